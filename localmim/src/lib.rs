@@ -1,0 +1,20 @@
+#![doc = include_str!("../README.md")]
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod config;
+mod decoder;
+mod error;
+mod hog;
+mod loss;
+mod masking;
+mod model;
+
+pub use candle_core as candle;
+pub use config::{LocalMimConfig, Stage};
+pub use decoder::Decoder;
+pub use error::Error;
+pub use hog::hog;
+pub use loss::{masked_mse, masked_mse_plain};
+pub use masking::Masking;
+pub use model::{LocalMim, Loss, StageOutput};

@@ -1,0 +1,110 @@
+//! The masked mean squared error of one stage.
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+use vit::ops::cpu_f32;
+
+/// `(B, L, C) -> scalar`: `sum(mean_c (pred - target)^2 * mask) / sum(mask)` with `target` (B, L, C) and `mask` (B, L)
+/// (LocalMIM, arXiv 2303.05251, equation 4). Neither target nor mask gets a gradient.
+///
+/// # Errors
+/// Shapes that do not fit, a mask that is 0 everywhere.
+pub fn masked_mse(pred: &Tensor, target: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    let (batch, cells, channels) = pred.dims3()?;
+    if target.dims() != pred.dims() || mask.dims() != [batch, cells] || channels == 0 {
+        candle_core::bail!(
+            "masked_mse: prediction {:?}, target {:?}, mask {:?}",
+            pred.dims(),
+            target.dims(),
+            mask.dims()
+        );
+    }
+    if !vit::ops::is_fused(pred) {
+        return masked_mse_plain(pred, target, mask);
+    }
+    let mask = mask.contiguous()?;
+    let total: f64 = cpu_f32(&mask)?.iter().map(|&m| f64::from(m)).sum();
+    if total <= 0.0 {
+        candle_core::bail!("masked_mse: the mask is 0 everywhere");
+    }
+    pred.contiguous()?.apply_op1(MaskedMse {
+        target: target.contiguous()?,
+        mask,
+        divisor: total * channels as f64,
+    })
+}
+
+/// The same, composed of candle's ops: for GPUs, other types, and to compare the fused one with.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn masked_mse_plain(pred: &Tensor, target: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    let error = (pred - target)?.sqr()?.mean(candle_core::D::Minus1)?;
+    (error * mask)?.sum_all()?.div(&mask.sum_all()?)
+}
+
+struct MaskedMse {
+    target: Tensor,
+    mask: Tensor,
+    /// `C * sum(mask)`.
+    divisor: f64,
+}
+
+/// Cells per task; fixed, so that the bits do not depend on the number of threads.
+const CELLS: usize = 1024;
+
+impl CustomOp1 for MaskedMse {
+    fn name(&self) -> &'static str {
+        "masked_mse"
+    }
+
+    fn cpu_fwd(&self, pred: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (_, _, channels) = layout.shape().dims3()?;
+        let (CpuStorage::F32(pred), Some((start, end))) = (pred, layout.contiguous_offsets())
+        else {
+            candle_core::bail!("masked_mse: expected a contiguous f32 prediction");
+        };
+        let pred = &pred[start..end];
+        let (target, mask) = (cpu_f32(&self.target)?, cpu_f32(&self.mask)?);
+        let partial: Vec<f64> = pred
+            .par_chunks(CELLS * channels)
+            .zip(target.par_chunks(CELLS * channels))
+            .zip(mask.par_chunks(CELLS))
+            .map(|((pred, target), mask)| {
+                let cells = pred
+                    .chunks_exact(channels)
+                    .zip(target.chunks_exact(channels));
+                let mut sum = 0f64;
+                for ((p, t), &m) in cells.zip(mask) {
+                    if m != 0.0 {
+                        let cell: f32 = p.iter().zip(t).map(|(p, t)| (p - t) * (p - t)).sum();
+                        sum += f64::from(cell) * f64::from(m);
+                    }
+                }
+                sum
+            })
+            .collect();
+        let loss = (partial.iter().sum::<f64>() / self.divisor) as f32;
+        Ok((CpuStorage::F32(vec![loss]), Shape::from(())))
+    }
+
+    fn bwd(&self, pred: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let (_, _, channels) = pred.dims3()?;
+        let factor = (2.0 * f64::from(grad.to_scalar::<f32>()?) / self.divisor) as f32;
+        let (p, t, mask) = (cpu_f32(pred)?, cpu_f32(&self.target)?, cpu_f32(&self.mask)?);
+        let mut d = vec![0f32; p.len()];
+        d.par_chunks_mut(CELLS * channels)
+            .zip(p.par_chunks(CELLS * channels))
+            .zip(t.par_chunks(CELLS * channels))
+            .zip(mask.par_chunks(CELLS))
+            .for_each(|(((d, p), t), mask)| {
+                let cells = d.chunks_exact_mut(channels).zip(p.chunks_exact(channels));
+                for (((d, p), t), &m) in cells.zip(t.chunks_exact(channels)).zip(mask) {
+                    for ((d, p), t) in d.iter_mut().zip(p).zip(t) {
+                        *d = factor * m * (p - t);
+                    }
+                }
+            });
+        drop(p);
+        Ok(Some(Tensor::from_vec(d, pred.shape(), pred.device())?))
+    }
+}

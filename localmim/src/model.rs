@@ -1,0 +1,130 @@
+//! LocalMIM: encoder, stages, loss.
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+use vit::{LayerNorm, Vit};
+
+use crate::{hog, masked_mse, Decoder, LocalMimConfig, Masking, Stage};
+
+/// Local masked image modeling on a Vision Transformer (arXiv 2303.05251): the tokens after several encoder blocks are
+/// decoded, each stage against HOG targets of its own resolution.
+///
+/// Variables: the encoder's under timm's names, `norm.{k}.*` and `decoder.{k}.*` for stage k. A stage whose weights are
+/// plain tensors (frozen) is dead: neither decoder nor target nor loss is computed.
+#[derive(Debug, Clone)]
+pub struct LocalMim {
+    cfg: LocalMimConfig,
+    encoder: Vit,
+    stages: Vec<Head>,
+}
+
+#[derive(Debug, Clone)]
+struct Head {
+    stage: Stage,
+    norm: LayerNorm,
+    decoder: Decoder,
+}
+
+/// The loss of one batch.
+#[derive(Debug, Clone)]
+pub struct Loss {
+    /// Sum over the live stages, a scalar to call `backward` on.
+    pub total: Tensor,
+    /// Each stage's own loss, a scalar; `None` for a dead stage.
+    pub stages: Vec<Option<Tensor>>,
+}
+
+/// What one stage saw and said; for tests and pictures.
+#[derive(Debug, Clone)]
+pub struct StageOutput {
+    /// The encoder's tokens after the stage's norm (B, 1 + K, D).
+    pub latent: Tensor,
+    /// The prediction (B, L, 3 * bins).
+    pub pred: Tensor,
+}
+
+impl LocalMim {
+    /// # Errors
+    /// Numbers that do not fit together, a variable that is missing or has another shape.
+    pub fn new(cfg: &LocalMimConfig, vb: VarBuilder) -> Result<Self> {
+        cfg.validate().map_err(candle_core::Error::wrap)?;
+        let (dim, eps) = (cfg.vit.embed_dim, cfg.vit.norm_eps);
+        let head = |(k, stage): (usize, &Stage)| {
+            Ok(Head {
+                stage: *stage,
+                norm: LayerNorm::new(dim, eps, vb.pp("norm").pp(k))?,
+                decoder: Decoder::new(cfg, stage, vb.pp("decoder").pp(k))?,
+            })
+        };
+        Ok(Self {
+            encoder: Vit::encoder(&cfg.vit, vb.clone())?,
+            stages: cfg
+                .stages
+                .iter()
+                .enumerate()
+                .map(head)
+                .collect::<Result<_>>()?,
+            cfg: cfg.clone(),
+        })
+    }
+
+    /// `(B, 3, H, W), masking -> loss`: encode the visible patches; for each live stage decode and compare with its HOG
+    /// target on the removed patches; sum.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or no live stage.
+    pub fn loss(&self, images: &Tensor, masking: &Masking) -> Result<Loss> {
+        let live: Vec<&Head> = self.stages.iter().filter(|s| s.decoder.is_live()).collect();
+        let pools: Vec<usize> = live.iter().map(|s| self.cfg.pool(&s.stage)).collect();
+        let targets = hog(images, self.cfg.hog_bins, &pools)?;
+        let outputs = self.decode(images, masking, &live)?;
+        let mut losses = Vec::with_capacity(live.len());
+        for ((head, output), target) in live.iter().zip(outputs).zip(targets) {
+            let mask = self.mask(masking, &head.stage, &output.pred)?;
+            losses.push(masked_mse(&output.pred, &target, &mask)?);
+        }
+        let Some(total) = losses.iter().cloned().map(Ok).reduce(|a, b| a? + b?) else {
+            candle_core::bail!("no live stage: the weights of all decoders are plain tensors");
+        };
+        let mut losses = losses.into_iter();
+        let stage = |s: &Head| s.decoder.is_live().then(|| losses.next()).flatten();
+        Ok(Loss {
+            total: total?,
+            stages: self.stages.iter().map(stage).collect(),
+        })
+    }
+
+    /// Latent and prediction of every stage, dead or alive.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn predict(&self, images: &Tensor, masking: &Masking) -> Result<Vec<StageOutput>> {
+        self.decode(images, masking, &self.stages.iter().collect::<Vec<_>>())
+    }
+
+    fn decode(
+        &self,
+        images: &Tensor,
+        masking: &Masking,
+        heads: &[&Head],
+    ) -> Result<Vec<StageOutput>> {
+        let blocks: Vec<usize> = heads.iter().map(|h| h.stage.block).collect();
+        let features = self
+            .encoder
+            .features(images, Some(&masking.ids_keep), &blocks)?;
+        heads
+            .iter()
+            .zip(features)
+            .map(|(head, tokens)| {
+                let latent = head.norm.forward(&tokens)?;
+                let pred = head.decoder.forward(&latent, &masking.ids_restore)?;
+                Ok(StageOutput { latent, pred })
+            })
+            .collect()
+    }
+
+    fn mask(&self, masking: &Masking, stage: &Stage, pred: &Tensor) -> Result<Tensor> {
+        let mask = masking.on_grid(self.cfg.vit.grid(), stage.scale);
+        let shape = (masking.batch, mask.len() / masking.batch);
+        Tensor::from_vec(mask, shape, pred.device())?.to_dtype(pred.dtype())
+    }
+}

@@ -1,0 +1,168 @@
+//! The one matrix product that the fused ops use: a checked door to the `gemm` crate.
+use gemm::Parallelism;
+
+/// A read-only matrix in memory: element (r, c) is `data[r * rs + c * cs]`.
+#[derive(Clone, Copy)]
+pub(super) struct Mat<'a> {
+    pub data: &'a [f32],
+    pub rs: usize,
+    pub cs: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// Row-major, `cols` wide.
+    pub fn rows(data: &'a [f32], cols: usize) -> Self {
+        Self {
+            data,
+            rs: cols,
+            cs: 1,
+        }
+    }
+
+    /// The transpose: no data moves.
+    pub fn t(self) -> Self {
+        Self {
+            rs: self.cs,
+            cs: self.rs,
+            ..self
+        }
+    }
+
+    fn holds(&self, rows: usize, cols: usize) -> bool {
+        last(rows, self.rs, cols, self.cs) < self.data.len()
+    }
+}
+
+fn last(rows: usize, rs: usize, cols: usize, cs: usize) -> usize {
+    (rows - 1) * rs + (cols - 1) * cs
+}
+
+/// Who works on one product.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Threads {
+    /// The calling thread: for products inside a parallel loop.
+    One,
+    /// All threads of the rayon pool.
+    All,
+}
+
+/// `dst (m x n, rows `dst_rs` apart) = scale * lhs (m x k) . rhs (k x n)`, added to `dst` if `accumulate`.
+///
+/// The order of summation over k depends on the sizes alone, never on the number of threads.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn matmul(
+    (m, k, n): (usize, usize, usize),
+    scale: f32,
+    lhs: Mat,
+    rhs: Mat,
+    dst: &mut [f32],
+    dst_rs: usize,
+    accumulate: bool,
+    threads: Threads,
+) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(last(m, dst_rs, n, 1) < dst.len(), "matmul: dst too small");
+    assert!(n <= dst_rs || m == 1, "matmul: rows of dst overlap");
+    assert!(
+        k == 0 || (lhs.holds(m, k) && rhs.holds(k, n)),
+        "matmul: operand too small"
+    );
+    let parallelism = match threads {
+        Threads::One => Parallelism::None,
+        Threads::All => Parallelism::Rayon(0),
+    };
+    // SAFETY: the asserts above show that every index (r, c) that gemm reads or writes lies inside its slice; `dst` is
+    // borrowed mutably, so it overlaps neither operand; all strides are non-negative and fit in isize, as slices do.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            dst.as_mut_ptr(),
+            1,
+            dst_rs as isize,
+            accumulate,
+            lhs.data.as_ptr(),
+            lhs.cs as isize,
+            lhs.rs as isize,
+            rhs.data.as_ptr(),
+            rhs.cs as isize,
+            rhs.rs as isize,
+            if accumulate { 1.0 } else { 0.0 },
+            scale,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every size from 1 up to odd ones, offsets that break alignment, transposed operands: equal to the naive product.
+    #[test]
+    fn equals_the_naive_product() {
+        let value = |i: usize| ((i * 37 + 11) % 101) as f32 / 50.0 - 1.0;
+        for (m, k, n) in [
+            (1, 1, 1),
+            (1, 7, 5),
+            (3, 2, 1),
+            (5, 3, 7),
+            (17, 16, 15),
+            (31, 33, 64),
+            (65, 129, 47),
+        ] {
+            for offset in [0, 1, 3] {
+                let a: Vec<f32> = (0..m * k + offset).map(value).collect();
+                let b: Vec<f32> = (0..k * n + offset).map(|i| value(i + 5)).collect();
+                let (a, b) = (&a[offset..], &b[offset..]);
+                for transposed in [false, true] {
+                    let (lhs, rhs) = if transposed {
+                        (Mat::rows(a, m).t(), Mat::rows(b, k).t())
+                    } else {
+                        (Mat::rows(a, k), Mat::rows(b, n))
+                    };
+                    let at = |x: Mat, r: usize, c: usize| x.data[r * x.rs + c * x.cs];
+                    for threads in [Threads::One, Threads::All] {
+                        let dst_rs = n + offset;
+                        let mut dst = vec![f32::NAN; m * dst_rs];
+                        matmul((m, k, n), 0.5, lhs, rhs, &mut dst, dst_rs, false, threads);
+                        matmul((m, k, n), 0.5, lhs, rhs, &mut dst, dst_rs, true, threads);
+                        for r in 0..m {
+                            for c in 0..n {
+                                let want: f32 = (0..k).map(|i| at(lhs, r, i) * at(rhs, i, c)).sum();
+                                let got = dst[r * dst_rs + c];
+                                assert!((got - want).abs() < 1e-4, "{m}x{k}x{n} at {r},{c}");
+                            }
+                            let gap = &dst[r * dst_rs + n..(r + 1) * dst_rs];
+                            assert!(gap.iter().all(|x| x.is_nan()), "wrote beyond the row");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "dst too small")]
+    fn refuses_a_short_destination() {
+        let a = [1.0; 6];
+        let mut dst = [0.0; 3];
+        let lhs = Mat::rows(&a, 3);
+        matmul(
+            (2, 3, 2),
+            1.0,
+            lhs,
+            lhs.t(),
+            &mut dst,
+            2,
+            false,
+            Threads::One,
+        );
+    }
+}

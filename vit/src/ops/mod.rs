@@ -1,0 +1,35 @@
+//! Differentiable ops of a transformer.
+//!
+//! Each has a fused form (one pass, multi-threaded, SIMD, with a backward of its own) for f32 on the CPU, and a plain
+//! one composed of candle's ops for every other device and type ([`plain`]). Tests compare the two, and the fused
+//! gradients with finite differences. `VITFREEZE_PLAIN_OPS=1` runs the plain ones everywhere.
+mod attention;
+mod gelu;
+mod layer_norm;
+mod linear;
+mod math;
+mod matmul;
+pub mod plain;
+mod storage;
+mod unshuffle;
+
+use std::sync::OnceLock;
+
+use candle_core::{DType, Tensor};
+
+pub use attention::attention;
+pub use gelu::gelu;
+pub use layer_norm::layer_norm;
+pub use linear::linear;
+pub use math::simd;
+pub use storage::{cpu_f32, CpuF32};
+pub use unshuffle::unshuffle;
+
+/// Whether the fused form of an op runs for this tensor: f32 on the CPU, unless `VITFREEZE_PLAIN_OPS=1`.
+pub fn is_fused(x: &Tensor) -> bool {
+    static PLAIN: OnceLock<bool> = OnceLock::new();
+    let plain = *PLAIN.get_or_init(|| {
+        std::env::var_os("VITFREEZE_PLAIN_OPS").is_some_and(|v| !v.is_empty() && v != "0")
+    });
+    !plain && x.device().is_cpu() && x.dtype() == DType::F32
+}

@@ -1,0 +1,87 @@
+//! The same ops composed of candle's own: for GPUs, other types, and to compare the fused ones with.
+use candle_core::{Result, Tensor, D};
+
+/// See [`super::linear`].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let (outputs, inputs) = weight.dims2()?;
+    let mut dims = x.dims().to_vec();
+    // One 2-D product: on a 3-D input candle's backward would build one weight gradient per sample.
+    let y = x.reshape(((), inputs))?.matmul(&weight.t()?)?;
+    if let Some(last) = dims.last_mut() {
+        *last = outputs;
+    }
+    y.broadcast_add(bias)?.reshape(dims)
+}
+
+/// See [`super::gelu`].
+///
+/// # Errors
+/// An error of candle.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    x.gelu_erf()
+}
+
+/// See [`super::layer_norm`].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let var = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    centred
+        .broadcast_div(&(var + eps)?.sqrt()?)?
+        .broadcast_mul(weight)?
+        .broadcast_add(bias)
+}
+
+/// See [`super::attention`].
+///
+/// # Errors
+/// A last dimension that is not 3 x heads x something.
+pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+    let (batch, tokens, packed) = qkv.dims3()?;
+    let dim = packed / 3 / heads;
+    let qkv = qkv
+        .reshape((batch, tokens, 3, heads, dim))?
+        .permute((2, 0, 3, 1, 4))?
+        .contiguous()?;
+    let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
+    let scores = (q.matmul(&k.t()?)? * (1.0 / (dim as f64).sqrt()))?;
+    candle_nn::ops::softmax(&scores, D::Minus1)?
+        .matmul(&v)?
+        .transpose(1, 2)?
+        .reshape((batch, tokens, heads * dim))
+}
+
+/// See [`super::unshuffle`].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn unshuffle(x: &Tensor, mask_token: &Tensor, ids_restore: &[u32]) -> Result<Tensor> {
+    let (batch, tokens, width) = x.dims3()?;
+    let patches = ids_restore.len() / batch;
+    // Rows of one table: all tokens of all images, then the mask token.
+    let table = Tensor::cat(
+        &[
+            &x.reshape((batch * tokens, width))?,
+            &mask_token.reshape((1, width))?,
+        ],
+        0,
+    )?;
+    let mut rows = Vec::with_capacity(batch * (1 + patches));
+    for (image, ids) in ids_restore.chunks_exact(patches).enumerate() {
+        let first = (image * tokens) as u32;
+        rows.push(first);
+        rows.extend(ids.iter().map(|&id| match 1 + id {
+            token if (token as usize) < tokens => first + token,
+            _ => (batch * tokens) as u32,
+        }));
+    }
+    let rows = Tensor::from_vec(rows, batch * (1 + patches), x.device())?;
+    table
+        .index_select(&rows, 0)?
+        .reshape((batch, 1 + patches, width))
+}
