@@ -109,13 +109,18 @@ impl LocalMimConfig {
                 ));
             }
         }
+        let last = self.vit.depth - 1;
+        if self.stages.last().is_some_and(|s| s.block != last) {
+            return fail(format!(
+                "the last stage must be at the last block, {last}: blocks behind it would learn nothing"
+            ));
+        }
         let (patch, side) = (self.vit.patch_size, self.vit.grid());
         for stage in &self.stages {
             let Stage { block, scale } = *stage;
             if block >= self.vit.depth {
                 return fail(format!(
-                    "stage at block {block}: the encoder has blocks 0 to {}",
-                    self.vit.depth - 1
+                    "stage at block {block}: the encoder has blocks 0 to {last}"
                 ));
             }
             if ![8.0, 4.0, 2.0, 1.0, 0.5].contains(&scale) {

@@ -5,6 +5,7 @@
 mod config;
 mod decoder;
 mod error;
+mod export;
 mod hog;
 mod loss;
 mod masking;

@@ -3,6 +3,7 @@
 
 mod config;
 mod error;
+mod file;
 mod init;
 mod layers;
 mod model;
@@ -12,6 +13,7 @@ mod pos_embed;
 pub use candle_core as candle;
 pub use config::VitConfig;
 pub use error::Error;
+pub use file::{save_atomic, save_encoder};
 pub use init::init;
 pub use layers::{Block, LayerNorm, Linear, PatchEmbed};
 pub use model::Vit;

@@ -1,1 +1,55 @@
-fn main() {}
+//! `vitfreeze`: pretraining Vision Transformers that freeze while they train.
+//!
+//! A table of contents: one file per subcommand.
+mod bench;
+mod checkpoint;
+mod config;
+mod device;
+mod interrupt;
+mod memory;
+mod metrics;
+mod pretrain;
+mod report;
+mod usage;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+// Tensors of many megabytes come and go with every step; the system's allocator would hand each back to the kernel.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Pretrain Vision Transformers with local masked image modeling, freezing layers on the way
+#[derive(Parser)]
+#[command(
+    name = "vitfreeze",
+    version,
+    after_help = "Start with: vitfreeze pretrain"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Pretrain a ViT: LocalMIM under FreezeOut (without arguments: a two-minute demonstration)
+    Pretrain(pretrain::Args),
+    /// Time the training step with more and more layers frozen
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Pretrain(args) => pretrain::run(args),
+        Command::Bench(args) => bench::run(args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(if usage::is_usage(&error) { 2 } else { 1 })
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Bytes of an image file to RGB.
+
+use std::io::Cursor;
+use std::panic::catch_unwind;
+
+use image::codecs::png::PngDecoder;
+use image::{ColorType, ImageDecoder, ImageError, Limits};
+use libjpeg_turbo_rs::{ColorSpace, DecodeLimits, Decoder, JpegError, PixelFormat};
+
+use crate::error::panic_message;
+use crate::Image;
+
+/// Larger images are refused from their header, before anything is allocated for them (Pillow's limit).
+pub const MAX_PIXELS: u64 = 178_956_970;
+
+/// More scans than any real progressive JPEG has; a small file with thousands of them is an attack on our time.
+const MAX_SCANS: usize = 512;
+
+/// For what a PNG holds besides pixels (compressed texts and profiles).
+const MAX_PNG_EXTRAS: u64 = 64 << 20;
+
+/// Why bytes are not an image we can use.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// No bytes at all.
+    #[error("empty file")]
+    Empty,
+    /// Neither JPEG nor PNG.
+    #[error("neither JPEG nor PNG (first bytes {0:02x?})")]
+    UnknownFormat(Vec<u8>),
+    /// More than [`MAX_PIXELS`].
+    #[error("{width} x {height} pixels, more than the limit of {MAX_PIXELS}")]
+    TooLarge {
+        /// Width in the header.
+        width: u64,
+        /// Height in the header.
+        height: u64,
+    },
+    /// The file ends before the image does.
+    #[error("image file is truncated")]
+    Truncated,
+    /// A JPEG that is damaged, or of a kind that is not supported.
+    #[error("bad JPEG: {0}")]
+    Jpeg(String),
+    /// A PNG that is damaged, or of a kind that is not supported.
+    #[error("bad PNG: {0}")]
+    Png(String),
+}
+
+/// Decodes a JPEG or PNG; which of the two, its first bytes say.
+///
+/// Pixels are those of Pillow's `convert("RGB")`: grey is repeated, palettes are looked up, alpha is dropped and not
+/// blended, CMYK is inverted as Adobe stores it. There are two differences. A damaged JPEG is an error where Pillow
+/// fills the rest with grey. And of 16-bit grey the high byte is taken, as Pillow does for 16-bit colour, where
+/// Pillow would clip all values to 255.
+pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
+    match bytes {
+        [] => Err(DecodeError::Empty),
+        // A young decoder: should it panic on a strange file, that file is bad, and the training goes on.
+        [0xff, 0xd8, ..] => catch_unwind(|| decode_jpeg(bytes)).unwrap_or_else(|panic| {
+            Err(DecodeError::Jpeg(format!(
+                "decoder panicked: {}",
+                panic_message(&*panic)
+            )))
+        }),
+        [0x89, b'P', b'N', b'G', ..] => decode_png(bytes),
+        _ => Err(DecodeError::UnknownFormat(
+            bytes.iter().take(4).copied().collect(),
+        )),
+    }
+}
+
+fn check_size(width: u64, height: u64) -> Result<(), DecodeError> {
+    if width.saturating_mul(height) > MAX_PIXELS {
+        return Err(DecodeError::TooLarge { width, height });
+    }
+    Ok(())
+}
+
+fn decode_jpeg(bytes: &[u8]) -> Result<Image, DecodeError> {
+    let limits = DecodeLimits {
+        max_pixels: MAX_PIXELS,
+        max_scans: MAX_SCANS,
+        ..DecodeLimits::default()
+    };
+    let mut decoder = Decoder::new_with_limits(bytes, limits)?;
+    let header = decoder.header();
+    check_size(header.width.into(), header.height.into())?;
+    if header.precision != 8 {
+        return Err(DecodeError::Jpeg(format!(
+            "{} bits a channel; only 8 are supported",
+            header.precision
+        )));
+    }
+    // The decoder notices when pixels are missing, but not when the later, finer scans of a progressive image are.
+    if !bytes.ends_with(&[0xff, 0xd9]) && !has_end_marker(bytes) {
+        return Err(DecodeError::Truncated);
+    }
+    let cmyk = matches!(
+        decoder.jpeg_color_space(),
+        ColorSpace::Cmyk | ColorSpace::Ycck
+    );
+    decoder.set_output_format(if cmyk {
+        PixelFormat::Cmyk
+    } else {
+        PixelFormat::Rgb
+    });
+    let image = decoder.decode_image()?;
+    let rgb = if cmyk {
+        cmyk_to_rgb(&image.data)
+    } else {
+        image.data
+    };
+    Ok(Image {
+        width: image.width,
+        height: image.height,
+        rgb,
+    })
+}
+
+impl From<JpegError> for DecodeError {
+    fn from(error: JpegError) -> Self {
+        match error {
+            JpegError::UnexpectedEof => Self::Truncated,
+            other => Self::Jpeg(other.to_string()),
+        }
+    }
+}
+
+/// Whether the first image in `jpeg` is ended by its end-of-image marker. Other bytes may follow.
+fn has_end_marker(jpeg: &[u8]) -> bool {
+    let mut rest = jpeg.get(2..).unwrap_or_default();
+    loop {
+        // Entropy-coded bytes and padding lie between segments; in them 0xff is followed by 0 or a restart marker.
+        let Some(at) = rest
+            .windows(2)
+            .position(|w| w[0] == 0xff && !matches!(w[1], 0 | 0xff | 0xd0..=0xd7))
+        else {
+            return false;
+        };
+        match rest[at..] {
+            [_, 0xd9, ..] => return true,
+            [_, _, high, low, ..] => {
+                let end = at + 2 + usize::from(u16::from_be_bytes([high, low]));
+                rest = rest.get(end..).unwrap_or_default();
+            }
+            _ => return false,
+        }
+    }
+}
+
+/// Adobe's inverted CMYK to RGB in Pillow's integer arithmetic.
+fn cmyk_to_rgb(inverted: &[u8]) -> Vec<u8> {
+    let mut rgb = Vec::with_capacity(inverted.len() / 4 * 3);
+    for pixel in inverted.chunks_exact(4) {
+        let light = u32::from(pixel[3]);
+        for &ink in &pixel[..3] {
+            let product = u32::from(255 - ink) * light + 128;
+            rgb.push((light - ((product + (product >> 8)) >> 8)) as u8);
+        }
+    }
+    rgb
+}
+
+fn decode_png(bytes: &[u8]) -> Result<Image, DecodeError> {
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MAX_PNG_EXTRAS);
+    let decoder = PngDecoder::with_limits(Cursor::new(bytes), limits)?;
+    let (width, height) = decoder.dimensions();
+    check_size(width.into(), height.into())?;
+    let color = decoder.color_type();
+    let (channels, wide) = match color {
+        ColorType::L8 => (1, false),
+        ColorType::La8 => (2, false),
+        ColorType::Rgb8 => (3, false),
+        ColorType::Rgba8 => (4, false),
+        ColorType::L16 => (1, true),
+        ColorType::La16 => (2, true),
+        ColorType::Rgb16 => (3, true),
+        ColorType::Rgba16 => (4, true),
+        other => {
+            return Err(DecodeError::Png(format!(
+                "pixels of type {other:?} are not supported"
+            )))
+        }
+    };
+    let (width, height) = (width as usize, height as usize);
+    let mut data = vec![0; width * height * channels * if wide { 2 } else { 1 }];
+    decoder.read_image(&mut data)?;
+    if wide {
+        // `image` hands out 16-bit values in the machine's own byte order.
+        data = data
+            .chunks_exact(2)
+            .map(|v| (u16::from_ne_bytes([v[0], v[1]]) >> 8) as u8)
+            .collect();
+    }
+    let rgb = match channels {
+        1 => data.iter().flat_map(|&v| [v; 3]).collect(),
+        2 => data.chunks_exact(2).flat_map(|p| [p[0]; 3]).collect(),
+        3 => data,
+        _ => data
+            .chunks_exact(4)
+            .flat_map(|p| [p[0], p[1], p[2]])
+            .collect(),
+    };
+    Ok(Image { width, height, rgb })
+}
+
+impl From<ImageError> for DecodeError {
+    fn from(error: ImageError) -> Self {
+        match error {
+            ImageError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Self::Truncated
+            }
+            other => Self::Png(other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Images on disk, one folder per class.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
+
+use crate::error::first_ten;
+use crate::source::thousands;
+use crate::{decode, Error, Image, Source};
+
+/// Files that are taken for images. What they really hold is seen when they are decoded.
+const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "jpe", "png"];
+
+/// Names under which datasets keep their parts.
+const SPLITS: [&str; 5] = ["train", "val", "valid", "validation", "test"];
+
+/// Larger files are not read: no photo in a training set comes near.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// `<dir>/<split>/<class>/.../<image>`, the layout of torchvision's `ImageFolder`, in the same order.
+///
+/// Classes are the sorted names of the folders; images are sorted within their class. Hidden files, and files beside
+/// the class folders, are ignored. Links are followed, but not in circles.
+#[derive(Debug)]
+pub struct ImageFolder {
+    root: PathBuf,
+    classes: Vec<String>,
+    /// The index after the last image of each class.
+    class_ends: Vec<usize>,
+    /// All paths below their class folders in one string: a million small allocations would be slow and large.
+    paths: String,
+    /// Where in `paths` each one ends.
+    path_ends: Vec<usize>,
+}
+
+impl ImageFolder {
+    /// Lists the images below `dir/split`, or below `dir` itself when it has no splits.
+    pub fn open(dir: &Path, split: &str) -> Result<Self, Error> {
+        let root = split_folder(dir, split)?;
+        let classes = class_names(&root)?;
+        if classes.is_empty() {
+            return Err(Error::NoClasses(root));
+        }
+        let mut folder = Self {
+            root,
+            classes,
+            class_ends: vec![],
+            paths: String::new(),
+            path_ends: vec![],
+        };
+        for class in &folder.classes {
+            for path in image_paths(&folder.root.join(class))? {
+                folder.paths.push_str(&path);
+                folder.path_ends.push(folder.paths.len());
+            }
+            folder.class_ends.push(folder.path_ends.len());
+        }
+        folder.paths.shrink_to_fit();
+        folder.path_ends.shrink_to_fit();
+        folder.check_classes()?;
+        Ok(folder)
+    }
+
+    /// The path of image `index`.
+    pub fn path(&self, index: usize) -> PathBuf {
+        let start = index
+            .checked_sub(1)
+            .and_then(|i| self.path_ends.get(i))
+            .copied()
+            .unwrap_or(0);
+        let end = self.path_ends.get(index).copied().unwrap_or(start);
+        let class = self
+            .classes
+            .get(self.label(index))
+            .map_or("", String::as_str);
+        self.root.join(class).join(&self.paths[start..end])
+    }
+
+    fn check_classes(&self) -> Result<(), Error> {
+        if self.path_ends.is_empty() {
+            return Err(Error::NoImages(self.root.clone()));
+        }
+        let starts = [0].into_iter().chain(self.class_ends.iter().copied());
+        let empty: Vec<&String> = (self.classes.iter().zip(starts).zip(&self.class_ends))
+            .filter_map(|((class, start), &end)| (start == end).then_some(class))
+            .collect();
+        if empty.is_empty() {
+            return Ok(());
+        }
+        Err(Error::EmptyClasses {
+            path: self.root.clone(),
+            classes: first_ten(&empty, ", "),
+        })
+    }
+
+    fn read(&self, index: usize) -> Result<Vec<u8>, String> {
+        let read = || {
+            let mut bytes = Vec::new();
+            File::open(self.path(index))?
+                .take(MAX_FILE_BYTES + 1)
+                .read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        let bytes = read().map_err(|e: std::io::Error| format!("cannot be read: {e}"))?;
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            return Err(format!("larger than {MAX_FILE_BYTES} bytes"));
+        }
+        Ok(bytes)
+    }
+}
+
+impl Source for ImageFolder {
+    fn len(&self) -> usize {
+        self.path_ends.len()
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn label(&self, index: usize) -> usize {
+        self.class_ends.partition_point(|&end| end <= index)
+    }
+
+    fn image(&self, index: usize) -> Result<Image, Error> {
+        let image = self
+            .read(index)
+            .and_then(|bytes| decode(&bytes).map_err(|e| e.to_string()));
+        image.map_err(|reason| Error::Image {
+            name: self.name(index),
+            reason,
+        })
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.path(index).display().to_string()
+    }
+
+    fn describe(&self) -> String {
+        let (images, classes) = (thousands(self.len()), thousands(self.classes.len()));
+        format!(
+            "{}, {images} images, {classes} classes",
+            self.root.display()
+        )
+    }
+}
+
+/// The folder that holds the class folders.
+fn split_folder(dir: &Path, split: &str) -> Result<PathBuf, Error> {
+    if !dir.exists() {
+        return Err(Error::NoSuchFolder(dir.to_owned()));
+    }
+    if !dir.is_dir() {
+        return Err(Error::NotAFolder(dir.to_owned()));
+    }
+    let folder = dir.join(split);
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    // Without this check "val" of a dataset that has only "train" would become a dataset of one class, "train".
+    let found: Vec<&str> = SPLITS
+        .into_iter()
+        .filter(|name| dir.join(name).is_dir())
+        .collect();
+    if found.is_empty() {
+        return Ok(dir.to_owned());
+    }
+    Err(Error::NoSuchSplit {
+        path: dir.to_owned(),
+        split: split.to_owned(),
+        found: found.join(", "),
+    })
+}
+
+/// Sorted names of the folders in `root`.
+fn class_names(root: &Path) -> Result<Vec<String>, Error> {
+    let fail = |source| Error::Io {
+        path: root.to_owned(),
+        source,
+    };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(root).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        if is_hidden(&entry.file_name()) || !entry.path().is_dir() {
+            continue;
+        }
+        names.push(
+            entry
+                .file_name()
+                .into_string()
+                .map_err(|_| Error::NotUtf8(entry.path()))?,
+        );
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Sorted paths of the images below `class`, relative to it, with `/` between parts.
+fn image_paths(class: &Path) -> Result<Vec<String>, Error> {
+    let mut paths = Vec::new();
+    let walk = WalkDir::new(class).min_depth(1).follow_links(true);
+    for entry in walk
+        .into_iter()
+        .filter_entry(|e| e.depth() == 0 || !is_hidden(e.file_name()))
+    {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(e) if e.loop_ancestor().is_some() => continue,
+            Err(e) if e.path().and_then(Path::file_name).is_some_and(is_hidden) => continue,
+            Err(e) => {
+                let path = e.path().unwrap_or(class).to_owned();
+                let source = e
+                    .into_io_error()
+                    .unwrap_or_else(|| std::io::ErrorKind::Other.into());
+                return Err(Error::Io { path, source });
+            }
+        };
+        if !entry.file_type().is_file() || !is_image(entry.path()) {
+            continue;
+        }
+        let relative = entry.path().strip_prefix(class).unwrap_or(entry.path());
+        let parts: Option<Vec<&str>> = relative.iter().map(OsStr::to_str).collect();
+        paths.push(
+            parts
+                .ok_or_else(|| Error::NotUtf8(entry.path().to_owned()))?
+                .join("/"),
+        );
+    }
+    // As torchvision: folder by folder, and in each the files by name.
+    paths.sort_unstable_by(|a, b| {
+        a.rsplit_once('/')
+            .unwrap_or(("", a))
+            .cmp(&b.rsplit_once('/').unwrap_or(("", b)))
+    });
+    Ok(paths)
+}
+
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
+}
+
+fn is_image(path: &Path) -> bool {
+    let extension = path.extension().and_then(OsStr::to_str).unwrap_or("");
+    EXTENSIONS
+        .iter()
+        .any(|known| known.eq_ignore_ascii_case(extension))
+}

@@ -1,0 +1,145 @@
+//! The stream of batches: hands out work ahead and waits for results in order.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{Builder, JoinHandle};
+
+use crossbeam_channel::{bounded, unbounded, Receiver, Sender};
+
+use super::worker::{work, Draft, Job, Samples};
+use super::{Batch, Shared};
+use crate::rng::{permutation, rng};
+use crate::Error;
+
+/// An endless iterator over batches, made by [`Loader::stream`](crate::Loader::stream).
+///
+/// It ends only after an error. Dropping it stops its threads; each finishes at most the image it is working on.
+pub struct Batches {
+    shared: Arc<Shared>,
+    /// The next batch to hand to the workers.
+    epoch: usize,
+    batch: usize,
+    /// The shuffled dataset of `epoch`; empty until its first batch.
+    order: Vec<usize>,
+    /// Results to come, in order. What is in here is all that is in flight.
+    pending: VecDeque<Receiver<Result<Batch, Error>>>,
+    /// `None` once stopped.
+    jobs: Option<Sender<Job>>,
+    stop: Arc<AtomicBool>,
+    workers: Vec<JoinHandle<()>>,
+    /// The threads could not be started.
+    failed: Option<Error>,
+}
+
+impl Batches {
+    pub(super) fn start(shared: Arc<Shared>, epoch: usize, batch: usize) -> Self {
+        let (jobs, todo) = unbounded();
+        let per_epoch = shared.batches_per_epoch();
+        let mut batches = Self {
+            epoch: epoch + batch / per_epoch,
+            batch: batch % per_epoch,
+            order: Vec::new(),
+            pending: VecDeque::new(),
+            jobs: Some(jobs),
+            stop: Arc::default(),
+            workers: Vec::new(),
+            failed: None,
+            shared,
+        };
+        for i in 0..batches.shared.config.threads {
+            let (shared, todo, stop) = (
+                Arc::clone(&batches.shared),
+                todo.clone(),
+                Arc::clone(&batches.stop),
+            );
+            match Builder::new()
+                .name(format!("loader-{i}"))
+                .spawn(move || work(&shared, &todo, &stop))
+            {
+                Ok(worker) => batches.workers.push(worker),
+                Err(error) => {
+                    batches.failed = Some(Error::Spawn(error));
+                    return batches;
+                }
+            }
+        }
+        batches.submit(batches.shared.config.prefetch);
+        batches
+    }
+
+    /// Hands out work until `ahead` batches are in flight.
+    fn submit(&mut self, ahead: usize) {
+        let Some(jobs) = &self.jobs else { return };
+        let (size, seed) = (self.shared.config.batch_size, self.shared.config.seed);
+        while self.pending.len() < ahead {
+            if self.order.is_empty() {
+                let mut rng = rng(seed, "shuffle", self.epoch as u64, 0);
+                self.order = permutation(&mut rng, self.shared.source.len());
+            }
+            let (done, result) = bounded(1);
+            let draft = Arc::new(Draft {
+                epoch: self.epoch,
+                batch: self.batch,
+                order: self.order[self.batch * size..][..size].to_vec(),
+                samples: Mutex::new(Samples::none_of(size)),
+                done,
+            });
+            for slot in 0..size {
+                // Fails only without workers; the wait for the result then says so.
+                let _ = jobs.send(Job {
+                    draft: Arc::clone(&draft),
+                    slot,
+                });
+            }
+            self.pending.push_back(result);
+            self.batch += 1;
+            if self.batch == self.shared.batches_per_epoch() {
+                (self.epoch, self.batch) = (self.epoch + 1, 0);
+                self.order.clear();
+            }
+        }
+    }
+
+    /// Ends all threads and forgets what was in flight.
+    fn stop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.jobs = None;
+        self.pending.clear();
+        for worker in self.workers.drain(..) {
+            // Panics are caught and reported where they happen.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Batch, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let result = match self.failed.take() {
+            Some(error) => Err(error),
+            None => {
+                self.submit(self.shared.config.prefetch.saturating_add(1));
+                let gone = || Error::WorkerPanic {
+                    name: "end".into(),
+                    message: "all threads are gone".into(),
+                };
+                self.pending
+                    .pop_front()?
+                    .recv()
+                    .unwrap_or_else(|_| Err(gone()))
+            }
+        };
+        if result.is_err() {
+            self.stop();
+        }
+        Some(result)
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,133 @@
+//! What a worker thread does: single images, and from the last of a batch the batch.
+//!
+//! The unit of work is one image and not one batch, so that the first batch comes soon and memory does not grow with
+//! the number of threads. Until its batch is complete an image is kept as bytes; the last pass, which turns bytes
+//! into the batch's floats, is done by whoever completes the batch, so nothing is copied twice.
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::{Batch, Shared};
+use crate::error::panic_message;
+use crate::rng::rng;
+use crate::{Error, Image};
+
+/// A batch in the making.
+pub(super) struct Draft {
+    pub epoch: usize,
+    pub batch: usize,
+    /// The dataset indices the shuffled order gives.
+    pub order: Vec<usize>,
+    pub samples: Mutex<Samples>,
+    /// Takes one message: the batch, or the first error.
+    pub done: Sender<Result<Batch, Error>>,
+}
+
+/// The images of a batch that are there already.
+pub(super) struct Samples {
+    slots: Vec<Option<Sample>>,
+    missing: usize,
+}
+
+impl Samples {
+    pub fn none_of(batch_size: usize) -> Self {
+        Self {
+            slots: (0..batch_size).map(|_| None).collect(),
+            missing: batch_size,
+        }
+    }
+}
+
+/// One image of a batch, before normalisation.
+pub(super) struct Sample {
+    /// Its own index, which is not the one asked for if that was bad.
+    index: usize,
+    crop: Image,
+    flip: bool,
+}
+
+/// Make one image of one batch.
+pub(super) struct Job {
+    pub draft: Arc<Draft>,
+    pub slot: usize,
+}
+
+/// Works until there are no more jobs or `stop` is set.
+pub(super) fn work(shared: &Shared, jobs: &Receiver<Job>, stop: &AtomicBool) {
+    for Job { draft, slot } in jobs {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let result =
+            catch_unwind(AssertUnwindSafe(|| make(shared, &draft, slot))).unwrap_or_else(|panic| {
+                let name = draft
+                    .order
+                    .get(slot)
+                    .map_or_else(String::new, |&index| shared.source.name(index));
+                Err(Error::WorkerPanic {
+                    name,
+                    message: panic_message(&*panic),
+                })
+            });
+        // A failed send means that an error was first, or that nobody waits any more.
+        match result {
+            Ok(Some(batch)) => drop(draft.done.try_send(Ok(batch))),
+            Ok(None) => {}
+            Err(error) => drop(draft.done.try_send(Err(error))),
+        }
+    }
+}
+
+/// Makes one image; returns the batch if it was the last one missing.
+fn make(shared: &Shared, draft: &Draft, slot: usize) -> Result<Option<Batch>, Error> {
+    let sample = sample(shared, draft.epoch, draft.order[slot])?;
+    let mut samples = draft.samples.lock().unwrap_or_else(PoisonError::into_inner);
+    samples.slots[slot] = Some(sample);
+    samples.missing -= 1;
+    if samples.missing > 0 {
+        return Ok(None);
+    }
+    let samples: Vec<Sample> = samples.slots.drain(..).flatten().collect();
+    finish(shared, draft, &samples).map(Some)
+}
+
+/// Reads and augments image `index`, or the first good one after it.
+fn sample(shared: &Shared, epoch: usize, index: usize) -> Result<Sample, Error> {
+    let mut index = index;
+    loop {
+        let mut rng = rng(shared.config.seed, "augment", epoch as u64, index as u64);
+        let drawn = shared
+            .source
+            .image(index)
+            .and_then(|image| shared.transform.draw(&image, &mut rng));
+        match drawn {
+            Ok((crop, flip)) => return Ok(Sample { index, crop, flip }),
+            // Were all images bad, this would be an error long before the search has gone round.
+            Err(error) => shared.skip(index, error)?,
+        }
+        index = (index + 1) % shared.source.len();
+    }
+}
+
+fn finish(shared: &Shared, draft: &Draft, samples: &[Sample]) -> Result<Batch, Error> {
+    let floats = 3 * shared.transform.size * shared.transform.size;
+    let mut images = vec![0.0; samples.len() * floats];
+    for (sample, out) in samples.iter().zip(images.chunks_exact_mut(floats)) {
+        shared.transform.normalize(&sample.crop, sample.flip, out)?;
+    }
+    let labels = samples
+        .iter()
+        .map(|s| shared.source.label(s.index) as u32)
+        .collect();
+    let indices = samples.iter().map(|s| s.index as u64).collect();
+    Ok(Batch {
+        images,
+        labels,
+        indices,
+        epoch: draft.epoch,
+        batch: draft.batch,
+    })
+}

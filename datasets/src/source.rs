@@ -1,0 +1,103 @@
+//! Where images come from.
+
+use crate::Error;
+
+/// A decoded image: RGB, 8 bits a channel, row after row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// `height * width * 3` bytes: red, green, blue of the first pixel of the first row, and so on.
+    pub rgb: Vec<u8>,
+}
+
+impl Image {
+    /// An error if the image has no pixels or its buffer does not fit its size.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let bytes = self
+            .width
+            .checked_mul(self.height)
+            .and_then(|n| n.checked_mul(3));
+        if self.rgb.is_empty() || bytes != Some(self.rgb.len()) {
+            let (width, height, bytes) = (self.width, self.height, self.rgb.len());
+            return Err(Error::InvalidImage {
+                width,
+                height,
+                bytes,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// A labelled set of images, read one at a time from any thread.
+///
+/// An image must be a function of its index alone, or training is not repeatable.
+pub trait Source: Send + Sync {
+    /// The number of images.
+    fn len(&self) -> usize;
+
+    /// Whether there are no images.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The names of the classes; a label is an index into them.
+    fn classes(&self) -> &[String];
+
+    /// The label of image `index`.
+    fn label(&self, index: usize) -> usize;
+
+    /// Reads image `index`. An error stands for this one image: the loader takes another in its place.
+    fn image(&self, index: usize) -> Result<Image, Error>;
+
+    /// What to call image `index` in messages: a path, or "shapes #17".
+    fn name(&self, index: usize) -> String;
+
+    /// The dataset in one line, such as "/data/cifar/train, 50 000 images, 10 classes".
+    fn describe(&self) -> String;
+}
+
+/// `n` with a space between groups of three digits.
+pub(crate) fn thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_grouped() {
+        let texts: Vec<String> = [0, 999, 1000, 50_000, 1_281_167].map(thousands).into();
+        assert_eq!(texts, ["0", "999", "1 000", "50 000", "1 281 167"]);
+    }
+
+    #[test]
+    fn a_buffer_must_fit_its_image() {
+        let image = |width, height, bytes| {
+            Image {
+                width,
+                height,
+                rgb: vec![0; bytes],
+            }
+            .check()
+        };
+        assert!(image(2, 3, 18).is_ok());
+        assert!(
+            image(2, 3, 17).is_err()
+                && image(0, 3, 0).is_err()
+                && image(usize::MAX, 3, 18).is_err()
+        );
+    }
+}

@@ -1,0 +1,325 @@
+//! The loader's promises: same bytes always, any start, bad images replaced, no hangs.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+
+use datasets::rng::{permutation, rng};
+use datasets::{Batch, Error, Image, Loader, LoaderConfig, PretrainTransform, Shapes, Source};
+
+const CONFIG: LoaderConfig = LoaderConfig {
+    batch_size: 4,
+    seed: 7,
+    threads: 2,
+    prefetch: 2,
+};
+
+/// `len` small images, of which some cannot be read.
+#[derive(Default)]
+struct Fake {
+    len: usize,
+    bad: BTreeSet<usize>,
+    panics: BTreeSet<usize>,
+    /// Images that were read, good or bad.
+    reads: AtomicUsize,
+}
+
+impl Source for Fake {
+    fn len(&self) -> usize {
+        self.len
+    }
+    fn classes(&self) -> &[String] {
+        &[]
+    }
+    fn label(&self, index: usize) -> usize {
+        index + 1000
+    }
+    fn image(&self, index: usize) -> Result<Image, Error> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        assert!(!self.panics.contains(&index), "image {index} is cursed");
+        if self.bad.contains(&index) {
+            return Err(Error::Image {
+                name: self.name(index),
+                reason: "unreadable".into(),
+            });
+        }
+        Ok(Image {
+            width: 9,
+            height: 7,
+            rgb: (0..189).map(|i| (i + index) as u8).collect(),
+        })
+    }
+    fn name(&self, index: usize) -> String {
+        format!("fake #{index}")
+    }
+    fn describe(&self) -> String {
+        "fakes".into()
+    }
+}
+
+fn fake(len: usize, bad: &[usize]) -> Arc<Fake> {
+    Arc::new(Fake {
+        len,
+        bad: bad.iter().copied().collect(),
+        ..Fake::default()
+    })
+}
+
+fn loader(source: Arc<dyn Source>, config: LoaderConfig) -> Loader {
+    Loader::new(source, PretrainTransform::imagenet(8), config).unwrap()
+}
+
+fn take(loader: &Loader, epoch: usize, batch: usize, n: usize) -> Vec<Batch> {
+    loader
+        .stream(epoch, batch)
+        .take(n)
+        .map(Result::unwrap)
+        .collect()
+}
+
+#[test]
+fn threads_and_prefetch_change_nothing() {
+    let shapes: Arc<dyn Source> = Arc::new(Shapes::new(0, 16, 30));
+    let with = |threads, prefetch| {
+        let loader = loader(
+            Arc::clone(&shapes),
+            LoaderConfig {
+                threads,
+                prefetch,
+                ..CONFIG
+            },
+        );
+        take(&loader, 0, 0, 16)
+    };
+    let one = with(1, 0);
+    assert_eq!(one[0].images.len(), 4 * 3 * 8 * 8);
+    assert!(with(2, 1) == one && with(7, 5) == one);
+}
+
+#[test]
+fn a_stream_can_begin_anywhere() {
+    let loader = loader(Arc::new(Shapes::new(0, 16, 30)), CONFIG);
+    let all = take(&loader, 0, 0, 16);
+    assert_eq!(loader.batches_per_epoch(), 7);
+    let places: Vec<(usize, usize)> = all.iter().map(|b| (b.epoch, b.batch)).collect();
+    assert_eq!(places[5..9], [(0, 5), (0, 6), (1, 0), (1, 1)]);
+    for (i, batch) in all.iter().enumerate() {
+        assert_eq!(&take(&loader, batch.epoch, batch.batch, 1)[0], batch);
+        // Counting on in the first epoch leads to the same place.
+        assert_eq!(&take(&loader, 0, i, 1)[0], batch);
+    }
+}
+
+#[test]
+fn the_order_is_the_permutation_of_the_epoch() {
+    let loader = loader(fake(30, &[]), CONFIG);
+    for epoch in 0..2 {
+        let batches = take(&loader, epoch, 0, 7);
+        let indices: Vec<usize> = batches
+            .iter()
+            .flat_map(|b| b.indices.iter().map(|&i| i as usize))
+            .collect();
+        let order = permutation(&mut rng(7, "shuffle", epoch as u64, 0), 30);
+        assert_eq!(indices, order[..28]);
+        let labels = batches
+            .iter()
+            .flat_map(|b| b.labels.iter().map(|&l| l as usize - 1000));
+        assert!(labels.eq(indices));
+    }
+}
+
+#[test]
+fn an_image_is_augmented_by_its_own_generator() {
+    let source = fake(30, &[]);
+    let batch = &take(&loader(source.clone(), CONFIG), 3, 2, 1)[0];
+    let transform = PretrainTransform::imagenet(8);
+    for (image, &index) in batch.images.chunks_exact(3 * 8 * 8).zip(&batch.indices) {
+        let mut out = vec![0.0; 3 * 8 * 8];
+        let from = source.image(index as usize).unwrap();
+        transform
+            .apply(&from, &mut rng(7, "augment", 3, index), &mut out)
+            .unwrap();
+        assert_eq!(image, out);
+    }
+}
+
+#[test]
+fn a_bad_image_is_replaced_by_the_next() {
+    let whole = loader(fake(400, &[]), CONFIG);
+    for threads in [1, 3] {
+        let loader = loader(
+            fake(400, &[17, 18, 399]),
+            LoaderConfig { threads, ..CONFIG },
+        );
+        let mut replaced = 0;
+        for (with, without) in take(&loader, 0, 0, 200).iter().zip(take(&whole, 0, 0, 200)) {
+            for (&with, &without) in with.indices.iter().zip(&without.indices) {
+                let expected = match without {
+                    17 | 18 => 19,
+                    399 => 0,
+                    good => good,
+                };
+                assert_eq!(with, expected);
+                replaced += usize::from(with != without);
+            }
+        }
+        // Two epochs, but each bad image is listed once.
+        assert_eq!(replaced, 6);
+        let names: Vec<String> = loader.skipped().into_iter().map(|s| s.name).collect();
+        assert_eq!(names, ["fake #17", "fake #18", "fake #399"]);
+        assert_eq!(loader.skipped()[0].reason, "unreadable");
+    }
+}
+
+#[test]
+fn more_than_one_bad_image_in_a_hundred_ends_the_stream() {
+    let last = |bad: &[usize]| {
+        let mut batches = loader(fake(400, bad), CONFIG).stream(0, 0);
+        let error = batches.by_ref().take(100).find_map(Result::err);
+        assert!(error.is_none() || batches.next().is_none());
+        error.map(|e| e.to_string())
+    };
+    assert_eq!(last(&[1, 2, 3, 4]), None);
+    let message = last(&[1, 2, 3, 4, 5]).unwrap();
+    assert_eq!(
+        message,
+        "5 of 400 images cannot be read, more than 1 %; repair the dataset. First: fake #1: unreadable; \
+         fake #2: unreadable; fake #3: unreadable; fake #4: unreadable; fake #5: unreadable"
+    );
+    let all: Vec<usize> = (0..400).collect();
+    assert!(last(&all).unwrap().starts_with("5 of 400"));
+}
+
+#[test]
+fn a_panic_is_an_error_and_not_a_hang() {
+    let source = Fake {
+        len: 40,
+        panics: [5].into(),
+        ..Fake::default()
+    };
+    let loader = loader(Arc::new(source), CONFIG);
+    let error = loader.stream(0, 0).take(10).find_map(Result::err).unwrap();
+    assert_eq!(
+        error.to_string(),
+        "panic in a loader thread at fake #5: image 5 is cursed; this is a bug"
+    );
+}
+
+#[test]
+fn dropping_a_stream_stops_its_threads() {
+    let source = fake(100_000, &[]);
+    let config = LoaderConfig {
+        batch_size: 1000,
+        prefetch: 50,
+        threads: 3,
+        ..CONFIG
+    };
+    let loader = loader(source.clone(), config);
+    drop(loader.stream(0, 0));
+    let mut batches = loader.stream(0, 0);
+    batches.next().unwrap().unwrap();
+    drop(batches);
+    let reads = source.reads.load(Ordering::Relaxed);
+    assert!(reads < 100_000);
+    // Threads are joined: loader and test alone still hold the source, and nothing more is read.
+    assert_eq!(Arc::strong_count(&source), 2);
+    drop(loader);
+    assert_eq!(Arc::strong_count(&source), 1);
+    assert_eq!(source.reads.load(Ordering::Relaxed), reads);
+}
+
+#[test]
+fn a_stream_outlives_its_loader() {
+    let mut batches = loader(fake(40, &[]), CONFIG).stream(0, 0);
+    assert!(batches.nth(30).unwrap().is_ok());
+}
+
+#[test]
+fn work_ahead_is_bounded() {
+    let source = fake(1000, &[]);
+    let loader = loader(
+        source.clone(),
+        LoaderConfig {
+            prefetch: 3,
+            ..CONFIG
+        },
+    );
+    let mut batches = loader.stream(0, 0);
+    batches.next().unwrap().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert!(source.reads.load(Ordering::Relaxed) <= (1 + 3) * 4);
+}
+
+#[test]
+fn impossible_settings_are_explained() {
+    let error = |config, transform| {
+        Loader::new(fake(10, &[]), transform, config)
+            .err()
+            .unwrap()
+            .to_string()
+    };
+    let good = PretrainTransform::imagenet(8);
+    assert_eq!(
+        error(
+            LoaderConfig {
+                batch_size: 16,
+                ..CONFIG
+            },
+            good
+        ),
+        "batch size 16 is larger than the dataset of 10 images; choose a batch size of at most 10"
+    );
+    assert_eq!(
+        error(
+            LoaderConfig {
+                threads: 0,
+                ..CONFIG
+            },
+            good
+        ),
+        "loader threads 0; expected at least 1"
+    );
+    assert_eq!(
+        error(
+            LoaderConfig {
+                batch_size: 0,
+                ..CONFIG
+            },
+            good
+        ),
+        "batch size 0; expected at least 1"
+    );
+    assert!(error(
+        LoaderConfig {
+            prefetch: 5000,
+            ..CONFIG
+        },
+        good
+    )
+    .contains("at most 1024"));
+    for bad in [
+        PretrainTransform { size: 0, ..good },
+        PretrainTransform {
+            scale: (0.0, 1.0),
+            ..good
+        },
+        PretrainTransform {
+            scale: (0.5, 1.5),
+            ..good
+        },
+        PretrainTransform {
+            ratio: (2.0, 1.0),
+            ..good
+        },
+        PretrainTransform {
+            ratio: (f64::NAN, 1.0),
+            ..good
+        },
+        PretrainTransform {
+            std: [0.0; 3],
+            ..good
+        },
+    ] {
+        assert!(error(CONFIG, bad).contains("expected"));
+    }
+}

@@ -1,0 +1,59 @@
+//! Writing safetensors so that a file is either the old one or the new one, never half of each.
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::path::Path;
+
+use candle_core::Tensor;
+
+use crate::{Error, VitConfig};
+
+/// Writes tensors and one metadata entry to `path`: into a temporary file beside it, flushed to disk, then renamed over
+/// `path`, then the folder flushed. If anything fails, `path` is as it was and the temporary file is gone.
+///
+/// # Errors
+/// [`Error::Write`] with the path and what the system said (no space left, no permission, ...).
+pub fn save_atomic(
+    path: &Path,
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: (&str, String),
+) -> Result<(), Error> {
+    let fail = |reason: String| Error::Write {
+        path: path.to_owned(),
+        reason,
+    };
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".tmp");
+    let temporary = path.with_file_name(name);
+    let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1)]);
+    let write = || -> Result<(), String> {
+        safetensors::serialize_to_file(tensors, Some(metadata), &temporary)
+            .map_err(|e| e.to_string())?;
+        let flush = |path: &Path| File::open(path)?.sync_all();
+        flush(&temporary).map_err(|e| e.to_string())?;
+        fs::rename(&temporary, path).map_err(|e| e.to_string())?;
+        match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => flush(folder),
+            _ => flush(Path::new(".")),
+        }
+        .map_err(|e| e.to_string())
+    };
+    write().map_err(|reason| {
+        let _ = fs::remove_file(&temporary);
+        fail(reason)
+    })
+}
+
+/// Writes an encoder under timm's names, so that `timm.create_model(.., num_classes=0)` loads it with nothing missing and
+/// nothing unexpected: `pos_embed` included, `norm` the final norm. The metadata key `vitfreeze` holds the [`VitConfig`]
+/// as JSON.
+///
+/// # Errors
+/// [`Error::Write`].
+pub fn save_encoder(
+    path: &Path,
+    cfg: &VitConfig,
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<(), Error> {
+    let json = serde_json::to_string(cfg).map_err(|e| Error::Config(e.to_string()))?;
+    save_atomic(path, tensors, ("vitfreeze", json))
+}

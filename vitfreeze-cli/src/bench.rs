@@ -1,0 +1,222 @@
+//! `vitfreeze bench`: the training step, timed with more and more layers frozen.
+use std::process::ExitCode;
+
+use anyhow::{bail, Result};
+use candle_core::{DType, Tensor};
+use candle_nn::{VarBuilder, VarMap};
+use freezeout::{AdamW, FreezeOut};
+use localmim::{LocalMim, LocalMimConfig, Masking};
+use serde::Serialize;
+use vit::VitConfig;
+
+use crate::metrics::timed;
+use crate::usage::usage;
+use crate::{device, memory};
+
+const EXAMPLES: &str = "\
+Examples:
+  vitfreeze bench                                        vit-small at 224 px, batch 16
+  vitfreeze bench --model vit-base --steps 5 --frozen 0,12
+  vitfreeze bench --json > bench.json
+  python3 benches/pytorch/compare.py --vitfreeze target/release/vitfreeze    side by side with PyTorch";
+
+/// Flags of `vitfreeze bench`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// vit-tiny, vit-small, vit-base, vit-large or vit-huge
+    #[arg(long, default_value = "vit-small", value_name = "NAME")]
+    model: String,
+    /// Side of the image in pixels
+    #[arg(long, default_value_t = 224, value_name = "PX")]
+    image_size: usize,
+    /// Side of a patch in pixels [default: 16, vit-huge 14]
+    #[arg(long, value_name = "PX")]
+    patch_size: Option<usize>,
+    /// Images in a step
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    batch_size: usize,
+    /// Timed steps for each row, after one that warms up
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    steps: usize,
+    /// Numbers of frozen layers, ascending
+    #[arg(
+        long,
+        default_value = "0,3,5,10,12",
+        value_delimiter = ',',
+        value_name = "LIST"
+    )]
+    frozen: Vec<usize>,
+    /// Threads, 0 = one per core
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    threads: usize,
+    /// cpu, cuda, cuda:N or metal
+    #[arg(long, default_value = "cpu", value_name = "NAME")]
+    device: String,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Output<'a> {
+    model: &'a str,
+    image_size: usize,
+    patch_size: usize,
+    batch_size: usize,
+    steps: usize,
+    threads: usize,
+    device: &'a str,
+    version: &'a str,
+    rows: Vec<Row>,
+}
+
+/// Medians over the steps.
+#[derive(Serialize)]
+struct Row {
+    frozen: usize,
+    images_per_second: f64,
+    forward_s: f64,
+    backward_s: f64,
+    optimizer_s: f64,
+    peak_bytes: Option<u64>,
+    graph_nodes: usize,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<ExitCode> {
+    let (output, columns) = (
+        measure(&args)?,
+        [
+            "frozen",
+            "images/s",
+            "forward",
+            "backward",
+            "optimiser",
+            "peak",
+        ],
+    );
+    if args.json {
+        println!("{}", serde_json::to_string(&output)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!(
+        "{} {} px, patch {}, batch {}, {} threads on {}: median of {} steps",
+        output.model,
+        output.image_size,
+        output.patch_size,
+        output.batch_size,
+        output.threads,
+        output.device,
+        output.steps
+    );
+    println!("{}", columns.map(|c| format!("{c:>10}")).concat());
+    for row in &output.rows {
+        let peak = match row.peak_bytes {
+            Some(bytes) => format!("{:.2} GB", bytes as f64 / 1e9),
+            None => "-".into(),
+        };
+        println!(
+            "{:>10}{:>10.2}{:>8.3} s{:>8.3} s{:>8.3} s{peak:>10}",
+            row.frozen, row.images_per_second, row.forward_s, row.backward_s, row.optimizer_s
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(args: &Args) -> Result<Output<'_>> {
+    let Some(preset) = VitConfig::preset(&args.model) else {
+        return Err(usage(format!("unknown model '{}'", args.model)));
+    };
+    let vit = VitConfig {
+        image_size: args.image_size,
+        patch_size: args.patch_size.unwrap_or(preset.patch_size),
+        ..preset
+    };
+    let cfg = LocalMimConfig::new(vit).map_err(usage)?;
+    cfg.validate().map_err(usage)?;
+    if args.steps == 0 || args.batch_size == 0 {
+        return Err(usage("--steps and --batch-size must be at least 1"));
+    }
+    if !args.frozen.is_sorted() || args.frozen.iter().any(|&n| n > vit.depth) {
+        return Err(usage(format!(
+            "--frozen {:?}: expected ascending numbers up to {}",
+            args.frozen, vit.depth
+        )));
+    }
+    let threads = device::set_threads(args.threads)?;
+    let device = device::open(&args.device)?;
+    let vars = VarMap::new();
+    LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &device))?; // makes the variables
+    vit::init(&vars, 0)?;
+    let schedule = freezeout::Schedule::cubic(1.0, cfg.layers(), 1_000_000);
+    let mut freeze = FreezeOut::new(&vars, schedule, |name| cfg.layer_of(name, false))?;
+    let mut opt = AdamW::new(Default::default());
+
+    let shape = (args.batch_size, 3, vit.image_size, vit.image_size);
+    let mut rng = datasets::rng::rng(0, "bench", 0, 0);
+    let count = 3 * args.batch_size * vit.image_size * vit.image_size;
+    let pixels: Vec<f32> = (0..count)
+        .map(|_| datasets::rng::normal(&mut rng))
+        .collect();
+    let images = Tensor::from_vec(pixels, shape, &device)?;
+    let noise: Vec<f32> = (0..args.batch_size * vit.patches())
+        .map(|_| datasets::rng::uniform(&mut rng))
+        .collect();
+    let masking = Masking::from_noise(&noise, vit.patches(), 0.75)?;
+
+    let mut rows = Vec::new();
+    let mut step = 0;
+    for &frozen in &args.frozen {
+        freeze.freeze_first(frozen);
+        let model = LocalMim::new(&cfg, freeze.vars())?;
+        let mut samples = Vec::new();
+        let mut graph_nodes = 0;
+        for i in 0..=args.steps {
+            let (mut forward, mut backward, mut optimizer) = (0.0, 0.0, 0.0);
+            if i == 1 {
+                memory::reset_peak();
+            }
+            let loss = timed(&mut forward, || model.loss(&images, &masking))?.total;
+            if !loss.to_scalar::<f32>()?.is_finite() {
+                bail!("step {step}: the loss is not finite");
+            }
+            graph_nodes = loss.sorted_nodes().len();
+            let grads = timed(&mut backward, || freeze.backward(&loss))?;
+            drop(loss);
+            timed(&mut optimizer, || opt.step(&freeze, step, &grads))?;
+            step += 1;
+            if i > 0 {
+                samples.push([forward, backward, optimizer, forward + backward + optimizer]);
+            }
+        }
+        let median = |k: usize| {
+            let mut values: Vec<f64> = samples.iter().map(|s| s[k]).collect();
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        rows.push(Row {
+            frozen,
+            images_per_second: args.batch_size as f64 / median(3),
+            forward_s: median(0),
+            backward_s: median(1),
+            optimizer_s: median(2),
+            peak_bytes: memory::peak_bytes(),
+            graph_nodes,
+        });
+        if !args.json {
+            eprintln!("{frozen} frozen: done");
+        }
+    }
+    Ok(Output {
+        model: &args.model,
+        image_size: vit.image_size,
+        patch_size: vit.patch_size,
+        batch_size: args.batch_size,
+        steps: args.steps,
+        threads,
+        device: &args.device,
+        version: env!("CARGO_PKG_VERSION"),
+        rows,
+    })
+}

@@ -1,0 +1,135 @@
+//! The training state on disk: one safetensors file.
+//!
+//! | tensor | what |
+//! |---|---|
+//! | `<name>` | a weight |
+//! | `optimizer.exp_avg.<name>`, `optimizer.exp_avg_sq.<name>` | AdamW's moments of a live weight |
+//! | `optimizer.updates.<name>` | how often it was updated (i64 scalar) |
+//!
+//! The metadata key `vitfreeze` holds [`Header`] as JSON. What is frozen follows from the step; everything random
+//! follows from (seed, epoch, index): nothing else is needed.
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{anyhow, bail, Context, Result};
+use candle_core::{Device, Tensor};
+use freezeout::{AdamW, FreezeOut};
+use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+
+const KEY: &str = "vitfreeze";
+const PREFIX: &str = "optimizer.";
+
+/// What is not a tensor.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Header {
+    /// Version of this layout.
+    pub format: u32,
+    /// Optimiser steps done.
+    pub step: usize,
+    /// Images in the dataset, to notice another one.
+    pub images: usize,
+    /// Numbers of the run.
+    pub config: Config,
+    /// The program that wrote it.
+    pub version: String,
+}
+
+/// A checkpoint in memory.
+pub struct Checkpoint {
+    pub header: Header,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+/// Writes the state after `step` optimiser steps; the file is replaced as a whole or not at all.
+pub fn save(
+    path: &Path,
+    config: &Config,
+    step: usize,
+    images: usize,
+    freeze: &FreezeOut,
+    opt: &AdamW,
+) -> Result<()> {
+    let header = Header {
+        format: 1,
+        step,
+        images,
+        config: config.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let mut tensors = weights(freeze);
+    for (name, tensor) in opt.state(freeze)? {
+        tensors.insert(format!("{PREFIX}{name}"), tensor);
+    }
+    vit::save_atomic(path, &tensors, (KEY, serde_json::to_string(&header)?))?;
+    Ok(())
+}
+
+/// All weights by name.
+pub fn weights(freeze: &FreezeOut) -> BTreeMap<String, Tensor> {
+    let detached = |(name, var): (&str, &candle_core::Var)| {
+        let tensor = var.as_detached_tensor();
+        (name.to_owned(), tensor)
+    };
+    freeze.all().map(detached).collect()
+}
+
+impl Checkpoint {
+    /// Reads a file that [`save`] wrote.
+    pub fn load(path: &Path) -> Result<Self> {
+        let at = || path.display().to_string();
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", at()))?;
+        let damaged = |e| anyhow!("{} is no checkpoint, or damaged: {e}", at());
+        let (_, metadata) =
+            SafeTensors::read_metadata(&bytes).map_err(|e| damaged(e.to_string()))?;
+        let json = metadata
+            .metadata()
+            .as_ref()
+            .and_then(|m| m.get(KEY))
+            .ok_or_else(|| damaged(format!("no metadata '{KEY}'")))?;
+        let header: Header = serde_json::from_str(json).map_err(|e| damaged(e.to_string()))?;
+        if header.format != 1 {
+            bail!("{}: format {}, this program reads 1", at(), header.format);
+        }
+        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+            .map_err(|e| damaged(e.to_string()))?
+            .into_iter()
+            .collect();
+        Ok(Self { header, tensors })
+    }
+
+    /// Puts weights and moments in their places.
+    pub fn restore(mut self, freeze: &FreezeOut, opt: &mut AdamW) -> Result<()> {
+        let mut state = BTreeMap::new();
+        let names: Vec<String> = self.tensors.keys().cloned().collect();
+        for name in names {
+            if let Some(rest) = name.strip_prefix(PREFIX) {
+                if let Some(tensor) = self.tensors.remove(&name) {
+                    state.insert(rest.to_owned(), tensor);
+                }
+            }
+        }
+        for (name, var) in freeze.all() {
+            let Some(tensor) = self.tensors.remove(name) else {
+                bail!("the checkpoint has no tensor '{name}'");
+            };
+            if tensor.shape() != var.shape() || tensor.dtype() != var.dtype() {
+                bail!(
+                    "tensor '{name}' of the checkpoint is {:?} {:?}, the model's {:?} {:?}",
+                    tensor.dtype(),
+                    tensor.shape(),
+                    var.dtype(),
+                    var.shape()
+                );
+            }
+            var.set(&tensor.to_device(var.device())?)?;
+        }
+        if let Some(name) = self.tensors.keys().next() {
+            bail!("the checkpoint has a tensor '{name}' that the model does not");
+        }
+        opt.load_state(freeze, &state)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,440 @@
+//! Every number of a pretraining run: its default, its flag, its key in a TOML file.
+//!
+//! Defaults, then the file, then the flags; the later wins. Flags and keys have the same names.
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::CommandFactory;
+use freezeout::{AdamWConfig, LayerLr, Schedule, Spacing, Warmup};
+use localmim::{LocalMimConfig, Masking, Stage};
+use serde::de::value::{Error as ValueError, StrDeserializer};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use toml::Table;
+use vit::VitConfig;
+
+use crate::usage::usage;
+
+/// The run without arguments: no data needed, a few minutes on two cores.
+pub const TINY_SHAPES: &str = include_str!("../configs/tiny-shapes.toml");
+
+/// All numbers of a run, with the defaults of the method (docs/paper.md names their sources).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    pub data: String,
+    pub samples: usize,
+    pub crop_scale: f64,
+    pub model: String,
+    pub image_size: usize,
+    pub patch_size: usize,
+    pub mask_ratio: f64,
+    pub hog_bins: usize,
+    pub stages: String,
+    pub decoder_dim: usize,
+    pub decoder_depth: usize,
+    pub decoder_heads: usize,
+    pub epochs: usize,
+    pub warmup_epochs: usize,
+    pub batch_size: usize,
+    pub accum: usize,
+    pub blr: f64,
+    pub lr: Option<f64>,
+    pub min_lr: f64,
+    pub weight_decay: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    pub freeze: Spacing,
+    pub t0: f64,
+    pub layer_lr: LayerLr,
+    pub warmup: Warmup,
+    pub train_cls_token: bool,
+    pub seed: u64,
+    pub save_every: Option<usize>,
+    pub threads: usize,
+    pub device: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: "shapes".into(),
+            samples: 4096,
+            crop_scale: 0.2,
+            model: "vit-base".into(),
+            image_size: 0, // 0 = the model's own
+            patch_size: 0,
+            mask_ratio: 0.75,
+            hog_bins: 0,
+            stages: "default".into(),
+            decoder_dim: 256,
+            decoder_depth: 1,
+            decoder_heads: 8,
+            epochs: 100,
+            warmup_epochs: 10,
+            batch_size: 64, // 64 x 32 = 2048, the published batch, in pieces that fit into memory
+            accum: 32,
+            blr: 2e-4,
+            lr: None,
+            min_lr: 1e-6,
+            weight_decay: 0.05,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            freeze: Spacing::Cubic,
+            t0: 0.8,
+            layer_lr: LayerLr::Shared, // the thesis' own schedule, and its best result
+            warmup: Warmup::Common,
+            train_cls_token: false,
+            seed: 0,
+            save_every: None,
+            threads: 0,
+            device: "cpu".into(),
+        }
+    }
+}
+
+/// Keys that a resumed run may change: they alter no number that training computes on one device.
+const FREE_KEYS: [&str; 4] = ["data", "threads", "device", "save-every"];
+
+/// The same as flags: all optional.
+#[derive(Debug, Clone, Default, clap::Args, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Flags {
+    /// Folder of images: one folder per class, or train/ with them inside; 'shapes' = drawn by the program [default: shapes]
+    #[arg(long, value_name = "DIR", help_heading = "Data")]
+    pub data: Option<String>,
+    /// Number of images of 'shapes' [default: 4096]
+    #[arg(long, value_name = "N", help_heading = "Data")]
+    pub samples: Option<usize>,
+    /// Smallest area of a random crop, as a part of the image [default: 0.2]
+    #[arg(long, value_name = "X", help_heading = "Data")]
+    pub crop_scale: Option<f64>,
+
+    /// vit-tiny, vit-small, vit-base, vit-large or vit-huge [default: vit-base]
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    pub model: Option<String>,
+    /// Side of the image in pixels [default: 224]
+    #[arg(long, value_name = "PX", help_heading = "Model")]
+    pub image_size: Option<usize>,
+    /// Side of a patch in pixels; divides the image size [default: 16, vit-huge 14]
+    #[arg(long, value_name = "PX", help_heading = "Model")]
+    pub patch_size: Option<usize>,
+    /// Part of the patches that is hidden [default: 0.75]
+    #[arg(long, value_name = "X", help_heading = "Model")]
+    pub mask_ratio: Option<f64>,
+    /// Orientation bins of the HOG target [default: 9, vit-large and vit-huge 18]
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub hog_bins: Option<usize>,
+    /// Which blocks are decoded: default, all, or BLOCK:SCALE,... with scales 8, 4, 2, 1, 0.5 [default: default]
+    #[arg(long, value_name = "LIST", help_heading = "Model")]
+    pub stages: Option<String>,
+    /// Width of a decoder [default: 256]
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub decoder_dim: Option<usize>,
+    /// Blocks of a decoder [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub decoder_depth: Option<usize>,
+    /// Attention heads of a decoder [default: 8]
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub decoder_heads: Option<usize>,
+
+    /// Passes over the data [default: 100]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub epochs: Option<usize>,
+    /// Epochs in which the learning rate rises [default: 10]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub warmup_epochs: Option<usize>,
+    /// Images computed at once [default: 64]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub batch_size: Option<usize>,
+    /// Batches whose gradients are averaged for one optimiser step [default: 32]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub accum: Option<usize>,
+    /// Learning rate per 256 images; the rate is blr * batch-size * accum / 256 [default: 2e-4]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    pub blr: Option<f64>,
+    /// Learning rate itself, instead of --blr
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    pub lr: Option<f64>,
+    /// Learning rate at the end [default: 1e-6]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    pub min_lr: Option<f64>,
+    /// Decoupled weight decay of AdamW, on matrices [default: 0.05]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    pub weight_decay: Option<f64>,
+    /// AdamW's decay of the first moment [default: 0.9]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    pub beta1: Option<f64>,
+    /// AdamW's decay of the second moment [default: 0.95]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    pub beta2: Option<f64>,
+    /// AdamW's epsilon [default: 1e-8]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    pub eps: Option<f64>,
+    /// Everything random is a function of it [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub seed: Option<u64>,
+
+    /// How freezing times are spread over the layers: linear, squared, cubic or none [default: cubic]
+    #[arg(long, value_name = "NAME", value_parser = name::<Spacing>, help_heading = "Freezing")]
+    pub freeze: Option<Spacing>,
+    /// When the first layer freezes, before spacing: in (0, 1], 1 = never [default: 0.8]
+    #[arg(long, value_name = "X", help_heading = "Freezing")]
+    pub t0: Option<f64>,
+    /// Learning rates by layer: scaled, unscaled or shared [default: shared]
+    #[arg(long, value_name = "NAME", value_parser = name::<LayerLr>, help_heading = "Freezing")]
+    pub layer_lr: Option<LayerLr>,
+    /// Warm-up: common (all layers alike) or continuous (each to its own rate) [default: common]
+    #[arg(long, value_name = "NAME", value_parser = name::<Warmup>, help_heading = "Freezing")]
+    pub warmup: Option<Warmup>,
+    /// Never freeze the class token, as the published code (frozen blocks then save next to nothing)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = "Freezing")]
+    pub train_cls_token: Option<bool>,
+
+    /// Optimiser steps between checkpoints [default: once an epoch]
+    #[arg(long, value_name = "N", help_heading = "Running")]
+    pub save_every: Option<usize>,
+    /// Threads, 0 = one per core [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Running")]
+    pub threads: Option<usize>,
+    /// cpu, cuda, cuda:N or metal [default: cpu]
+    #[arg(long, value_name = "NAME", help_heading = "Running")]
+    pub device: Option<String>,
+}
+
+/// Parses an enum by the names that its serde form has.
+fn name<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let text: StrDeserializer<ValueError> = StrDeserializer::new(text);
+    T::deserialize(text).map_err(|e| e.to_string().replace('`', "'"))
+}
+
+impl Config {
+    /// The configuration of a new run: `file`'s keys (or the embedded demonstration's, if there is neither file nor
+    /// data), then the flags.
+    pub fn new(file: Option<&Path>, flags: &Flags) -> Result<Self> {
+        let base = match file {
+            Some(path) => Some((read(path)?, path.display().to_string())),
+            None if flags.data.as_deref().unwrap_or("shapes") == "shapes" => {
+                Some((TINY_SHAPES.to_owned(), "tiny-shapes".to_owned()))
+            }
+            None => None,
+        };
+        let base = base
+            .map(|(text, origin)| parse(&text, &origin))
+            .transpose()?;
+        Self::merge(base.unwrap_or_default(), flags)
+    }
+
+    /// The configuration that a run saved, then the flags.
+    pub fn of_run(path: &Path, flags: &Flags) -> Result<Self> {
+        Self::merge(parse(&read(path)?, &path.display().to_string())?, flags)
+    }
+
+    fn merge(file: Flags, flags: &Flags) -> Result<Self> {
+        let mut table = Table::try_from(file).context("configuration")?;
+        table.extend(Table::try_from(flags).context("flags")?);
+        let mut config: Config = table.try_into().context("configuration")?;
+        config.resolve()?;
+        Ok(config)
+    }
+
+    /// Fills in what depends on the model, makes the path absolute and refuses numbers that do not fit together.
+    fn resolve(&mut self) -> Result<()> {
+        let Some(preset) = VitConfig::preset(&self.model) else {
+            return Err(usage(format!(
+                "model '{}': expected vit-tiny, vit-small, vit-base, vit-large or vit-huge",
+                self.model
+            )));
+        };
+        let or = |value: &mut usize, default| {
+            if *value == 0 {
+                *value = default;
+            }
+        };
+        or(&mut self.image_size, preset.image_size);
+        or(&mut self.patch_size, preset.patch_size);
+        or(&mut self.hog_bins, if preset.depth > 12 { 18 } else { 9 });
+        if self.data != "shapes" {
+            self.data = std::path::absolute(&self.data)
+                .map_err(|e| usage(format!("data '{}': {e}", self.data)))?
+                .to_string_lossy()
+                .into_owned();
+        }
+        for (key, value) in [
+            ("samples", self.samples),
+            ("epochs", self.epochs),
+            ("batch-size", self.batch_size),
+            ("accum", self.accum),
+            ("save-every", self.save_every.unwrap_or(1)),
+        ] {
+            if value == 0 {
+                return Err(usage(format!("{key} is 0, it must be at least 1")));
+            }
+        }
+        if self.warmup_epochs >= self.epochs {
+            return Err(usage(format!(
+                "warmup-epochs is {}, it must be less than epochs ({})",
+                self.warmup_epochs, self.epochs
+            )));
+        }
+        if !(self.crop_scale > 0.0 && self.crop_scale <= 1.0) {
+            return Err(usage(format!(
+                "crop-scale is {}, it must lie in (0, 1]",
+                self.crop_scale
+            )));
+        }
+        for (key, value) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(usage(format!("{key} is {value}, it must lie in [0, 1)")));
+            }
+        }
+        for (key, value) in [
+            ("blr", self.blr),
+            ("lr", self.lr.unwrap_or(0.0)),
+            ("min-lr", self.min_lr),
+            ("weight-decay", self.weight_decay),
+            ("eps", self.eps),
+        ] {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(usage(format!(
+                    "{key} is {value}, it must be a finite number, 0 or more"
+                )));
+            }
+        }
+        let model = self.model()?;
+        Masking::visible(model.vit.patches(), self.mask_ratio).map_err(usage)?;
+        self.schedule(1, model.layers())?;
+        Ok(())
+    }
+
+    /// The model.
+    pub fn model(&self) -> Result<LocalMimConfig> {
+        let preset = VitConfig::preset(&self.model).context("unknown model")?;
+        let vit = VitConfig {
+            image_size: self.image_size,
+            patch_size: self.patch_size,
+            ..preset
+        };
+        let model = LocalMimConfig {
+            stages: stages(&self.stages, vit.depth)?,
+            vit,
+            decoder_embed_dim: self.decoder_dim,
+            decoder_depth: self.decoder_depth,
+            decoder_num_heads: self.decoder_heads,
+            hog_bins: self.hog_bins,
+        };
+        model.validate().map_err(usage)?;
+        Ok(model)
+    }
+
+    /// Learning rates and freezing times for epochs of so many optimiser steps.
+    pub fn schedule(&self, steps_per_epoch: usize, layers: usize) -> Result<Schedule> {
+        let effective = (self.batch_size * self.accum) as f64;
+        let schedule = Schedule {
+            steps: self.epochs * steps_per_epoch,
+            warmup_steps: self.warmup_epochs * steps_per_epoch,
+            layers,
+            spacing: self.freeze,
+            t0: self.t0,
+            layer_lr: self.layer_lr,
+            warmup: self.warmup,
+            lr: self.lr.unwrap_or(self.blr * effective / 256.0),
+            min_lr: self.min_lr,
+        };
+        schedule.validate().map_err(usage)?;
+        Ok(schedule)
+    }
+
+    /// The optimiser's numbers.
+    pub fn adamw(&self) -> AdamWConfig {
+        AdamWConfig {
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.eps,
+            weight_decay: self.weight_decay,
+        }
+    }
+
+    /// As TOML, to be saved.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).context("configuration")
+    }
+
+    /// The keys in which a resumed run differs from its checkpoint and must not, as "key: was -> is".
+    pub fn differences(&self, saved: &Config) -> Result<Vec<String>> {
+        let (new, old) = (Table::try_from(self)?, Table::try_from(saved)?);
+        let keys: std::collections::BTreeSet<&String> = new.keys().chain(old.keys()).collect();
+        let show = |value: Option<&toml::Value>| value.map_or("unset".into(), |v| v.to_string());
+        Ok(keys
+            .into_iter()
+            .filter(|key| !FREE_KEYS.contains(&key.as_str()) && new.get(*key) != old.get(*key))
+            .map(|key| format!("{key}: {} -> {}", show(old.get(key)), show(new.get(key))))
+            .collect())
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| usage(format!("cannot read {}: {e}", path.display())))
+}
+
+/// Parses a file; an unknown key is an error that suggests the near one.
+fn parse(text: &str, origin: &str) -> Result<Flags> {
+    let fail = |e: toml::de::Error| usage(format!("{origin}: {}", one_line(&e, text)));
+    let table: Table = toml::from_str(text).map_err(fail)?;
+    let known: Vec<String> = crate::pretrain::Args::command()
+        .get_arguments()
+        .filter(|a| a.get_help_heading().is_some())
+        .filter_map(|a| a.get_long().map(str::to_owned))
+        .collect();
+    for key in table.keys() {
+        if known.contains(key) {
+            continue;
+        }
+        let near = known
+            .iter()
+            .map(|k| (strsim::jaro_winkler(k, &key.replace('_', "-")), k))
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .filter(|(score, _)| *score > 0.75);
+        let hint = near.map_or(
+            "see vitfreeze pretrain --help for the keys".into(),
+            |(_, k)| format!("did you mean '{k}'?"),
+        );
+        return Err(usage(format!("{origin}: unknown key '{key}'; {hint}")));
+    }
+    toml::from_str(text).map_err(fail)
+}
+
+/// A TOML error as one line with its line number.
+fn one_line(error: &toml::de::Error, text: &str) -> String {
+    let line = error
+        .span()
+        .and_then(|s| text.get(..s.start))
+        .map_or(1, |before| before.matches('\n').count() + 1);
+    format!("line {line}: {}", error.message().replace('\n', " "))
+}
+
+/// `default`, `all`, or `BLOCK:SCALE,...`.
+fn stages(text: &str, depth: usize) -> Result<Vec<Stage>> {
+    match text {
+        "default" => Stage::default_for(depth).map_err(usage),
+        "all" => Stage::all(depth).map_err(usage),
+        list => list
+            .split(',')
+            .map(|item| {
+                let parsed = item.trim().split_once(':').and_then(|(block, scale)| {
+                    Some(Stage {
+                        block: block.trim().parse().ok()?,
+                        scale: scale.trim().parse().ok()?,
+                    })
+                });
+                parsed.ok_or_else(|| {
+                    usage(format!(
+                        "stages: '{item}' is not BLOCK:SCALE, as in 1:4,3:2,9:1,11:0.5"
+                    ))
+                })
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,48 @@
+//! Where it runs: `--device` and `--threads`.
+use anyhow::Result;
+use candle_core::Device;
+
+use crate::usage::usage;
+
+/// Opens `cpu`, `cuda`, `cuda:N` or `metal`.
+pub fn open(name: &str) -> Result<Device> {
+    let (kind, ordinal) = match name.split_once(':') {
+        Some((kind, n)) => match n.parse::<usize>() {
+            Ok(n) => (kind, n),
+            Err(_) => return Err(usage(format!("--device {name}: '{n}' is no device number"))),
+        },
+        None => (name, 0),
+    };
+    let device = match kind {
+        "cpu" => return Ok(Device::Cpu),
+        "cuda" => Device::new_cuda(ordinal),
+        "metal" => Device::new_metal(ordinal),
+        _ => {
+            return Err(usage(format!(
+                "--device {name}: expected cpu, cuda, cuda:N or metal"
+            )))
+        }
+    };
+    device.map_err(|e| {
+        let first = e.to_string();
+        let first = first.lines().next().unwrap_or_default();
+        usage(format!(
+            "--device {name} cannot be used: {first} (a build has it with --features {kind})"
+        ))
+    })
+}
+
+/// Sets the number of threads of everything, 0 = one per core, and returns it. Call once, before any thread runs.
+pub fn set_threads(threads: usize) -> Result<usize> {
+    let available = std::thread::available_parallelism().map_or(1, |n| n.get());
+    if threads > 1024 {
+        return Err(usage(format!("--threads {threads}: at most 1024")));
+    }
+    let threads = if threads == 0 { available } else { threads };
+    // candle's own products read this variable, everything else uses the pool below.
+    std::env::set_var("RAYON_NUM_THREADS", threads.to_string());
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()?;
+    Ok(threads)
+}

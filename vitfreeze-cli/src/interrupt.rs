@@ -1,0 +1,25 @@
+//! Ctrl-C: the first one asks the loop to finish its step, the second one ends the program at once.
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// Exit code after an interrupt, as shells expect it: 128 + SIGINT.
+pub const EXIT_CODE: u8 = 130;
+
+/// Starts listening for SIGINT, SIGTERM and SIGHUP.
+pub fn listen() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if ASKED.swap(true, Ordering::SeqCst) {
+            std::process::exit(i32::from(EXIT_CODE));
+        }
+        eprintln!("\ninterrupted: finishing this step, then saving (again to stop at once)");
+    })
+    .context("cannot listen for ctrl-C")
+}
+
+/// Whether someone has asked to stop.
+pub fn asked() -> bool {
+    ASKED.load(Ordering::SeqCst)
+}

@@ -1,0 +1,124 @@
+//! `metrics.jsonl`: one JSON object per optimiser step.
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// One step.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Row {
+    /// Steps done before this one.
+    pub step: usize,
+    pub epoch: usize,
+    /// Sum of the live stages' losses, mean over the batches of the step.
+    pub loss: f64,
+    /// Each stage's own loss, null once it is frozen.
+    pub stage_losses: Vec<Option<f64>>,
+    /// Learning rate of each layer, 0 where frozen.
+    pub lr: Vec<f64>,
+    /// Frozen layers, counted from the input.
+    pub frozen: usize,
+    /// Nodes that the backward pass walked.
+    pub graph_nodes: usize,
+    pub images: usize,
+    pub images_per_second: f64,
+    pub seconds: Seconds,
+}
+
+/// Wall time of one step, split.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Seconds {
+    /// Waiting for the loader.
+    pub data: f64,
+    /// Targets, encoder, decoders, loss.
+    pub forward: f64,
+    pub backward: f64,
+    pub optimizer: f64,
+    /// All of it, and what lies between.
+    pub total: f64,
+}
+
+impl Seconds {
+    pub fn add(&mut self, other: &Seconds) {
+        self.data += other.data;
+        self.forward += other.forward;
+        self.backward += other.backward;
+        self.optimizer += other.optimizer;
+        self.total += other.total;
+    }
+}
+
+/// Runs `f` and adds its wall time to `seconds`.
+pub fn timed<T>(seconds: &mut f64, f: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let out = f();
+    *seconds += start.elapsed().as_secs_f64();
+    out
+}
+
+/// The file of a run, open for appending.
+pub struct Metrics {
+    file: File,
+    path: PathBuf,
+}
+
+impl Metrics {
+    /// Opens the file at `path` and returns the rows of the first `steps` steps. Later rows (of steps done after the
+    /// checkpoint, or torn by a crash) are cut off: those steps will be done again.
+    pub fn open(path: &Path, steps: usize) -> Result<(Self, Vec<Row>)> {
+        let context = || format!("cannot write {}", path.display());
+        let old = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let mut rows = Vec::new();
+        let mut length = 0;
+        for line in old.split_inclusive('\n') {
+            match serde_json::from_str::<Row>(line) {
+                Ok(row) if line.ends_with('\n') && row.step < steps => {
+                    rows.push(row);
+                    length += line.len();
+                }
+                _ => break,
+            }
+        }
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .with_context(context)?;
+        file.set_len(length as u64).with_context(context)?;
+        let path = path.to_owned();
+        Ok((Self { file, path }, rows))
+    }
+
+    pub fn write(&mut self, row: &Row) -> Result<()> {
+        let mut line = serde_json::to_string(row)?;
+        line.push('\n');
+        self.file
+            .write_all(line.as_bytes())
+            .with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// Makes sure that all rows are on the disk.
+    pub fn flush(&self) -> Result<()> {
+        self.file
+            .sync_data()
+            .with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+/// `1 h 02 min`, `3 min 07 s`, `4.2 s`.
+pub fn duration(seconds: f64) -> String {
+    let whole = Duration::from_secs_f64(seconds.max(0.0)).as_secs();
+    match whole {
+        0..=9 => format!("{seconds:.1} s"),
+        10..=59 => format!("{whole} s"),
+        60..=3599 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+    }
+}
