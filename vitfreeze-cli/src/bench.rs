@@ -11,7 +11,7 @@ use vit::VitConfig;
 
 use crate::metrics::timed;
 use crate::usage::usage;
-use crate::{device, memory};
+use crate::{allocator, device, memory};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -175,6 +175,7 @@ fn measure(args: &Args) -> Result<Output<'_>> {
         for i in 0..=args.steps {
             let (mut forward, mut backward, mut optimizer) = (0.0, 0.0, 0.0);
             if i == 1 {
+                allocator::release_memory();
                 memory::reset_peak();
             }
             let loss = timed(&mut forward, || model.loss(&images, &masking))?.total;

@@ -41,6 +41,8 @@ pub fn set_threads(threads: usize) -> Result<usize> {
     let threads = if threads == 0 { available } else { threads };
     // candle's own products read this variable, everything else uses the pool below.
     std::env::set_var("RAYON_NUM_THREADS", threads.to_string());
+    // candle's second pool, for element-wise ops, spins while it waits and takes the cores from the first one.
+    std::env::set_var("CANDLE_NUM_THREADS", "1");
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()?;

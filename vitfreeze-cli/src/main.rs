@@ -1,6 +1,7 @@
 //! `vitfreeze`: pretraining Vision Transformers that freeze while they train.
 //!
 //! A table of contents: one file per subcommand.
+mod allocator;
 mod bench;
 mod checkpoint;
 mod config;
@@ -15,10 +16,6 @@ mod usage;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-// Tensors of many megabytes come and go with every step; the system's allocator would hand each back to the kernel.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Pretrain Vision Transformers with local masked image modeling, freezing layers on the way
 #[derive(Parser)]
@@ -41,6 +38,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    allocator::keep_memory();
     let result = match Cli::parse().command {
         Command::Pretrain(args) => pretrain::run(args),
         Command::Bench(args) => bench::run(args),

@@ -16,7 +16,7 @@ use crate::config::{Config, Flags};
 use crate::metrics::{timed, Metrics, Row, Seconds};
 use crate::report::Report;
 use crate::usage::usage;
-use crate::{device, interrupt};
+use crate::{allocator, device, interrupt};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -57,6 +57,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     for step in run.step..stop {
         if run.freeze.advance(step)? {
             run.model = LocalMim::new(&run.cfg, run.freeze.vars())?;
+            allocator::release_memory();
             report.froze(step, &run.newly_frozen(step), run.freeze.frozen());
         }
         let (row, grads) = run.forward_backward(step, &mut batches, &report)?;

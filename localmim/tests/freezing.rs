@@ -1,0 +1,181 @@
+//! What freezing must not change, and what it must.
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{VarBuilder, VarMap};
+use freezeout::{AdamW, FreezeOut, Schedule};
+use localmim::{LocalMim, LocalMimConfig, Masking};
+use vit::VitConfig;
+
+const CPU: Device = Device::Cpu;
+const STEPS: usize = 14;
+
+fn config() -> LocalMimConfig {
+    LocalMimConfig {
+        decoder_embed_dim: 16,
+        decoder_num_heads: 2,
+        ..LocalMimConfig::new(VitConfig {
+            image_size: 32,
+            patch_size: 8,
+            embed_dim: 24,
+            depth: 8,
+            num_heads: 3,
+            mlp_ratio: 4,
+            norm_eps: 1e-6,
+        })
+        .unwrap()
+    }
+}
+
+fn numbers(count: usize, salt: usize) -> Vec<f32> {
+    (0..count)
+        .map(|i| ((i * 7919 + salt * 104_729) % 10_007) as f32 / 5_003.5 - 1.0)
+        .collect()
+}
+
+fn batch(step: usize) -> (Tensor, Masking) {
+    let images = Tensor::from_vec(numbers(3 * 3 * 32 * 32, step), (3, 3, 32, 32), &CPU).unwrap();
+    let noise = numbers(3 * 16, step + 1000);
+    (images, Masking::from_noise(&noise, 16, 0.75).unwrap())
+}
+
+fn bits(t: &Tensor) -> Vec<u32> {
+    let values = t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    values.into_iter().map(f32::to_bits).collect()
+}
+
+struct Trained {
+    weights: BTreeMap<String, Vec<u32>>,
+    /// (frozen layers, graph nodes) of each step.
+    graph: Vec<(usize, usize)>,
+}
+
+/// A whole schedule. With `cut` the model is rebuilt at a freeze; without, only the optimiser skips frozen layers.
+fn train(cut: bool, train_cls_token: bool) -> Trained {
+    let cfg = config();
+    let vars = VarMap::new();
+    let mut model = LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &CPU)).unwrap();
+    vit::init(&vars, 5).unwrap();
+    let schedule = Schedule {
+        warmup_steps: 2,
+        ..Schedule::cubic(0.5, cfg.layers(), STEPS)
+    };
+    let layer_of = |name: &str| cfg.layer_of(name, train_cls_token);
+    let mut freeze = FreezeOut::new(&vars, schedule, layer_of).unwrap();
+    let mut opt = AdamW::new(Default::default());
+    let mut graph = Vec::new();
+    for step in 0..STEPS {
+        if freeze.advance(step).unwrap() && cut {
+            model = LocalMim::new(&cfg, freeze.vars()).unwrap();
+        }
+        let (images, masking) = batch(step);
+        let loss = model.loss(&images, &masking).unwrap().total;
+        graph.push((freeze.frozen(), loss.sorted_nodes().len()));
+        // `backward` fails if any live variable has no gradient: checked at every step.
+        let grads = freeze.backward(&loss).unwrap();
+        for (name, grad) in grads.iter() {
+            let norm = grad
+                .sqr()
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap();
+            // A constant on all keys changes no softmax, but the other two thirds of qkv.bias do.
+            assert!(
+                norm > 0.0 && norm.is_finite(),
+                "step {step}, {name}: {norm}"
+            );
+        }
+        opt.step(&freeze, step, &grads).unwrap();
+    }
+    let weights = freeze
+        .all()
+        .map(|(n, v)| (n.to_owned(), bits(v.as_tensor())))
+        .collect();
+    Trained { weights, graph }
+}
+
+#[test]
+fn cut_equals_uncut_bit_for_bit() {
+    let cut = train(true, false);
+    // Uncut, the losses of dead stages stay in the sum; their gradients reach frozen blocks only.
+    let uncut = train(false, false);
+    assert!(cut.graph.last().unwrap().0 >= 7, "the schedule freezes");
+    assert!(cut.graph.last().unwrap().1 < uncut.graph.last().unwrap().1);
+    for (name, bits) in &cut.weights {
+        assert_eq!(bits, &uncut.weights[name], "{name}");
+    }
+}
+
+#[test]
+fn graph_shrinks_at_every_freeze() {
+    let trained = train(true, false);
+    let mut freezes = 0;
+    for pair in trained.graph.windows(2) {
+        let ((frozen, nodes), (next_frozen, next_nodes)) = (pair[0], pair[1]);
+        if next_frozen > frozen {
+            assert!(
+                next_nodes < nodes,
+                "{frozen} -> {next_frozen}: {nodes} -> {next_nodes}"
+            );
+            freezes += 1;
+        } else {
+            assert_eq!(nodes, next_nodes);
+        }
+    }
+    assert!(freezes >= 5);
+    // Parity with the published code: a class token that trains keeps frozen blocks in the graph.
+    let parity = train(true, true);
+    assert!(parity.graph.last().unwrap().1 > trained.graph.last().unwrap().1);
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let with = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        pool.install(|| train(true, false).weights)
+    };
+    let one = with(1);
+    for threads in [2, 3, 7] {
+        assert!(one == with(threads), "{threads} threads");
+    }
+}
+
+#[test]
+fn dropping_a_stage_changes_no_other() {
+    let cfg = config();
+    let vars = VarMap::new();
+    let model = LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &CPU)).unwrap();
+    vit::init(&vars, 1).unwrap();
+    let schedule = Schedule::cubic(0.5, cfg.layers(), 100);
+    let mut freeze = FreezeOut::new(&vars, schedule, |n| cfg.layer_of(n, false)).unwrap();
+    let (images, masking) = batch(0);
+    let whole = model.loss(&images, &masking).unwrap();
+    for frozen in 1..=8 {
+        freeze.freeze_first(frozen);
+        let model = LocalMim::new(&cfg, freeze.vars()).unwrap();
+        let loss = model.loss(&images, &masking).unwrap();
+        let mut dead = 0;
+        for (stage, (got, want)) in cfg.stages.iter().zip(loss.stages.iter().zip(&whole.stages)) {
+            match got {
+                Some(got) => assert_eq!(bits(got), bits(want.as_ref().unwrap())),
+                None => {
+                    assert!(stage.block + 1 < frozen);
+                    dead += 1;
+                }
+            }
+        }
+        assert_eq!(
+            dead,
+            cfg.stages.iter().filter(|s| s.block + 1 < frozen).count()
+        );
+    }
+    freeze.freeze_first(9);
+    let model = LocalMim::new(&cfg, freeze.vars()).unwrap();
+    let error = model.loss(&images, &masking).unwrap_err().to_string();
+    assert!(error.contains("no live stage"), "{error}");
+}

@@ -1,0 +1,260 @@
+//! Every fused op against its plain form, and its gradients against central differences of the plain form in f64.
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use vit::ops::{self, plain};
+
+const CPU: Device = Device::Cpu;
+
+/// Numbers in [-2, 2) that depend on the position and on `salt` alone.
+fn numbers(shape: &[usize], salt: u64) -> Tensor {
+    let count = shape.iter().product::<usize>();
+    let value = |i: usize| {
+        let mut x = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            ^ salt.wrapping_mul(0x1234_5678_9abc_def1);
+        x ^= x >> 31;
+        x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x ^= x >> 29;
+        (x >> 40) as f32 / (1u64 << 22) as f32 - 2.0
+    };
+    Tensor::from_vec((0..count).map(value).collect::<Vec<f32>>(), shape, &CPU).unwrap()
+}
+
+fn flat(t: &Tensor) -> Vec<f64> {
+    t.to_dtype(DType::F64)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
+}
+
+fn close(got: &Tensor, want: &[f64], tolerance: f64, what: &str) {
+    let got = flat(got);
+    assert_eq!(got.len(), want.len(), "{what}");
+    let scale = want.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
+    for (i, (a, b)) in got.iter().zip(want).enumerate() {
+        assert!(
+            (a - b).abs() <= tolerance * scale,
+            "{what}[{i}]: {a}, not {b}"
+        );
+    }
+}
+
+/// Checks value and all gradients of `fused` for inputs of these shapes.
+fn check(
+    name: &str,
+    shapes: &[&[usize]],
+    fused: impl Fn(&[Tensor]) -> Result<Tensor>,
+    plain: impl Fn(&[Tensor]) -> Result<Tensor>,
+) {
+    let vars: Vec<Var> = shapes
+        .iter()
+        .enumerate()
+        .map(|(i, shape)| Var::from_tensor(&numbers(shape, i as u64)).unwrap())
+        .collect();
+    let inputs: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+    let exact: Vec<Tensor> = inputs
+        .iter()
+        .map(|t| t.detach().to_dtype(DType::F64).unwrap())
+        .collect();
+    let y = fused(&inputs).unwrap();
+    let want = plain(&exact).unwrap();
+    assert_eq!(y.dims(), want.dims(), "{name}");
+    close(&y, &flat(&want), 1e-5, name);
+
+    // loss = sum(weights * y), so that every output counts differently.
+    let weights = numbers(y.dims(), 99);
+    let exact_weights = weights.to_dtype(DType::F64).unwrap();
+    let grads = (&y * &weights)
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .backward()
+        .unwrap();
+    let loss = |inputs: &[Tensor]| -> f64 {
+        let y = plain(inputs).unwrap();
+        (y * &exact_weights)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .to_scalar()
+            .unwrap()
+    };
+    for (k, var) in vars.iter().enumerate() {
+        let grad = grads
+            .get(var)
+            .unwrap_or_else(|| panic!("{name}: no gradient of input {k}"));
+        let base = flat(&exact[k]);
+        let step = 1e-5;
+        let numeric: Vec<f64> = (0..base.len())
+            .map(|i| {
+                let at = |delta: f64| {
+                    let mut values = base.clone();
+                    values[i] += delta;
+                    let mut inputs = exact.clone();
+                    inputs[k] = Tensor::from_vec(values, shapes[k], &CPU).unwrap();
+                    loss(&inputs)
+                };
+                (at(step) - at(-step)) / (2.0 * step)
+            })
+            .collect();
+        close(
+            grad,
+            &numeric,
+            2e-5,
+            &format!("{name}: gradient of input {k}"),
+        );
+    }
+
+    // Plain inputs get no gradient and change no other one's.
+    for k in 0..vars.len() {
+        let mixed: Vec<Tensor> = inputs
+            .iter()
+            .enumerate()
+            .map(|(i, t)| if i == k { t.clone() } else { t.detach() })
+            .collect();
+        let loss = (fused(&mixed).unwrap() * &weights)
+            .unwrap()
+            .sum_all()
+            .unwrap();
+        let alone = loss.backward().unwrap();
+        assert_eq!(
+            flat(alone.get(&vars[k]).unwrap()),
+            flat(grads.get(&vars[k]).unwrap())
+        );
+    }
+}
+
+#[test]
+fn linear() {
+    for (rows, inputs, outputs) in [(1, 1, 1), (2, 3, 5), (33, 17, 9), (300, 4, 3)] {
+        check(
+            "linear",
+            &[&[rows, inputs], &[outputs, inputs], &[outputs]],
+            |x| ops::linear(&x[0], &x[1], &x[2]),
+            |x| plain::linear(&x[0], &x[1], &x[2]),
+        );
+    }
+    check(
+        "linear on 3 dimensions",
+        &[&[2, 3, 4], &[5, 4], &[5]],
+        |x| ops::linear(&x[0], &x[1], &x[2]),
+        |x| plain::linear(&x[0], &x[1], &x[2]),
+    );
+}
+
+#[test]
+fn gelu() {
+    for n in [1, 15, 16, 17, 130] {
+        check(
+            "gelu",
+            &[&[n]],
+            |x| ops::gelu(&x[0]),
+            |x| plain::gelu(&x[0]),
+        );
+    }
+}
+
+#[test]
+fn layer_norm() {
+    for (rows, width) in [(1, 2), (3, 5), (33, 16), (70, 19)] {
+        check(
+            "layer_norm",
+            &[&[rows, width], &[width], &[width]],
+            |x| ops::layer_norm(&x[0], &x[1], &x[2], 1e-6),
+            |x| plain::layer_norm(&x[0], &x[1], &x[2], 1e-6),
+        );
+    }
+}
+
+#[test]
+fn attention() {
+    for (batch, tokens, heads, dim) in [(1, 1, 1, 1), (2, 3, 2, 4), (1, 17, 3, 2), (3, 5, 1, 7)] {
+        check(
+            "attention",
+            &[&[batch, tokens, 3 * heads * dim]],
+            |x| ops::attention(&x[0], heads),
+            |x| plain::attention(&x[0], heads),
+        );
+    }
+}
+
+#[test]
+fn unshuffle() {
+    let ids = Arc::new(vec![2, 0, 3, 1, 1, 3, 0, 2]);
+    check(
+        "unshuffle",
+        &[&[2, 3, 5], &[1, 1, 5]],
+        |x| ops::unshuffle(&x[0], &x[1], &ids),
+        |x| plain::unshuffle(&x[0], &x[1], &ids),
+    );
+}
+
+#[test]
+fn non_contiguous_inputs() {
+    let x = numbers(&[6, 4, 12], 1);
+    let view = x.transpose(0, 1).unwrap();
+    let copy = view.contiguous().unwrap();
+    let w = numbers(&[5, 12], 2);
+    let b = numbers(&[5], 3);
+    let (one, zero) = (numbers(&[12], 4), numbers(&[12], 5));
+    let same =
+        |a: Result<Tensor>, b: Result<Tensor>| assert_eq!(flat(&a.unwrap()), flat(&b.unwrap()));
+    same(ops::linear(&view, &w, &b), ops::linear(&copy, &w, &b));
+    same(ops::gelu(&view), ops::gelu(&copy));
+    same(
+        ops::layer_norm(&view, &one, &zero, 1e-6),
+        ops::layer_norm(&copy, &one, &zero, 1e-6),
+    );
+    same(ops::attention(&view, 2), ops::attention(&copy, 2));
+}
+
+#[test]
+fn wrong_shapes_are_errors() {
+    let x = numbers(&[2, 4], 1);
+    let fails = |r: Result<Tensor>| assert!(r.is_err());
+    fails(ops::linear(&x, &numbers(&[3, 5], 2), &numbers(&[3], 3)));
+    fails(ops::linear(&x, &numbers(&[3, 4], 2), &numbers(&[4], 3)));
+    fails(ops::layer_norm(
+        &x,
+        &numbers(&[3], 2),
+        &numbers(&[3], 3),
+        1e-6,
+    ));
+    fails(ops::attention(&numbers(&[1, 2, 10], 1), 2));
+    let ids = Arc::new(vec![0, 1, 7]);
+    fails(ops::unshuffle(
+        &numbers(&[1, 2, 4], 1),
+        &numbers(&[1, 1, 4], 2),
+        &ids,
+    ));
+    fails(ops::unshuffle(
+        &numbers(&[1, 2, 4], 1),
+        &numbers(&[1, 1, 4], 2),
+        &Arc::new(vec![]),
+    ));
+}
+
+/// NaN and infinity must come out, or a diverging run would go on unseen.
+#[test]
+fn nan_is_not_swallowed() {
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut values = flat(&numbers(&[1, 3, 6], 1))
+            .iter()
+            .map(|&x| x as f32)
+            .collect::<Vec<_>>();
+        values[7] = bad;
+        let x = Tensor::from_vec(values, (1, 3, 6), &CPU).unwrap();
+        let has = |t: Result<Tensor>| assert!(flat(&t.unwrap()).iter().any(|x| !x.is_finite()));
+        has(ops::gelu(&x));
+        has(ops::layer_norm(
+            &x,
+            &numbers(&[6], 2),
+            &numbers(&[6], 3),
+            1e-6,
+        ));
+        has(ops::attention(&x, 1));
+        has(ops::linear(&x, &numbers(&[2, 6], 2), &numbers(&[2], 3)));
+    }
+}
