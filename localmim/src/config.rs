@@ -51,6 +51,12 @@ impl LocalMimConfig {
         (self.vit.patch_size as f64 / stage.scale) as usize
     }
 
+    /// The smallest [`LocalMimConfig::pool`] of all stages.
+    pub fn finest_pool(&self) -> usize {
+        let pools = self.stages.iter().map(|stage| self.pool(stage));
+        pools.min().unwrap_or(self.vit.patch_size)
+    }
+
     /// Cells along one side of a stage's grid.
     pub fn grid(&self, stage: &Stage) -> usize {
         (self.vit.grid() as f64 * stage.scale) as usize

@@ -16,15 +16,13 @@ use rayon::prelude::*;
 /// The last dimension is the red channel's bins, then green's, then blue's. Source: Dalal and Triggs (2005), in the form
 /// of MaskFeat (arXiv 2112.09133) and LocalMIM (arXiv 2303.05251).
 ///
-/// The map is computed once: every cell is the mean of cells of the finest size. Computed on the host for every device.
+/// The map is computed once: every cell is the mean of cells of the size `finest`. That is an argument of its own so that
+/// a target has the same bits whichever others are asked for. Computed on the host for every device.
 ///
 /// # Errors
 /// Images of another shape, or a cell size that does not divide the image or is no multiple of the finest.
-pub fn hog(images: &Tensor, bins: usize, pools: &[usize]) -> Result<Vec<Tensor>> {
+pub fn hog(images: &Tensor, bins: usize, finest: usize, pools: &[usize]) -> Result<Vec<Tensor>> {
     let (batch, channels, height, width) = images.dims4()?;
-    let Some(&finest) = pools.iter().min() else {
-        return Ok(Vec::new());
-    };
     if channels != 3 || height < 2 || width < 2 {
         candle_core::bail!("hog: images of shape {:?}", images.dims());
     }

@@ -75,7 +75,7 @@ impl LocalMim {
     pub fn loss(&self, images: &Tensor, masking: &Masking) -> Result<Loss> {
         let live: Vec<&Head> = self.stages.iter().filter(|s| s.decoder.is_live()).collect();
         let pools: Vec<usize> = live.iter().map(|s| self.cfg.pool(&s.stage)).collect();
-        let targets = hog(images, self.cfg.hog_bins, &pools)?;
+        let targets = hog(images, self.cfg.hog_bins, self.cfg.finest_pool(), &pools)?;
         let outputs = self.decode(images, masking, &live)?;
         let mut losses = Vec::with_capacity(live.len());
         for ((head, output), target) in live.iter().zip(outputs).zip(targets) {

@@ -118,7 +118,7 @@ fn latents_predictions_targets_and_losses() {
     let info = json("mim_tiny.json");
     let masking = masking(&t["noise"]);
     let outputs = model.predict(&t["imgs"], &masking).unwrap();
-    let targets = hog(&t["imgs"], 9, &[4, 8, 16, 32]).unwrap();
+    let targets = hog(&t["imgs"], 9, 4, &[4, 8, 16, 32]).unwrap();
     for (k, output) in outputs.iter().enumerate() {
         for (what, got) in [
             ("latent", &output.latent),
@@ -228,7 +228,7 @@ fn hog_targets() {
     let t = load("hog.safetensors");
     let pools = [4, 8, 16, 32];
     for bins in [9, 18] {
-        let targets = hog(&t["imgs"], bins, &pools).unwrap();
+        let targets = hog(&t["imgs"], bins, 4, &pools).unwrap();
         for (pool, got) in pools.iter().zip(&targets) {
             let want = &t[&format!("hog_nb{bins}_pool{pool}")];
             assert_eq!(got.dims(), want.dims());

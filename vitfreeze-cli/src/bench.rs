@@ -22,7 +22,7 @@ Examples:
 
 /// Flags of `vitfreeze bench`.
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_override_self = true)]
 pub struct Args {
     /// vit-tiny, vit-small, vit-base, vit-large or vit-huge
     #[arg(long, default_value = "vit-small", value_name = "NAME")]

@@ -28,7 +28,7 @@ Examples:
 
 /// Flags of `vitfreeze pretrain`.
 #[derive(clap::Parser)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_override_self = true)]
 pub struct Args {
     #[command(flatten)]
     flags: Flags,

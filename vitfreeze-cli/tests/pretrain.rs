@@ -1,0 +1,239 @@
+//! Whole runs: what they write, that they resume exactly, that threads change nothing.
+mod common;
+
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::Duration;
+
+use common::*;
+
+#[test]
+fn a_run_writes_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let said = ok(pretrain(&out, &["--save-every=10"]));
+    for word in [
+        "froze patch_embed",
+        "freezing saved",
+        "Next:",
+        "against an unfrozen step",
+    ] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    let rows = rows(&out);
+    assert_eq!(rows.len(), 30);
+    for (i, row) in rows.iter().enumerate() {
+        assert_eq!(row["step"], i);
+        assert_eq!(row["epoch"], i / 5);
+        assert_eq!(row["lr"].as_array().unwrap().len(), 13);
+        assert_eq!(row["stage_losses"].as_array().unwrap().len(), 4);
+        assert!(row["images_per_second"].as_f64().unwrap() > 0.0);
+        for phase in ["data", "forward", "backward", "optimizer", "total"] {
+            assert!(row["seconds"][phase].as_f64().unwrap() >= 0.0);
+        }
+        let sum: f64 = row["stage_losses"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|l| l.as_f64())
+            .sum();
+        assert!((sum - row["loss"].as_f64().unwrap()).abs() < 1e-5);
+    }
+    // The loss falls (while all stages are in it), layers freeze, the graph shrinks with them, stages leave.
+    assert!(rows[14]["loss"].as_f64().unwrap() < rows[0]["loss"].as_f64().unwrap());
+    assert_eq!(rows[29]["frozen"], 12);
+    assert!(
+        rows[29]["graph_nodes"].as_u64().unwrap() < rows[0]["graph_nodes"].as_u64().unwrap() / 3
+    );
+    assert!(rows[29]["stage_losses"][0].is_null() && rows[29]["stage_losses"][3].is_f64());
+    // The saved configuration makes the same run.
+    let again = dir.path().join("again");
+    let mut command = vitfreeze(["pretrain", "--config"]);
+    command
+        .arg(out.join("config.toml"))
+        .arg("--out")
+        .arg(&again);
+    ok(command);
+    assert_same_state(&out, &again);
+}
+
+#[test]
+fn resuming_before_and_after_freezes_is_exact() {
+    let dir = tempfile::tempdir().unwrap();
+    let (straight, parts) = (dir.path().join("straight"), dir.path().join("parts"));
+    ok(pretrain(&straight, &["--save-every=100"]));
+    ok(pretrain(&parts, &["--save-every=100", "--max-steps=7"]));
+    for stop in ["15", "16", "17", "23", "29"] {
+        ok(resume(&parts, &["--max-steps", stop]));
+    }
+    ok(resume(&parts, &[]));
+    assert_same_state(&straight, &parts);
+    let done = ok(resume(&parts, &[]));
+    assert!(done.contains("30 steps"), "{done}");
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = dir.path().join("1");
+    let few = ["--epochs=2", "--save-every=100"];
+    ok(pretrain(&one, &[&few[..], &["--threads=1"]].concat()));
+    for threads in ["2", "5"] {
+        let other = dir.path().join(threads);
+        ok(pretrain(
+            &other,
+            &[&few[..], &["--threads", threads]].concat(),
+        ));
+        assert_same_state(&one, &other);
+    }
+    // Resumed with another number of threads, too.
+    let mixed = dir.path().join("mixed");
+    ok(pretrain(
+        &mixed,
+        &[&few[..], &["--threads=2", "--max-steps=4"]].concat(),
+    ));
+    ok(resume(&mixed, &["--threads=3"]));
+    assert_same_state(&one, &mixed);
+}
+
+/// Killed at 20 moments, resumed each time: the checkpoint always loads, and the end is that of the straight run.
+#[test]
+fn kill_at_any_moment_and_resume() {
+    let dir = tempfile::tempdir().unwrap();
+    let (straight, killed) = (dir.path().join("straight"), dir.path().join("killed"));
+    ok(pretrain(&straight, &["--save-every=2"]));
+    let spawn = |mut command: std::process::Command| {
+        command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let mut kills = 0;
+    for attempt in 0..60u64 {
+        let started = killed.join("checkpoint.safetensors").exists();
+        let mut child = spawn(if started {
+            resume(&killed, &[])
+        } else {
+            pretrain(&killed, &["--save-every=2"])
+        });
+        // Moments spread over start, training and saving.
+        sleep(Duration::from_millis(20 + attempt * 7919 % 600));
+        let over = child.try_wait().unwrap().is_some();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if over {
+            break;
+        }
+        kills += 1;
+        if kills == 20 {
+            break;
+        }
+    }
+    assert!(kills >= 3, "only {kills} kills before the end");
+    // However many moments the run itself left, make it 20 by killing it again from the start.
+    for attempt in kills..20 {
+        let other = dir.path().join(format!("other{attempt}"));
+        let mut child = spawn(pretrain(&other, &["--save-every=1"]));
+        sleep(Duration::from_millis(30 + attempt * 131 % 900));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if other.join("checkpoint.safetensors").exists() {
+            let said = ok(resume(&other, &["--max-steps=1"]));
+            assert!(said.contains("Files in"), "{said}");
+        }
+        std::fs::remove_dir_all(&other).ok();
+    }
+    ok(resume(&killed, &[]));
+    assert_same_state(&straight, &killed);
+    let left: Vec<_> = std::fs::read_dir(&killed)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".tmp"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_finishes_the_step_and_says_how_to_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (straight, stopped) = (dir.path().join("straight"), dir.path().join("stopped"));
+    ok(pretrain(&straight, &["--save-every=100"]));
+    let child = pretrain(&stopped, &["--save-every=100"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let metrics = stopped.join("metrics.jsonl");
+    while std::fs::metadata(&metrics).map_or(0, |m| m.len()) == 0 {
+        sleep(Duration::from_millis(5));
+    }
+    let kill = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(kill.success());
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("vitfreeze pretrain --resume"), "{said}");
+    ok(resume(&stopped, &[]));
+    assert_same_state(&straight, &stopped);
+}
+
+#[test]
+fn the_last_short_window_of_an_epoch_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    ok(pretrain(
+        &out,
+        &["--accum=2", "--epochs=2", "--save-every=100"],
+    ));
+    let images: Vec<u64> = rows(&out)
+        .iter()
+        .map(|r| r["images"].as_u64().unwrap())
+        .collect();
+    assert_eq!(images, [16, 16, 8, 16, 16, 8]);
+    // Stopped inside an epoch and resumed.
+    let parts = dir.path().join("parts");
+    ok(pretrain(
+        &parts,
+        &[
+            "--accum=2",
+            "--epochs=2",
+            "--save-every=100",
+            "--max-steps=2",
+        ],
+    ));
+    ok(resume(&parts, &[]));
+    assert_same_state(&out, &parts);
+}
+
+#[test]
+fn bench_prints_json() {
+    let output = vitfreeze([
+        "bench",
+        "--model=vit-tiny",
+        "--image-size=32",
+        "--patch-size=4",
+    ])
+    .args(["--batch-size=2", "--steps=1", "--frozen=0,12", "--json"])
+    .output()
+    .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = json["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    for (row, frozen) in rows.iter().zip([0, 12]) {
+        assert_eq!(row["frozen"], frozen);
+        for key in [
+            "images_per_second",
+            "forward_s",
+            "backward_s",
+            "optimizer_s",
+        ] {
+            assert!(row[key].as_f64().unwrap() > 0.0, "{key}");
+        }
+    }
+}
