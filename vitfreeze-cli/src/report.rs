@@ -155,17 +155,22 @@ impl Report {
             part(sum.optimizer),
         );
         text += &self.saving();
-        let loss = |rows: &[Row]| rows.iter().map(|r| r.loss).sum::<f64>() / rows.len() as f64;
-        let per_epoch = self.per_epoch.min(self.rows.len());
-        if per_epoch > 0 {
-            let last = &self.rows[self.rows.len() - per_epoch..];
-            text += &format!(
-                "  loss {:.4} -> {:.4} (mean of the first and last {per_epoch} steps; a frozen stage leaves the sum)\n",
-                loss(&self.rows[..per_epoch]),
-                loss(last),
-            );
-        }
+        text += &self.losses();
         text
+    }
+
+    /// Each stage's loss over its first and its last steps: the total says little, since a frozen stage leaves it.
+    fn losses(&self) -> String {
+        let stages = self.rows.first().map_or(0, |r| r.stage_losses.len());
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let stage = |k: usize| {
+            let values: Vec<f64> = self.rows.iter().filter_map(|r| r.stage_losses[k]).collect();
+            let some = self.per_epoch.min(values.len());
+            let (first, last) = (&values[..some], &values[values.len() - some..]);
+            format!("{:.4} -> {:.4}", mean(first), mean(last))
+        };
+        let all: Vec<String> = (0..stages).map(stage).collect();
+        format!("  loss by stage, first -> last epoch: {}\n", all.join(", "))
     }
 
     fn saving(&self) -> String {
@@ -174,7 +179,7 @@ impl Report {
         };
         let frozen: Vec<&Row> = self.rows.iter().filter(|r| r.frozen > 0).collect();
         if frozen.is_empty() {
-            return "  freezing saved nothing: no layer was frozen\n".into();
+            return "  no layer was frozen in these steps\n".into();
         }
         let saved: f64 = frozen.iter().map(|r| unfrozen - r.seconds.total).sum();
         format!(

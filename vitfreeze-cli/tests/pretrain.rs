@@ -130,6 +130,7 @@ fn kill_at_any_moment_and_resume() {
             break;
         }
     }
+    eprintln!("killed {kills} times before the end");
     assert!(kills >= 3, "only {kills} kills before the end");
     // However many moments the run itself left, make it 20 by killing it again from the start.
     for attempt in kills..20 {
