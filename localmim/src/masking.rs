@@ -24,7 +24,7 @@ impl Masking {
     /// A ratio outside [0, 1), or one that leaves no patch visible or none to predict; noise that is not `patches` long
     /// for each image.
     pub fn from_noise(noise: &[f32], patches: usize, ratio: f64) -> Result<Self, Error> {
-        if patches == 0 || noise.is_empty() || noise.len() % patches != 0 {
+        if patches == 0 || noise.is_empty() || !noise.len().is_multiple_of(patches) {
             return Err(Error::Config(format!(
                 "{} noise values for images of {patches} patches",
                 noise.len()

@@ -71,19 +71,19 @@ impl VitConfig {
         if let Some((name, _)) = sizes.iter().find(|(_, n)| *n == 0) {
             return fail(format!("{name} is 0"));
         }
-        if self.image_size % self.patch_size != 0 {
+        if !self.image_size.is_multiple_of(self.patch_size) {
             return fail(format!(
                 "image size {} is not divisible by patch size {}",
                 self.image_size, self.patch_size
             ));
         }
-        if self.embed_dim % self.num_heads != 0 {
+        if !self.embed_dim.is_multiple_of(self.num_heads) {
             return fail(format!(
                 "embed_dim {} is not divisible by num_heads {}",
                 self.embed_dim, self.num_heads
             ));
         }
-        if self.embed_dim % 4 != 0 {
+        if !self.embed_dim.is_multiple_of(4) {
             return fail(format!(
                 "embed_dim {} is not divisible by 4, as the sin-cos position embedding needs",
                 self.embed_dim

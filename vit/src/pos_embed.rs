@@ -8,7 +8,7 @@ use candle_core::{Device, Result, Tensor};
 /// # Errors
 /// A `dim` that is not divisible by 4.
 pub fn sincos_2d(dim: usize, grid: usize, device: &Device) -> Result<Tensor> {
-    if dim % 4 != 0 {
+    if !dim.is_multiple_of(4) {
         candle_core::bail!("a sin-cos position embedding needs a width divisible by 4, got {dim}");
     }
     let quarter = dim / 4;

@@ -108,7 +108,7 @@ fn check(
     }
 
     // Plain inputs get no gradient and change no other one's.
-    for k in 0..vars.len() {
+    for (k, var) in vars.iter().enumerate() {
         let mixed: Vec<Tensor> = inputs
             .iter()
             .enumerate()
@@ -119,10 +119,7 @@ fn check(
             .sum_all()
             .unwrap();
         let alone = loss.backward().unwrap();
-        assert_eq!(
-            flat(alone.get(&vars[k]).unwrap()),
-            flat(grads.get(&vars[k]).unwrap())
-        );
+        assert_eq!(flat(alone.get(var).unwrap()), flat(grads.get(var).unwrap()));
     }
 }
 

@@ -32,7 +32,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Pretrain a ViT: LocalMIM under FreezeOut (without arguments: a two-minute demonstration)
-    Pretrain(pretrain::Args),
+    Pretrain(Box<pretrain::Args>),
     /// Time the training step with more and more layers frozen
     Bench(bench::Args),
 }
@@ -40,7 +40,7 @@ enum Command {
 fn main() -> ExitCode {
     allocator::keep_memory();
     let result = match Cli::parse().command {
-        Command::Pretrain(args) => pretrain::run(args),
+        Command::Pretrain(args) => pretrain::run(*args),
         Command::Bench(args) => bench::run(args),
     };
     match result {

@@ -164,7 +164,11 @@ impl Report {
         let stages = self.rows.first().map_or(0, |r| r.stage_losses.len());
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         let stage = |k: usize| {
-            let values: Vec<f64> = self.rows.iter().filter_map(|r| r.stage_losses[k]).collect();
+            let values: Vec<f64> = self
+                .rows
+                .iter()
+                .filter_map(|r| *r.stage_losses.get(k)?)
+                .collect();
             let some = self.per_epoch.min(values.len());
             let (first, last) = (&values[..some], &values[values.len() - some..]);
             format!("{:.4} -> {:.4}", mean(first), mean(last))

@@ -12,7 +12,7 @@ use super::storage::{cpu_f32, slice};
 /// Shapes that do not fit, an index beyond N.
 pub fn unshuffle(x: &Tensor, mask_token: &Tensor, ids_restore: &Arc<Vec<u32>>) -> Result<Tensor> {
     let (batch, _, _) = x.dims3()?;
-    if batch == 0 || ids_restore.is_empty() || ids_restore.len() % batch != 0 {
+    if batch == 0 || ids_restore.is_empty() || !ids_restore.len().is_multiple_of(batch) {
         candle_core::bail!("unshuffle: {} ids for {batch} images", ids_restore.len());
     }
     let patches = ids_restore.len() / batch;
