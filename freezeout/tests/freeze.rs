@@ -1,0 +1,288 @@
+//! Registration, the view, gradients, the optimiser and its state.
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{linear, Linear, Module, VarBuilder, VarMap};
+use freezeout::{AdamW, AdamWConfig, Error, FreezeOut, LayerLr, Schedule, Spacing, Warmup};
+
+const CPU: Device = Device::Cpu;
+
+struct Net(Vec<Linear>);
+
+impl Net {
+    fn new(vb: VarBuilder) -> Self {
+        Self((0..3).map(|i| linear(4, 4, vb.pp(i)).unwrap()).collect())
+    }
+
+    fn loss(&self, step: usize) -> Tensor {
+        let x: Vec<f32> = (0..8).map(|i| ((i + 3 * step) % 7) as f32 - 3.0).collect();
+        let mut x = Tensor::from_vec(x, (2, 4), &CPU).unwrap();
+        for layer in &self.0 {
+            x = layer.forward(&x).unwrap().tanh().unwrap();
+        }
+        x.sqr().unwrap().mean_all().unwrap()
+    }
+}
+
+fn net() -> (VarMap, Net) {
+    let vars = VarMap::new();
+    let net = Net::new(VarBuilder::from_varmap(&vars, DType::F32, &CPU));
+    // candle draws from a generator that cannot be seeded.
+    for (name, var) in vars.data().lock().unwrap().iter() {
+        let salt = name.len() + name.as_bytes()[0] as usize;
+        let values: Vec<f32> = (0..var.elem_count())
+            .map(|i| ((i * 13 + salt * 5) % 17) as f32 / 17.0 - 0.4)
+            .collect();
+        var.set(&Tensor::from_vec(values, var.shape(), &CPU).unwrap())
+            .unwrap();
+    }
+    (vars, net)
+}
+
+fn layer_of(name: &str) -> Option<usize> {
+    name.split('.').next()?.parse().ok()
+}
+
+fn bits(freeze: &FreezeOut) -> Vec<(String, Vec<u32>)> {
+    let bits = |t: &Tensor| -> Vec<u32> {
+        let v = t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        v.into_iter().map(f32::to_bits).collect()
+    };
+    freeze.all().map(|(n, v)| (n.to_owned(), bits(v))).collect()
+}
+
+/// A whole run, stopped and taken up again from saved weights and state after `stop` steps.
+fn train(stop: Option<usize>) -> Vec<(String, Vec<u32>)> {
+    let (vars, mut model) = net();
+    let schedule = Schedule::cubic(0.5, 3, 20);
+    let mut freeze = FreezeOut::new(&vars, schedule.clone(), layer_of).unwrap();
+    let mut opt = AdamW::new(AdamWConfig::default());
+    for step in 0..20 {
+        if stop == Some(step) {
+            let state = opt.state(&freeze).unwrap();
+            let (other, _) = net();
+            for (name, var) in freeze.all() {
+                other.data().lock().unwrap()[name].set(var).unwrap();
+            }
+            freeze = FreezeOut::new(&other, schedule.clone(), layer_of).unwrap();
+            freeze.advance(step - 1).unwrap();
+            opt = AdamW::new(AdamWConfig::default());
+            opt.load_state(&freeze, &state).unwrap();
+            model = Net::new(freeze.vars());
+        }
+        if freeze.advance(step).unwrap() {
+            model = Net::new(freeze.vars());
+        }
+        let grads = freeze.backward(&model.loss(step)).unwrap();
+        opt.step(&freeze, step, &grads).unwrap();
+        // Moments of live variables only.
+        assert_eq!(opt.state(&freeze).unwrap().len(), 3 * freeze.live().count());
+    }
+    assert_eq!(freeze.frozen(), 2);
+    bits(&freeze)
+}
+
+#[test]
+fn resumed_equals_straight_at_every_step() {
+    let straight = train(None);
+    for stop in 1..20 {
+        assert_eq!(straight, train(Some(stop)), "stopped before step {stop}");
+    }
+}
+
+#[test]
+fn frozen_weights_stay_and_live_ones_move() {
+    let (vars, _) = net();
+    let mut freeze = FreezeOut::new(&vars, Schedule::cubic(0.5, 3, 20), layer_of).unwrap();
+    let before = bits(&freeze);
+    freeze.freeze_first(2);
+    let model = Net::new(freeze.vars());
+    let grads = freeze.backward(&model.loss(0)).unwrap();
+    assert_eq!(
+        grads.iter().map(|(n, _)| n).collect::<Vec<_>>(),
+        ["2.bias", "2.weight"]
+    );
+    AdamW::new(AdamWConfig::default())
+        .step(&freeze, 1, &grads)
+        .unwrap();
+    for ((name, was), (_, is)) in before.iter().zip(bits(&freeze)) {
+        assert_eq!(*was == is, !name.starts_with('2'), "{name}");
+    }
+    // Frozen or live, a model shares the variables' memory: it sees what happened after it was built.
+    let loss = |n: &Net| n.loss(0).to_scalar::<f32>().unwrap();
+    assert_eq!(loss(&model), loss(&Net::new(freeze.vars())));
+    for var in vars.all_vars() {
+        var.set(&var.zeros_like().unwrap()).unwrap();
+    }
+    assert_eq!(loss(&model), 0.0);
+}
+
+#[test]
+fn a_starved_variable_is_named() {
+    let (vars, model) = net();
+    let freeze = FreezeOut::new(&vars, Schedule::cubic(0.5, 3, 20), layer_of).unwrap();
+    // An op without a backward, as candle_nn's softmax_last_dim, cuts the graph in silence.
+    let x = Tensor::ones((2, 4), DType::F32, &CPU).unwrap();
+    let x = model.0[0].forward(&x).unwrap().detach();
+    let loss = model.0[2]
+        .forward(&model.0[1].forward(&x).unwrap())
+        .unwrap();
+    let error = freeze.backward(&loss.sum_all().unwrap()).unwrap_err();
+    match &error {
+        Error::NoGradient(names) => assert_eq!(names, &["0.bias", "0.weight"]),
+        other => panic!("{other}"),
+    }
+    assert!(error.to_string().contains("0.bias, 0.weight"));
+}
+
+#[test]
+fn registration_is_checked() {
+    let (vars, _) = net();
+    let new = |layers, layer_of: fn(&str) -> Option<usize>| {
+        FreezeOut::new(&vars, Schedule::cubic(0.5, layers, 20), layer_of).err()
+    };
+    assert!(new(3, layer_of).is_none());
+    assert!(matches!(
+        new(2, layer_of),
+        Some(Error::UnknownLayer {
+            layer: 2,
+            last: 1,
+            ..
+        })
+    ));
+    assert!(matches!(new(4, layer_of), Some(Error::EmptyLayers(l)) if l == [3]));
+    for (change, want) in [
+        (
+            Schedule {
+                t0: 0.0,
+                ..Schedule::cubic(0.5, 3, 20)
+            },
+            "t0 is 0",
+        ),
+        (
+            Schedule {
+                t0: f64::NAN,
+                ..Schedule::cubic(0.5, 3, 20)
+            },
+            "t0 is NaN",
+        ),
+        (
+            Schedule {
+                steps: 0,
+                ..Schedule::cubic(0.5, 3, 20)
+            },
+            "steps is 0",
+        ),
+        (
+            Schedule {
+                warmup_steps: 20,
+                ..Schedule::cubic(0.5, 3, 20)
+            },
+            "warmup_steps",
+        ),
+        (
+            Schedule {
+                lr: f64::INFINITY,
+                ..Schedule::cubic(0.5, 3, 20)
+            },
+            "lr is inf",
+        ),
+    ] {
+        let error = change.validate().unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
+}
+
+#[test]
+fn a_model_that_asks_for_another_variable_or_shape_is_told_so() {
+    let (vars, _) = net();
+    let freeze = FreezeOut::new(&vars, Schedule::cubic(0.5, 3, 20), layer_of).unwrap();
+    let error = freeze
+        .vars()
+        .get((4, 4), "3.weight")
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("no variable '3.weight'"), "{error}");
+    let error = freeze
+        .vars()
+        .get((4, 5), "0.weight")
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("'0.weight' has shape"), "{error}");
+    assert!(freeze.vars().contains_tensor("0.weight"));
+}
+
+#[test]
+fn saved_state_that_does_not_fit_is_refused() {
+    let (vars, model) = net();
+    let freeze = FreezeOut::new(&vars, Schedule::cubic(0.5, 3, 20), layer_of).unwrap();
+    let mut opt = AdamW::new(AdamWConfig::default());
+    opt.step(&freeze, 1, &freeze.backward(&model.loss(0)).unwrap())
+        .unwrap();
+    let good = opt.state(&freeze).unwrap();
+    let fails = |change: &dyn Fn(&mut std::collections::BTreeMap<String, Tensor>), want: &str| {
+        let mut state = good.clone();
+        change(&mut state);
+        let error = AdamW::new(AdamWConfig::default())
+            .load_state(&freeze, &state)
+            .unwrap_err();
+        assert!(error.to_string().contains(want), "{error}");
+    };
+    let zeros = |n: usize| Tensor::zeros(n, DType::F32, &CPU).unwrap();
+    fails(
+        &|s| drop(s.remove("exp_avg.0.bias")),
+        "'exp_avg.0.bias' is missing",
+    );
+    fails(
+        &|s| drop(s.insert("exp_avg_sq.0.bias".into(), zeros(3))),
+        "exp_avg_sq.0.bias",
+    );
+    fails(
+        &|s| drop(s.insert("updates.9.bias".into(), Tensor::new(1i64, &CPU).unwrap())),
+        "belongs to no variable",
+    );
+    fails(
+        &|s| drop(s.insert("updates.0.bias".into(), Tensor::new(-1i64, &CPU).unwrap())),
+        "less than 0",
+    );
+}
+
+/// Gradients accumulated over two halves of a batch equal those of the whole.
+#[test]
+fn accumulation_is_the_sum() {
+    let (vars, model) = net();
+    let freeze = FreezeOut::new(&vars, Schedule::cubic(0.5, 3, 20), layer_of).unwrap();
+    let (a, b) = (model.loss(0), model.loss(1));
+    let mut sum = freeze.backward(&a).unwrap();
+    sum.add(freeze.backward(&b).unwrap()).unwrap();
+    let whole = freeze.backward(&(a + b).unwrap()).unwrap();
+    for (name, grad) in whole.iter() {
+        let difference = (grad - sum.get(name).unwrap()).unwrap().abs().unwrap();
+        assert!(
+            difference.max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-7,
+            "{name}"
+        );
+    }
+}
+
+/// Under `scaled`, common warm-up jumps by 1 / rho at its end; continuous warm-up does not.
+#[test]
+fn continuous_warmup_has_no_jump() {
+    let schedule = |warmup| Schedule {
+        warmup,
+        warmup_steps: 100,
+        layer_lr: LayerLr::Scaled,
+        spacing: Spacing::Cubic,
+        ..Schedule::cubic(0.8, 13, 1000)
+    };
+    let jump = |warmup| {
+        let s: Schedule = schedule(warmup);
+        s.lr(100, Some(0)) / s.lr(99, Some(0))
+    };
+    assert!((jump(Warmup::Common) - 1.0 / 0.512 / 0.99).abs() < 1e-9);
+    assert!((jump(Warmup::Continuous) - 1.0 / 0.99).abs() < 1e-9);
+    assert_eq!(schedule(Warmup::Common).frozen(999), 12);
+    let none = Schedule {
+        spacing: Spacing::None,
+        ..schedule(Warmup::Common)
+    };
+    assert_eq!((none.frozen(999), none.freeze_step(0)), (0, None));
+}
