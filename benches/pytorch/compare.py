@@ -19,6 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 OURS = "vitfreeze"
+BUSY = 0.05  # share of the CPU taken by others above which the numbers are not to be trusted
 KEYS = ("frozen", "images_per_second", "forward_s", "backward_s", "optimizer_s", "peak_bytes")
 
 
@@ -43,7 +44,7 @@ def measure(name, command, frozen):
     (all0, mine0), (all1, mine1) = before, after
     others = max(0.0, (all1 - all0) - (mine1 - mine0)) / (wall * os.cpu_count())
     # PyTorch's threads wait for each other by spinning: one busy core elsewhere costs it far more than its share.
-    if others > 0.05:
+    if others > BUSY:
         print(f"  warning: other processes took {others:.0%} of the CPU during this run", file=sys.stderr, flush=True)
     return rows, others
 
@@ -127,7 +128,9 @@ def main():
           f"{vitfreeze_version(args.vitfreeze)}, torch {version('torch')}, timm {version('timm')}, "
           f"Python {platform.python_version()}.")
     known = [s for s in shares if s is not None]
-    print(f"Other processes' share of the CPU during a run: at most {max(known):.0%}.\n" if known else "")
+    if known:
+        print(f"Other processes' share of the CPU during a run: at most {max(known):.0%}.",
+              "**Too much for a fair comparison.**\n" if max(known) > BUSY else "\n")
     titles = ["frozen"] + [f"{s} images/s" for s in sides] + [f"ours / {m}" for m in modes]
     titles += [f"{s} peak GiB" for s in sides]
     print("| " + " | ".join(titles) + " |")

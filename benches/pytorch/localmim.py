@@ -316,7 +316,7 @@ def main():
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--dtype", choices=("f32", "bf16"), default="f32", help="bf16: autocast")
     ap.add_argument("--hypot", action="store_true",
-                    help="as published but for the slow .norm, which is PyTorch's fault and only a CPU's")
+                    help="as published but for .norm, which PyTorch computes slowly on a CPU (see README)")
     ap.add_argument("--compile", action="store_true", help="torch.compile the model")
     ap.add_argument("--json", action="store_true", help="rows as one JSON object on stdout")
     args = ap.parse_args()

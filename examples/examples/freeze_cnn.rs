@@ -68,7 +68,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         }
         // The class is the brightness: something a network can learn.
         let labels = Tensor::from_vec((0..16u32).map(|i| i % 4).collect(), 16, &device)?;
-        let images = Tensor::randn(0f32, 1.0, (16, 3, 24, 24), &device)?
+        let images = Tensor::randn(0f32, 1.0, (16, 3, 12, 12), &device)?
             .broadcast_add(&labels.to_dtype(DType::F32)?.reshape((16, 1, 1, 1))?)?;
         let loss = model.loss(&images, &labels)?;
         let start = Instant::now();
