@@ -139,7 +139,7 @@ impl AdamW {
             eps,
             weight_decay,
         } = self.config;
-        let t = state.updates as i32;
+        let t = i32::try_from(state.updates).unwrap_or(i32::MAX);
         let decay = if decays(name, var.rank()) {
             1.0 - lr * weight_decay
         } else {
@@ -210,16 +210,23 @@ impl AdamW {
         Ok(out)
     }
 
-    /// Takes back what [`AdamW::state`] gave. Variables without saved state start afresh.
+    /// Takes back what [`AdamW::state`] gave. Variables of which nothing was saved start afresh.
     ///
     /// # Errors
-    /// [`Error::State`] names a tensor that is missing, belongs to no variable or has another shape.
+    /// [`Error::State`] names a tensor that is missing beside its siblings, belongs to no variable or has another shape.
     pub fn load_state(
         &mut self,
         freeze: &FreezeOut,
         saved: &BTreeMap<String, Tensor>,
     ) -> Result<(), Error> {
         let vars: BTreeMap<&str, &Var> = freeze.all().collect();
+        for key in saved.keys() {
+            let kinds = ["exp_avg.", "exp_avg_sq.", "updates."];
+            let name = kinds.iter().find_map(|kind| key.strip_prefix(kind));
+            if !name.is_some_and(|name| saved.contains_key(&format!("updates.{name}"))) {
+                return Err(Error::State(format!("'{key}' has no 'updates' beside it")));
+            }
+        }
         let mut state = BTreeMap::new();
         for (key, updates) in saved {
             let Some(name) = key.strip_prefix("updates.") else {

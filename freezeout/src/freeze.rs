@@ -11,6 +11,13 @@ use crate::{Error, Gradients, Schedule};
 struct Entry {
     var: Var,
     layer: Option<usize>,
+    /// Updated by the forward pass itself, not by gradients.
+    buffer: bool,
+}
+
+/// Whether a variable of this name is one that the forward pass updates itself: the running statistics of a BatchNorm.
+fn is_buffer(name: &str) -> bool {
+    name.ends_with("running_mean") || name.ends_with("running_var")
 }
 
 /// Freezes the layers of a model while it trains.
@@ -18,6 +25,10 @@ struct Entry {
 /// No magic: all it does is hand out variables through [`FreezeOut::vars`], live ones as they are and frozen ones as
 /// plain tensors that share the same memory. A model rebuilt from it after a freeze records nothing below the boundary,
 /// so its backward pass, its activations and its gradients are gone. Rebuilding clones reference counts only.
+///
+/// `running_mean` and `running_var` of a BatchNorm get no gradient and belong to no layer: they are always handed out as
+/// they are, so that what the forward pass writes into them stays. A frozen BatchNorm goes on updating them while it runs
+/// in training mode.
 pub struct FreezeOut {
     schedule: Schedule,
     entries: Arc<BTreeMap<String, Entry>>,
@@ -42,7 +53,8 @@ impl FreezeOut {
         let mut seen = vec![false; schedule.layers];
         let map = vars.data().lock().unwrap_or_else(|e| e.into_inner());
         for (name, var) in map.iter() {
-            let layer = layer_of(name);
+            let buffer = is_buffer(name);
+            let layer = if buffer { None } else { layer_of(name) };
             if let Some(layer) = layer {
                 match seen.get_mut(layer) {
                     Some(seen) => *seen = true,
@@ -56,7 +68,7 @@ impl FreezeOut {
                 }
             }
             let var = var.clone();
-            entries.insert(name.clone(), Entry { var, layer });
+            entries.insert(name.clone(), Entry { var, layer, buffer });
         }
         drop(map);
         let empty: Vec<usize> = (0..seen.len()).filter(|&layer| !seen[layer]).collect();
@@ -79,8 +91,10 @@ impl FreezeOut {
 
     /// Moves to `step`. `true` if the frozen set changed: rebuild the model from [`FreezeOut::vars`] then.
     ///
+    /// A smaller step than before unfreezes layers again; their moments start afresh.
+    ///
     /// # Errors
-    /// None today; later policies may fail.
+    /// None with a fixed schedule.
     pub fn advance(&mut self, step: usize) -> Result<bool, Error> {
         let frozen = self.schedule.frozen(step);
         let changed = frozen != self.frozen;
@@ -116,7 +130,7 @@ impl FreezeOut {
     pub fn live(&self) -> impl Iterator<Item = (&str, Option<usize>, &Var)> {
         self.entries
             .iter()
-            .filter(|(_, e)| !is_frozen(e.layer, self.frozen))
+            .filter(|(_, e)| !e.buffer && !is_frozen(e.layer, self.frozen))
             .map(|(name, e)| (name.as_str(), e.layer, &e.var))
     }
 
@@ -129,7 +143,7 @@ impl FreezeOut {
     pub fn is_live(&self, name: &str) -> bool {
         self.entries
             .get(name)
-            .is_some_and(|e| !is_frozen(e.layer, self.frozen))
+            .is_some_and(|e| !e.buffer && !is_frozen(e.layer, self.frozen))
     }
 
     /// Runs the backward pass of `loss` and gives the gradients of the live variables by name.

@@ -107,6 +107,12 @@ impl Schedule {
         if !(self.t0 > 0.0 && self.t0 <= 1.0) {
             return fail(format!("t0 is {}, it must lie in (0, 1]", self.t0));
         }
+        if self.layers > 0 && self.ratio(0) < 1e-9 {
+            return fail(format!(
+                "t0 is {}, with which layer 0 would freeze before it has trained at all",
+                self.t0
+            ));
+        }
         if self.layers == 0 {
             return fail("layers is 0, there must be at least one".into());
         }

@@ -236,6 +236,10 @@ fn saved_state_that_does_not_fit_is_refused() {
         "exp_avg_sq.0.bias",
     );
     fails(
+        &|s| drop(s.remove("updates.0.bias")),
+        "0.bias' has no 'updates'",
+    );
+    fails(
         &|s| drop(s.insert("updates.9.bias".into(), Tensor::new(1i64, &CPU).unwrap())),
         "belongs to no variable",
     );
@@ -261,6 +265,58 @@ fn accumulation_is_the_sum() {
             "{name}"
         );
     }
+}
+
+/// BatchNorm's running statistics are variables without gradient that the forward pass writes: they must not be starved
+/// variables, and must not be lost when a frozen layer is rebuilt.
+#[test]
+fn batch_norm_keeps_its_statistics() {
+    use candle_nn::{batch_norm, BatchNorm, ModuleT};
+    let build = |vb: VarBuilder| -> (Linear, BatchNorm, Linear) {
+        (
+            linear(4, 4, vb.pp("0")).unwrap(),
+            batch_norm(4, 1e-5, vb.pp("0.bn")).unwrap(),
+            linear(4, 1, vb.pp("1")).unwrap(),
+        )
+    };
+    let vars = VarMap::new();
+    let mut model = build(VarBuilder::from_varmap(&vars, DType::F32, &CPU));
+    let mut freeze = FreezeOut::new(&vars, Schedule::cubic(0.5, 2, 20), layer_of).unwrap();
+    let mut opt = AdamW::new(AdamWConfig::default());
+    let mean = || {
+        let data = vars.data().lock().unwrap();
+        data["0.bn.running_mean"].to_vec1::<f32>().unwrap()
+    };
+    let mut last = mean();
+    for step in 0..20 {
+        if freeze.advance(step).unwrap() {
+            model = build(freeze.vars());
+        }
+        let x: Vec<f32> = (0..32).map(|i| ((i * 5 + step) % 11) as f32).collect();
+        let x = Tensor::from_vec(x, (8, 4), &CPU).unwrap();
+        let x = model
+            .1
+            .forward_t(&model.0.forward(&x).unwrap(), true)
+            .unwrap();
+        let loss = model
+            .2
+            .forward(&x)
+            .unwrap()
+            .sqr()
+            .unwrap()
+            .mean_all()
+            .unwrap();
+        let grads = freeze.backward(&loss).unwrap();
+        opt.step(&freeze, step, &grads).unwrap();
+        assert_ne!(
+            last,
+            mean(),
+            "step {step}: the statistics move, frozen or not"
+        );
+        last = mean();
+    }
+    assert_eq!(freeze.frozen(), 1);
+    assert!(freeze.all().any(|(name, _)| name == "0.bn.running_var"));
 }
 
 /// Under `scaled`, common warm-up jumps by 1 / rho at its end; continuous warm-up does not.

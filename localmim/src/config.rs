@@ -116,11 +116,6 @@ impl LocalMimConfig {
             }
         }
         let last = self.vit.depth - 1;
-        if self.stages.last().is_some_and(|s| s.block != last) {
-            return fail(format!(
-                "the last stage must be at the last block, {last}: blocks behind it would learn nothing"
-            ));
-        }
         let (patch, side) = (self.vit.patch_size, self.vit.grid());
         for stage in &self.stages {
             let Stage { block, scale } = *stage;
@@ -136,7 +131,9 @@ impl LocalMimConfig {
             }
             if (patch as f64 / scale).fract() != 0.0 {
                 return fail(format!(
-                    "stage at block {block}: patch size {patch} is not divisible by scale {scale}"
+                    "stage at block {block}: patch size {patch} is not divisible by scale {scale}; name stages with \
+                     scales that divide it, as in --stages 1:2,3:2,{}:1,{last}:0.5",
+                    last.saturating_sub(2)
                 ));
             }
             if (side as f64 * scale).fract() != 0.0 {
@@ -151,6 +148,11 @@ impl LocalMimConfig {
                     "stage at block {block}: decoder width {dim} is not divisible by scale {scale}"
                 ));
             }
+        }
+        if self.stages.last().is_some_and(|s| s.block != last) {
+            return fail(format!(
+                "the last stage must be at the last block, {last}: blocks behind it would learn nothing"
+            ));
         }
         Ok(())
     }

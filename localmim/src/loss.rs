@@ -1,5 +1,5 @@
 //! The masked mean squared error of one stage.
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use vit::ops::cpu_f32;
 
@@ -18,13 +18,18 @@ pub fn masked_mse(pred: &Tensor, target: &Tensor, mask: &Tensor) -> Result<Tenso
             mask.dims()
         );
     }
-    if !vit::ops::is_fused(pred) {
-        return masked_mse_plain(pred, target, mask);
-    }
     let mask = mask.contiguous()?;
-    let total: f64 = cpu_f32(&mask)?.iter().map(|&m| f64::from(m)).sum();
+    let fused = vit::ops::is_fused(pred);
+    let total: f64 = if fused {
+        cpu_f32(&mask)?.iter().map(|&m| f64::from(m)).sum()
+    } else {
+        f64::from(mask.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?)
+    };
     if total <= 0.0 {
         candle_core::bail!("masked_mse: the mask is 0 everywhere");
+    }
+    if !fused {
+        return masked_mse_plain(pred, target, &mask);
     }
     pred.contiguous()?.apply_op1(MaskedMse {
         target: target.contiguous()?,
@@ -33,7 +38,7 @@ pub fn masked_mse(pred: &Tensor, target: &Tensor, mask: &Tensor) -> Result<Tenso
     })
 }
 
-/// The same, composed of candle's ops: for GPUs, other types, and to compare the fused one with.
+/// The same, composed of candle's ops: for GPUs, other types, and to compare the fused one with. NaN for an empty mask.
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -111,7 +116,7 @@ impl CustomOp1 for MaskedMse {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device, Tensor, Var};
+    use candle_core::{Device, Tensor, Var};
 
     use super::*;
 

@@ -8,8 +8,11 @@ use candle_core::Tensor;
 
 use crate::{Error, VitConfig};
 
-/// Writes tensors and one metadata entry to `path`: into a temporary file beside it, flushed to disk, then renamed over
-/// `path`, then the folder flushed. If anything fails, `path` is as it was and the temporary file is gone.
+/// Writes tensors and one metadata entry to `path`: into a temporary file, flushed to disk, then renamed over `path`, then
+/// the folder flushed. If anything fails, `path` is as it was and the temporary file is gone.
+///
+/// The temporary file lives in a folder `.<name>.saving` beside `path`. What a killed process leaves there is removed by
+/// the next save, so half-written files never pile up.
 ///
 /// # Errors
 /// [`Error::Write`] with the path and what the system said (no space left, no permission, ...).
@@ -22,26 +25,31 @@ pub fn save_atomic(
         path: path.to_owned(),
         reason,
     };
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".tmp");
-    let temporary = path.with_file_name(name);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let folder = path.with_file_name(format!(".{name}.saving"));
+    let (temporary, sample) = (folder.join("file"), folder.join("sample"));
     let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1)]);
-    let write = || -> Result<(), String> {
+    let flush = |path: &Path| File::open(path)?.sync_all();
+    let write = || -> std::io::Result<()> {
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir(&folder)?;
         safetensors::serialize_to_file(tensors, Some(metadata), &temporary)
-            .map_err(|e| e.to_string())?;
-        let flush = |path: &Path| File::open(path)?.sync_all();
-        flush(&temporary).map_err(|e| e.to_string())?;
-        fs::rename(&temporary, path).map_err(|e| e.to_string())?;
+            .map_err(std::io::Error::other)?;
+        // safetensors makes files that their owner alone may read; a new file's permissions follow the user's umask.
+        let permissions = File::create(&sample)?.metadata()?.permissions();
+        fs::set_permissions(&temporary, permissions)?;
+        flush(&temporary)?;
+        fs::rename(&temporary, path)?;
         match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => flush(folder),
+            Some(parent) if !parent.as_os_str().is_empty() => flush(parent),
             _ => flush(Path::new(".")),
         }
-        .map_err(|e| e.to_string())
     };
-    write().map_err(|reason| {
-        let _ = fs::remove_file(&temporary);
-        fail(reason)
-    })
+    let written = write().map_err(|e| fail(e.to_string()));
+    let _ = fs::remove_dir_all(&folder);
+    written
 }
 
 /// Writes an encoder under timm's names, so that `timm.create_model(.., num_classes=0)` loads it with nothing missing and

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 /// |---|---|
 /// | `*bias` | 0 |
 /// | other vectors (norm weights) | 1 |
-/// | `*cls_token`, `*mask_token` | normal, standard deviation 0.02 |
+/// | `*cls_token`, `*mask_token`, `*pos_embed` | normal, standard deviation 0.02 |
 /// | matrices, and the patch embedding flattened to one | uniform in +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010) |
 /// | other 4-D kernels (decoder heads) | uniform in +-1 / sqrt(fan_in), PyTorch's law for convolutions |
 ///
@@ -28,7 +28,7 @@ pub fn init(vars: &VarMap, seed: u64) -> Result<()> {
             vec![0.0; count]
         } else if dims.len() < 2 {
             vec![1.0; count]
-        } else if name.ends_with("_token") {
+        } else if name.ends_with("_token") || name.ends_with("pos_embed") {
             (0..count).map(|_| 0.02 * normal(&mut rng)).collect()
         } else {
             let receptive: usize = dims[2..].iter().product();

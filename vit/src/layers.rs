@@ -180,7 +180,7 @@ impl PatchEmbed {
     /// by image. What is not kept is not computed.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Shapes that do not fit, a number beyond the patches.
     pub fn forward(&self, images: &Tensor, ids_keep: Option<&[u32]>) -> Result<Tensor> {
         let (batch, channels, height, width) = images.dims4()?;
         let p = self.patch;
@@ -197,6 +197,15 @@ impl PatchEmbed {
         let mut kept = patches;
         if let Some(ids) = ids_keep {
             kept = ids.len() / batch.max(1);
+            if kept == 0
+                || kept * batch != ids.len()
+                || ids.iter().any(|&id| id as usize >= patches)
+            {
+                candle_core::bail!(
+                    "patch_embed: {} ids_keep for {batch} images of {patches} patches, or one beyond them",
+                    ids.len()
+                );
+            }
             let ids: Vec<u32> = ids
                 .iter()
                 .enumerate()

@@ -86,16 +86,22 @@ impl Vit {
     /// `(B, 3, H, W) -> [(B, 1 + K, D)]`: the tokens after each of `blocks` (0-based, ascending), before any norm.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Shapes that do not fit, a block that is not there.
     pub fn features(
         &self,
         images: &Tensor,
         ids_keep: Option<&[u32]>,
         blocks: &[usize],
     ) -> Result<Vec<Tensor>> {
+        if !blocks.is_sorted() || blocks.iter().any(|&b| b >= self.blocks.len()) {
+            candle_core::bail!(
+                "features: blocks {blocks:?}, expected ascending numbers below {}",
+                self.blocks.len()
+            );
+        }
         let mut x = self.tokens(images, ids_keep)?;
         let mut features = Vec::with_capacity(blocks.len());
-        let last = blocks.iter().max().map_or(0, |&b| b + 1);
+        let last = blocks.last().map_or(0, |&b| b + 1);
         for (i, block) in self.blocks.iter().enumerate().take(last) {
             x = block.forward(&x)?;
             if blocks.contains(&i) {

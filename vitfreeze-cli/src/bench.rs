@@ -9,7 +9,9 @@ use localmim::{LocalMim, LocalMimConfig, Masking};
 use serde::Serialize;
 use vit::VitConfig;
 
+use crate::config::stages;
 use crate::metrics::timed;
+use crate::report::{note, print};
 use crate::usage::usage;
 use crate::{allocator, device, memory};
 
@@ -22,7 +24,7 @@ Examples:
 
 /// Flags of `vitfreeze bench`.
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES, args_override_self = true)]
+#[command(after_help = EXAMPLES, args_override_self = true, allow_negative_numbers = true)]
 pub struct Args {
     /// vit-tiny, vit-small, vit-base, vit-large or vit-huge
     #[arg(long, default_value = "vit-small", value_name = "NAME")]
@@ -39,6 +41,9 @@ pub struct Args {
     /// Timed steps for each row, after one that warms up
     #[arg(long, default_value_t = 5, value_name = "N")]
     steps: usize,
+    /// Which blocks are decoded: default, all, or BLOCK:SCALE,... with scales 8, 4, 2, 1, 0.5
+    #[arg(long, default_value = "default", value_name = "LIST")]
+    stages: String,
     /// Numbers of frozen layers, ascending
     #[arg(
         long,
@@ -97,10 +102,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
         ],
     );
     if args.json {
-        println!("{}", serde_json::to_string(&output)?);
+        print(serde_json::to_string(&output)?);
         return Ok(ExitCode::SUCCESS);
     }
-    println!(
+    print(format!(
         "{} {} px, patch {}, batch {}, {} threads on {}: median of {} steps",
         output.model,
         output.image_size,
@@ -109,34 +114,46 @@ pub fn run(args: Args) -> Result<ExitCode> {
         output.threads,
         output.device,
         output.steps
-    );
-    println!("{}", columns.map(|c| format!("{c:>10}")).concat());
+    ));
+    print(columns.map(|c| format!("{c:>10}")).concat());
     for row in &output.rows {
         let peak = match row.peak_bytes {
             Some(bytes) => format!("{:.2} GB", bytes as f64 / 1e9),
             None => "-".into(),
         };
-        println!(
+        print(format!(
             "{:>10}{:>10.2}{:>8.3} s{:>8.3} s{:>8.3} s{peak:>10}",
             row.frozen, row.images_per_second, row.forward_s, row.backward_s, row.optimizer_s
-        );
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn measure(args: &Args) -> Result<Output<'_>> {
     let Some(preset) = VitConfig::preset(&args.model) else {
-        return Err(usage(format!("unknown model '{}'", args.model)));
+        return Err(usage(format!(
+            "model '{}': expected vit-tiny, vit-small, vit-base, vit-large or vit-huge",
+            args.model
+        )));
     };
     let vit = VitConfig {
         image_size: args.image_size,
         patch_size: args.patch_size.unwrap_or(preset.patch_size),
         ..preset
     };
-    let cfg = LocalMimConfig::new(vit).map_err(usage)?;
+    let cfg = LocalMimConfig {
+        stages: stages(&args.stages, vit.depth)?,
+        ..LocalMimConfig::new(vit).map_err(usage)?
+    };
     cfg.validate().map_err(usage)?;
-    if args.steps == 0 || args.batch_size == 0 {
-        return Err(usage("--steps and --batch-size must be at least 1"));
+    for (key, value, most) in [
+        ("steps", args.steps, 1_000_000),
+        ("batch-size", args.batch_size, 1_000_000),
+        ("image-size", args.image_size, 4096),
+    ] {
+        if value == 0 || value > most {
+            return Err(usage(format!("--{key} is {value}, it must be 1 to {most}")));
+        }
     }
     if !args.frozen.is_sorted() || args.frozen.iter().any(|&n| n > vit.depth) {
         return Err(usage(format!(
@@ -171,12 +188,12 @@ fn measure(args: &Args) -> Result<Output<'_>> {
         freeze.freeze_first(frozen);
         let model = LocalMim::new(&cfg, freeze.vars())?;
         let mut samples = Vec::new();
-        let mut graph_nodes = 0;
+        let (mut graph_nodes, mut peak_known) = (0, false);
         for i in 0..=args.steps {
             let (mut forward, mut backward, mut optimizer) = (0.0, 0.0, 0.0);
             if i == 1 {
                 allocator::release_memory();
-                memory::reset_peak();
+                peak_known = memory::reset_peak();
             }
             let loss = timed(&mut forward, || model.loss(&images, &masking))?.total;
             if !loss.to_scalar::<f32>()?.is_finite() {
@@ -202,11 +219,11 @@ fn measure(args: &Args) -> Result<Output<'_>> {
             forward_s: median(0),
             backward_s: median(1),
             optimizer_s: median(2),
-            peak_bytes: memory::peak_bytes(),
+            peak_bytes: memory::peak_bytes().filter(|_| peak_known),
             graph_nodes,
         });
         if !args.json {
-            eprintln!("{frozen} frozen: done");
+            note(format!("{frozen} frozen: done"));
         }
     }
     Ok(Output {

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{anyhow, bail, Context, Result};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use freezeout::{AdamW, FreezeOut};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
@@ -29,12 +29,41 @@ pub struct Header {
     pub format: u32,
     /// Optimiser steps done.
     pub step: usize,
-    /// Images in the dataset, to notice another one.
-    pub images: usize,
+    /// What the dataset is, to notice another one.
+    pub data: Fingerprint,
     /// Numbers of the run.
     pub config: Config,
     /// The program that wrote it.
     pub version: String,
+}
+
+/// Number of images, and a hash of their labels and file names in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    pub images: usize,
+    pub names: u64,
+}
+
+impl Fingerprint {
+    /// FNV-1a over labels and file names; folders do not count, so that a dataset may move.
+    pub fn of(source: &dyn datasets::Source) -> Self {
+        let mut hash = 0xcbf2_9ce4_8422_2325u64;
+        let mut add = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        for index in 0..source.len() {
+            source
+                .label(index)
+                .to_le_bytes()
+                .into_iter()
+                .for_each(&mut add);
+            let name = source.name(index);
+            let name = Path::new(&name).file_name().unwrap_or_default();
+            name.as_encoded_bytes().iter().copied().for_each(&mut add);
+        }
+        Self {
+            images: source.len(),
+            names: hash,
+        }
+    }
 }
 
 /// A checkpoint in memory.
@@ -43,19 +72,20 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// Writes the state after `step` optimiser steps; the file is replaced as a whole or not at all.
+/// Writes the state after `step` optimiser steps; the file is replaced as a whole or not at all. A state that is no longer
+/// finite is refused: the file then still holds the last good one.
 pub fn save(
     path: &Path,
     config: &Config,
     step: usize,
-    images: usize,
+    data: Fingerprint,
     freeze: &FreezeOut,
     opt: &AdamW,
 ) -> Result<()> {
     let header = Header {
         format: 1,
         step,
-        images,
+        data,
         config: config.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
     };
@@ -63,8 +93,25 @@ pub fn save(
     for (name, tensor) in opt.state(freeze)? {
         tensors.insert(format!("{PREFIX}{name}"), tensor);
     }
+    if let Some(name) = not_finite(&tensors)? {
+        bail!("after step {step} '{name}' is no longer finite; start again with a lower --lr");
+    }
     vit::save_atomic(path, &tensors, (KEY, serde_json::to_string(&header)?))?;
     Ok(())
+}
+
+/// The first float tensor that holds a NaN or an infinity.
+fn not_finite(tensors: &BTreeMap<String, Tensor>) -> Result<Option<&str>> {
+    for (name, tensor) in tensors {
+        if tensor.dtype().is_float() {
+            // One NaN or infinity makes x * 0 summed not 0.
+            let zero = (tensor.flatten_all()? * 0.0)?.sum_all()?;
+            if zero.to_dtype(DType::F32)?.to_scalar::<f32>()? != 0.0 {
+                return Ok(Some(name));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// All weights by name.
@@ -97,6 +144,9 @@ impl Checkpoint {
             .map_err(|e| damaged(e.to_string()))?
             .into_iter()
             .collect();
+        if let Some(name) = not_finite(&tensors)? {
+            return Err(damaged(format!("'{name}' is not finite")));
+        }
         Ok(Self { header, tensors })
     }
 
@@ -128,6 +178,15 @@ impl Checkpoint {
         }
         if let Some(name) = self.tensors.keys().next() {
             bail!("the checkpoint has a tensor '{name}' that the model does not");
+        }
+        // Whatever is live has been live from the first step, so it has been updated in every one.
+        let step = self.header.step;
+        for (name, _, _) in freeze.live() {
+            let updates = state.get(&format!("updates.{name}"));
+            let updates = updates.map_or(Ok(0), |t| t.to_scalar::<i64>())?;
+            if updates != step as i64 {
+                bail!("after {step} steps '{name}' has been updated {updates} times");
+            }
         }
         opt.load_state(freeze, &state)?;
         Ok(())

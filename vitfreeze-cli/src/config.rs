@@ -155,8 +155,13 @@ pub struct Flags {
     /// Learning rate per 256 images; the rate is blr * batch-size * accum / 256 [default: 2e-4]
     #[arg(long, value_name = "X", help_heading = "Training")]
     pub blr: Option<f64>,
-    /// Learning rate itself, instead of --blr
-    #[arg(long, value_name = "X", help_heading = "Training")]
+    /// Learning rate itself; goes before --blr
+    #[arg(
+        long,
+        value_name = "X",
+        conflicts_with = "blr",
+        help_heading = "Training"
+    )]
     pub lr: Option<f64>,
     /// Learning rate at the end [default: 1e-6]
     #[arg(long, value_name = "X", help_heading = "Training")]
@@ -232,10 +237,29 @@ impl Config {
         Self::merge(parse(&read(path)?, &path.display().to_string())?, flags)
     }
 
+    /// The configuration that a checkpoint holds, then the flags.
+    pub fn of_checkpoint(saved: &Config, flags: &Flags) -> Result<Self> {
+        Self::merge(parse(&saved.to_toml()?, "checkpoint")?, flags)
+    }
+
     fn merge(file: Flags, flags: &Flags) -> Result<Self> {
-        let mut table = Table::try_from(file).context("configuration")?;
-        table.extend(Table::try_from(flags).context("flags")?);
-        let mut config: Config = table.try_into().context("configuration")?;
+        let table = |flags: &Flags| {
+            // TOML has no integers beyond i64.
+            Table::try_from(flags).map_err(|e| usage(format!("a number is too large: {e}")))
+        };
+        let mut merged = table(&file)?;
+        if flags.blr.is_some() {
+            merged.remove("lr");
+        }
+        merged.extend(table(flags)?);
+        for key in ["image-size", "patch-size", "hog-bins"] {
+            if merged.get(key).and_then(|v| v.as_integer()) == Some(0) {
+                return Err(usage(format!("{key} is 0, it must be at least 1")));
+            }
+        }
+        let mut config: Config = merged
+            .try_into()
+            .map_err(|e: toml::de::Error| usage(one_line(&e, "")))?;
         config.resolve()?;
         Ok(config)
     }
@@ -262,15 +286,19 @@ impl Config {
                 .to_string_lossy()
                 .into_owned();
         }
-        for (key, value) in [
-            ("samples", self.samples),
-            ("epochs", self.epochs),
-            ("batch-size", self.batch_size),
-            ("accum", self.accum),
-            ("save-every", self.save_every.unwrap_or(1)),
+        // Bounds far beyond use, so that nothing overflows and no typing error asks for all memory.
+        for (key, value, most) in [
+            ("samples", self.samples, 100_000_000),
+            ("epochs", self.epochs, 1_000_000),
+            ("batch-size", self.batch_size, 1_000_000),
+            ("accum", self.accum, 1_000_000),
+            ("save-every", self.save_every.unwrap_or(1), usize::MAX),
+            ("image-size", self.image_size, 4096),
+            ("decoder-dim", self.decoder_dim, 8192),
+            ("decoder-depth", self.decoder_depth, 64),
         ] {
-            if value == 0 {
-                return Err(usage(format!("{key} is 0, it must be at least 1")));
+            if value == 0 || value > most {
+                return Err(usage(format!("{key} is {value}, it must be 1 to {most}")));
             }
         }
         if self.warmup_epochs >= self.epochs {
@@ -416,7 +444,7 @@ fn one_line(error: &toml::de::Error, text: &str) -> String {
 }
 
 /// `default`, `all`, or `BLOCK:SCALE,...`.
-fn stages(text: &str, depth: usize) -> Result<Vec<Stage>> {
+pub fn stages(text: &str, depth: usize) -> Result<Vec<Stage>> {
     match text {
         "default" => Stage::default_for(depth).map_err(usage),
         "all" => Stage::all(depth).map_err(usage),

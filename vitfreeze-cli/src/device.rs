@@ -14,7 +14,7 @@ pub fn open(name: &str) -> Result<Device> {
         None => (name, 0),
     };
     let device = match kind {
-        "cpu" => return Ok(Device::Cpu),
+        "cpu" if name == "cpu" => return Ok(Device::Cpu),
         "cuda" => Device::new_cuda(ordinal),
         "metal" => Device::new_metal(ordinal),
         _ => {

@@ -3,6 +3,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 
+use crate::report::note;
+
 static ASKED: AtomicBool = AtomicBool::new(false);
 
 /// Exit code after an interrupt, as shells expect it: 128 + SIGINT.
@@ -14,7 +16,7 @@ pub fn listen() -> Result<()> {
         if ASKED.swap(true, Ordering::SeqCst) {
             std::process::exit(i32::from(EXIT_CODE));
         }
-        eprintln!("\ninterrupted: finishing this step, then saving (again to stop at once)");
+        note("\ninterrupted: finishing this step, then saving (again to stop at once)");
     })
     .context("cannot listen for ctrl-C")
 }

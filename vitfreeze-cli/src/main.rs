@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            report::note(format!("error: {error:#}"));
             ExitCode::from(if usage::is_usage(&error) { 2 } else { 1 })
         }
     }

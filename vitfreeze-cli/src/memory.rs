@@ -1,9 +1,9 @@
 //! Peak memory of this process.
 use std::fs;
 
-/// Forgets the peak so far. Without effect where the system cannot.
-pub fn reset_peak() {
-    let _ = fs::write("/proc/self/clear_refs", "5");
+/// Forgets the peak so far; `false` where the system cannot.
+pub fn reset_peak() -> bool {
+    fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
 /// Largest resident set since the last reset, in bytes; `None` where the system does not tell (only Linux does here).

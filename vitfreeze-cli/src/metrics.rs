@@ -1,11 +1,14 @@
 //! `metrics.jsonl`: one JSON object per optimiser step.
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+
+use crate::report::note;
+use crate::usage::usage;
 
 /// One step.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,31 +69,41 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the file at `path` and returns the rows of the first `steps` steps. Later rows (of steps done after the
-    /// checkpoint, or torn by a crash) are cut off: those steps will be done again.
+    /// Opens the file at `path`, for this process alone, and returns the rows of the first `steps` steps. Rows of later
+    /// steps (done after the checkpoint) and a torn last line are cut off: those steps will be done again.
     pub fn open(path: &Path, steps: usize) -> Result<(Self, Vec<Row>)> {
         let context = || format!("cannot write {}", path.display());
-        let old = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
-        };
-        let mut rows = Vec::new();
-        let mut length = 0;
-        for line in old.split_inclusive('\n') {
-            match serde_json::from_str::<Row>(line) {
-                Ok(row) if line.ends_with('\n') && row.step < steps => {
-                    rows.push(row);
-                    length += line.len();
-                }
-                _ => break,
-            }
-        }
-        let file = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .create(true)
+            .read(true)
             .append(true)
             .open(path)
             .with_context(context)?;
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(usage(format!(
+                "another process is working on this run ({} is locked)",
+                path.display()
+            )));
+        }
+        let mut old = Vec::new();
+        file.read_to_end(&mut old)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let (mut rows, mut length, mut unreadable) = (Vec::new(), 0, 0);
+        for line in old.split_inclusive(|&byte| byte == b'\n') {
+            match serde_json::from_slice::<Row>(line) {
+                Ok(row) if row.step >= steps => break,
+                Ok(row) if line.ends_with(b"\n") => rows.push(row),
+                _ if line.ends_with(b"\n") => unreadable += 1,
+                _ => break,
+            }
+            length += line.len();
+        }
+        if unreadable > 0 {
+            note(format!(
+                "warning: {unreadable} unreadable line(s) in {} are left out of the summary",
+                path.display()
+            ));
+        }
         file.set_len(length as u64).with_context(context)?;
         let path = path.to_owned();
         Ok((Self { file, path }, rows))
@@ -114,11 +127,12 @@ impl Metrics {
 
 /// `1 h 02 min`, `3 min 07 s`, `4.2 s`.
 pub fn duration(seconds: f64) -> String {
-    let whole = Duration::from_secs_f64(seconds.max(0.0)).as_secs();
+    let whole = seconds.max(0.0) as u64;
     match whole {
         0..=9 => format!("{seconds:.1} s"),
         10..=59 => format!("{whole} s"),
         60..=3599 => format!("{} min {:02} s", whole / 60, whole % 60),
-        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+        3600..=359_999 => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+        _ => format!("{} days", whole / 86_400),
     }
 }

@@ -1,20 +1,22 @@
 //! `vitfreeze pretrain`: LocalMIM under FreezeOut.
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{anyhow, bail, Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use datasets::{ImageFolder, Loader, LoaderConfig, PretrainTransform, Shapes, Source};
 use freezeout::{AdamW, FreezeOut, Gradients};
 use localmim::{LocalMim, LocalMimConfig, Masking};
 
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::{self, Checkpoint, Fingerprint, Header};
 use crate::config::{Config, Flags};
 use crate::metrics::{timed, Metrics, Row, Seconds};
-use crate::report::Report;
+use crate::report::{note, print, Report};
 use crate::usage::usage;
 use crate::{allocator, device, interrupt};
 
@@ -24,11 +26,14 @@ Examples:
   vitfreeze pretrain --data cifar10 --config configs/tiny-cifar.toml
   vitfreeze pretrain --data imagenet --model vit-small --batch-size 32 --accum 64
   vitfreeze pretrain --resume runs/pretrain-1            go on where a run stopped
-  vitfreeze pretrain --freeze none --out runs/unfrozen   the same without freezing, to compare";
+  vitfreeze pretrain --freeze none --out runs/unfrozen   the same without freezing, to compare
+
+Without --data and --config the built-in configs/tiny-shapes.toml sets the defaults: vit-tiny, 32 px, patch 4,
+decoders 96 wide, 12 epochs, batch 64, lr 1e-3.";
 
 /// Flags of `vitfreeze pretrain`.
 #[derive(clap::Parser)]
-#[command(after_help = EXAMPLES, args_override_self = true)]
+#[command(after_help = EXAMPLES, args_override_self = true, allow_negative_numbers = true)]
 pub struct Args {
     #[command(flatten)]
     flags: Flags,
@@ -42,16 +47,16 @@ pub struct Args {
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     resume: Option<PathBuf>,
     /// Stop after this many optimiser steps of the whole run; the schedule stays that of the whole run
-    #[arg(long, value_name = "N")]
-    max_steps: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_steps: Option<u32>,
 }
 
 /// Runs it.
 pub fn run(args: Args) -> Result<ExitCode> {
     let mut run = Run::open(&args)?;
-    let mut report = run.report();
     let steps = run.freeze.schedule().steps;
-    let stop = args.max_steps.unwrap_or(steps).min(steps);
+    let stop = args.max_steps.map_or(steps, |n| steps.min(n as usize));
+    let mut report = run.report(stop);
     interrupt::listen()?;
     let mut batches = run.batches();
     for step in run.step..stop {
@@ -60,16 +65,26 @@ pub fn run(args: Args) -> Result<ExitCode> {
             allocator::release_memory();
             report.froze(step, &run.newly_frozen(step), run.freeze.frozen());
         }
+        // A loss that is not finite ends the run here, so a checkpoint that is due waits until its weights have proved good.
         let (row, grads) = run.forward_backward(step, &mut batches, &report)?;
-        report.step(run.update(row, &grads)?);
-        let interrupted = interrupt::asked();
-        if interrupted || run.step == stop || run.step % run.save_every == 0 {
+        if step > run.saved && step % run.save_every == 0 {
             run.save()?;
         }
-        if interrupted {
+        report.step(run.update(row, &grads)?);
+        let interrupted = interrupt::asked();
+        if interrupted || run.step == stop {
+            run.save()?;
+        }
+        if interrupted && run.step < stop {
             report.close();
-            eprintln!("saved after step {} of {steps}; to go on:", run.step);
-            eprintln!("  vitfreeze pretrain --resume {}", run.dir.display());
+            note(format!(
+                "saved after step {} of {steps}; to go on:",
+                run.step
+            ));
+            note(format!(
+                "  vitfreeze pretrain --resume {}",
+                quoted(&run.dir)
+            ));
             return Ok(ExitCode::from(interrupt::EXIT_CODE));
         }
     }
@@ -84,7 +99,7 @@ struct Run {
     cfg: LocalMimConfig,
     device: Device,
     loader: Loader,
-    images: usize,
+    data: Fingerprint,
     /// Batches of an epoch, and optimiser steps of an epoch: the last step may have fewer batches than the others.
     batches_per_epoch: usize,
     steps_per_epoch: usize,
@@ -99,39 +114,48 @@ struct Run {
     step: usize,
     saved: usize,
     /// Damaged images told about.
-    told: usize,
+    told: BTreeSet<usize>,
     started: Instant,
 }
 
 impl Run {
     /// Checks everything, then makes or reads the run's folder.
     fn open(args: &Args) -> Result<Self> {
-        let (dir, config, checkpoint) = match &args.resume {
+        let (config, checkpoint) = match &args.resume {
             Some(dir) => {
                 let (config, checkpoint) = resume(dir, &args.flags)?;
-                (dir.clone(), config, Some(checkpoint))
+                (config, Some(checkpoint))
             }
-            None => {
-                let config = Config::new(args.config.as_deref(), &args.flags)?;
-                (free_dir(args.out.as_deref())?, config, None)
-            }
+            None => (Config::new(args.config.as_deref(), &args.flags)?, None),
         };
         let threads = device::set_threads(config.threads)?;
         let device = device::open(&config.device)?;
         let cfg = config.model()?;
-        let (loader, images, line) = open_data(&config, threads)?;
-        if let Some(saved) = checkpoint.as_ref().map(|c| c.header.images) {
-            if saved != images {
-                return Err(usage(format!(
-                    "{}: the run was made with {saved} images, {} has {images}",
-                    dir.display(),
-                    config.data
-                )));
-            }
-        }
+        let (loader, data, line) = open_data(&config, threads)?;
         let batches_per_epoch = loader.batches_per_epoch();
         let steps_per_epoch = batches_per_epoch.div_ceil(config.accum);
         let schedule = config.schedule(steps_per_epoch, cfg.layers())?;
+        let mut step = 0;
+        if let Some(Header {
+            data: saved,
+            step: done,
+            ..
+        }) = checkpoint.as_ref().map(|c| &c.header)
+        {
+            if *saved != data {
+                return Err(usage(format!(
+                    "the run was made with other images ({} of them, or other names) than {} has ({})",
+                    saved.images, config.data, data.images
+                )));
+            }
+            if *done > schedule.steps {
+                bail!(
+                    "the checkpoint is of step {done}, the run has {} steps",
+                    schedule.steps
+                );
+            }
+            step = *done;
+        }
 
         let vars = VarMap::new();
         let mut model = LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &device))?;
@@ -139,22 +163,18 @@ impl Run {
         let layer_of = |name: &str| cfg.layer_of(name, config.train_cls_token);
         let mut freeze = FreezeOut::new(&vars, schedule, layer_of)?;
         let mut opt = AdamW::new(config.adamw());
-        let mut step = 0;
-        if let Some(checkpoint) = &checkpoint {
-            step = checkpoint.header.step;
-        }
         let fresh = checkpoint.is_none();
         if let Some(checkpoint) = checkpoint {
-            if freeze.advance(step.saturating_sub(1))? {
+            if freeze.advance(step)? {
                 model = LocalMim::new(&cfg, freeze.vars())?;
             }
-            checkpoint
-                .restore(&freeze, &mut opt)
-                .with_context(|| checkpoint_path(&dir).display().to_string())?;
+            checkpoint.restore(&freeze, &mut opt)?;
         }
 
-        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        write_config(&dir, &config)?;
+        let dir = match &args.resume {
+            Some(dir) => dir.clone(),
+            None => claim(args.out.as_deref())?,
+        };
         let (metrics, rows) = Metrics::open(&dir.join("metrics.jsonl"), step)?;
         let run = Self {
             save_every: config.save_every.unwrap_or(steps_per_epoch),
@@ -163,7 +183,7 @@ impl Run {
             cfg,
             device,
             loader,
-            images,
+            data,
             batches_per_epoch,
             steps_per_epoch,
             freeze,
@@ -173,22 +193,39 @@ impl Run {
             rows,
             step,
             saved: step,
-            told: 0,
+            told: BTreeSet::new(),
             started: Instant::now(),
         };
-        if fresh {
-            // From here on a kill at any moment leaves something to resume.
-            run.write_checkpoint()?;
-        }
+        run.start(fresh)?;
         run.banner(&line, threads);
         Ok(run)
+    }
+
+    /// Writes a new run's first checkpoint, and config.toml: from here on a kill at any moment leaves something to
+    /// resume. If that fails, a new run leaves nothing behind.
+    fn start(&self, fresh: bool) -> Result<()> {
+        let write = || {
+            // The checkpoint first: it knows the configuration, should this be cut off in between.
+            if fresh {
+                self.write_checkpoint()?;
+            }
+            write_config(&self.dir, &self.config)
+        };
+        write().inspect_err(|_: &anyhow::Error| {
+            if fresh {
+                for name in FILES {
+                    let _ = std::fs::remove_file(self.dir.join(name));
+                }
+                let _ = std::fs::remove_dir(&self.dir);
+            }
+        })
     }
 
     fn banner(&self, data: &str, threads: usize) {
         let (config, schedule) = (&self.config, self.freeze.schedule());
         let count: usize = self.freeze.all().map(|(_, v)| v.elem_count()).sum();
-        eprintln!("{data}");
-        eprintln!(
+        note(data);
+        note(format!(
             "{} {} px, patch {}: {:.1} M parameters with {} decoders; {} on {threads} threads",
             config.model,
             config.image_size,
@@ -196,8 +233,8 @@ impl Run {
             count as f64 / 1e6,
             self.cfg.stages.len(),
             config.device,
-        );
-        eprintln!(
+        ));
+        note(format!(
             "{} epochs of {} steps, {} images each; learning rate {:.2e}; freezing {}",
             config.epochs,
             self.steps_per_epoch,
@@ -207,16 +244,16 @@ impl Run {
                 Some(first) => format!("from step {first} of {}", schedule.steps),
                 None => "nothing".into(),
             },
-        );
+        ));
         if self.step > 0 {
-            eprintln!("resuming after step {}", self.step);
+            note(format!("resuming after step {}", self.step));
         }
     }
 
-    fn report(&mut self) -> Report {
-        let (steps, layers) = (self.freeze.schedule().steps, self.cfg.layers());
+    fn report(&mut self, stop: usize) -> Report {
+        let (epochs, layers) = (self.config.epochs, self.cfg.layers());
         let rows = std::mem::take(&mut self.rows);
-        Report::new(steps, self.step, self.steps_per_epoch, layers, rows)
+        Report::new(self.step, stop, epochs, self.steps_per_epoch, layers, rows)
     }
 
     /// The batches from the next step on.
@@ -276,14 +313,12 @@ impl Run {
                     *sum.get_or_insert(0.0) += f64::from(stage.to_scalar::<f32>()?) / micro as f64;
                 }
             }
-            let part = timed(&mut row.seconds.backward, || -> Result<Gradients> {
-                let total = match micro {
-                    1 => loss.total,
-                    _ => (loss.total * (1.0 / micro as f64))?,
-                };
-                row.graph_nodes = total.sorted_nodes().len();
-                Ok(self.freeze.backward(&total)?)
-            })?;
+            let total = match micro {
+                1 => loss.total,
+                _ => (loss.total * (1.0 / micro as f64))?,
+            };
+            row.graph_nodes = total.sorted_nodes().len();
+            let part = timed(&mut row.seconds.backward, || self.freeze.backward(&total))?;
             grads.add(part)?;
         }
         Ok((row, grads))
@@ -346,23 +381,26 @@ impl Run {
 
     /// Warns of damaged images as they turn up.
     fn tell_skipped(&mut self, report: &Report) {
-        let skipped = self.loader.skipped();
-        for image in &skipped[self.told.min(skipped.len())..] {
-            report.say(format!("warning: skipped {}: {}", image.name, image.reason));
+        for image in self.loader.skipped() {
+            if self.told.insert(image.index) {
+                report.say(format!("warning: skipped {}: {}", image.name, image.reason));
+            }
         }
-        self.told = skipped.len();
     }
 
     fn save(&mut self) -> Result<()> {
+        let start = Instant::now();
         self.metrics.flush()?;
-        self.write_checkpoint().with_context(|| {
-            format!(
-                "the checkpoint of step {} is untouched; to go on from there: vitfreeze pretrain --resume {}",
+        self.write_checkpoint().map_err(|e| {
+            anyhow!(
+                "{e:#}; the checkpoint of step {} is untouched: vitfreeze pretrain --resume {}",
                 self.saved,
-                self.dir.display()
+                quoted(&self.dir)
             )
         })?;
         self.saved = self.step;
+        // Saving is no part of a step's time.
+        self.started += start.elapsed();
         Ok(())
     }
 
@@ -371,7 +409,7 @@ impl Run {
             &checkpoint_path(&self.dir),
             &self.config,
             self.step,
-            self.images,
+            self.data,
             &self.freeze,
             &self.opt,
         )
@@ -384,36 +422,57 @@ impl Run {
             .cfg
             .encoder_tensors(&checkpoint::weights(&self.freeze))?;
         vit::save_encoder(&encoder, &self.cfg.vit, &tensors)?;
-        let (steps, dir) = (self.freeze.schedule().steps, self.dir.display());
-        println!("{}", report.summary());
+        let (steps, dir) = (self.freeze.schedule().steps, quoted(&self.dir));
+        print(report.summary());
         let skipped = self.loader.skipped().len();
         if skipped > 0 {
-            println!("  {skipped} damaged image(s) skipped");
+            print(format!("  {skipped} damaged image(s) skipped"));
         }
-        println!("Files in {dir}:");
-        println!("  encoder.safetensors     the encoder under timm's names");
-        println!(
+        print(format!("Files in {}:", self.dir.display()));
+        print("  encoder.safetensors     the encoder under timm's names");
+        print(format!(
             "  checkpoint.safetensors  the training state after step {}",
             self.step
-        );
-        println!("  metrics.jsonl           one line per step");
-        println!("  config.toml             every number of this run");
-        println!("Next:");
+        ));
+        print("  metrics.jsonl           one line per step");
+        print("  config.toml             every number of this run");
+        print("Next:");
         if self.step < steps {
-            println!(
-                "  vitfreeze pretrain --resume {dir}    the other {} steps",
-                steps - self.step
-            );
+            let left = steps - self.step;
+            print(format!(
+                "  vitfreeze pretrain --resume {dir}    the other {left} steps"
+            ));
         }
-        println!("  python3 scripts/timm_check.py {}", encoder.display());
-        println!("  vitfreeze pretrain --data DIR --model vit-small    your own images, one folder per class");
-        println!("  vitfreeze bench --model vit-small    what freezing saves at 224 px");
+        print(format!(
+            "  python3 scripts/timm_check.py {}",
+            quoted(&encoder)
+        ));
+        print("  vitfreeze pretrain --data DIR --model vit-small    your own images, one folder per class");
+        print("  vitfreeze bench --model vit-small    what freezing saves at 224 px");
         Ok(ExitCode::SUCCESS)
     }
 }
 
 fn checkpoint_path(dir: &Path) -> PathBuf {
     dir.join("checkpoint.safetensors")
+}
+
+/// What a run writes.
+const FILES: [&str; 4] = [
+    "config.toml",
+    "metrics.jsonl",
+    "checkpoint.safetensors",
+    "encoder.safetensors",
+];
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.contains(|c: char| c.is_whitespace() || "'\"$&;()*?".contains(c)) {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    } else {
+        text
+    }
 }
 
 /// The configuration and checkpoint of a run to go on with.
@@ -425,9 +484,15 @@ fn resume(dir: &Path, flags: &Flags) -> Result<(Config, Checkpoint)> {
             dir.display()
         )));
     }
-    let config = Config::of_run(&dir.join("config.toml"), flags)?;
     let checkpoint = Checkpoint::load(&path)?;
-    let differences = config.differences(&checkpoint.header.config)?;
+    let saved = &checkpoint.header.config;
+    // Where config.toml has got lost, the checkpoint knows its numbers.
+    let file = dir.join("config.toml");
+    let config = match file.is_file() {
+        true => Config::of_run(&file, flags)?,
+        false => Config::of_checkpoint(saved, flags)?,
+    };
+    let differences = config.differences(saved)?;
     if !differences.is_empty() {
         return Err(usage(format!(
             "{} was trained with other numbers ({}); resume it without these, or start a new run",
@@ -438,41 +503,69 @@ fn resume(dir: &Path, flags: &Flags) -> Result<(Config, Checkpoint)> {
     Ok((config, checkpoint))
 }
 
-/// `out`, or runs/pretrain-N with the first N that is free.
-fn free_dir(out: Option<&Path>) -> Result<PathBuf> {
+/// Makes the folder `out`, or runs/pretrain-N with the first N that is free. Nothing that exists is written over.
+fn claim(out: Option<&Path>) -> Result<PathBuf> {
     let Some(out) = out else {
-        let name = |n: usize| PathBuf::from(format!("runs/pretrain-{n}"));
-        let free = (1..).map(name).find(|dir| !dir.exists());
-        return free.context("no free folder in runs/");
+        std::fs::create_dir_all("runs").context("cannot make the folder runs")?;
+        for n in 1.. {
+            let dir = PathBuf::from(format!("runs/pretrain-{n}"));
+            match std::fs::create_dir(&dir) {
+                Ok(()) => return Ok(dir),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
+                Err(e) => return Err(e).with_context(|| format!("cannot make {}", dir.display())),
+            }
+        }
+        bail!("no free folder in runs");
     };
-    if out.is_file() {
-        return Err(usage(format!("--out {} is a file", out.display())));
-    }
+    let dir = out.display();
     if checkpoint_path(out).exists() {
         return Err(usage(format!(
-            "--out {} holds a run already; go on with it by --resume {0}, or choose another folder",
-            out.display()
+            "--out {dir} holds a run already; go on with it by --resume {}, or choose another folder",
+            quoted(out)
         )));
+    }
+    std::fs::create_dir_all(out).map_err(|e| usage(format!("cannot make --out {dir}: {e}")))?;
+    for entry in std::fs::read_dir(out).with_context(|| format!("cannot read {dir}"))? {
+        let entry = entry.with_context(|| format!("cannot read {dir}"))?;
+        // What a run leaves that was killed before its first checkpoint may stay.
+        let leftover = match entry.file_name().to_str() {
+            Some("metrics.jsonl") => entry.metadata().is_ok_and(|m| m.len() == 0),
+            Some(".checkpoint.safetensors.saving") => true,
+            _ => false,
+        };
+        if !leftover {
+            return Err(usage(format!(
+                "--out {dir} is not empty; choose a new folder"
+            )));
+        }
     }
     Ok(out.to_owned())
 }
 
-/// Replaces config.toml as a whole or not at all.
+/// Replaces config.toml as a whole or not at all; nothing to do if it is as it should be.
 fn write_config(dir: &Path, config: &Config) -> Result<()> {
-    let (path, temporary) = (dir.join("config.toml"), dir.join("config.toml.tmp"));
-    std::fs::write(&temporary, config.to_toml()?)
-        .and_then(|()| std::fs::rename(&temporary, &path))
-        .with_context(|| format!("cannot write {}", path.display()))
+    let (path, temporary) = (dir.join("config.toml"), dir.join(".config.toml.saving"));
+    let text = config.to_toml()?;
+    if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    let write = || {
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, &path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The loader, the number of images and a line that says what they are.
-fn open_data(config: &Config, threads: usize) -> Result<(Loader, usize, String)> {
+/// The loader, what the images are, and a line that says it.
+fn open_data(config: &Config, threads: usize) -> Result<(Loader, Fingerprint, String)> {
     let source: Arc<dyn Source> = if config.data == "shapes" {
         Arc::new(Shapes::new(0, config.image_size, config.samples))
     } else {
         Arc::new(ImageFolder::open(Path::new(&config.data), "train").map_err(usage)?)
     };
-    let (images, line) = (source.len(), source.describe());
+    let (data, line) = (Fingerprint::of(&*source), source.describe());
     let transform = PretrainTransform {
         scale: (config.crop_scale, 1.0),
         ..PretrainTransform::imagenet(config.image_size)
@@ -484,5 +577,5 @@ fn open_data(config: &Config, threads: usize) -> Result<(Loader, usize, String)>
         prefetch: 2,
     };
     let loader = Loader::new(source, transform, loader).map_err(usage)?;
-    Ok((loader, images, line))
+    Ok((loader, data, line))
 }

@@ -1,5 +1,5 @@
 //! What a person sees of a run: a progress bar on a terminal, plain lines otherwise, freezes, the summary.
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -11,10 +11,22 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Steps after a freeze until its saving is told.
 const SETTLE: usize = 8;
 
+/// One line on standard error. A closed one is no reason to stop a run.
+pub fn note(line: impl AsRef<str>) {
+    let _ = writeln!(std::io::stderr(), "{}", line.as_ref());
+}
+
+/// One line on standard output, likewise.
+pub fn print(line: impl AsRef<str>) {
+    let _ = writeln!(std::io::stdout(), "{}", line.as_ref());
+}
+
 /// Live output of a run.
 pub struct Report {
     bar: ProgressBar,
-    steps: usize,
+    /// Where this session stops.
+    stop: usize,
+    epochs: usize,
     per_epoch: usize,
     layers: usize,
     rows: Vec<Row>,
@@ -26,21 +38,29 @@ pub struct Report {
 }
 
 impl Report {
-    /// For `steps` steps, of which `done` are done.
-    pub fn new(steps: usize, done: usize, per_epoch: usize, layers: usize, rows: Vec<Row>) -> Self {
+    /// For steps `done` to `stop` of a run of so many epochs.
+    pub fn new(
+        done: usize,
+        stop: usize,
+        epochs: usize,
+        per_epoch: usize,
+        layers: usize,
+        rows: Vec<Row>,
+    ) -> Self {
         let bar = if std::io::stderr().is_terminal() {
-            ProgressBar::with_draw_target(Some(steps as u64), ProgressDrawTarget::stderr())
+            ProgressBar::with_draw_target(Some(stop as u64), ProgressDrawTarget::stderr())
         } else {
             ProgressBar::hidden()
         };
-        let template = "{bar:24.cyan/dim} {pos}/{len}  {msg}";
+        let template = "{bar:12.cyan/dim} {pos}/{len} {wide_msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("━╸─"));
         }
         bar.set_position(done as u64);
         Self {
             bar,
-            steps,
+            stop,
+            epochs,
             per_epoch,
             layers,
             first: done,
@@ -53,14 +73,14 @@ impl Report {
 
     /// One line above the bar.
     pub fn say(&self, line: impl AsRef<str>) {
-        self.bar.suspend(|| eprintln!("{}", line.as_ref()));
+        self.bar.suspend(|| note(line));
     }
 
     /// A step has been done.
     pub fn step(&mut self, row: Row) {
         let done = row.step + 1;
         let rate = self.started.elapsed().as_secs_f64() / (done - self.first) as f64;
-        let eta = duration(rate * (self.steps - done) as f64);
+        let eta = duration(rate * self.stop.saturating_sub(done) as f64);
         let live = row.lr.get(row.frozen..).unwrap_or_default();
         let (low, high) = live
             .iter()
@@ -71,21 +91,21 @@ impl Report {
             format!("{low:.1e}..{high:.1e}")
         };
         let text = format!(
-            "epoch {}/{}  loss {:.4}  lr {lr}  {:.0} img/s  frozen {}/{}  ETA {eta}",
-            row.epoch + 1,
-            self.steps / self.per_epoch,
+            "ETA {eta}  loss {:.4}  frozen {}/{}  {:.0} img/s  lr {lr}  epoch {}/{}",
             row.loss,
-            row.images_per_second,
             row.frozen,
             self.layers,
+            row.images_per_second,
+            row.epoch + 1,
+            self.epochs,
         );
-        self.bar.set_message(text.clone());
         self.bar.set_position(done as u64);
+        self.bar.set_message(text.clone());
         let first = done == self.first + 1;
         if self.bar.is_hidden()
-            && (first || done == self.steps || self.last_line.elapsed() >= LINE_EVERY)
+            && (first || done == self.stop || self.last_line.elapsed() >= LINE_EVERY)
         {
-            eprintln!("step {done}/{}  {text}", self.steps);
+            note(format!("step {done}/{}  {text}", self.stop));
             self.last_line = Instant::now();
         }
         self.rows.push(row);
@@ -169,6 +189,9 @@ impl Report {
                 .iter()
                 .filter_map(|r| *r.stage_losses.get(k)?)
                 .collect();
+            if values.is_empty() {
+                return "-".into();
+            }
             let some = self.per_epoch.min(values.len());
             let (first, last) = (&values[..some], &values[values.len() - some..]);
             format!("{:.4} -> {:.4}", mean(first), mean(last))

@@ -102,12 +102,10 @@ fn kill_at_any_moment_and_resume() {
     let dir = tempfile::tempdir().unwrap();
     let (straight, killed) = (dir.path().join("straight"), dir.path().join("killed"));
     ok(pretrain(&straight, &["--save-every=2"]));
+    let log = dir.path().join("log");
     let spawn = |mut command: std::process::Command| {
-        command
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap()
+        let log = std::fs::File::create(&log).unwrap();
+        command.stdout(Stdio::null()).stderr(log).spawn().unwrap()
     };
     let mut kills = 0;
     for attempt in 0..60u64 {
@@ -119,10 +117,12 @@ fn kill_at_any_moment_and_resume() {
         });
         // Moments spread over start, training and saving.
         sleep(Duration::from_millis(20 + attempt * 7919 % 600));
-        let over = child.try_wait().unwrap().is_some();
+        let over = child.try_wait().unwrap();
+        let said = || std::fs::read_to_string(&log).unwrap();
+        assert!(over.is_none_or(|status| status.success()), "{}", said());
         child.kill().unwrap();
         child.wait().unwrap();
-        if over {
+        if over.is_some() {
             break;
         }
         kills += 1;
@@ -147,12 +147,18 @@ fn kill_at_any_moment_and_resume() {
     }
     ok(resume(&killed, &[]));
     assert_same_state(&straight, &killed);
-    let left: Vec<_> = std::fs::read_dir(&killed)
+    let mut left: Vec<_> = std::fs::read_dir(&killed)
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".tmp"))
         .collect();
-    assert!(left.is_empty(), "{left:?}");
+    left.sort();
+    let files = [
+        "checkpoint.safetensors",
+        "config.toml",
+        "encoder.safetensors",
+        "metrics.jsonl",
+    ];
+    assert_eq!(left, files, "nothing half-written stays");
 }
 
 #[cfg(unix)]
@@ -209,6 +215,22 @@ fn the_last_short_window_of_an_epoch_is_used() {
     ));
     ok(resume(&parts, &[]));
     assert_same_state(&out, &parts);
+}
+
+/// A pipe that nobody reads must not stop a run.
+#[cfg(unix)]
+#[test]
+fn a_closed_output_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", "\"$@\" 2>&1 | true; exit ${PIPESTATUS[0]}", "bash"]);
+    command
+        .arg(env!("CARGO_BIN_EXE_vitfreeze"))
+        .args(["pretrain", "--out"]);
+    let status = command.arg(&out).args(SMALL).status().unwrap();
+    assert!(status.success());
+    assert_eq!(rows(&out).len(), 30);
 }
 
 #[test]

@@ -29,12 +29,14 @@ impl<'a> Mat<'a> {
     }
 
     fn holds(&self, rows: usize, cols: usize) -> bool {
-        last(rows, self.rs, cols, self.cs) < self.data.len()
+        last(rows, self.rs, cols, self.cs).is_some_and(|last| last < self.data.len())
     }
 }
 
-fn last(rows: usize, rs: usize, cols: usize, cs: usize) -> usize {
-    (rows - 1) * rs + (cols - 1) * cs
+/// The largest index of a matrix with at least one row and column; `None` if it does not fit in usize.
+fn last(rows: usize, rs: usize, cols: usize, cs: usize) -> Option<usize> {
+    let row = (rows - 1).checked_mul(rs)?;
+    row.checked_add((cols - 1).checked_mul(cs)?)
 }
 
 /// Who works on one product.
@@ -63,7 +65,10 @@ pub(super) fn matmul(
     if m == 0 || n == 0 {
         return;
     }
-    assert!(last(m, dst_rs, n, 1) < dst.len(), "matmul: dst too small");
+    assert!(
+        last(m, dst_rs, n, 1).is_some_and(|last| last < dst.len()),
+        "matmul: dst too small"
+    );
     assert!(n <= dst_rs || m == 1, "matmul: rows of dst overlap");
     assert!(
         k == 0 || (lhs.holds(m, k) && rhs.holds(k, n)),

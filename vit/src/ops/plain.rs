@@ -43,6 +43,9 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
 /// A last dimension that is not 3 x heads x something.
 pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     let (batch, tokens, packed) = qkv.dims3()?;
+    if heads == 0 || packed % (3 * heads) != 0 {
+        candle_core::bail!("attention: qkv of width {packed} for {heads} heads");
+    }
     let dim = packed / 3 / heads;
     let qkv = qkv
         .reshape((batch, tokens, 3, heads, dim))?
@@ -62,7 +65,10 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
 /// Shapes that do not fit.
 pub fn unshuffle(x: &Tensor, mask_token: &Tensor, ids_restore: &[u32]) -> Result<Tensor> {
     let (batch, tokens, width) = x.dims3()?;
-    let patches = ids_restore.len() / batch;
+    let patches = ids_restore.len() / batch.max(1);
+    if patches == 0 {
+        candle_core::bail!("unshuffle: {} ids for {batch} images", ids_restore.len());
+    }
     // Rows of one table: all tokens of all images, then the mask token.
     let table = Tensor::cat(
         &[
