@@ -6,6 +6,7 @@ mod bench;
 mod checkpoint;
 mod config;
 mod device;
+mod folder;
 mod interrupt;
 mod memory;
 mod metrics;

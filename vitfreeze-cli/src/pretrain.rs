@@ -1,6 +1,5 @@
 //! `vitfreeze pretrain`: LocalMIM under FreezeOut.
 use std::collections::BTreeSet;
-use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,8 +12,9 @@ use datasets::{ImageFolder, Loader, LoaderConfig, PretrainTransform, Shapes, Sou
 use freezeout::{AdamW, FreezeOut, Gradients};
 use localmim::{LocalMim, LocalMimConfig, Masking};
 
-use crate::checkpoint::{self, Checkpoint, Fingerprint, Header};
+use crate::checkpoint::{self, Fingerprint, Header};
 use crate::config::{Config, Flags};
+use crate::folder::{self, checkpoint_path, quoted};
 use crate::metrics::{timed, Metrics, Row, Seconds};
 use crate::report::{note, print, Report};
 use crate::usage::usage;
@@ -28,8 +28,9 @@ Examples:
   vitfreeze pretrain --resume runs/pretrain-1            go on where a run stopped
   vitfreeze pretrain --freeze none --out runs/unfrozen   the same without freezing, to compare
 
-Without --data and --config the built-in configs/tiny-shapes.toml sets the defaults: vit-tiny, 32 px, patch 4,
-decoders 96 wide, 12 epochs, batch 64, lr 1e-3.";
+Without --data and --config the defaults are those of the built-in
+configs/tiny-shapes.toml: vit-tiny, 32 px, patch 4, decoders 96 wide with 3 heads,
+2048 samples, 12 epochs with 1 of warm-up, batch 64, accum 1, lr 1e-3.";
 
 /// Flags of `vitfreeze pretrain`.
 #[derive(clap::Parser)]
@@ -123,7 +124,7 @@ impl Run {
     fn open(args: &Args) -> Result<Self> {
         let (config, checkpoint) = match &args.resume {
             Some(dir) => {
-                let (config, checkpoint) = resume(dir, &args.flags)?;
+                let (config, checkpoint) = folder::resume(dir, &args.flags)?;
                 (config, Some(checkpoint))
             }
             None => (Config::new(args.config.as_deref(), &args.flags)?, None),
@@ -173,7 +174,7 @@ impl Run {
 
         let dir = match &args.resume {
             Some(dir) => dir.clone(),
-            None => claim(args.out.as_deref())?,
+            None => folder::claim(args.out.as_deref())?,
         };
         let (metrics, rows) = Metrics::open(&dir.join("metrics.jsonl"), step)?;
         let run = Self {
@@ -209,11 +210,11 @@ impl Run {
             if fresh {
                 self.write_checkpoint()?;
             }
-            write_config(&self.dir, &self.config)
+            folder::write_config(&self.dir, &self.config)
         };
         write().inspect_err(|_: &anyhow::Error| {
             if fresh {
-                for name in FILES {
+                for name in folder::FILES {
                     let _ = std::fs::remove_file(self.dir.join(name));
                 }
                 let _ = std::fs::remove_dir(&self.dir);
@@ -447,115 +448,10 @@ impl Run {
             "  python3 scripts/timm_check.py {}",
             quoted(&encoder)
         ));
-        print("  vitfreeze pretrain --data DIR --model vit-small    your own images, one folder per class");
+        print("  vitfreeze pretrain --data DIR --model vit-small    your own images, a folder per class");
         print("  vitfreeze bench --model vit-small    what freezing saves at 224 px");
         Ok(ExitCode::SUCCESS)
     }
-}
-
-fn checkpoint_path(dir: &Path) -> PathBuf {
-    dir.join("checkpoint.safetensors")
-}
-
-/// What a run writes.
-const FILES: [&str; 4] = [
-    "config.toml",
-    "metrics.jsonl",
-    "checkpoint.safetensors",
-    "encoder.safetensors",
-];
-
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    if text.contains(|c: char| c.is_whitespace() || "'\"$&;()*?".contains(c)) {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    } else {
-        text
-    }
-}
-
-/// The configuration and checkpoint of a run to go on with.
-fn resume(dir: &Path, flags: &Flags) -> Result<(Config, Checkpoint)> {
-    let path = checkpoint_path(dir);
-    if !path.is_file() {
-        return Err(usage(format!(
-            "{} holds no run: there is no checkpoint.safetensors in it",
-            dir.display()
-        )));
-    }
-    let checkpoint = Checkpoint::load(&path)?;
-    let saved = &checkpoint.header.config;
-    // Where config.toml has got lost, the checkpoint knows its numbers.
-    let file = dir.join("config.toml");
-    let config = match file.is_file() {
-        true => Config::of_run(&file, flags)?,
-        false => Config::of_checkpoint(saved, flags)?,
-    };
-    let differences = config.differences(saved)?;
-    if !differences.is_empty() {
-        return Err(usage(format!(
-            "{} was trained with other numbers ({}); resume it without these, or start a new run",
-            dir.display(),
-            differences.join(", ")
-        )));
-    }
-    Ok((config, checkpoint))
-}
-
-/// Makes the folder `out`, or runs/pretrain-N with the first N that is free. Nothing that exists is written over.
-fn claim(out: Option<&Path>) -> Result<PathBuf> {
-    let Some(out) = out else {
-        std::fs::create_dir_all("runs").context("cannot make the folder runs")?;
-        for n in 1.. {
-            let dir = PathBuf::from(format!("runs/pretrain-{n}"));
-            match std::fs::create_dir(&dir) {
-                Ok(()) => return Ok(dir),
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
-                Err(e) => return Err(e).with_context(|| format!("cannot make {}", dir.display())),
-            }
-        }
-        bail!("no free folder in runs");
-    };
-    let dir = out.display();
-    if checkpoint_path(out).exists() {
-        return Err(usage(format!(
-            "--out {dir} holds a run already; go on with it by --resume {}, or choose another folder",
-            quoted(out)
-        )));
-    }
-    std::fs::create_dir_all(out).map_err(|e| usage(format!("cannot make --out {dir}: {e}")))?;
-    for entry in std::fs::read_dir(out).with_context(|| format!("cannot read {dir}"))? {
-        let entry = entry.with_context(|| format!("cannot read {dir}"))?;
-        // What a run leaves that was killed before its first checkpoint may stay.
-        let leftover = match entry.file_name().to_str() {
-            Some("metrics.jsonl") => entry.metadata().is_ok_and(|m| m.len() == 0),
-            Some(".checkpoint.safetensors.saving") => true,
-            _ => false,
-        };
-        if !leftover {
-            return Err(usage(format!(
-                "--out {dir} is not empty; choose a new folder"
-            )));
-        }
-    }
-    Ok(out.to_owned())
-}
-
-/// Replaces config.toml as a whole or not at all; nothing to do if it is as it should be.
-fn write_config(dir: &Path, config: &Config) -> Result<()> {
-    let (path, temporary) = (dir.join("config.toml"), dir.join(".config.toml.saving"));
-    let text = config.to_toml()?;
-    if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
-        return Ok(());
-    }
-    let write = || {
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &path)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The loader, what the images are, and a line that says it.

@@ -141,7 +141,7 @@ impl Report {
             return;
         };
         self.say(format!(
-            "    {} frozen: {was:.3} -> {is:.3} s/step, {:+.1} % against an unfrozen step; graph {} -> {} nodes",
+            "    {} frozen: {was:.3} -> {is:.3} s/step ({:+.1} % since unfrozen), graph {} -> {} nodes",
             first.frozen,
             100.0 * (is - unfrozen) / unfrozen,
             last.graph_nodes,
@@ -197,7 +197,10 @@ impl Report {
             format!("{:.4} -> {:.4}", mean(first), mean(last))
         };
         let all: Vec<String> = (0..stages).map(stage).collect();
-        format!("  loss by stage, first -> last epoch: {}\n", all.join(", "))
+        format!(
+            "  loss by stage, first -> last epoch:\n    {}\n",
+            all.join(", ")
+        )
     }
 
     fn saving(&self) -> String {
@@ -210,7 +213,7 @@ impl Report {
         }
         let saved: f64 = frozen.iter().map(|r| unfrozen - r.seconds.total).sum();
         format!(
-            "  freezing saved {} = {:.1} % of the run, measured against its own unfrozen steps (median {unfrozen:.3} s)\n",
+            "  freezing saved {} = {:.1} % against its own unfrozen steps (median {unfrozen:.3} s)\n",
             duration(saved),
             100.0 * saved / (unfrozen * self.rows.len() as f64),
         )

@@ -16,7 +16,7 @@ fn a_run_writes_everything() {
         "froze patch_embed",
         "freezing saved",
         "Next:",
-        "against an unfrozen step",
+        "% since unfrozen",
     ] {
         assert!(said.contains(word), "{word}: {said}");
     }
