@@ -4,6 +4,9 @@ use vit::VitConfig;
 
 use crate::Error;
 
+/// What a stage's scale may be.
+const SCALES: [f64; 5] = [8.0, 4.0, 2.0, 1.0, 0.5];
+
 /// One stage: an encoder block whose output is decoded and compared with a target of its own resolution.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
@@ -124,16 +127,17 @@ impl LocalMimConfig {
                     "stage at block {block}: the encoder has blocks 0 to {last}"
                 ));
             }
-            if ![8.0, 4.0, 2.0, 1.0, 0.5].contains(&scale) {
+            if !SCALES.contains(&scale) {
                 return fail(format!(
                     "stage at block {block}: scale {scale} is none of 8, 4, 2, 1, 0.5"
                 ));
             }
             if (patch as f64 / scale).fract() != 0.0 {
+                let fits = |scale: &f64| (patch as f64 / scale).fract() == 0.0;
+                let scales: Vec<f64> = SCALES.into_iter().filter(fits).collect();
                 return fail(format!(
-                    "stage at block {block}: patch size {patch} is not divisible by scale {scale}; name stages with \
-                     scales that divide it, as in --stages 1:2,3:2,{}:1,{last}:0.5",
-                    last.saturating_sub(2)
+                    "stage at block {block}: patch size {patch} is not divisible by scale {scale}; name stages as \
+                     BLOCK:SCALE,... with scales of {scales:?}"
                 ));
             }
             if (side as f64 * scale).fract() != 0.0 {

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use crate::{Error, VitConfig};
 
 /// Writes tensors and one metadata entry to `path`: into a temporary file, flushed to disk, then renamed over `path`, then
-/// the folder flushed. If anything fails, `path` is as it was and the temporary file is gone.
+/// the folder flushed. If writing fails, `path` is as it was and the temporary file is gone.
 ///
 /// The temporary file lives in a folder `.<name>.saving` beside `path`. What a killed process leaves there is removed by
 /// the next save, so half-written files never pile up.

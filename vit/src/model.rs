@@ -93,7 +93,7 @@ impl Vit {
         ids_keep: Option<&[u32]>,
         blocks: &[usize],
     ) -> Result<Vec<Tensor>> {
-        if !blocks.is_sorted() || blocks.iter().any(|&b| b >= self.blocks.len()) {
+        if !blocks.is_sorted_by(|a, b| a < b) || blocks.iter().any(|&b| b >= self.blocks.len()) {
             candle_core::bail!(
                 "features: blocks {blocks:?}, expected ascending numbers below {}",
                 self.blocks.len()

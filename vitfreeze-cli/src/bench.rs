@@ -102,7 +102,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         ],
     );
     if args.json {
-        print(serde_json::to_string(&output)?);
+        print(serde_json::to_string(&output)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     print(format!(
@@ -114,8 +114,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
         output.threads,
         output.device,
         output.steps
-    ));
-    print(columns.map(|c| format!("{c:>10}")).concat());
+    ))?;
+    print(columns.map(|c| format!("{c:>10}")).concat())?;
     for row in &output.rows {
         let peak = match row.peak_bytes {
             Some(bytes) => format!("{:.2} GB", bytes as f64 / 1e9),
@@ -124,7 +124,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         print(format!(
             "{:>10}{:>10.2}{:>8.3} s{:>8.3} s{:>8.3} s{peak:>10}",
             row.frozen, row.images_per_second, row.forward_s, row.backward_s, row.optimizer_s
-        ));
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -154,6 +154,12 @@ fn measure(args: &Args) -> Result<Output<'_>> {
         if value == 0 || value > most {
             return Err(usage(format!("--{key} is {value}, it must be 1 to {most}")));
         }
+    }
+    if args.batch_size * args.image_size * args.image_size > 1 << 30 {
+        return Err(usage(format!(
+            "--batch-size {} is too large for {} px",
+            args.batch_size, args.image_size
+        )));
     }
     if !args.frozen.is_sorted() || args.frozen.iter().any(|&n| n > vit.depth) {
         return Err(usage(format!(
@@ -187,12 +193,13 @@ fn measure(args: &Args) -> Result<Output<'_>> {
     for &frozen in &args.frozen {
         freeze.freeze_first(frozen);
         let model = LocalMim::new(&cfg, freeze.vars())?;
+        // Before the step that warms up, which then takes the memory that this row needs.
+        allocator::release_memory();
         let mut samples = Vec::new();
         let (mut graph_nodes, mut peak_known) = (0, false);
         for i in 0..=args.steps {
             let (mut forward, mut backward, mut optimizer) = (0.0, 0.0, 0.0);
             if i == 1 {
-                allocator::release_memory();
                 peak_known = memory::reset_peak();
             }
             let loss = timed(&mut forward, || model.loss(&images, &masking))?.total;
@@ -211,7 +218,8 @@ fn measure(args: &Args) -> Result<Output<'_>> {
         let median = |k: usize| {
             let mut values: Vec<f64> = samples.iter().map(|s| s[k]).collect();
             values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
+            let (low, high) = ((values.len() - 1) / 2, values.len() / 2);
+            (values[low] + values[high]) / 2.0
         };
         rows.push(Row {
             frozen,

@@ -286,7 +286,7 @@ impl Config {
                 .to_string_lossy()
                 .into_owned();
         }
-        // Bounds far beyond use, so that nothing overflows and no typing error asks for all memory.
+        // Bounds far beyond use, so that nothing overflows and most typing errors end here.
         for (key, value, most) in [
             ("samples", self.samples, 100_000_000),
             ("epochs", self.epochs, 1_000_000),
@@ -300,6 +300,12 @@ impl Config {
             if value == 0 || value > most {
                 return Err(usage(format!("{key} is {value}, it must be 1 to {most}")));
             }
+        }
+        if self.batch_size * self.image_size * self.image_size > 1 << 30 {
+            return Err(usage(format!(
+                "batch-size {} is too large for {} px; use a smaller one and a larger accum",
+                self.batch_size, self.image_size
+            )));
         }
         if self.warmup_epochs >= self.epochs {
             return Err(usage(format!(

@@ -6,6 +6,7 @@ use anyhow::{bail, Context, Result};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Flags};
+use crate::metrics::Metrics;
 use crate::usage::usage;
 
 /// The training state of the run in `dir`.
@@ -24,15 +25,16 @@ pub const FILES: [&str; 4] = [
 /// A path as a shell takes it.
 pub fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
-    if text.contains(|c: char| c.is_whitespace() || "'\"$&;()*?".contains(c)) {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    } else {
+    let plain = |c: char| c.is_alphanumeric() || "_./:@%+=,-".contains(c);
+    if text.chars().all(plain) {
         text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
     }
 }
 
-/// The configuration and checkpoint of a run to go on with.
-pub fn resume(dir: &Path, flags: &Flags) -> Result<(Config, Checkpoint)> {
+/// A run to go on with: its configuration, its checkpoint, and its metrics, which are locked before anything is read.
+pub fn resume(dir: &Path, flags: &Flags) -> Result<(Config, Checkpoint, Metrics)> {
     let path = checkpoint_path(dir);
     if !path.is_file() {
         return Err(usage(format!(
@@ -40,6 +42,7 @@ pub fn resume(dir: &Path, flags: &Flags) -> Result<(Config, Checkpoint)> {
             dir.display()
         )));
     }
+    let metrics = Metrics::lock(&dir.join("metrics.jsonl"))?;
     let checkpoint = Checkpoint::load(&path)?;
     let saved = &checkpoint.header.config;
     // Where config.toml has got lost, the checkpoint knows its numbers.
@@ -56,7 +59,7 @@ pub fn resume(dir: &Path, flags: &Flags) -> Result<(Config, Checkpoint)> {
             differences.join(", ")
         )));
     }
-    Ok((config, checkpoint))
+    Ok((config, checkpoint, metrics))
 }
 
 /// Makes the folder `out`, or runs/pretrain-N with the first N that is free. Nothing that exists is written over.
@@ -86,7 +89,7 @@ pub fn claim(out: Option<&Path>) -> Result<PathBuf> {
         // What a run leaves that was killed before its first checkpoint may stay.
         let leftover = match entry.file_name().to_str() {
             Some("metrics.jsonl") => entry.metadata().is_ok_and(|m| m.len() == 0),
-            Some(".checkpoint.safetensors.saving") => true,
+            Some(".checkpoint.safetensors.saving" | ".config.toml.saving") => true,
             _ => false,
         };
         if !leftover {
@@ -111,5 +114,7 @@ pub fn write_config(dir: &Path, config: &Config) -> Result<()> {
         file.sync_all()?;
         std::fs::rename(&temporary, &path)
     };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    write()
+        .inspect_err(|_| drop(std::fs::remove_file(&temporary)))
+        .with_context(|| format!("cannot write {}", path.display()))
 }

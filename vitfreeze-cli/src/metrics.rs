@@ -69,24 +69,31 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the file at `path`, for this process alone, and returns the rows of the first `steps` steps. Rows of later
-    /// steps (done after the checkpoint) and a torn last line are cut off: those steps will be done again.
-    pub fn open(path: &Path, steps: usize) -> Result<(Self, Vec<Row>)> {
-        let context = || format!("cannot write {}", path.display());
-        let mut file = OpenOptions::new()
+    /// Opens the file at `path` for this process alone, which makes it the only one that works on the run.
+    pub fn lock(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new()
             .create(true)
             .read(true)
             .append(true)
             .open(path)
-            .with_context(context)?;
+            .with_context(|| format!("cannot write {}", path.display()))?;
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
             return Err(usage(format!(
                 "another process is working on this run ({} is locked)",
                 path.display()
             )));
         }
+        let path = path.to_owned();
+        Ok(Self { file, path })
+    }
+
+    /// The rows of the first `steps` steps. Those of later steps (done after the checkpoint) and a torn last line are cut
+    /// off: these steps will be done again.
+    pub fn take_up(&mut self, steps: usize) -> Result<Vec<Row>> {
+        let path = &self.path;
         let mut old = Vec::new();
-        file.read_to_end(&mut old)
+        self.file
+            .read_to_end(&mut old)
             .with_context(|| format!("cannot read {}", path.display()))?;
         let (mut rows, mut length, mut unreadable) = (Vec::new(), 0, 0);
         for line in old.split_inclusive(|&byte| byte == b'\n') {
@@ -104,9 +111,10 @@ impl Metrics {
                 path.display()
             ));
         }
-        file.set_len(length as u64).with_context(context)?;
-        let path = path.to_owned();
-        Ok((Self { file, path }, rows))
+        self.file
+            .set_len(length as u64)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(rows)
     }
 
     pub fn write(&mut self, row: &Row) -> Result<()> {

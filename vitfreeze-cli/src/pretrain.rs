@@ -64,13 +64,17 @@ pub fn run(args: Args) -> Result<ExitCode> {
         if run.freeze.advance(step)? {
             run.model = LocalMim::new(&run.cfg, run.freeze.vars())?;
             allocator::release_memory();
-            report.froze(step, &run.newly_frozen(step), run.freeze.frozen());
         }
-        // A loss that is not finite ends the run here, so a checkpoint that is due waits until its weights have proved good.
-        let (row, grads) = run.forward_backward(step, &mut batches, &report)?;
-        if step > run.saved && step % run.save_every == 0 {
+        if let Some(what) = run.newly_frozen(step) {
+            report.froze(step, &what, run.freeze.frozen());
+        }
+        let gradients = run.forward_backward(step, &mut batches, &report);
+        // A checkpoint that is due waits until this step's loss has proved its weights good.
+        let bad = gradients.as_ref().is_err_and(|e| e.is::<NotFinite>());
+        if !bad && step > run.saved && step % run.save_every == 0 {
             run.save()?;
         }
+        let (row, grads) = gradients?;
         report.step(run.update(row, &grads)?);
         let interrupted = interrupt::asked();
         if interrupted || run.step == stop {
@@ -92,6 +96,18 @@ pub fn run(args: Args) -> Result<ExitCode> {
     report.close();
     run.finish(&report)
 }
+
+/// The loss is NaN or infinite.
+#[derive(Debug)]
+struct NotFinite(String);
+
+impl std::fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotFinite {}
 
 /// A run in progress.
 struct Run {
@@ -122,10 +138,10 @@ struct Run {
 impl Run {
     /// Checks everything, then makes or reads the run's folder.
     fn open(args: &Args) -> Result<Self> {
-        let (config, checkpoint) = match &args.resume {
+        let (config, resumed) = match &args.resume {
             Some(dir) => {
-                let (config, checkpoint) = folder::resume(dir, &args.flags)?;
-                (config, Some(checkpoint))
+                let (config, checkpoint, metrics) = folder::resume(dir, &args.flags)?;
+                (config, Some((dir.clone(), checkpoint, metrics)))
             }
             None => (Config::new(args.config.as_deref(), &args.flags)?, None),
         };
@@ -141,7 +157,7 @@ impl Run {
             data: saved,
             step: done,
             ..
-        }) = checkpoint.as_ref().map(|c| &c.header)
+        }) = resumed.as_ref().map(|(_, c, _)| &c.header)
         {
             if *saved != data {
                 return Err(usage(format!(
@@ -164,19 +180,24 @@ impl Run {
         let layer_of = |name: &str| cfg.layer_of(name, config.train_cls_token);
         let mut freeze = FreezeOut::new(&vars, schedule, layer_of)?;
         let mut opt = AdamW::new(config.adamw());
-        let fresh = checkpoint.is_none();
-        if let Some(checkpoint) = checkpoint {
-            if freeze.advance(step)? {
-                model = LocalMim::new(&cfg, freeze.vars())?;
+        let fresh = resumed.is_none();
+        let (dir, mut metrics) = match resumed {
+            Some((dir, checkpoint, metrics)) => {
+                if freeze.advance(step)? {
+                    model = LocalMim::new(&cfg, freeze.vars())?;
+                }
+                checkpoint
+                    .restore(&freeze, &mut opt)
+                    .with_context(|| checkpoint_path(&dir).display().to_string())?;
+                (dir, metrics)
             }
-            checkpoint.restore(&freeze, &mut opt)?;
-        }
-
-        let dir = match &args.resume {
-            Some(dir) => dir.clone(),
-            None => folder::claim(args.out.as_deref())?,
+            None => {
+                let dir = folder::claim(args.out.as_deref())?;
+                let metrics = Metrics::lock(&dir.join("metrics.jsonl"))?;
+                (dir, metrics)
+            }
         };
-        let (metrics, rows) = Metrics::open(&dir.join("metrics.jsonl"), step)?;
+        let rows = metrics.take_up(step)?;
         let run = Self {
             save_every: config.save_every.unwrap_or(steps_per_epoch),
             dir,
@@ -306,7 +327,7 @@ impl Run {
             })?;
             let value = f64::from(loss.total.to_scalar::<f32>()?);
             if !value.is_finite() {
-                bail!(self.non_finite(value, &row));
+                return Err(NotFinite(self.not_finite(value, &row)).into());
             }
             row.loss += value / micro as f64;
             for (sum, stage) in row.stage_losses.iter_mut().zip(&loss.stages) {
@@ -352,7 +373,8 @@ impl Run {
         )?)
     }
 
-    fn newly_frozen(&self, step: usize) -> String {
+    /// What `step` is the first to find frozen.
+    fn newly_frozen(&self, step: usize) -> Option<String> {
         let before = self.freeze.schedule().frozen(step.saturating_sub(1));
         let mut names = Vec::new();
         for layer in before..self.freeze.frozen() {
@@ -367,10 +389,10 @@ impl Run {
                 },
             );
         }
-        names.join(", ")
+        (!names.is_empty()).then(|| names.join(", "))
     }
 
-    fn non_finite(&self, value: f64, row: &Row) -> String {
+    fn not_finite(&self, value: f64, row: &Row) -> String {
         let lr = row.lr.iter().copied().fold(0.0, f64::max);
         format!(
             "step {}: the loss is {value} at learning rate {lr:.3e}; {} still holds step {}; start again with a lower --lr",
@@ -392,13 +414,15 @@ impl Run {
     fn save(&mut self) -> Result<()> {
         let start = Instant::now();
         self.metrics.flush()?;
-        self.write_checkpoint().map_err(|e| {
-            anyhow!(
-                "{e:#}; the checkpoint of step {} is untouched: vitfreeze pretrain --resume {}",
-                self.saved,
-                quoted(&self.dir)
-            )
-        })?;
+        self.write_checkpoint()
+            .map_err(|e| match e.is::<vit::Error>() {
+                true => anyhow!(
+                    "{e:#}; the checkpoint of step {} is untouched: vitfreeze pretrain --resume {}",
+                    self.saved,
+                    quoted(&self.dir)
+                ),
+                false => e,
+            })?;
         self.saved = self.step;
         // Saving is no part of a step's time.
         self.started += start.elapsed();
@@ -424,32 +448,32 @@ impl Run {
             .encoder_tensors(&checkpoint::weights(&self.freeze))?;
         vit::save_encoder(&encoder, &self.cfg.vit, &tensors)?;
         let (steps, dir) = (self.freeze.schedule().steps, quoted(&self.dir));
-        print(report.summary());
+        print(report.summary())?;
         let skipped = self.loader.skipped().len();
         if skipped > 0 {
-            print(format!("  {skipped} damaged image(s) skipped"));
+            print(format!("  {skipped} damaged image(s) skipped"))?;
         }
-        print(format!("Files in {}:", self.dir.display()));
-        print("  encoder.safetensors     the encoder under timm's names");
+        print(format!("Files in {}:", self.dir.display()))?;
+        print("  encoder.safetensors     the encoder under timm's names")?;
         print(format!(
             "  checkpoint.safetensors  the training state after step {}",
             self.step
-        ));
-        print("  metrics.jsonl           one line per step");
-        print("  config.toml             every number of this run");
-        print("Next:");
+        ))?;
+        print("  metrics.jsonl           one line per step")?;
+        print("  config.toml             every number of this run")?;
+        print("Next:")?;
         if self.step < steps {
             let left = steps - self.step;
             print(format!(
                 "  vitfreeze pretrain --resume {dir}    the other {left} steps"
-            ));
+            ))?;
         }
         print(format!(
             "  python3 scripts/timm_check.py {}",
             quoted(&encoder)
-        ));
-        print("  vitfreeze pretrain --data DIR --model vit-small    your own images, a folder per class");
-        print("  vitfreeze bench --model vit-small    what freezing saves at 224 px");
+        ))?;
+        print("  vitfreeze pretrain --data DIR --model vit-small    your own images, a folder per class")?;
+        print("  vitfreeze bench --model vit-small    what freezing saves at 224 px")?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -16,9 +16,12 @@ pub fn note(line: impl AsRef<str>) {
     let _ = writeln!(std::io::stderr(), "{}", line.as_ref());
 }
 
-/// One line on standard output, likewise.
-pub fn print(line: impl AsRef<str>) {
-    let _ = writeln!(std::io::stdout(), "{}", line.as_ref());
+/// One line on standard output. That nobody reads it is no error, that it cannot be written (a full disk) is one.
+pub fn print(line: impl AsRef<str>) -> std::io::Result<()> {
+    match writeln!(std::io::stdout(), "{}", line.as_ref()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// Live output of a run.

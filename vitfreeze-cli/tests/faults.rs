@@ -330,6 +330,6 @@ fn a_full_disk_leaves_the_old_checkpoint() {
         before,
         std::fs::read(out.join("checkpoint.safetensors")).unwrap()
     );
-    assert!(!out.join("checkpoint.safetensors.tmp").exists());
+    assert!(!out.join(".checkpoint.safetensors.saving").exists());
     ok(resume(&out, &["--max-steps=5"]));
 }

@@ -90,11 +90,11 @@ mod tests {
             let error = (f64::from(super::exp(x)) - want).abs() / want;
             assert!(error < 2e-7, "exp({x}): relative error {error}");
         }
-        // erf by its Maclaurin series in f64, which converges for these arguments.
         for x in [4.0, 4.5, 30.0, 1e30, f32::INFINITY] {
             assert_eq!((super::erf(x), super::erf(-x)), (1.0, -1.0));
         }
         assert!(super::erf(f32::NAN).is_nan());
+        // By its Maclaurin series in f64, which converges for these arguments.
         for i in -4_000..4_000 {
             let x = i as f32 * 1e-3;
             let z = f64::from(x);
