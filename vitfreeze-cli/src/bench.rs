@@ -9,8 +9,8 @@ use localmim::{LocalMim, LocalMimConfig, Masking};
 use serde::Serialize;
 use vit::VitConfig;
 
-use crate::config::stages;
-use crate::metrics::timed;
+use crate::config::{batch_fits, bounded, preset, stages};
+use crate::metrics::{median, timed};
 use crate::report::{note, print};
 use crate::usage::usage;
 use crate::{allocator, device, memory};
@@ -88,19 +88,19 @@ struct Row {
     graph_nodes: usize,
 }
 
+/// Head of the table.
+const COLUMNS: [&str; 6] = [
+    "frozen",
+    "images/s",
+    "forward",
+    "backward",
+    "optimiser",
+    "peak",
+];
+
 /// Runs it.
 pub fn run(args: Args) -> Result<ExitCode> {
-    let (output, columns) = (
-        measure(&args)?,
-        [
-            "frozen",
-            "images/s",
-            "forward",
-            "backward",
-            "optimiser",
-            "peak",
-        ],
-    );
+    let output = measure(&args)?;
     if args.json {
         print(serde_json::to_string(&output)?)?;
         return Ok(ExitCode::SUCCESS);
@@ -115,7 +115,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         output.device,
         output.steps
     ))?;
-    print(columns.map(|c| format!("{c:>10}")).concat())?;
+    print(COLUMNS.map(|c| format!("{c:>10}")).concat())?;
     for row in &output.rows {
         let peak = match row.peak_bytes {
             Some(bytes) => format!("{:.2} GB", bytes as f64 / 1e9),
@@ -130,12 +130,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 fn measure(args: &Args) -> Result<Output<'_>> {
-    let Some(preset) = VitConfig::preset(&args.model) else {
-        return Err(usage(format!(
-            "model '{}': expected vit-tiny, vit-small, vit-base, vit-large or vit-huge",
-            args.model
-        )));
-    };
+    let preset = preset(&args.model)?;
     let vit = VitConfig {
         image_size: args.image_size,
         patch_size: args.patch_size.unwrap_or(preset.patch_size),
@@ -146,16 +141,12 @@ fn measure(args: &Args) -> Result<Output<'_>> {
         ..LocalMimConfig::new(vit).map_err(usage)?
     };
     cfg.validate().map_err(usage)?;
-    for (key, value, most) in [
-        ("steps", args.steps, 1_000_000),
-        ("batch-size", args.batch_size, 1_000_000),
-        ("image-size", args.image_size, 4096),
-    ] {
-        if value == 0 || value > most {
-            return Err(usage(format!("--{key} is {value}, it must be 1 to {most}")));
-        }
-    }
-    if args.batch_size * args.image_size * args.image_size > 1 << 30 {
+    bounded(&[
+        ("--steps", args.steps, 1_000_000),
+        ("--batch-size", args.batch_size, 1_000_000),
+        ("--image-size", args.image_size, 4096),
+    ])?;
+    if !batch_fits(args.batch_size, args.image_size) {
         return Err(usage(format!(
             "--batch-size {} is too large for {} px",
             args.batch_size, args.image_size
@@ -215,18 +206,13 @@ fn measure(args: &Args) -> Result<Output<'_>> {
                 samples.push([forward, backward, optimizer, forward + backward + optimizer]);
             }
         }
-        let median = |k: usize| {
-            let mut values: Vec<f64> = samples.iter().map(|s| s[k]).collect();
-            values.sort_by(f64::total_cmp);
-            let (low, high) = ((values.len() - 1) / 2, values.len() / 2);
-            (values[low] + values[high]) / 2.0
-        };
+        let middle = |k: usize| median(samples.iter().map(|s| s[k])).unwrap_or(f64::NAN);
         rows.push(Row {
             frozen,
-            images_per_second: args.batch_size as f64 / median(3),
-            forward_s: median(0),
-            backward_s: median(1),
-            optimizer_s: median(2),
+            images_per_second: args.batch_size as f64 / middle(3),
+            forward_s: middle(0),
+            backward_s: middle(1),
+            optimizer_s: middle(2),
             peak_bytes: memory::peak_bytes().filter(|_| peak_known),
             graph_nodes,
         });

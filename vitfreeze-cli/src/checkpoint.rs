@@ -151,18 +151,16 @@ impl Checkpoint {
     }
 
     /// Puts weights and moments in their places.
-    pub fn restore(mut self, freeze: &FreezeOut, opt: &mut AdamW) -> Result<()> {
-        let mut state = BTreeMap::new();
-        let names: Vec<String> = self.tensors.keys().cloned().collect();
-        for name in names {
-            if let Some(rest) = name.strip_prefix(PREFIX) {
-                if let Some(tensor) = self.tensors.remove(&name) {
-                    state.insert(rest.to_owned(), tensor);
-                }
-            }
+    pub fn restore(self, freeze: &FreezeOut, opt: &mut AdamW) -> Result<()> {
+        let (mut state, mut weights) = (BTreeMap::new(), BTreeMap::new());
+        for (name, tensor) in self.tensors {
+            match name.strip_prefix(PREFIX) {
+                Some(name) => state.insert(name.to_owned(), tensor),
+                None => weights.insert(name, tensor),
+            };
         }
         for (name, var) in freeze.all() {
-            let Some(tensor) = self.tensors.remove(name) else {
+            let Some(tensor) = weights.remove(name) else {
                 bail!("the checkpoint has no tensor '{name}'");
             };
             if tensor.shape() != var.shape() || tensor.dtype() != var.dtype() {
@@ -176,7 +174,7 @@ impl Checkpoint {
             }
             var.set(&tensor.to_device(var.device())?)?;
         }
-        if let Some(name) = self.tensors.keys().next() {
+        if let Some(name) = weights.keys().next() {
             bail!("the checkpoint has a tensor '{name}' that the model does not");
         }
         // Whatever is live has been live from the first step, so it has been updated in every one.

@@ -266,12 +266,7 @@ impl Config {
 
     /// Fills in what depends on the model, makes the path absolute and refuses numbers that do not fit together.
     fn resolve(&mut self) -> Result<()> {
-        let Some(preset) = VitConfig::preset(&self.model) else {
-            return Err(usage(format!(
-                "model '{}': expected vit-tiny, vit-small, vit-base, vit-large or vit-huge",
-                self.model
-            )));
-        };
+        let preset = preset(&self.model)?;
         let or = |value: &mut usize, default| {
             if *value == 0 {
                 *value = default;
@@ -287,7 +282,7 @@ impl Config {
                 .into_owned();
         }
         // Bounds far beyond use, so that nothing overflows and most typing errors end here.
-        for (key, value, most) in [
+        bounded(&[
             ("samples", self.samples, 100_000_000),
             ("epochs", self.epochs, 1_000_000),
             ("batch-size", self.batch_size, 1_000_000),
@@ -296,12 +291,8 @@ impl Config {
             ("image-size", self.image_size, 4096),
             ("decoder-dim", self.decoder_dim, 8192),
             ("decoder-depth", self.decoder_depth, 64),
-        ] {
-            if value == 0 || value > most {
-                return Err(usage(format!("{key} is {value}, it must be 1 to {most}")));
-            }
-        }
-        if self.batch_size * self.image_size * self.image_size > 1 << 30 {
+        ])?;
+        if !batch_fits(self.batch_size, self.image_size) {
             return Err(usage(format!(
                 "batch-size {} is too large for {} px; use a smaller one and a larger accum",
                 self.batch_size, self.image_size
@@ -345,7 +336,7 @@ impl Config {
 
     /// The model.
     pub fn model(&self) -> Result<LocalMimConfig> {
-        let preset = VitConfig::preset(&self.model).context("unknown model")?;
+        let preset = preset(&self.model)?;
         let vit = VitConfig {
             image_size: self.image_size,
             patch_size: self.patch_size,
@@ -407,6 +398,30 @@ impl Config {
             .map(|key| format!("{key}: {} -> {}", show(old.get(key)), show(new.get(key))))
             .collect())
     }
+}
+
+/// The architecture of this name.
+pub fn preset(model: &str) -> Result<VitConfig> {
+    VitConfig::preset(model).ok_or_else(|| {
+        usage(format!(
+            "model '{model}': expected vit-tiny, vit-small, vit-base, vit-large or vit-huge"
+        ))
+    })
+}
+
+/// Refuses a (name, number, most) whose number is 0 or more than most.
+pub fn bounded(numbers: &[(&str, usize, usize)]) -> Result<()> {
+    for (name, value, most) in numbers {
+        if *value == 0 || value > most {
+            return Err(usage(format!("{name} is {value}, it must be 1 to {most}")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a batch of square images stays below 2^30 pixels.
+pub fn batch_fits(batch_size: usize, image_size: usize) -> bool {
+    batch_size * image_size * image_size <= 1 << 30
 }
 
 fn read(path: &Path) -> Result<String> {

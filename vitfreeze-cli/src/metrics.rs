@@ -133,6 +133,14 @@ impl Metrics {
     }
 }
 
+/// The middle value, or the mean of the two in the middle; `None` of nothing.
+pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let low = values.get(values.len().checked_sub(1)? / 2)?;
+    Some((low + values.get(values.len() / 2)?) / 2.0)
+}
+
 /// `1 h 02 min`, `3 min 07 s`, `4.2 s`.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0) as u64;

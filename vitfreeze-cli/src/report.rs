@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::metrics::{duration, Row, Seconds};
+use crate::metrics::{duration, median, Row, Seconds};
 
 /// How often a plain line appears when there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -135,8 +135,8 @@ impl Report {
         let (before, after): (Vec<&Row>, Vec<&Row>) = self.rows.iter().partition(|r| r.step < step);
         let latest = before.iter().rev().take(SETTLE).copied();
         let (Some(was), Some(is), Some(unfrozen), Some(last), Some(first)) = (
-            median(latest),
-            median(after.iter().copied()),
+            median_step(latest),
+            median_step(after.iter().copied()),
             unfrozen_step(&self.rows),
             before.last(),
             after.first(),
@@ -225,11 +225,9 @@ impl Report {
 
 /// Median seconds of an unfrozen step, without the first two of the run, which warm things up.
 fn unfrozen_step(rows: &[Row]) -> Option<f64> {
-    median(rows.iter().skip(2).filter(|r| r.frozen == 0))
+    median_step(rows.iter().skip(2).filter(|r| r.frozen == 0))
 }
 
-fn median<'a>(rows: impl Iterator<Item = &'a Row>) -> Option<f64> {
-    let mut seconds: Vec<f64> = rows.map(|r| r.seconds.total).collect();
-    seconds.sort_by(f64::total_cmp);
-    seconds.get(seconds.len() / 2).copied()
+fn median_step<'a>(rows: impl Iterator<Item = &'a Row>) -> Option<f64> {
+    median(rows.map(|r| r.seconds.total))
 }
