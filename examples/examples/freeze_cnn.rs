@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{conv2d, linear, Conv2d, Conv2dConfig, Linear, Module, VarBuilder, VarMap};
-use freezeout::{AdamW, FreezeOut, Schedule};
+use freezeout::{AdamW, FreezeOut, Optimizer, Schedule};
 
 struct Cnn {
     convs: Vec<Conv2d>,
@@ -54,7 +54,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     };
     let steps = 60;
     let mut freeze = FreezeOut::new(&vars, Schedule::cubic(0.5, 7, steps), layer_of)?;
-    let mut opt = AdamW::new(Default::default());
+    let mut opt = Optimizer::new(AdamW::default());
     let (mut seconds, mut since) = (0.0, 0);
     for step in 0..steps {
         if freeze.advance(step)? {

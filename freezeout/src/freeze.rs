@@ -2,21 +2,29 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Shape, Tensor, Var};
-use candle_nn::var_builder::SimpleBackend;
-use candle_nn::{Init, VarBuilder, VarMap};
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::{VarBuilder, VarMap};
 
-use crate::{Error, Gradients, Schedule};
+use crate::check::Check;
+use crate::layers::{block_of, heads, natural};
+use crate::view::View;
+use crate::{Error, Gradients, Layers, Policy, Schedule};
 
-struct Entry {
-    var: Var,
-    layer: Option<usize>,
+pub(crate) struct Entry {
+    pub var: Var,
+    pub layer: Option<usize>,
     /// Updated by the forward pass itself, not by gradients.
-    buffer: bool,
+    pub buffer: bool,
+}
+
+impl Entry {
+    pub fn is_frozen(&self, frozen: usize) -> bool {
+        self.layer.is_some_and(|layer| layer < frozen)
+    }
 }
 
 /// Whether a variable of this name is one that the forward pass updates itself: the running statistics of a BatchNorm.
-fn is_buffer(name: &str) -> bool {
+pub(crate) fn is_buffer(name: &str) -> bool {
     name.ends_with("running_mean") || name.ends_with("running_var")
 }
 
@@ -28,13 +36,18 @@ fn is_buffer(name: &str) -> bool {
 ///
 /// `running_mean` and `running_var` of a BatchNorm get no gradient and belong to no layer: they are always handed out as
 /// they are, so that what the forward pass writes into them stays. A frozen BatchNorm goes on updating them while it runs
-/// in training mode.
+/// in training mode; see [`is_live`](crate::is_live) for how a layer learns that it is frozen.
 pub struct FreezeOut {
     schedule: Schedule,
     entries: Arc<BTreeMap<String, Entry>>,
     device: Device,
     dtype: DType,
     frozen: usize,
+    /// The step of the last advance.
+    step: Option<usize>,
+    /// Decides what is frozen instead of the schedule.
+    policy: Option<Box<dyn Policy>>,
+    check: Check,
 }
 
 impl FreezeOut {
@@ -42,8 +55,41 @@ impl FreezeOut {
     /// variables with `None` never freeze and follow the global learning rate.
     ///
     /// # Errors
-    /// A schedule out of range, a layer number beyond the schedule's, or a layer without any variable.
+    /// A schedule out of range, a layer number beyond the schedule's, a layer without any variable, or numbered blocks
+    /// (`blocks.0`, `blocks.1`, ...) whose layers do not rise.
     pub fn new(
+        vars: &VarMap,
+        schedule: Schedule,
+        layer_of: impl Fn(&str) -> Option<usize>,
+    ) -> Result<Self, Error> {
+        let freeze = Self::build(vars, schedule, layer_of)?;
+        in_order(&freeze.entries)?;
+        Ok(freeze)
+    }
+
+    /// Takes over the variables of `vars`, assigned to layers by [`Layers`].
+    ///
+    /// # Errors
+    /// As [`FreezeOut::new`], and a number of layers that is not the schedule's.
+    pub fn with_layers(vars: &VarMap, schedule: Schedule, layers: &Layers) -> Result<Self, Error> {
+        if layers.len() != schedule.layers {
+            return Err(Error::Layers(format!(
+                "there are {} layers, the schedule has {}",
+                layers.len(),
+                schedule.layers
+            )));
+        }
+        let freeze = Self::build(vars, schedule, |name| layers.layer_of(name))?;
+        let unknown = |(name, entry): &(&String, &Entry)| !entry.buffer && !layers.knows(name);
+        if let Some((name, _)) = freeze.entries.iter().find(unknown) {
+            return Err(Error::Layers(format!(
+                "variable '{name}' was made after the layers were described"
+            )));
+        }
+        Ok(freeze)
+    }
+
+    fn build(
         vars: &VarMap,
         schedule: Schedule,
         layer_of: impl Fn(&str) -> Option<usize>,
@@ -51,6 +97,7 @@ impl FreezeOut {
         schedule.validate()?;
         let mut entries = BTreeMap::new();
         let mut seen = vec![false; schedule.layers];
+        let mut unknown: BTreeMap<usize, Vec<String>> = BTreeMap::new();
         let map = vars.data().lock().unwrap_or_else(|e| e.into_inner());
         for (name, var) in map.iter() {
             let buffer = is_buffer(name);
@@ -58,22 +105,22 @@ impl FreezeOut {
             if let Some(layer) = layer {
                 match seen.get_mut(layer) {
                     Some(seen) => *seen = true,
-                    None => {
-                        return Err(Error::UnknownLayer {
-                            name: name.clone(),
-                            layer,
-                            last: schedule.layers - 1,
-                        })
-                    }
+                    None => unknown.entry(layer).or_default().push(name.clone()),
                 }
             }
             let var = var.clone();
             entries.insert(name.clone(), Entry { var, layer, buffer });
         }
         drop(map);
-        let empty: Vec<usize> = (0..seen.len()).filter(|&layer| !seen[layer]).collect();
-        if !empty.is_empty() {
-            return Err(Error::EmptyLayers(empty));
+        if let Some((layer, mut names)) = unknown.pop_first() {
+            names.sort_by(|a, b| natural(a, b));
+            let last = schedule.layers - 1;
+            return Err(Error::UnknownLayer { names, layer, last });
+        }
+        let layers: Vec<usize> = (0..seen.len()).filter(|&layer| !seen[layer]).collect();
+        if !layers.is_empty() {
+            let names = heads(entries.keys());
+            return Err(Error::EmptyLayers { layers, names });
         }
         let (device, dtype) = entries
             .values()
@@ -86,17 +133,56 @@ impl FreezeOut {
             device,
             dtype,
             frozen: 0,
+            step: None,
+            policy: None,
+            check: Check::default(),
         })
+    }
+
+    /// Lets `policy` decide how many layers are frozen. The schedule then gives only the learning rates and the layers that
+    /// never freeze (`keep_last`); give it [`LayerLr::Shared`](crate::LayerLr::Shared).
+    #[must_use]
+    pub fn with_policy(mut self, policy: impl Policy + 'static) -> Self {
+        self.policy = Some(Box::new(policy));
+        self
+    }
+
+    /// Where warnings go: a frozen set that does not shrink the graph. Standard error, unless told otherwise.
+    #[must_use]
+    pub fn on_warning(mut self, handler: impl Fn(&str) + Send + 'static) -> Self {
+        self.check.handler = Some(Box::new(handler));
+        self
+    }
+
+    /// Turns the checks of [`FreezeOut::backward`] off, all but the one for missing gradients.
+    #[must_use]
+    pub fn without_checks(mut self) -> Self {
+        self.check.off = true;
+        self
     }
 
     /// Moves to `step`. `true` if the frozen set changed: rebuild the model from [`FreezeOut::vars`] then.
     ///
-    /// A smaller step than before unfreezes layers again; their moments start afresh.
+    /// The frozen set may shrink again, by the schedule or because a smaller step is given; the moments of layers that are
+    /// unfrozen start afresh.
     ///
     /// # Errors
-    /// None with a fixed schedule.
+    /// None with a fixed schedule; what the policy reports.
     pub fn advance(&mut self, step: usize) -> Result<bool, Error> {
-        let frozen = self.schedule.frozen(step);
+        let frozen = match self.policy.take() {
+            None => self.schedule.frozen(step),
+            // A policy has a memory: asking it twice for one step would count twice.
+            Some(policy) if self.step == Some(step) => {
+                self.policy = Some(policy);
+                self.frozen
+            }
+            Some(mut policy) => {
+                let decided = policy.advance(step, self);
+                self.policy = Some(policy);
+                decided?.min(self.schedule.layers - self.schedule.keep_last)
+            }
+        };
+        self.step = Some(step);
         let changed = frozen != self.frozen;
         self.frozen = frozen;
         Ok(changed)
@@ -109,10 +195,7 @@ impl FreezeOut {
 
     /// A `VarBuilder` over the variables as they are now: live ones as variables, frozen ones as plain tensors.
     pub fn vars(&self) -> VarBuilder<'static> {
-        let view = View {
-            entries: self.entries.clone(),
-            frozen: self.frozen,
-        };
+        let view = View::new(self.entries.clone(), self.frozen);
         VarBuilder::from_backend(Box::new(view), self.dtype, self.device.clone())
     }
 
@@ -130,7 +213,7 @@ impl FreezeOut {
     pub fn live(&self) -> impl Iterator<Item = (&str, Option<usize>, &Var)> {
         self.entries
             .iter()
-            .filter(|(_, e)| !e.buffer && !is_frozen(e.layer, self.frozen))
+            .filter(|(_, e)| !e.buffer && !e.is_frozen(self.frozen))
             .map(|(name, e)| (name.as_str(), e.layer, &e.var))
     }
 
@@ -139,18 +222,29 @@ impl FreezeOut {
         self.entries.iter().map(|(n, e)| (n.as_str(), &e.var))
     }
 
+    /// Names and variables that the forward pass itself updates (a BatchNorm's running statistics).
+    pub fn buffers(&self) -> impl Iterator<Item = (&str, &Var)> {
+        let buffers = self.entries.iter().filter(|(_, entry)| entry.buffer);
+        buffers.map(|(name, entry)| (name.as_str(), &entry.var))
+    }
+
     /// Whether the variable of this name trains now.
     pub fn is_live(&self, name: &str) -> bool {
         self.entries
             .get(name)
-            .is_some_and(|e| !e.buffer && !is_frozen(e.layer, self.frozen))
+            .is_some_and(|e| !e.buffer && !e.is_frozen(self.frozen))
     }
 
     /// Runs the backward pass of `loss` and gives the gradients of the live variables by name.
     ///
+    /// Checks the graph once after each change of the frozen set: a frozen set that does not shrink it, most often because
+    /// a live variable lies below the boundary, is reported with the names (see [`FreezeOut::on_warning`]).
+    ///
     /// # Errors
-    /// [`Error::NoGradient`] names live variables that the loss did not reach.
-    pub fn backward(&self, loss: &Tensor) -> Result<Gradients, Error> {
+    /// [`Error::NoGradient`] names live variables that the loss did not reach, [`Error::NotRebuilt`] frozen ones that it
+    /// still reaches.
+    pub fn backward(&mut self, loss: &Tensor) -> Result<Gradients, Error> {
+        self.check.graph(loss, &self.entries, self.frozen)?;
         let mut grads = loss.backward()?;
         let mut missing = Vec::new();
         let mut by_name = BTreeMap::new();
@@ -161,54 +255,153 @@ impl FreezeOut {
                 None => missing.push(name.to_owned()),
             }
         }
-        if missing.is_empty() {
-            Ok(Gradients(by_name))
-        } else {
-            Err(Error::NoGradient(missing))
+        if !missing.is_empty() {
+            return Err(Error::NoGradient(missing));
         }
-    }
-}
-
-fn is_frozen(layer: Option<usize>, frozen: usize) -> bool {
-    layer.is_some_and(|layer| layer < frozen)
-}
-
-struct View {
-    entries: Arc<BTreeMap<String, Entry>>,
-    frozen: usize,
-}
-
-impl SimpleBackend for View {
-    fn get(
-        &self,
-        shape: Shape,
-        name: &str,
-        _: Init,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<Tensor> {
-        let tensor = self.get_unchecked(name, dtype, device)?;
-        if tensor.shape() != &shape {
-            candle_core::bail!(
-                "variable '{name}' has shape {:?}, the model asks for {shape:?}",
-                tensor.shape()
-            );
+        drop(grads);
+        let grads = Gradients::new(by_name);
+        if let Some(mut policy) = self.policy.take() {
+            let observed = policy.observe(self, &grads);
+            self.policy = Some(policy);
+            observed?;
         }
-        Ok(tensor)
+        Ok(grads)
     }
 
-    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
-        let Some(entry) = self.entries.get(name) else {
-            return Err(candle_core::Error::wrap(Error::NoVariable(name.into())));
+    /// Shows a policy that looks at outputs ([`Plasticity::of_outputs`](crate::Plasticity::of_outputs)) the outputs of the
+    /// layers for one fixed batch; the first dimension counts its samples.
+    ///
+    /// # Errors
+    /// A number of outputs that is not that of the layers; what the policy reports.
+    pub fn observe_outputs(&mut self, outputs: &[Tensor]) -> Result<(), Error> {
+        if outputs.len() != self.schedule.layers {
+            return Err(Error::Policy(format!(
+                "{} outputs for {} layers",
+                outputs.len(),
+                self.schedule.layers
+            )));
+        }
+        match &mut self.policy {
+            Some(policy) => policy.observe_outputs(outputs),
+            None => Ok(()),
+        }
+    }
+
+    /// What a checkpoint must keep beside weights and optimiser: nothing under a schedule, whose state is the step; under
+    /// a policy `freeze.frozen`, `freeze.step` and the policy's own tensors.
+    ///
+    /// # Errors
+    /// An error of candle.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>, Error> {
+        let Some(policy) = &self.policy else {
+            return Ok(BTreeMap::new());
         };
-        Ok(if is_frozen(entry.layer, self.frozen) {
-            entry.var.as_detached_tensor()
-        } else {
-            entry.var.as_tensor().clone()
-        })
+        let number = |n: usize| Tensor::new(n as i64, &Device::Cpu);
+        let mut out = BTreeMap::from([("freeze.frozen".to_owned(), number(self.frozen)?)]);
+        if let Some(step) = self.step {
+            out.insert("freeze.step".to_owned(), number(step)?);
+        }
+        for (name, tensor) in policy.state(self)? {
+            out.insert(format!("policy.{name}"), tensor);
+        }
+        Ok(out)
     }
 
-    fn contains_tensor(&self, name: &str) -> bool {
-        self.entries.contains_key(name)
+    /// Takes back what [`FreezeOut::state`] gave; the weights must be in their variables already. Rebuild the model from
+    /// [`FreezeOut::vars`] afterwards, and go on with the next step.
+    ///
+    /// # Errors
+    /// [`Error::Policy`] names what is missing or does not fit.
+    pub fn load_state(&mut self, saved: &BTreeMap<String, Tensor>) -> Result<(), Error> {
+        let Some(mut policy) = self.policy.take() else {
+            return match saved.keys().next() {
+                Some(key) => Err(Error::Policy(format!("'{key}', but there is no policy"))),
+                None => Ok(()),
+            };
+        };
+        let loaded = self.load_policy(policy.as_mut(), saved);
+        self.policy = Some(policy);
+        loaded
     }
+
+    fn load_policy(
+        &mut self,
+        policy: &mut dyn Policy,
+        saved: &BTreeMap<String, Tensor>,
+    ) -> Result<(), Error> {
+        let number = |key: &str| -> Result<Option<usize>, Error> {
+            let Some(tensor) = saved.get(key) else {
+                return Ok(None);
+            };
+            let value = tensor
+                .to_scalar::<i64>()
+                .map_err(|e| Error::Policy(format!("'{key}': {e}")))?;
+            let value = usize::try_from(value);
+            value
+                .map(Some)
+                .map_err(|_| Error::Policy(format!("'{key}' is less than 0")))
+        };
+        let most = self.schedule.layers - self.schedule.keep_last;
+        let frozen = match number("freeze.frozen")? {
+            Some(frozen) if frozen <= most => frozen,
+            Some(frozen) => {
+                return Err(Error::Policy(format!(
+                    "'freeze.frozen' is {frozen}, at most {most} layers may freeze"
+                )))
+            }
+            None => return Err(Error::Policy("'freeze.frozen' is missing".into())),
+        };
+        let step = number("freeze.step")?;
+        let mut own = BTreeMap::new();
+        for (key, tensor) in saved {
+            match key.strip_prefix("policy.") {
+                Some(name) => drop(own.insert(name.to_owned(), tensor.clone())),
+                None if key == "freeze.frozen" || key == "freeze.step" => {}
+                None => return Err(Error::Policy(format!("'{key}' is not part of it"))),
+            }
+        }
+        let before = std::mem::replace(&mut self.frozen, frozen);
+        if let Err(error) = policy.load_state(self, &own) {
+            self.frozen = before;
+            return Err(error);
+        }
+        self.step = step;
+        Ok(())
+    }
+}
+
+/// Numbered blocks of one container must have rising layers.
+fn in_order(entries: &BTreeMap<String, Entry>) -> Result<(), Error> {
+    // Container -> number -> (variable, lowest layer, highest layer).
+    let mut containers: BTreeMap<&str, BTreeMap<usize, Vec<(&str, usize)>>> = BTreeMap::new();
+    for (name, entry) in entries {
+        let (Some(block), Some(layer)) = (block_of(name), entry.layer) else {
+            continue;
+        };
+        let digits = block.len() - block.rfind('.').map_or(0, |dot| dot + 1);
+        let container = &name[..block.len() - digits];
+        let Ok(number) = block[container.len()..].parse() else {
+            continue;
+        };
+        let blocks = containers.entry(container).or_default();
+        blocks.entry(number).or_default().push((name, layer));
+    }
+    for blocks in containers.values() {
+        let mut highest: Option<(&str, usize)> = None;
+        for variables in blocks.values() {
+            for &(later, later_layer) in variables {
+                if let Some((earlier, earlier_layer)) = highest.filter(|h| h.1 > later_layer) {
+                    return Err(Error::OutOfOrder {
+                        earlier: earlier.to_owned(),
+                        earlier_layer,
+                        later: later.to_owned(),
+                        later_layer,
+                    });
+                }
+            }
+            let last = variables.iter().copied().max_by_key(|(_, layer)| *layer);
+            highest = last.or(highest);
+        }
+    }
+    Ok(())
 }

@@ -2,15 +2,40 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
-mod adamw;
+mod autofreeze;
+mod check;
+mod decay;
+mod ema;
 mod error;
+mod estimate;
 mod freeze;
 mod gradients;
+mod inplace;
+mod layers;
+mod optim;
+mod plasticity;
+mod policy;
+mod profile;
+mod reduce;
 mod schedule;
+mod spacing;
+mod view;
 
-pub use adamw::{decays, AdamW, AdamWConfig};
+pub use autofreeze::AutoFreeze;
 pub use candle_core as candle;
+pub use decay::{Curve, Decay};
+pub use ema::Ema;
 pub use error::Error;
+pub use estimate::{freezeout_speedup, Costs, Estimate, LayerCost, StepCost};
 pub use freeze::FreezeOut;
 pub use gradients::Gradients;
-pub use schedule::{LayerLr, Schedule, Spacing, Warmup};
+pub use layers::{Layers, LayersBuilder};
+pub use optim::{
+    decays, layer_decay, AdamW, Group, Lars, Lion, Optimizer, Param, Rule, Sgd, Slices, Update,
+};
+pub use plasticity::Plasticity;
+pub use policy::Policy;
+pub use profile::{profile, Measured, Profile};
+pub use schedule::{LayerLr, Schedule, Warmup};
+pub use spacing::{Change, Spacing};
+pub use view::is_live;

@@ -1,7 +1,7 @@
 //! Registration, the view, gradients, the optimiser and its state.
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{linear, Linear, Module, VarBuilder, VarMap};
-use freezeout::{AdamW, AdamWConfig, Error, FreezeOut, LayerLr, Schedule, Spacing, Warmup};
+use freezeout::{AdamW, Error, FreezeOut, LayerLr, Optimizer, Schedule, Spacing, Warmup};
 
 const CPU: Device = Device::Cpu;
 
@@ -54,7 +54,7 @@ fn train(stop: Option<usize>) -> Vec<(String, Vec<u32>)> {
     let (vars, mut model) = net();
     let schedule = Schedule::cubic(0.5, 3, 20);
     let mut freeze = FreezeOut::new(&vars, schedule.clone(), layer_of).unwrap();
-    let mut opt = AdamW::new(AdamWConfig::default());
+    let mut opt = Optimizer::new(AdamW::default());
     for step in 0..20 {
         if stop == Some(step) {
             let state = opt.state(&freeze).unwrap();
@@ -64,7 +64,7 @@ fn train(stop: Option<usize>) -> Vec<(String, Vec<u32>)> {
             }
             freeze = FreezeOut::new(&other, schedule.clone(), layer_of).unwrap();
             freeze.advance(step - 1).unwrap();
-            opt = AdamW::new(AdamWConfig::default());
+            opt = Optimizer::new(AdamW::default());
             opt.load_state(&freeze, &state).unwrap();
             model = Net::new(freeze.vars());
         }
@@ -100,7 +100,7 @@ fn frozen_weights_stay_and_live_ones_move() {
         grads.iter().map(|(n, _)| n).collect::<Vec<_>>(),
         ["2.bias", "2.weight"]
     );
-    AdamW::new(AdamWConfig::default())
+    Optimizer::new(AdamW::default())
         .step(&freeze, 1, &grads)
         .unwrap();
     for ((name, was), (_, is)) in before.iter().zip(bits(&freeze)) {
@@ -118,7 +118,7 @@ fn frozen_weights_stay_and_live_ones_move() {
 #[test]
 fn a_starved_variable_is_named() {
     let (vars, model) = net();
-    let freeze = FreezeOut::new(&vars, Schedule::cubic(0.5, 3, 20), layer_of).unwrap();
+    let mut freeze = FreezeOut::new(&vars, Schedule::cubic(0.5, 3, 20), layer_of).unwrap();
     // An op without a backward, as candle_nn's softmax_last_dim, cuts the graph in silence.
     let x = Tensor::ones((2, 4), DType::F32, &CPU).unwrap();
     let x = model.0[0].forward(&x).unwrap().detach();
@@ -148,7 +148,7 @@ fn registration_is_checked() {
             ..
         })
     ));
-    assert!(matches!(new(4, layer_of), Some(Error::EmptyLayers(l)) if l == [3]));
+    assert!(matches!(new(4, layer_of), Some(Error::EmptyLayers { layers, .. }) if layers == [3]));
     for (change, want) in [
         (
             Schedule {
@@ -213,15 +213,15 @@ fn a_model_that_asks_for_another_variable_or_shape_is_told_so() {
 #[test]
 fn saved_state_that_does_not_fit_is_refused() {
     let (vars, model) = net();
-    let freeze = FreezeOut::new(&vars, Schedule::cubic(0.5, 3, 20), layer_of).unwrap();
-    let mut opt = AdamW::new(AdamWConfig::default());
-    opt.step(&freeze, 1, &freeze.backward(&model.loss(0)).unwrap())
-        .unwrap();
+    let mut freeze = FreezeOut::new(&vars, Schedule::cubic(0.5, 3, 20), layer_of).unwrap();
+    let mut opt = Optimizer::new(AdamW::default());
+    let grads = freeze.backward(&model.loss(0)).unwrap();
+    opt.step(&freeze, 1, &grads).unwrap();
     let good = opt.state(&freeze).unwrap();
     let fails = |change: &dyn Fn(&mut std::collections::BTreeMap<String, Tensor>), want: &str| {
         let mut state = good.clone();
         change(&mut state);
-        let error = AdamW::new(AdamWConfig::default())
+        let error = Optimizer::new(AdamW::default())
             .load_state(&freeze, &state)
             .unwrap_err();
         assert!(error.to_string().contains(want), "{error}");
@@ -253,7 +253,7 @@ fn saved_state_that_does_not_fit_is_refused() {
 #[test]
 fn accumulation_is_the_sum() {
     let (vars, model) = net();
-    let freeze = FreezeOut::new(&vars, Schedule::cubic(0.5, 3, 20), layer_of).unwrap();
+    let mut freeze = FreezeOut::new(&vars, Schedule::cubic(0.5, 3, 20), layer_of).unwrap();
     let (a, b) = (model.loss(0), model.loss(1));
     let mut sum = freeze.backward(&a).unwrap();
     sum.add(freeze.backward(&b).unwrap()).unwrap();
@@ -282,7 +282,7 @@ fn batch_norm_keeps_its_statistics() {
     let vars = VarMap::new();
     let mut model = build(VarBuilder::from_varmap(&vars, DType::F32, &CPU));
     let mut freeze = FreezeOut::new(&vars, Schedule::cubic(0.5, 2, 20), layer_of).unwrap();
-    let mut opt = AdamW::new(AdamWConfig::default());
+    let mut opt = Optimizer::new(AdamW::default());
     let mean = || {
         let data = vars.data().lock().unwrap();
         data["0.bn.running_mean"].to_vec1::<f32>().unwrap()

@@ -41,6 +41,7 @@ fn all_54_settings_match() {
             warmup: Warmup::Common,
             lr: json["lr"].as_f64().unwrap(),
             min_lr: json["min_lr"].as_f64().unwrap(),
+            ..Schedule::cubic(1.0, 1, 1)
         };
         let close = |got: f64, want: f64, what: String| {
             let error = (got - want).abs() / want.abs().max(1e-300);

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
-use freezeout::{AdamW, FreezeOut, Schedule};
+use freezeout::{AdamW, FreezeOut, Optimizer, Schedule};
 use localmim::{LocalMim, LocalMimConfig, Masking};
 use vit::VitConfig;
 
@@ -61,8 +61,12 @@ fn train(cut: bool, train_cls_token: bool) -> Trained {
         ..Schedule::cubic(0.5, cfg.layers(), STEPS)
     };
     let layer_of = |name: &str| cfg.layer_of(name, train_cls_token);
+    // Uncut, the frozen variables stay in the graph, which the checks would refuse.
     let mut freeze = FreezeOut::new(&vars, schedule, layer_of).unwrap();
-    let mut opt = AdamW::new(Default::default());
+    if !cut {
+        freeze = freeze.without_checks();
+    }
+    let mut opt = Optimizer::new(AdamW::default());
     let mut graph = Vec::new();
     for step in 0..STEPS {
         if freeze.advance(step).unwrap() && cut {

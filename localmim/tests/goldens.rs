@@ -3,7 +3,7 @@ use std::collections::HashMap;
 
 use candle_core::{safetensors, DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
-use freezeout::{AdamW, AdamWConfig, FreezeOut, Schedule, Spacing};
+use freezeout::{AdamW, FreezeOut, Optimizer, Schedule, Spacing};
 use localmim::{hog, LocalMim, LocalMimConfig, Masking, Stage};
 use serde_json::Value;
 use vit::VitConfig;
@@ -175,7 +175,7 @@ fn five_adamw_steps() {
         ..Schedule::cubic(1.0, cfg.layers(), 5)
     };
     let mut freeze = FreezeOut::new(&vars, schedule, |n| cfg.layer_of(n, false)).unwrap();
-    let mut opt = AdamW::new(AdamWConfig {
+    let mut opt = Optimizer::new(AdamW {
         weight_decay: info["weight_decay"].as_f64().unwrap(),
         ..Default::default()
     });

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use anyhow::{bail, Result};
 use candle_core::{DType, Tensor};
 use candle_nn::{VarBuilder, VarMap};
-use freezeout::{AdamW, FreezeOut};
+use freezeout::{AdamW, FreezeOut, Optimizer};
 use localmim::{LocalMim, LocalMimConfig, Masking};
 use serde::Serialize;
 use vit::VitConfig;
@@ -165,7 +165,7 @@ fn measure(args: &Args) -> Result<Output<'_>> {
     vit::init(&vars, 0)?;
     let schedule = freezeout::Schedule::cubic(1.0, cfg.layers(), 1_000_000);
     let mut freeze = FreezeOut::new(&vars, schedule, |name| cfg.layer_of(name, false))?;
-    let mut opt = AdamW::new(Default::default());
+    let mut opt = Optimizer::new(AdamW::default());
 
     let shape = (args.batch_size, 3, vit.image_size, vit.image_size);
     let mut rng = datasets::rng::rng(0, "bench", 0, 0);

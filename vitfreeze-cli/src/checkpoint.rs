@@ -13,7 +13,7 @@ use std::path::Path;
 
 use anyhow::{anyhow, bail, Context, Result};
 use candle_core::{DType, Device, Tensor};
-use freezeout::{AdamW, FreezeOut};
+use freezeout::{FreezeOut, Optimizer};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +80,7 @@ pub fn save(
     step: usize,
     data: Fingerprint,
     freeze: &FreezeOut,
-    opt: &AdamW,
+    opt: &Optimizer,
 ) -> Result<()> {
     let header = Header {
         format: 1,
@@ -151,7 +151,7 @@ impl Checkpoint {
     }
 
     /// Puts weights and moments in their places.
-    pub fn restore(self, freeze: &FreezeOut, opt: &mut AdamW) -> Result<()> {
+    pub fn restore(self, freeze: &FreezeOut, opt: &mut Optimizer) -> Result<()> {
         let (mut state, mut weights) = (BTreeMap::new(), BTreeMap::new());
         for (name, tensor) in self.tensors {
             match name.strip_prefix(PREFIX) {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
-use freezeout::{AdamWConfig, LayerLr, Schedule, Spacing, Warmup};
+use freezeout::{AdamW, LayerLr, Schedule, Spacing, Warmup};
 use localmim::{LocalMimConfig, Masking, Stage};
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::de::DeserializeOwned;
@@ -182,7 +182,8 @@ pub struct Flags {
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub seed: Option<u64>,
 
-    /// How freezing times are spread over the layers: linear, squared, cubic or none [default: cubic]
+    /// How freezing times are spread over the layers: linear, squared, cubic, power:P, none, or a plan
+    /// at:STEP=FROZEN,... [default: cubic]
     #[arg(long, value_name = "NAME", value_parser = name::<Spacing>, help_heading = "Freezing")]
     pub freeze: Option<Spacing>,
     /// When the first layer freezes, before spacing: in (0, 1], 1 = never [default: 0.8]
@@ -358,23 +359,21 @@ impl Config {
     pub fn schedule(&self, steps_per_epoch: usize, layers: usize) -> Result<Schedule> {
         let effective = (self.batch_size * self.accum) as f64;
         let schedule = Schedule {
-            steps: self.epochs * steps_per_epoch,
             warmup_steps: self.warmup_epochs * steps_per_epoch,
-            layers,
-            spacing: self.freeze,
-            t0: self.t0,
+            spacing: self.freeze.clone(),
             layer_lr: self.layer_lr,
             warmup: self.warmup,
             lr: self.lr.unwrap_or(self.blr * effective / 256.0),
             min_lr: self.min_lr,
+            ..Schedule::cubic(self.t0, layers, self.epochs * steps_per_epoch)
         };
         schedule.validate().map_err(usage)?;
         Ok(schedule)
     }
 
     /// The optimiser's numbers.
-    pub fn adamw(&self) -> AdamWConfig {
-        AdamWConfig {
+    pub fn adamw(&self) -> AdamW {
+        AdamW {
             beta1: self.beta1,
             beta2: self.beta2,
             eps: self.eps,

@@ -9,7 +9,7 @@ use anyhow::{anyhow, bail, Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use datasets::{ImageFolder, Loader, LoaderConfig, PretrainTransform, Shapes, Source};
-use freezeout::{AdamW, FreezeOut, Gradients};
+use freezeout::{FreezeOut, Gradients, Optimizer};
 use localmim::{LocalMim, LocalMimConfig, Masking};
 
 use crate::checkpoint::{self, Fingerprint, Header};
@@ -123,7 +123,7 @@ struct Run {
     save_every: usize,
     freeze: FreezeOut,
     model: LocalMim,
-    opt: AdamW,
+    opt: Optimizer,
     metrics: Metrics,
     /// Rows of earlier sessions, until the report takes them.
     rows: Vec<Row>,
@@ -179,7 +179,7 @@ impl Run {
         vit::init(&vars, config.seed)?;
         let layer_of = |name: &str| cfg.layer_of(name, config.train_cls_token);
         let mut freeze = FreezeOut::new(&vars, schedule, layer_of)?;
-        let mut opt = AdamW::new(config.adamw());
+        let mut opt = Optimizer::new(config.adamw());
         let fresh = resumed.is_none();
         let (dir, mut metrics) = match resumed {
             Some((dir, checkpoint, metrics)) => {

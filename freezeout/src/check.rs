@@ -1,0 +1,139 @@
+//! Whether freezing shrank the graph, and if not, which variables keep it alive.
+use std::collections::{BTreeMap, HashMap};
+
+use candle_core::{Tensor, TensorId};
+
+use crate::error::list;
+use crate::freeze::Entry;
+use crate::Error;
+
+type Entries = BTreeMap<String, Entry>;
+
+/// Looks at the graph at the first backward pass after each change of the frozen set: the graph stays the same in
+/// between, so that this costs nothing that one could measure.
+#[derive(Default)]
+pub(crate) struct Check {
+    pub off: bool,
+    pub handler: Option<Box<dyn Fn(&str) + Send>>,
+    /// The graph when the frozen set last changed.
+    last: Option<(usize, Graph)>,
+}
+
+/// A graph in few numbers.
+struct Graph {
+    /// Recorded ops.
+    ops: usize,
+    /// Ops by the variable that follows next in topological order, which is, as a rule, the one that they belong to.
+    ops_of: HashMap<TensorId, usize>,
+    /// Where each variable stands in topological order, the loss first.
+    position: HashMap<TensorId, usize>,
+}
+
+impl Graph {
+    fn of(loss: &Tensor) -> Self {
+        let nodes = loss.sorted_nodes();
+        let mut graph = Self {
+            ops: 0,
+            ops_of: HashMap::new(),
+            position: HashMap::new(),
+        };
+        let mut owner = None;
+        for (position, node) in nodes.iter().enumerate().rev() {
+            if node.is_variable() {
+                owner = Some(node.id());
+                graph.position.insert(node.id(), position);
+            } else {
+                graph.ops += 1;
+                if let Some(owner) = owner {
+                    *graph.ops_of.entry(owner).or_default() += 1;
+                }
+            }
+        }
+        graph
+    }
+}
+
+impl Check {
+    pub fn graph(&mut self, loss: &Tensor, entries: &Entries, frozen: usize) -> Result<(), Error> {
+        if self.off || self.last.as_ref().is_some_and(|last| last.0 == frozen) {
+            return Ok(());
+        }
+        let graph = Graph::of(loss);
+        let stale: Vec<String> = entries
+            .iter()
+            .filter(|(_, e)| e.is_frozen(frozen) && graph.position.contains_key(&e.var.id()))
+            .map(|(name, _)| name.clone())
+            .collect();
+        if !stale.is_empty() {
+            return Err(Error::NotRebuilt(stale));
+        }
+        if let Some((before, old)) = &self.last {
+            if let Some(warning) = unshrunk(entries, (*before, old), (frozen, &graph)) {
+                match &self.handler {
+                    Some(handler) => handler(&warning),
+                    None => eprintln!("freezeout: warning: {warning}"),
+                }
+            }
+        }
+        self.last = Some((frozen, graph));
+        Ok(())
+    }
+}
+
+/// A warning, if much of what belonged to the newly frozen layers is still recorded.
+///
+/// A layer that is cut off takes all its ops with it. One that something live below keeps in the graph loses only the ops
+/// that begin at its weights (a transposition, a broadcast), a minor part.
+fn unshrunk(
+    entries: &Entries,
+    (before, old): (usize, &Graph),
+    (now, new): (usize, &Graph),
+) -> Option<String> {
+    if now <= before {
+        return None;
+    }
+    let is_new = |entry: &Entry| entry.is_frozen(now) && !entry.is_frozen(before);
+    let (mut expected, mut nearest) = (0, None);
+    for entry in entries.values().filter(|entry| is_new(entry)) {
+        expected += old.ops_of.get(&entry.var.id()).copied().unwrap_or(0);
+        let position = old.position.get(&entry.var.id()).copied();
+        nearest = [nearest, position].into_iter().flatten().min();
+    }
+    let gone = old.ops.saturating_sub(new.ops);
+    let nearest = nearest?;
+    if 10 * gone >= 7 * expected {
+        return None;
+    }
+    // What stood behind the frozen layers in the old graph, and is still there.
+    let mut names: Vec<(usize, String)> = Vec::new();
+    let mut known = 0;
+    for (name, entry) in entries {
+        let Some(&position) = new.position.get(&entry.var.id()) else {
+            continue;
+        };
+        known += 1;
+        let old_position = old.position.get(&entry.var.id()).copied().unwrap_or(0);
+        if old_position > nearest && !entry.buffer {
+            names.push((position, name.clone()));
+        }
+    }
+    names.sort_by(|a, b| b.cmp(a));
+    let names: Vec<String> = names.into_iter().map(|(_, name)| name).collect();
+    let foreign = new.position.len() - known;
+    let culprit = match (names.is_empty(), foreign) {
+        (false, _) => format!(
+            "'{}' lie(s) below the boundary and train(s): put it into the first layer, or detach its use",
+            list(&names).replace(", ", "', '")
+        ),
+        (true, 0) => "layer_of does not follow the order from input to output, or the model keeps \
+                      tensors of its own that train"
+            .to_owned(),
+        (true, n) => format!(
+            "{n} variable(s) that FreezeOut was not told of train(s) below the boundary: make them before FreezeOut::new"
+        ),
+    };
+    Some(format!(
+        "freezing layers {before} to {} took {gone} of about {expected} ops out of the graph, so it saves next to nothing; {culprit}",
+        now - 1
+    ))
+}

@@ -1,0 +1,382 @@
+//! Which layer a variable belongs to, from its name.
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use candle_nn::VarMap;
+
+use crate::error::list;
+use crate::freeze::is_buffer;
+use crate::Error;
+
+/// The layers of a model, from input to output, made from the names of its variables. Every variable is in one layer, or
+/// explicitly in none.
+///
+/// Print it and look before you train:
+///
+/// ```
+/// # use candle_core::{DType, Device};
+/// # use candle_nn::{linear, VarBuilder, VarMap};
+/// # use freezeout::{FreezeOut, Layers, Schedule};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let vars = VarMap::new();
+/// # let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+/// # for name in ["embed", "blocks.0.fc", "blocks.1.fc", "blocks.2.fc", "norm", "head"] { linear(2, 2, vb.pp(name))?; }
+/// let layers = Layers::of(&vars)
+///     .layer(&["embed"])        // layer 0: everything whose name starts with the component `embed`
+///     .blocks("blocks.{i}")     // layers 1, 2, 3
+///     .leave_out(&["norm", "head"]) // in no layer: trains to the end
+///     .build()?;
+/// println!("{layers}");
+/// let freeze = FreezeOut::with_layers(&vars, Schedule::cubic(0.8, layers.len(), 1000), &layers)?;
+/// # assert_eq!(layers.len(), 4);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Layers {
+    labels: Vec<String>,
+    /// Name -> (layer, number of elements).
+    variables: BTreeMap<String, (Option<usize>, usize)>,
+}
+
+impl Layers {
+    /// Starts a description of the layers, from input to output.
+    pub fn of(vars: &VarMap) -> LayersBuilder {
+        LayersBuilder {
+            names: names(vars),
+            groups: Vec::new(),
+            left_out: Vec::new(),
+        }
+    }
+
+    /// Guesses the layers from the names: the numbered blocks with the most weights (`blocks.{i}`, `encoder.layer.{i}`,
+    /// `layer1.{i}` to `layer4.{i}`, `fc{i}`, ...) in numeric order, before them one layer of everything that looks like an
+    /// embedding or a stem. The rest (norms, heads, decoders) is in no layer. A guess: print it and review it.
+    ///
+    /// # Errors
+    /// [`Error::Layers`] if no name is numbered.
+    pub fn infer(vars: &VarMap) -> Result<Self, Error> {
+        let mut names = names(vars);
+        names.retain(|name, _| !is_buffer(name));
+        // Pattern of a block (its name with # for numbers) -> elements in it.
+        let mut patterns: BTreeMap<String, usize> = BTreeMap::new();
+        for numbered in [block_of, numbered_word_of] as [fn(&str) -> Option<String>; 2] {
+            for (name, elements) in &names {
+                if let Some(block) = numbered(name) {
+                    *patterns.entry(pattern(&block)).or_default() += elements;
+                }
+            }
+            let largest = patterns.iter().max_by_key(|(_, elements)| **elements);
+            let Some((trunk, _)) = largest else {
+                continue;
+            };
+            let mut blocks: Vec<String> = names.keys().filter_map(|n| numbered(n)).collect();
+            blocks.retain(|block| pattern(block) == *trunk);
+            blocks.sort_by(|a, b| natural(a, b));
+            blocks.dedup();
+            let in_trunk = |n: &str| numbered(n).is_some_and(|b| pattern(&b) == *trunk);
+            let stem: Vec<String> = (names.keys().filter(|n| !in_trunk(n) && is_stem(n)))
+                .cloned()
+                .collect();
+            let rest: Vec<String> = (names.keys().filter(|n| !in_trunk(n) && !is_stem(n)))
+                .cloned()
+                .collect();
+            let mut builder = Self::of(vars);
+            if !stem.is_empty() {
+                builder.groups.push(Group::Prefixes(stem));
+            }
+            for block in blocks {
+                builder.groups.push(Group::Prefixes(vec![block]));
+            }
+            builder.left_out = rest;
+            return builder.build();
+        }
+        let names: Vec<String> = names.into_keys().collect();
+        Err(Error::Layers(format!(
+            "none of the {} variables ({}) has a numbered name; describe the layers with Layers::of",
+            names.len(),
+            list(&names)
+        )))
+    }
+
+    /// Number of layers.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// What a layer holds, in short: its prefixes.
+    pub fn label(&self, layer: usize) -> Option<&str> {
+        self.labels.get(layer).map(String::as_str)
+    }
+
+    /// The layer of a variable; `None` if it is in none.
+    pub fn layer_of(&self, name: &str) -> Option<usize> {
+        self.variables.get(name)?.0
+    }
+
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.variables.contains_key(name)
+    }
+}
+
+impl fmt::Display for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rows: Vec<(String, &str, usize, usize)> = Vec::new();
+        for (layer, label) in self.labels.iter().enumerate() {
+            rows.push((layer.to_string(), label, 0, 0));
+        }
+        let mut outside = Vec::new();
+        let last = rows.len();
+        rows.push(("-".into(), "", 0, 0));
+        for (name, (layer, elements)) in &self.variables {
+            let row = &mut rows[layer.unwrap_or(last)];
+            row.2 += 1;
+            row.3 += elements;
+            if layer.is_none() {
+                outside.push(name.clone());
+            }
+        }
+        let outside = list(&outside);
+        rows[last].1 = &outside;
+        writeln!(f, "layer  variables    elements  names")?;
+        for (layer, label, variables, elements) in &rows {
+            if *variables > 0 {
+                writeln!(f, "{layer:>5}  {variables:>9}  {elements:>10}  {label}")?;
+            }
+        }
+        if rows[last].2 > 0 {
+            writeln!(f, "    -  in no layer: trains to the end")?;
+        }
+        Ok(())
+    }
+}
+
+/// Describes layers from input to output; made by [`Layers::of`].
+#[derive(Debug)]
+#[must_use = "call build()"]
+pub struct LayersBuilder {
+    names: BTreeMap<String, usize>,
+    groups: Vec<Group>,
+    left_out: Vec<String>,
+}
+
+#[derive(Debug)]
+enum Group {
+    Prefixes(Vec<String>),
+    /// Text before and after `{i}`.
+    Blocks(String, String),
+    Malformed(String),
+}
+
+impl LayersBuilder {
+    /// The next layer: all variables under one of these prefixes. `blocks.1` does not take `blocks.10.weight`.
+    pub fn layer(mut self, prefixes: &[&str]) -> Self {
+        let prefixes = prefixes.iter().map(|p| (*p).to_owned()).collect();
+        self.groups.push(Group::Prefixes(prefixes));
+        self
+    }
+
+    /// One layer for each number that stands in the place of `{i}`, in numeric order: `blocks.{i}`, `encoder.layer.{i}`.
+    pub fn blocks(mut self, pattern: &str) -> Self {
+        self.groups.push(match pattern.split_once("{i}") {
+            Some((before, after)) => Group::Blocks(before.into(), after.into()),
+            None => Group::Malformed(pattern.into()),
+        });
+        self
+    }
+
+    /// Variables under these prefixes belong to no layer: they train to the end.
+    pub fn leave_out(mut self, prefixes: &[&str]) -> Self {
+        let prefixes = prefixes.iter().map(|p| (*p).to_owned());
+        self.left_out.extend(prefixes);
+        self
+    }
+
+    /// Assigns every variable.
+    ///
+    /// # Errors
+    /// [`Error::Layers`]: a prefix or pattern that fits no variable, a variable that fits none or two; all are named.
+    pub fn build(self) -> Result<Layers, Error> {
+        let fail = |message: String| Err(Error::Layers(message));
+        // (prefix, layer), in order of the layers.
+        let mut rules: Vec<(String, Option<usize>)> = Vec::new();
+        let mut labels = Vec::new();
+        for group in &self.groups {
+            match group {
+                Group::Prefixes(prefixes) => {
+                    let layer = labels.len();
+                    rules.extend(prefixes.iter().map(|p| (p.clone(), Some(layer))));
+                    labels.push(list(prefixes));
+                }
+                Group::Blocks(before, after) => {
+                    let numbers = numbers(self.names.keys(), before, after);
+                    if numbers.is_empty() {
+                        return fail(format!(
+                            "pattern '{before}{{i}}{after}' fits no variable; there are {}",
+                            list(&heads(self.names.keys()))
+                        ));
+                    }
+                    for number in numbers {
+                        let prefix = format!("{before}{number}{after}");
+                        rules.push((prefix.clone(), Some(labels.len())));
+                        labels.push(prefix);
+                    }
+                }
+                Group::Malformed(pattern) => {
+                    return fail(format!(
+                        "pattern '{pattern}' has no {{i}} in the place of the block's number"
+                    ));
+                }
+            }
+        }
+        rules.extend(self.left_out.iter().map(|p| (p.clone(), None)));
+        let mut used = vec![false; rules.len()];
+        let (mut variables, mut uncovered) = (BTreeMap::new(), Vec::new());
+        for (name, elements) in self.names.iter().filter(|(name, _)| !is_buffer(name)) {
+            let fits = |(prefix, _): &&(String, Option<usize>)| is_under(name, prefix);
+            let mut layer: Option<(Option<usize>, usize)> = None;
+            for (i, rule) in rules.iter().enumerate().filter(|(_, rule)| fits(rule)) {
+                used[i] = true;
+                match layer {
+                    Some((other, by)) if other != rule.1 => {
+                        let (one, two) = (&rules[by].0, &rule.0);
+                        return fail(format!("variable '{name}' fits both '{one}' and '{two}'"));
+                    }
+                    Some(_) => {}
+                    None => layer = Some((rule.1, i)),
+                }
+            }
+            match layer {
+                Some((layer, _)) => {
+                    variables.insert(name.clone(), (layer, *elements));
+                }
+                None => uncovered.push(name.clone()),
+            }
+        }
+        if let Some(i) = used.iter().position(|used| !used) {
+            return fail(format!(
+                "prefix '{}' fits no variable; there are {}",
+                rules[i].0,
+                list(&heads(self.names.keys()))
+            ));
+        }
+        if !uncovered.is_empty() {
+            return fail(format!(
+                "{} variable(s) in no layer: {}; put them into one, or leave_out() those that train to the end",
+                uncovered.len(),
+                list(&uncovered)
+            ));
+        }
+        Ok(Layers { labels, variables })
+    }
+}
+
+fn names(vars: &VarMap) -> BTreeMap<String, usize> {
+    let map = vars.data().lock().unwrap_or_else(|e| e.into_inner());
+    map.iter()
+        .map(|(name, var)| (name.clone(), var.elem_count()))
+        .collect()
+}
+
+/// Whether `prefix` is the name or a whole-component beginning of it.
+fn is_under(name: &str, prefix: &str) -> bool {
+    let rest = name.strip_prefix(prefix.trim_end_matches('.'));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// The numbers in the place of `{i}`, ascending.
+fn numbers<'a>(
+    names: impl Iterator<Item = &'a String>,
+    before: &str,
+    after: &str,
+) -> BTreeSet<usize> {
+    let number = |name: &String| -> Option<usize> {
+        let rest = name.strip_prefix(before)?;
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let number: usize = rest[..digits].parse().ok()?;
+        is_under(name, &format!("{before}{number}{after}")).then_some(number)
+    };
+    names.filter_map(number).collect()
+}
+
+/// First two components of the names, once each: what there is to choose from.
+pub(crate) fn heads<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let head = |name: &String| {
+        let parts: Vec<&str> = name.splitn(3, '.').take(2).collect();
+        parts.join(".")
+    };
+    let heads: BTreeSet<String> = names.map(head).collect();
+    heads.into_iter().collect()
+}
+
+/// `encoder.layer.3` of `encoder.layer.3.attention.weight`: up to the first component that is a number.
+pub(crate) fn block_of(name: &str) -> Option<String> {
+    let parts: Vec<&str> = name.split('.').collect();
+    let at = (parts.iter()).position(|p| p.bytes().all(|b| b.is_ascii_digit()))?;
+    (at + 1 < parts.len()).then(|| parts[..=at].join("."))
+}
+
+/// `fc2` of `fc2.weight`: up to the first component that ends in a number.
+fn numbered_word_of(name: &str) -> Option<String> {
+    let parts: Vec<&str> = name.split('.').collect();
+    let numbered = |part: &&str| part.ends_with(|c: char| c.is_ascii_digit());
+    let at = parts.iter().position(numbered)?;
+    (at + 1 < parts.len()).then(|| parts[..=at].join("."))
+}
+
+/// The name with # for every run of digits.
+fn pattern(name: &str) -> String {
+    let mut out = String::new();
+    for c in name.chars() {
+        match c.is_ascii_digit() {
+            true if out.ends_with('#') => {}
+            true => out.push('#'),
+            false => out.push(c),
+        }
+    }
+    out
+}
+
+/// Orders names with their numbers as numbers: `fc2` before `fc10`.
+pub(crate) fn natural(a: &str, b: &str) -> Ordering {
+    let key = |name: &str| -> Vec<(String, u64)> {
+        let mut parts = vec![(String::new(), 0u64)];
+        let mut in_number = false;
+        for c in name.chars() {
+            if let Some(digit) = c.to_digit(10) {
+                let Some(last) = parts.last_mut() else {
+                    continue;
+                };
+                last.1 = last.1.saturating_mul(10).saturating_add(u64::from(digit));
+                in_number = true;
+            } else {
+                if in_number {
+                    parts.push((String::new(), 0));
+                    in_number = false;
+                }
+                if let Some(last) = parts.last_mut() {
+                    last.0.push(c);
+                }
+            }
+        }
+        parts
+    };
+    key(a).cmp(&key(b))
+}
+
+/// Whether a name outside the blocks looks like something before them.
+fn is_stem(name: &str) -> bool {
+    let first_numbered = |part: &str| matches!(part, "conv1" | "bn1" | "conv0" | "norm0");
+    name.split('.').any(|part| {
+        part.contains("embed") && !part.contains("decoder")
+            || part.ends_with("_token") && !part.contains("mask")
+            || matches!(part, "stem" | "wte" | "wpe")
+            || first_numbered(part)
+    }) && !name.split('.').any(|part| part.contains("decoder"))
+}

@@ -1,0 +1,161 @@
+//! State of one variable, and of all as tensors.
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor, Var};
+
+use super::kernel::HostStep;
+use super::{Rule, Update};
+use crate::reduce::on_host;
+use crate::{Error, FreezeOut};
+
+#[derive(Debug)]
+pub(super) struct State {
+    /// Updates done.
+    pub updates: u64,
+    buffers: Buffers,
+}
+
+#[derive(Debug)]
+enum Buffers {
+    /// f32 on the CPU: updated in place, one pass over memory.
+    Host(Vec<RefCell<Vec<f32>>>),
+    /// Anything else: composed tensor ops.
+    Device(Vec<Tensor>),
+}
+
+impl State {
+    pub fn new(var: &Var, buffers: usize) -> Result<Self, Error> {
+        let buffers = if on_host(var) {
+            let zeros = |_| RefCell::new(vec![0.0; var.elem_count()]);
+            Buffers::Host((0..buffers).map(zeros).collect())
+        } else {
+            let zeros = |_| Ok(var.zeros_like()?.detach());
+            Buffers::Device((0..buffers).map(zeros).collect::<Result<_, Error>>()?)
+        };
+        Ok(Self {
+            updates: 0,
+            buffers,
+        })
+    }
+
+    pub fn apply(
+        &mut self,
+        rule: &dyn Rule,
+        update: &Update,
+        var: &Var,
+        grad: &Tensor,
+    ) -> Result<(), Error> {
+        match &mut self.buffers {
+            Buffers::Host(buffers) => {
+                let op = HostStep {
+                    rule,
+                    update,
+                    buffers,
+                };
+                var.inplace_op2(grad, &op)?;
+            }
+            Buffers::Device(buffers) => {
+                let mut grad = grad.detach();
+                if update.scale != 1.0 {
+                    grad = (grad * update.scale)?;
+                }
+                if update.limit.is_finite() {
+                    grad = grad.clamp(-update.limit, update.limit)?;
+                }
+                let new = rule.tensors(update, &var.as_detached_tensor(), &grad, buffers)?;
+                for buffer in buffers {
+                    *buffer = buffer.detach();
+                }
+                var.set(&new.detach())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn save(
+    rule: &dyn Rule,
+    states: &BTreeMap<String, State>,
+    freeze: &FreezeOut,
+) -> Result<BTreeMap<String, Tensor>, Error> {
+    let mut out = BTreeMap::new();
+    for (name, _, var) in freeze.live() {
+        let Some(state) = states.get(name) else {
+            continue;
+        };
+        for (i, buffer) in rule.buffers().iter().enumerate() {
+            let tensor = match &state.buffers {
+                Buffers::Host(buffers) => {
+                    Tensor::from_slice(&buffers[i].borrow(), var.shape(), &Device::Cpu)?
+                }
+                Buffers::Device(buffers) => buffers[i].clone(),
+            };
+            out.insert(format!("{buffer}.{name}"), tensor);
+        }
+        let updates = Tensor::new(state.updates as i64, &Device::Cpu)?;
+        out.insert(format!("updates.{name}"), updates);
+    }
+    Ok(out)
+}
+
+pub(super) fn load(
+    rule: &dyn Rule,
+    freeze: &FreezeOut,
+    saved: &BTreeMap<String, Tensor>,
+) -> Result<BTreeMap<String, State>, Error> {
+    let fail = |message: String| Err(Error::State(message));
+    let vars: BTreeMap<&str, &Var> = freeze.all().collect();
+    let kinds: Vec<&str> = rule.buffers().iter().copied().chain(["updates"]).collect();
+    for key in saved.keys() {
+        let name = (kinds.iter()).find_map(|kind| key.strip_prefix(kind)?.strip_prefix('.'));
+        match name {
+            None => return fail(format!("'{key}' is no state of {}", rule.name())),
+            Some(name) if !saved.contains_key(&format!("updates.{name}")) => {
+                return fail(format!("'{key}' has no 'updates' beside it"));
+            }
+            Some(_) => {}
+        }
+    }
+    let mut states = BTreeMap::new();
+    for (key, updates) in saved {
+        let Some(name) = key.strip_prefix("updates.") else {
+            continue;
+        };
+        let Some(var) = vars.get(name) else {
+            return fail(format!("'{key}' belongs to no variable"));
+        };
+        let mut buffers = Vec::new();
+        for kind in rule.buffers() {
+            let key = format!("{kind}.{name}");
+            let Some(tensor) = saved.get(&key) else {
+                return fail(format!("'{key}' is missing"));
+            };
+            if tensor.shape() != var.shape() || tensor.dtype() != var.dtype() {
+                return fail(format!(
+                    "'{key}' is {:?} {:?}, its variable {:?} {:?}",
+                    tensor.dtype(),
+                    tensor.shape(),
+                    var.dtype(),
+                    var.shape()
+                ));
+            }
+            buffers.push(tensor.to_device(var.device())?);
+        }
+        let buffers = if on_host(var) {
+            let host = |t: &Tensor| -> Result<_, Error> {
+                Ok(RefCell::new(t.flatten_all()?.to_vec1::<f32>()?))
+            };
+            Buffers::Host(buffers.iter().map(host).collect::<Result<_, _>>()?)
+        } else {
+            Buffers::Device(buffers)
+        };
+        let number = updates
+            .to_scalar::<i64>()
+            .map_err(|e| Error::State(format!("'{key}': {e}")))?;
+        let updates = u64::try_from(number)
+            .map_err(|_| Error::State(format!("'{key}' is {number}, less than 0")))?;
+        states.insert(name.to_owned(), State { updates, buffers });
+    }
+    Ok(states)
+}
