@@ -73,6 +73,13 @@ write(out / "schedules.safetensors", {
     "lr": ("F64", shape, pack([x for s in rates for row in s for x in row])),
     "global_lr": ("F64", shape[:2], pack([x for s in settings for x in s["non_freezeout_lr"]])),
 })
+# FreezeOut's own estimate for two DenseNets, once per spacing and t0.
+speedups = {(s["how_scale"], s["t_0"]): s["freezeout_calc_speedup"] for s in settings if s["t_0"] != 1.0}
+rows = [[how, t0, v["densenet_k12_L76"], v["densenet_k12_L100"]] for (how, t0), v in speedups.items()]
+(out / "freezeout_speedup.json").write_text(json.dumps(rows, separators=(",", ":")))
+groups = json.loads((goldens / "param_groups_lrd_vit_b.json").read_text())
+groups = {k: v for k, v in groups.items() if isinstance(v, dict)}
+(out / "param_groups_lrd_vit_b.json").write_text(json.dumps(groups, separators=(",", ":")))
 keep = ("iterations_per_epoch", "epochs", "warmup_epochs", "lr", "min_lr", "num_of_layers", "iterations")
 schedules = {k: schedules[k] for k in keep}
 schedules["settings"] = [{k: s[k] for k in ("how_scale", "t_0", "mode", "freeze_iteration")} for s in settings]

@@ -28,7 +28,8 @@ use crate::{Error, FreezeOut, Gradients, Policy};
 /// # for i in 0..4 { linear(2, 2, vb.pp("blocks").pp(i))?; }
 /// # let layer_of = |name: &str| name.split('.').nth(1)?.parse().ok();
 /// let schedule = Schedule::cubic(1.0, 4, 1000); // the learning rates
-/// let policy = AutoFreeze { interval: 100, ..Default::default() };
+/// let mut policy = AutoFreeze::default();
+/// policy.interval = 50;
 /// let freeze = FreezeOut::new(&vars, schedule, layer_of)?.with_policy(policy);
 /// # Ok(())
 /// # }

@@ -1,5 +1,5 @@
 //! Whether freezing shrank the graph, and if not, which variables keep it alive.
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use candle_core::{Tensor, TensorId};
 
@@ -25,8 +25,7 @@ struct Graph {
     ops: usize,
     /// Ops by the variable that follows next in topological order, which is, as a rule, the one that they belong to.
     ops_of: HashMap<TensorId, usize>,
-    /// Where each variable stands in topological order, the loss first.
-    position: HashMap<TensorId, usize>,
+    variables: HashSet<TensorId>,
 }
 
 impl Graph {
@@ -35,13 +34,13 @@ impl Graph {
         let mut graph = Self {
             ops: 0,
             ops_of: HashMap::new(),
-            position: HashMap::new(),
+            variables: HashSet::new(),
         };
         let mut owner = None;
-        for (position, node) in nodes.iter().enumerate().rev() {
+        for node in nodes.iter().rev() {
             if node.is_variable() {
                 owner = Some(node.id());
-                graph.position.insert(node.id(), position);
+                graph.variables.insert(node.id());
             } else {
                 graph.ops += 1;
                 if let Some(owner) = owner {
@@ -61,7 +60,7 @@ impl Check {
         let graph = Graph::of(loss);
         let stale: Vec<String> = entries
             .iter()
-            .filter(|(_, e)| e.is_frozen(frozen) && graph.position.contains_key(&e.var.id()))
+            .filter(|(_, e)| e.is_frozen(frozen) && graph.variables.contains(&e.var.id()))
             .map(|(name, _)| name.clone())
             .collect();
         if !stale.is_empty() {
@@ -93,41 +92,35 @@ fn unshrunk(
         return None;
     }
     let is_new = |entry: &Entry| entry.is_frozen(now) && !entry.is_frozen(before);
-    let (mut expected, mut nearest) = (0, None);
-    for entry in entries.values().filter(|entry| is_new(entry)) {
-        expected += old.ops_of.get(&entry.var.id()).copied().unwrap_or(0);
-        let position = old.position.get(&entry.var.id()).copied();
-        nearest = [nearest, position].into_iter().flatten().min();
-    }
+    let ops = |graph: &Graph, id: TensorId| graph.ops_of.get(&id).copied().unwrap_or(0);
+    let newly = entries.values().filter(|entry| is_new(entry));
+    let expected: usize = newly.map(|entry| ops(old, entry.var.id())).sum();
     let gone = old.ops.saturating_sub(new.ops);
-    let nearest = nearest?;
     if 10 * gone >= 7 * expected {
         return None;
     }
-    // What stood behind the frozen layers in the old graph, and is still there.
-    let mut names: Vec<(usize, String)> = Vec::new();
-    let mut known = 0;
+    // What remains of the frozen layers now belongs to what keeps it alive.
+    let gained = |id: TensorId| ops(new, id) > ops(old, id);
+    let mut ids: Vec<TensorId> = new
+        .ops_of
+        .keys()
+        .copied()
+        .filter(|&id| gained(id))
+        .collect();
+    let mut names = Vec::new();
     for (name, entry) in entries {
-        let Some(&position) = new.position.get(&entry.var.id()) else {
-            continue;
-        };
-        known += 1;
-        let old_position = old.position.get(&entry.var.id()).copied().unwrap_or(0);
-        if old_position > nearest && !entry.buffer {
-            names.push((position, name.clone()));
+        let known = ids.len();
+        ids.retain(|&id| id != entry.var.id());
+        if ids.len() < known {
+            names.push(name.clone());
         }
     }
-    names.sort_by(|a, b| b.cmp(a));
-    let names: Vec<String> = names.into_iter().map(|(_, name)| name).collect();
-    let foreign = new.position.len() - known;
-    let culprit = match (names.is_empty(), foreign) {
+    let culprit = match (names.is_empty(), ids.len()) {
         (false, _) => format!(
-            "'{}' lie(s) below the boundary and train(s): put it into the first layer, or detach its use",
+            "'{}' below the boundary still train(s): put it into the first layer, or detach its use",
             list(&names).replace(", ", "', '")
         ),
-        (true, 0) => "layer_of does not follow the order from input to output, or the model keeps \
-                      tensors of its own that train"
-            .to_owned(),
+        (true, 0) => "layer_of does not follow the order from input to output".to_owned(),
         (true, n) => format!(
             "{n} variable(s) that FreezeOut was not told of train(s) below the boundary: make them before FreezeOut::new"
         ),
