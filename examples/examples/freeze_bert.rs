@@ -1,5 +1,4 @@
 //! FreezeOut on a BERT under Hugging Face's names.
-//!
 //! candle-transformers' own BERT cannot be trained: `candle_nn::LayerNorm` has no backward pass on contiguous input and cuts
 //! the graph in silence (FreezeOut::backward names the variables below). One thing had to change: `ops::layer_norm_slow`,
 //! composed of differentiable ops, takes its place. Names and formulas are the same, so checkpoints fit. (No dropout.)
@@ -11,7 +10,6 @@ use candle_nn::{Embedding, Init, Linear, Module, VarBuilder, VarMap};
 use freezeout::{AdamW, FreezeOut, Layers, Optimizer, Schedule};
 
 const DIM: usize = 64;
-const HEADS: usize = 4;
 const LINEARS: [(&str, usize, usize); 6] = [
     ("attention.self.query", DIM, DIM),
     ("attention.self.key", DIM, DIM),
@@ -21,7 +19,6 @@ const LINEARS: [(&str, usize, usize); 6] = [
     ("output.dense", 4 * DIM, DIM),
 ];
 
-/// Weight and bias.
 struct LayerNorm(Tensor, Tensor);
 
 fn layer_norm(vb: VarBuilder) -> Result<LayerNorm> {
@@ -45,10 +42,10 @@ impl Layer {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (b, n, _) = x.dims3()?;
-        let heads = (b, n, HEADS, DIM / HEADS);
+        let heads = (b, n, 4, DIM / 4);
         let part = |i: usize| self.0[i].forward(x)?.reshape(heads)?.transpose(1, 2);
-        let (q, k, v) = (part(0)?, part(1)?, part(2)?.contiguous()?);
-        let scores = q.contiguous()?.matmul(&k.t()?.contiguous()?)?;
+        let (q, k, v) = (part(0)?.contiguous()?, part(1)?, part(2)?.contiguous()?);
+        let scores = q.matmul(&k.t()?.contiguous()?)?;
         let scores = ops::softmax(&(scores / (heads.3 as f64).sqrt())?, D::Minus1)?;
         let mixed = scores.matmul(&v)?.transpose(1, 2)?.flatten_from(2)?;
         let x = normalise(&(x + self.0[3].forward(&mixed)?)?, &self.1)?;

@@ -5,13 +5,16 @@ mod allocator;
 mod bench;
 mod checkpoint;
 mod config;
+mod costs;
 mod device;
 mod folder;
 mod interrupt;
 mod memory;
 mod metrics;
+mod plot;
 mod pretrain;
 mod report;
+mod schedule;
 mod usage;
 
 use std::process::ExitCode;
@@ -36,6 +39,8 @@ enum Command {
     Pretrain(Box<pretrain::Args>),
     /// Time the training step with more and more layers frozen
     Bench(bench::Args),
+    /// Print and draw what a freezing schedule will do; trains nothing
+    Schedule(Box<schedule::Args>),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +48,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Pretrain(args) => pretrain::run(*args),
         Command::Bench(args) => bench::run(args),
+        Command::Schedule(args) => schedule::run(*args),
     };
     match result {
         Ok(code) => code,
