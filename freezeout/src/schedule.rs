@@ -340,8 +340,7 @@ impl Schedule {
         };
         let frozen = |change: &Change| layer < change.frozen;
         let now = changes.partition_point(|change| change.step <= step);
-        let thawed = changes[..now].iter().rposition(frozen).map(|last| last + 1);
-        let start = thawed.map_or(0, |next| changes.get(next).map_or(step, |c| c.step));
+        let start = self.live_since(step, layer);
         let end = changes[now..].iter().find(|&change| frozen(change));
         let end = end.map_or(self.steps, |change| change.step.min(self.steps));
         let start = start.max(self.warmup_steps);
@@ -351,6 +350,20 @@ impl Schedule {
             span,
             rho: (span / self.after_warmup()).min(1.0),
         }
+    }
+
+    /// The first step of the stretch of training that layer `i` is in at `step`: 0 if it has never been frozen, `step` if
+    /// it is frozen.
+    pub fn live_since(&self, step: usize, layer: usize) -> usize {
+        if self.is_frozen(step, layer) {
+            return step;
+        }
+        let Spacing::At(changes) = &self.spacing else {
+            return 0;
+        };
+        let now = changes.partition_point(|change| change.step <= step);
+        let last_frozen = changes[..now].iter().rposition(|c| layer < c.frozen);
+        last_frozen.map_or(0, |last| changes.get(last + 1).map_or(step, |c| c.step))
     }
 
     /// The first step at which a layer trains.

@@ -52,6 +52,11 @@ fn own_decays_follow_the_stretches_of_a_plan() {
     close(plan.lr(50, Some(2)), 0.5);
     assert_eq!(plan.freeze_step(0), Some(0));
     assert_eq!(plan.changes(), changes);
+    let since = |step, layer| plan.live_since(step, layer);
+    assert_eq!(
+        [since(59, 1), since(60, 1), since(99, 1), since(99, 2)],
+        [20, 60, 80, 0]
+    );
 }
 
 #[test]

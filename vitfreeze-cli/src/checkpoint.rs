@@ -177,12 +177,13 @@ impl Checkpoint {
         if let Some(name) = weights.keys().next() {
             bail!("the checkpoint has a tensor '{name}' that the model does not");
         }
-        // Whatever is live has been live from the first step, so it has been updated in every one.
+        // Whatever is live has been updated in every step since it was last unfrozen.
         let step = self.header.step;
-        for (name, _, _) in freeze.live() {
+        for (name, layer, _) in freeze.live() {
             let updates = state.get(&format!("updates.{name}"));
             let updates = updates.map_or(Ok(0), |t| t.to_scalar::<i64>())?;
-            if updates != step as i64 {
+            let since = layer.map_or(0, |layer| freeze.schedule().live_since(step, layer));
+            if updates != (step - since) as i64 {
                 bail!("after {step} steps '{name}' has been updated {updates} times");
             }
         }

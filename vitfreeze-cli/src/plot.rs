@@ -121,10 +121,11 @@ fn rates<B: DrawingBackend>(
     chart
         .configure_mesh()
         .light_line_style(WHITE)
-        .y_desc("learning rate")
         .y_label_formatter(&|lr| format!("{lr:.1e}"))
         .label_style(("sans-serif", 14))
         .draw()?;
+    let name = Text::new("learning rate", (8, 0), ("sans-serif", 14));
+    area.draw(&name)?;
     for layer in 0..layers {
         let color = color(layer, layers);
         // One line for each stretch of training.
@@ -142,7 +143,7 @@ fn rates<B: DrawingBackend>(
         chart.draw_series([Circle::new(at, 4, color(layer, layers).filled())])?;
         // Only where all follow one curve are the dots far enough from each other to be numbered.
         if schedule.layer_lr == LayerLr::Shared && layers <= 40 {
-            let number = Text::new(layer.to_string(), (4, -16), ("sans-serif", 13));
+            let number = Text::new(layer.to_string(), (4, -16), ("sans-serif", 14));
             chart.draw_series([EmptyElement::at(at) + number])?;
         }
     }
@@ -190,11 +191,11 @@ fn bars<B: DrawingBackend>(
             }
         }
         let start = (0.0, bottom + 0.5);
-        let text = Text::new(format!("{layer} {label}"), (-142, -7), ("sans-serif", 13));
+        let text = Text::new(format!("{layer} {label}"), (-142, -7), ("sans-serif", 14));
         chart.draw_series([EmptyElement::at(start) + text])?;
         if let Some(step) = schedule.freeze_step(layer).filter(|&step| step > 0) {
             let end = (epoch(step), bottom + 0.5);
-            let text = Text::new(format!("{:.1}", epoch(step)), (6, -7), ("sans-serif", 13));
+            let text = Text::new(format!("{:.1}", epoch(step)), (6, -7), ("sans-serif", 14));
             chart.draw_series([EmptyElement::at(end) + text])?;
         }
     }

@@ -179,6 +179,13 @@ impl Run {
         vit::init(&vars, config.seed)?;
         let layer_of = |name: &str| cfg.layer_of(name, config.train_cls_token);
         let mut freeze = FreezeOut::new(&vars, schedule, layer_of)?;
+        // A class token that trains keeps the frozen blocks' graph alive: asked for, so no warning.
+        let told = !config.train_cls_token;
+        freeze = freeze.on_warning(move |text| {
+            if told {
+                note(format!("warning: {text}"));
+            }
+        });
         let mut opt = Optimizer::new(config.adamw());
         let fresh = resumed.is_none();
         let (dir, mut metrics) = match resumed {
@@ -373,23 +380,25 @@ impl Run {
         )?)
     }
 
-    /// What `step` is the first to find frozen.
+    /// What `step` is the first to find frozen, or thawed.
     fn newly_frozen(&self, step: usize) -> Option<String> {
         let before = self.freeze.schedule().frozen(step.saturating_sub(1));
-        let mut names = Vec::new();
-        for layer in before..self.freeze.frozen() {
-            let Some(block) = layer.checked_sub(1) else {
-                names.push("patch_embed".to_owned());
-                continue;
-            };
-            names.push(
-                match self.cfg.stages.iter().position(|s| s.block == block) {
-                    Some(stage) => format!("blocks.{block} and stage {stage} with its decoder"),
-                    None => format!("blocks.{block}"),
-                },
-            );
+        let now = self.freeze.frozen();
+        let names: Vec<String> = (before.min(now)..before.max(now))
+            .map(|layer| self.layer_name(layer))
+            .collect();
+        let verb = if now < before { "unfroze" } else { "froze" };
+        (!names.is_empty()).then(|| format!("{verb} {}", names.join(", ")))
+    }
+
+    fn layer_name(&self, layer: usize) -> String {
+        let Some(block) = layer.checked_sub(1) else {
+            return "patch_embed".to_owned();
+        };
+        match self.cfg.stages.iter().position(|s| s.block == block) {
+            Some(stage) => format!("blocks.{block} and stage {stage} with its decoder"),
+            None => format!("blocks.{block}"),
         }
-        (!names.is_empty()).then(|| names.join(", "))
     }
 
     fn not_finite(&self, value: f64, row: &Row) -> String {

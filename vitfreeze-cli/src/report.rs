@@ -121,7 +121,7 @@ impl Report {
     pub fn froze(&mut self, step: usize, what: &str, frozen: usize) {
         self.tell_saving();
         self.say(format!(
-            "step {step}: froze {what}; {frozen} of {} layers frozen",
+            "step {step}: {what}; {frozen} of {} layers frozen",
             self.layers
         ));
         self.pending = Some(step);

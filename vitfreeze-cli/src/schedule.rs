@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use freezeout::{freezeout_speedup, Estimate, LayerCost, Schedule};
+use freezeout::{freezeout_speedup, Estimate, LayerCost, Schedule, Spacing};
 use localmim::LocalMimConfig;
 
 use crate::config::{Config, Flags};
@@ -129,18 +129,34 @@ fn table(
         out.push('\n');
     }
     out.push('\n');
+    let changes = schedule.changes();
+    if changes
+        .windows(2)
+        .any(|pair| pair[0].frozen > pair[1].frozen)
+    {
+        for change in &changes {
+            let at = epoch(change.step);
+            out += &format!(
+                "from epoch {at:.1} on {} of {} layers are frozen\n",
+                change.frozen, schedule.layers
+            );
+        }
+        out.push('\n');
+    }
     if let Ok(estimate) = Estimate::new(schedule, &costs) {
         out += &format!("Against training every layer to the end this {estimate}\n");
         out += "(counted in multiplications; the time of forward pass and data loading alone does not shrink).\n";
     }
-    let forward: Vec<f64> = layers
-        .iter()
-        .map(|layer| layer.forward + layer.branch)
-        .collect();
-    out += &format!(
-        "FreezeOut's own estimator, which takes the backward pass for as dear as the forward pass: {:.1} %.\n",
-        100.0 * freezeout_speedup(schedule, &forward)
-    );
+    if !matches!(schedule.spacing, Spacing::At(_)) {
+        let forward: Vec<f64> = layers
+            .iter()
+            .map(|layer| layer.forward + layer.branch)
+            .collect();
+        out += &format!(
+            "FreezeOut's own estimator, which takes the backward pass to cost as much as the forward pass: {:.1} %.\n",
+            100.0 * freezeout_speedup(schedule, &forward)
+        );
+    }
     if config.train_cls_token {
         out += "With train-cls-token the frozen blocks' backward pass runs on: only decoders and optimiser steps are saved.\n";
     }
