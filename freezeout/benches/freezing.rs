@@ -10,7 +10,7 @@ use freezeout::{profile, AdamW, FreezeOut, Optimizer, Schedule};
 
 const BLOCKS: usize = 12;
 const DIM: usize = 384;
-const ROWS: usize = 1600;
+const ROWS: usize = 800;
 
 struct Net(Vec<(Linear, Linear)>);
 
@@ -71,7 +71,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         return train(args.get(at + 1).ok_or("--train N")?.parse()?);
     }
     let (mut freeze, x) = setup()?;
-    let measured = profile(&mut freeze, 15, |vb| Net::new(vb)?.loss(&x))?;
+    let measured = profile(&mut freeze, 7, |vb| Net::new(vb)?.loss(&x))?;
     println!(
         "| frozen | forward | backward | backward, of all | ideal | graph nodes | peak memory |"
     );

@@ -32,7 +32,8 @@ pub struct Profile(pub Vec<Measured>);
 
 /// Times the forward and the backward pass for every number of frozen layers. `loss` builds the model and computes the
 /// loss of a batch; nothing is trained, running statistics are put back. All numbers of frozen layers are measured in turn,
-/// `repeats` times after one round that does not count.
+/// `repeats` times, each after a step that does not count: the memory that a smaller graph gave back to the system must be
+/// there again.
 ///
 /// ```
 /// # use candle_core::{DType, Device, Tensor};
@@ -89,32 +90,19 @@ fn measure(
     let layers = freeze.schedule().layers;
     let mut times = vec![(Vec::new(), Vec::new()); layers + 1];
     let mut rows = Vec::new();
-    for round in 0..=repeats {
+    for round in 0..repeats {
         for (frozen, times) in times.iter_mut().enumerate() {
             freeze.freeze_first(frozen);
+            step(loss(freeze.vars())?)?;
             let start = Instant::now();
             let loss = loss(freeze.vars())?;
-            let forward = start.elapsed().as_secs_f64();
+            times.0.push(start.elapsed().as_secs_f64());
+            if round == 0 {
+                rows.push(sizes(freeze, &loss));
+            }
             let start = Instant::now();
-            if loss.track_op() {
-                drop(loss.backward()?);
-            }
-            let backward = start.elapsed().as_secs_f64();
-            if round > 0 {
-                times.0.push(forward);
-                times.1.push(backward);
-                continue;
-            }
-            let (ops, activation_bytes) = graph(&loss);
-            let bytes = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
-            rows.push(Measured {
-                frozen,
-                forward,
-                backward,
-                ops,
-                activation_bytes,
-                gradient_bytes: freeze.live().map(|(_, _, var)| bytes(var)).sum(),
-            });
+            step(loss)?;
+            times.1.push(start.elapsed().as_secs_f64());
         }
     }
     for (row, (forward, backward)) in rows.iter_mut().zip(times) {
@@ -122,6 +110,28 @@ fn measure(
         row.backward = median(backward);
     }
     Ok(Profile(rows))
+}
+
+/// Runs the backward pass, if anything trains, and drops graph and gradients.
+fn step(loss: Tensor) -> Result<(), Error> {
+    if loss.track_op() {
+        drop(loss.backward()?);
+    }
+    Ok(())
+}
+
+/// All but the times.
+fn sizes(freeze: &FreezeOut, loss: &Tensor) -> Measured {
+    let (ops, activation_bytes) = graph(loss);
+    let bytes = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
+    Measured {
+        frozen: freeze.frozen(),
+        forward: 0.0,
+        backward: 0.0,
+        ops,
+        activation_bytes,
+        gradient_bytes: freeze.live().map(|(_, _, var)| bytes(var)).sum(),
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
