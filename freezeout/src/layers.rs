@@ -76,9 +76,16 @@ impl Layers {
             blocks.sort_by(|a, b| natural(a, b));
             blocks.dedup();
             let in_trunk = |n: &str| numbered(n).is_some_and(|b| pattern(&b) == *trunk);
-            let stem: Vec<String> = (names.keys().filter(|n| !in_trunk(n) && is_stem(n)))
-                .cloned()
+            let module = |name: &String| {
+                let cut = [".weight", ".bias"]
+                    .iter()
+                    .find_map(|end| name.strip_suffix(end));
+                cut.unwrap_or(name).to_owned()
+            };
+            let mut stem: Vec<String> = (names.keys().filter(|n| !in_trunk(n) && is_stem(n)))
+                .map(module)
                 .collect();
+            stem.dedup();
             let rest: Vec<String> = (names.keys().filter(|n| !in_trunk(n) && !is_stem(n)))
                 .cloned()
                 .collect();

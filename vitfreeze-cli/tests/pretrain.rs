@@ -72,6 +72,39 @@ fn resuming_before_and_after_freezes_is_exact() {
     assert!(done.contains("30 steps"), "{done}");
 }
 
+/// Layers 0 to 2 and stage 0 freeze, three more follow, and all but two come back.
+#[test]
+fn a_plan_that_unfreezes_resumes_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    let (straight, parts) = (dir.path().join("straight"), dir.path().join("parts"));
+    let plan = ["--save-every=100", "--freeze=at:8=3,14=6,20=2"];
+    let said = ok(pretrain(&straight, &plan));
+    assert!(
+        said.contains(
+            "step 8: froze patch_embed, blocks.0, blocks.1 and stage 0 with its decoder; 3 of 13"
+        ),
+        "{said}"
+    );
+    assert!(
+        said.contains("step 20: unfroze blocks.1 and stage 0 with its decoder, blocks.2"),
+        "{said}"
+    );
+    ok(pretrain(&parts, &[&plan[..], &["--max-steps=5"]].concat()));
+    for stop in ["8", "9", "14", "19", "20", "21", "26"] {
+        ok(resume(&parts, &["--max-steps", stop]));
+    }
+    ok(resume(&parts, &[]));
+    assert_same_state(&straight, &parts);
+    let frozen: Vec<u64> = rows(&straight)
+        .iter()
+        .map(|r| r["frozen"].as_u64().unwrap())
+        .collect();
+    assert_eq!(
+        [frozen[7], frozen[8], frozen[19], frozen[20], frozen[29]],
+        [0, 3, 6, 2, 2]
+    );
+}
+
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,114 @@
+//! `vitfreeze schedule`: the table, the pictures, the errors.
+mod common;
+
+use common::*;
+
+const REFERENCE: [&str; 5] = [
+    "schedule",
+    "--model=vit-base",
+    "--data=imagenet",
+    "--epochs=100",
+    "--warmup-epochs=10",
+];
+
+#[test]
+fn the_reference_schedule() {
+    let said = ok(vitfreeze(REFERENCE));
+    // Freeze epochs of the published schedule.
+    let epochs = [
+        "56.1", "59.0", "62.1", "65.3", "68.6", "72.0", "75.6", "79.3", "83.2", "87.2", "91.3",
+        "95.6", "never",
+    ];
+    let rows: Vec<Vec<&str>> = said
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .filter(|row: &Vec<&str>| row.first().is_some_and(|n| n.parse::<usize>().is_ok()))
+        .collect();
+    assert_eq!(rows.len(), 13, "{said}");
+    for (row, epoch) in rows.iter().zip(epochs) {
+        assert!(row.contains(&epoch), "{row:?}");
+        assert!(row.contains(&"1.60e-3"), "{row:?}");
+    }
+    let shares: f64 = rows
+        .iter()
+        .map(|row| {
+            row[row.iter().position(|word| *word == "%").unwrap() - 1]
+                .parse::<f64>()
+                .unwrap()
+        })
+        .sum();
+    assert!((shares - 100.0).abs() < 1.5, "{shares}");
+    assert!(said.contains("saves 15.8 % of compute"), "{said}");
+    assert!(said.contains("FreezeOut's own estimator"), "{said}");
+    let scaled = ok(vitfreeze(
+        REFERENCE.iter().copied().chain(["--layer-lr=scaled"]),
+    ));
+    // lr / rho of layer 0: 1.6e-3 / 0.512.
+    assert!(scaled.contains("3.12e-3"), "{scaled}");
+}
+
+#[test]
+fn pictures_for_13_and_33_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let deep = [
+        "schedule",
+        "--model=vit-huge",
+        "--patch-size=16",
+        "--data=imagenet",
+        "--layer-lr=unscaled",
+    ];
+    for (args, layers) in [(&REFERENCE[..], 13), (&deep[..], 33)] {
+        let (png, svg) = (dir.path().join("a.png"), dir.path().join("a.svg"));
+        for path in [&png, &svg] {
+            let mut command = vitfreeze(args);
+            command.arg("--plot").arg(path);
+            assert!(ok(command).contains("drawn to"));
+        }
+        let image = image::open(&png).unwrap().to_rgb8();
+        assert_eq!(image.dimensions(), (1200, 460 + 20 * layers));
+        // The colours of the first and of the last layer's bar, and a lot of white.
+        let count = |rgb: [u8; 3]| image.pixels().filter(|p| p.0 == rgb).count();
+        assert!(
+            count([68, 1, 84]) > 4000 && count([150, 210, 60]) > 8000,
+            "{layers}"
+        );
+        assert!(count([255, 255, 255]) > 200_000);
+        let text = std::fs::read_to_string(&svg).unwrap();
+        for label in [
+            "0 patch_embed",
+            "learning rate",
+            "epoch",
+            "freezing cubic from t0 = 0.8",
+        ] {
+            assert!(text.contains(label), "{label}");
+        }
+        assert!(text.contains(&format!("{} blocks.{}", layers - 1, layers - 2)));
+    }
+    // Nothing else is left in the folder.
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn a_plan_is_listed() {
+    let said = ok(vitfreeze(["schedule", "--freeze=at:0=6,96=3,320=0"]));
+    for line in [
+        "from epoch 0.0 on 6 of 13 layers are frozen",
+        "from epoch 3.0 on 3 of",
+        "from epoch 10.0 on 0 of",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    assert!(!said.contains("FreezeOut's own"), "{said}");
+}
+
+#[test]
+fn bad_input_is_one_line() {
+    let of = |args: &[&str], code| fails(vitfreeze(["schedule"].iter().chain(args)), code);
+    assert!(of(&["--plot=x.gif"], 2).contains("must end in .png or .svg"));
+    assert!(of(&["--plot=/nowhere/x.png"], 1).contains("cannot write /nowhere/x.png"));
+    assert!(of(&["--images=0"], 2).contains("images is 0"));
+    assert!(of(&["--t0=0"], 2).contains("t0 is 0"));
+    assert!(of(&["--freeze=power:-1"], 2).contains("power:-1"));
+    assert!(of(&["--freeze=at:5=99"], 2).contains("at most 12 of 13"));
+    assert!(of(&["--model=vit-giant"], 2).contains("vit-giant"));
+}
