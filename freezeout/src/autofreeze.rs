@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 
-use crate::policy::{count, rows, table};
+use crate::policy::{frozen, rows, table};
 use crate::{Error, FreezeOut, Gradients, Policy};
 
 /// Freezes the layers whose gradient norm changes least (AutoFreeze, arXiv 2102.01386, section 4).
@@ -138,7 +138,7 @@ impl Policy for AutoFreeze {
             }
         };
         self.memory = Memory {
-            frozen: count(saved, "frozen")?,
+            frozen: frozen(saved, freeze)?,
             sum: row("sum")?,
             last: row("last")?,
         };

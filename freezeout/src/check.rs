@@ -9,8 +9,8 @@ use crate::Error;
 
 type Entries = BTreeMap<String, Entry>;
 
-/// Looks at the graph at the first backward pass after each change of the frozen set: the graph stays the same in
-/// between, so that this costs nothing that one could measure.
+/// Looks at the graph at the first backward pass after each change of the frozen set, and at the last before one that the
+/// schedule announces; in between it costs nothing.
 #[derive(Default)]
 pub(crate) struct Check {
     pub off: bool,
@@ -53,8 +53,16 @@ impl Graph {
 }
 
 impl Check {
-    pub fn graph(&mut self, loss: &Tensor, entries: &Entries, frozen: usize) -> Result<(), Error> {
-        if self.off || self.last.as_ref().is_some_and(|last| last.0 == frozen) {
+    /// `before_change`: the frozen set will change at the next step, so that this graph is what the next is compared with.
+    pub fn graph(
+        &mut self,
+        loss: &Tensor,
+        entries: &Entries,
+        frozen: usize,
+        before_change: bool,
+    ) -> Result<(), Error> {
+        let seen = self.last.as_ref().is_some_and(|last| last.0 == frozen);
+        if self.off || (seen && !before_change) {
             return Ok(());
         }
         let graph = Graph::of(loss);

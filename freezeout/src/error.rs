@@ -51,7 +51,8 @@ pub enum Error {
     /// Live variables got no gradient: an op between them and the loss is not differentiable, or they are unused.
     #[error(
         "{} live variable(s) got no gradient: {}; an op between them and the loss cuts the graph (candle_nn's \
-         LayerNorm on contiguous input and softmax_last_dim do), or the loss does not use them",
+         LayerNorm on contiguous input and softmax_last_dim do), the model was not rebuilt after layers were unfrozen, or the \
+         loss does not use them, which FreezeOut::allow_missing permits",
         .0.len(), list(.0)
     )]
     NoGradient(Vec<String>),

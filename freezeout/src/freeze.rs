@@ -1,14 +1,14 @@
 //! The frozen set: which variables are live, and a `VarBuilder` that hands the others out as plain tensors.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, TensorId, Var};
 use candle_nn::{VarBuilder, VarMap};
 
 use crate::check::Check;
 use crate::layers::{block_of, heads, natural};
 use crate::view::View;
-use crate::{Error, Gradients, Layers, Policy, Schedule};
+use crate::{Error, Gradients, Layers, Policy, Schedule, Spacing};
 
 pub(crate) struct Entry {
     pub var: Var,
@@ -43,11 +43,15 @@ pub struct FreezeOut {
     device: Device,
     dtype: DType,
     frozen: usize,
+    /// How often each layer has been unfrozen: state from before is void.
+    thaws: Vec<u64>,
     /// The step of the last advance.
     step: Option<usize>,
     /// Decides what is frozen instead of the schedule.
     policy: Option<Box<dyn Policy>>,
     check: Check,
+    /// Variables that may go without gradient.
+    missing: Option<Box<dyn Fn(&str) -> bool + Send>>,
 }
 
 impl FreezeOut {
@@ -112,6 +116,14 @@ impl FreezeOut {
             entries.insert(name.clone(), Entry { var, layer, buffer });
         }
         drop(map);
+        let mut ids: HashMap<TensorId, &str> = HashMap::new();
+        for (name, entry) in &entries {
+            if let Some(other) = ids.insert(entry.var.id(), name) {
+                return Err(Error::Layers(format!(
+                    "'{other}' and '{name}' are one and the same variable; keep one of the names in the VarMap"
+                )));
+            }
+        }
         if let Some((layer, mut names)) = unknown.pop_first() {
             names.sort_by(|a, b| natural(a, b));
             let last = schedule.layers - 1;
@@ -127,24 +139,55 @@ impl FreezeOut {
             .next()
             .map(|e| (e.var.device().clone(), e.var.dtype()))
             .unwrap_or((Device::Cpu, DType::F32));
+        let thaws = vec![0; schedule.layers];
         Ok(Self {
             schedule,
             entries: Arc::new(entries),
             device,
             dtype,
             frozen: 0,
+            thaws,
             step: None,
             policy: None,
             check: Check::default(),
+            missing: None,
         })
     }
 
-    /// Lets `policy` decide how many layers are frozen. The schedule then gives only the learning rates and the layers that
-    /// never freeze (`keep_last`); give it [`LayerLr::Shared`](crate::LayerLr::Shared).
+    /// Lets `policy` decide how many layers are frozen. The schedule then gives only the learning rates, its spacing becomes
+    /// [`Spacing::None`], and the layers that never freeze (`keep_last`).
     #[must_use]
     pub fn with_policy(mut self, policy: impl Policy + 'static) -> Self {
+        self.schedule.spacing = Spacing::None;
         self.policy = Some(Box::new(policy));
         self
+    }
+
+    /// Variables that may go without gradient in a step (a pooler that nobody uses, an expert without tokens, a dropped
+    /// layer): [`FreezeOut::backward`] does not complain about them, and an [`Optimizer`](crate::Optimizer) leaves them as
+    /// they are when they have none.
+    #[must_use]
+    pub fn allow_missing(mut self, names: impl Fn(&str) -> bool + Send + 'static) -> Self {
+        self.missing = Some(Box::new(names));
+        self
+    }
+
+    pub(crate) fn may_miss(&self, name: &str) -> bool {
+        self.missing.as_ref().is_some_and(|names| names(name))
+    }
+
+    /// How often a layer has been unfrozen.
+    pub(crate) fn thaws(&self, layer: Option<usize>) -> u64 {
+        layer
+            .and_then(|layer| self.thaws.get(layer).copied())
+            .unwrap_or(0)
+    }
+
+    fn set_frozen(&mut self, frozen: usize) {
+        for thaws in &mut self.thaws[frozen.min(self.frozen)..self.frozen] {
+            *thaws += 1;
+        }
+        self.frozen = frozen;
     }
 
     /// Where warnings go: a frozen set that does not shrink the graph. Standard error, unless told otherwise.
@@ -184,13 +227,14 @@ impl FreezeOut {
         };
         self.step = Some(step);
         let changed = frozen != self.frozen;
-        self.frozen = frozen;
+        self.set_frozen(frozen);
         Ok(changed)
     }
 
-    /// Freezes the first `layers` layers at once, whatever the schedule says, until the next [`FreezeOut::advance`].
+    /// Freezes the first `layers` layers at once, whatever the schedule says, until the next [`FreezeOut::advance`]. Learning
+    /// rates stay the schedule's: 0 for a layer that it has frozen.
     pub fn freeze_first(&mut self, layers: usize) {
-        self.frozen = layers.min(self.schedule.layers);
+        self.set_frozen(layers.min(self.schedule.layers));
     }
 
     /// A `VarBuilder` over the variables as they are now: live ones as variables, frozen ones as plain tensors.
@@ -222,6 +266,14 @@ impl FreezeOut {
         self.entries.iter().map(|(n, e)| (n.as_str(), &e.var))
     }
 
+    /// Layer and variable of everything that could train, by name.
+    pub(crate) fn layers(&self) -> BTreeMap<&str, (Option<usize>, &Var)> {
+        let trainable = self.entries.iter().filter(|(_, entry)| !entry.buffer);
+        trainable
+            .map(|(name, e)| (name.as_str(), (e.layer, &e.var)))
+            .collect()
+    }
+
     /// Names and variables that the forward pass itself updates (a BatchNorm's running statistics).
     pub fn buffers(&self) -> impl Iterator<Item = (&str, &Var)> {
         let buffers = self.entries.iter().filter(|(_, entry)| entry.buffer);
@@ -244,7 +296,9 @@ impl FreezeOut {
     /// [`Error::NoGradient`] names live variables that the loss did not reach, [`Error::NotRebuilt`] frozen ones that it
     /// still reaches.
     pub fn backward(&mut self, loss: &Tensor) -> Result<Gradients, Error> {
-        self.check.graph(loss, &self.entries, self.frozen)?;
+        let step = self.step.filter(|_| self.policy.is_none());
+        let last = step.is_some_and(|step| self.schedule.frozen(step + 1) != self.frozen);
+        self.check.graph(loss, &self.entries, self.frozen, last)?;
         let mut grads = loss.backward()?;
         let mut missing = Vec::new();
         let mut by_name = BTreeMap::new();
@@ -252,6 +306,7 @@ impl FreezeOut {
             match grads.remove(var) {
                 // A gradient may be tracked itself, which would keep this step's graph alive.
                 Some(grad) => drop(by_name.insert(name.to_owned(), grad.detach())),
+                None if self.may_miss(name) => {}
                 None => missing.push(name.to_owned()),
             }
         }
@@ -360,11 +415,8 @@ impl FreezeOut {
                 None => return Err(Error::Policy(format!("'{key}' is not part of it"))),
             }
         }
-        let before = std::mem::replace(&mut self.frozen, frozen);
-        if let Err(error) = policy.load_state(self, &own) {
-            self.frozen = before;
-            return Err(error);
-        }
+        policy.load_state(self, &own)?;
+        self.set_frozen(frozen);
         self.step = step;
         Ok(())
     }

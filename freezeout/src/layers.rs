@@ -52,10 +52,12 @@ impl Layers {
 
     /// Guesses the layers from the names: the numbered blocks with the most weights (`blocks.{i}`, `encoder.layer.{i}`,
     /// `layer1.{i}` to `layer4.{i}`, `fc{i}`, ...) in numeric order, before them one layer of everything that looks like an
-    /// embedding or a stem. The rest (norms, heads, decoders) is in no layer. A guess: print it and review it.
+    /// embedding or a stem. The rest (norms, heads, decoders) is in no layer. A guess: print it and review it. Networks that
+    /// have other numbered modules between the blocks (the downsampling layers of ConvNeXt, the transitions of DenseNet) must be
+    /// described with [`Layers::of`].
     ///
     /// # Errors
-    /// [`Error::Layers`] if no name is numbered.
+    /// [`Error::Layers`] if no name is numbered, or if two kinds of blocks could be the trunk (encoder and decoder, two towers).
     pub fn infer(vars: &VarMap) -> Result<Self, Error> {
         let mut names = names(vars);
         names.retain(|name, _| !is_buffer(name));
@@ -71,10 +73,21 @@ impl Layers {
             let Some((trunk, _)) = largest else {
                 continue;
             };
+            for (other, elements) in &patterns {
+                let rival = 4 * elements >= patterns[trunk] && !other.contains("decoder");
+                let encoder = trunk.contains("decoder") && other.contains("encoder");
+                if other != trunk && (rival || encoder) {
+                    return Err(Error::Layers(format!(
+                        "both '{trunk}' and '{other}' could be the trunk (# = a number); describe the layers with Layers::of"
+                    )));
+                }
+            }
             let mut blocks: Vec<String> = names.keys().filter_map(|n| numbered(n)).collect();
             blocks.retain(|block| pattern(block) == *trunk);
             blocks.sort_by(|a, b| natural(a, b));
             blocks.dedup();
+            let decoder = trunk.contains("decoder");
+            let is_stem = |name: &str| is_stem(name) && (decoder || !name.contains("decoder"));
             let in_trunk = |n: &str| numbered(n).is_some_and(|b| pattern(&b) == *trunk);
             let module = |name: &String| {
                 let cut = [".weight", ".bias"]
@@ -379,11 +392,18 @@ pub(crate) fn natural(a: &str, b: &str) -> Ordering {
 
 /// Whether a name outside the blocks looks like something before them.
 fn is_stem(name: &str) -> bool {
-    let first_numbered = |part: &str| matches!(part, "conv1" | "bn1" | "conv0" | "norm0");
     name.split('.').any(|part| {
-        part.contains("embed") && !part.contains("decoder")
-            || part.ends_with("_token") && !part.contains("mask")
-            || matches!(part, "stem" | "wte" | "wpe")
-            || first_numbered(part)
-    }) && !name.split('.').any(|part| part.contains("decoder"))
+        (part.contains("embed") || part.ends_with("_token") || part.contains("pre_layernorm"))
+            && !part.contains("mask")
+            || [
+                "stem",
+                "conv_stem",
+                "wte",
+                "wpe",
+                "norm_pre",
+                "pre_layrnorm",
+            ]
+            .contains(&part)
+            || ["conv1", "bn1", "conv0", "norm0"].contains(&part)
+    })
 }

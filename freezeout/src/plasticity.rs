@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, D};
 
-use crate::policy::{count, rows, table};
+use crate::policy::{count, frozen, rows, table};
 use crate::reduce::{squared_distance, sum_of_squares};
 use crate::{Error, FreezeOut, Policy};
 
@@ -218,23 +218,43 @@ impl Policy for Plasticity {
         for row in &mut history {
             row.retain(|p| !p.is_nan());
         }
-        let part = |kind: &str| -> BTreeMap<String, Tensor> {
-            let tensors = saved.iter();
-            let own = |(key, tensor): (&String, &Tensor)| {
-                let name = key.strip_prefix(kind)?.strip_prefix('.')?;
-                Some((name.to_owned(), tensor.clone()))
-            };
-            tensors.filter_map(own).collect()
+        let vars = freeze.layers();
+        let fits = |name: &str, tensor: &Tensor| match (self.outputs, vars.get(name)) {
+            (false, Some((_, var))) => tensor.shape() == var.shape(),
+            (false, None) => false,
+            (true, _) => {
+                name.parse::<usize>().is_ok_and(|layer| layer < layers) && tensor.rank() == 2
+            }
+        };
+        let device = vars
+            .values()
+            .next()
+            .map_or(&Device::Cpu, |(_, var)| var.device());
+        let part = |kind: &str| -> Result<BTreeMap<String, Tensor>, Error> {
+            let mut part = BTreeMap::new();
+            for (key, tensor) in saved {
+                let Some(name) = key.strip_prefix(kind).and_then(|k| k.strip_prefix('.')) else {
+                    continue;
+                };
+                if !fits(name, tensor) {
+                    let shape = tensor.shape();
+                    return Err(Error::Policy(format!(
+                        "'{key}' of shape {shape:?} fits nothing"
+                    )));
+                }
+                part.insert(name.to_owned(), tensor.to_device(device)?);
+            }
+            Ok(part)
         };
         let rate = rows(saved, "rate", 1)?.concat();
         self.memory = Memory {
-            frozen: count(saved, "frozen")?,
+            frozen: frozen(saved, freeze)?,
             flat: count(saved, "flat")?,
             rate: rate.first().copied().unwrap_or(0.0),
             history,
             steepest,
-            reference: part("reference"),
-            shown: part("shown"),
+            reference: part("reference")?,
+            shown: part("shown")?,
         };
         Ok(())
     }

@@ -81,6 +81,18 @@ pub(crate) fn rows(
     }
 }
 
+/// Reads the number of frozen layers back.
+pub(crate) fn frozen(saved: &BTreeMap<String, Tensor>, freeze: &FreezeOut) -> Result<usize, Error> {
+    let (frozen, layers) = (count(saved, "frozen")?, freeze.schedule().layers);
+    if frozen <= layers {
+        Ok(frozen)
+    } else {
+        Err(Error::Policy(format!(
+            "'frozen' is {frozen}, there are {layers} layers"
+        )))
+    }
+}
+
 /// Reads a number back that was saved as a scalar of type i64.
 pub(crate) fn count(saved: &BTreeMap<String, Tensor>, key: &str) -> Result<usize, Error> {
     let tensor = saved

@@ -77,6 +77,9 @@ pub struct Schedule {
     pub min_lr: f64,
 }
 
+/// Shortest part of a run for which scaled rates are allowed in a plan.
+const SHORTEST: f64 = 0.05;
+
 fn one() -> usize {
     1
 }
@@ -191,6 +194,12 @@ impl Schedule {
         if self.steps == 0 {
             return fail("steps is 0, there must be at least one".into());
         }
+        if self.steps > 1 << 48 {
+            return fail(format!(
+                "steps is {}, at most 2^48 are possible",
+                self.steps
+            ));
+        }
         if self.warmup_steps >= self.steps {
             return fail(format!(
                 "warmup_steps is {}, it must be less than steps ({})",
@@ -217,6 +226,35 @@ impl Schedule {
                     "spacing {}: step {} comes after step {}, steps must rise",
                     self.spacing, pair[1].step, pair[0].step
                 ));
+            }
+            if let Some(change) = changes.iter().find(|change| change.step >= self.steps) {
+                return fail(format!(
+                    "spacing {}: step {} lies beyond the run's {} steps",
+                    self.spacing, change.step, self.steps
+                ));
+            }
+            if self.layer_lr == LayerLr::Scaled {
+                self.scales(changes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses stretches of a plan that are so short that `lr / rho` has nothing to do with `lr` any more.
+    fn scales(&self, changes: &[Change]) -> Result<(), Error> {
+        let starts = std::iter::once(0).chain(changes.iter().map(|change| change.step));
+        for step in starts {
+            for layer in self.frozen(step)..self.layers {
+                let rho = self.stretch(step, layer).rho;
+                if rho < SHORTEST {
+                    return Err(Error::Schedule(format!(
+                        "spacing {}: layer {layer} trains for {:.1} % of the steps from step {step} on, for which scaled \
+                         rates are {:.0} times lr; use unscaled or shared ones",
+                        self.spacing,
+                        100.0 * rho,
+                        1.0 / rho
+                    )));
+                }
             }
         }
         Ok(())
@@ -248,8 +286,11 @@ impl Schedule {
         match &self.spacing {
             Spacing::At(changes) => layer < frozen_at(changes, step),
             _ => {
-                step > self.warmup_steps
-                    && (step - self.warmup_steps) as f64 > self.after_warmup() * self.ratio(layer)
+                let ratio = self.ratio(layer);
+                // A layer that trains to the end does so however often the last step is repeated.
+                ratio < 1.0
+                    && step > self.warmup_steps
+                    && (step - self.warmup_steps) as f64 > self.after_warmup() * ratio
             }
         }
     }
@@ -258,6 +299,7 @@ impl Schedule {
     pub fn freeze_step(&self, layer: usize) -> Option<usize> {
         let step = match &self.spacing {
             Spacing::At(changes) => changes.iter().find(|c| layer < c.frozen)?.step,
+            _ if self.ratio(layer) >= 1.0 => return None,
             _ => {
                 let whole = (self.after_warmup() * self.ratio(layer)).floor() as usize + 1;
                 self.warmup_steps + whole
@@ -325,7 +367,7 @@ impl Schedule {
             return target * step as f64 / self.warmup_steps as f64;
         }
         let progress = step.saturating_sub(stretch.start) as f64 / stretch.span;
-        last + (first - last) * self.decay.at(progress)
+        last + (first - last) * self.decay.at(progress.min(1.0))
     }
 
     /// The stretch of training that layer `i` is in at `step`, at which it must be live.

@@ -110,6 +110,9 @@ impl FromStr for Spacing {
             return power.parse().map(Spacing::Power).map_err(|_| unknown());
         }
         let plan = text.strip_prefix("at:").ok_or_else(unknown)?;
+        if plan.is_empty() {
+            return Ok(Spacing::At(Vec::new()));
+        }
         let changes: Option<Vec<Change>> = plan.split(',').map(change).collect();
         changes.map(Spacing::At).ok_or_else(unknown)
     }

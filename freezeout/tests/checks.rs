@@ -149,6 +149,63 @@ fn a_model_that_was_not_rebuilt_is_an_error() {
 }
 
 #[test]
+fn variables_that_may_go_without_gradient() {
+    let (_vars, freeze, _) = freeze(right);
+    let mut freeze = freeze.allow_missing(|name| name.starts_with("tower"));
+    let model = Net::new(freeze.vars()).unwrap();
+    let x = Tensor::ones((2, 8), DType::F32, &CPU).unwrap();
+    let loss = (model.embed.forward(&x).unwrap() + 0.0).unwrap();
+    let text = freeze
+        .backward(&loss.sum_all().unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("allow_missing") && !text.contains("tower"),
+        "{text}"
+    );
+    let mut freeze = freeze.allow_missing(|name| !name.starts_with("embed"));
+    let grads = freeze.backward(&loss.sum_all().unwrap()).unwrap();
+    let before = model.token.to_vec1::<f32>().unwrap();
+    let mut opt = freezeout::Optimizer::new(freezeout::AdamW::default());
+    opt.step(&freeze, 0, &grads).unwrap();
+    assert_eq!(model.token.to_vec1::<f32>().unwrap(), before);
+}
+
+#[test]
+fn one_variable_under_two_names_is_refused() {
+    let (vars, _, _) = freeze(right);
+    let var = vars.data().lock().unwrap()["token"].clone();
+    vars.data().lock().unwrap().insert("token2".into(), var);
+    let error = FreezeOut::new(&vars, Schedule::cubic(0.8, 5, 100), right)
+        .err()
+        .unwrap();
+    assert!(
+        error
+            .to_string()
+            .contains("'token' and 'token2' are one and the same"),
+        "{error}"
+    );
+}
+
+/// A graph that grows for a reason of its own before a freeze raises no alarm.
+#[test]
+fn a_graph_that_grows_is_silent() {
+    let (vars, mut freeze, warnings) = freeze(right);
+    let _ = &vars;
+    for step in 0..99 {
+        freeze.advance(step).unwrap();
+        let model = Net::new(freeze.vars()).unwrap();
+        let mut loss = model.loss(false).unwrap();
+        for _ in 0..step {
+            loss = (loss * 1.01).unwrap();
+        }
+        freeze.backward(&loss).unwrap();
+    }
+    assert!(freeze.frozen() >= 4);
+    assert!(warnings.lock().unwrap().is_empty(), "{warnings:?}");
+}
+
+#[test]
 fn a_variable_of_unknown_origin_is_counted() {
     let (_vars, mut freeze, warnings) = freeze(right);
     let secret = candle_core::Var::ones(8, DType::F32, &CPU).unwrap();

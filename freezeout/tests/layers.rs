@@ -191,6 +191,33 @@ fn layers_are_inferred() {
         ("fc10.weight", Some(2)),
         ("out.weight", None),
     ]);
+    // OPT: the decoder is the trunk.
+    expect(&[
+        ("model.decoder.embed_tokens.weight", Some(0)),
+        ("model.decoder.layers.0.fc1.weight", Some(1)),
+        ("model.decoder.layers.1.fc1.weight", Some(2)),
+        ("lm_head.weight", None),
+    ]);
+    // Encoder and decoder, or classifier larger than the features: said, not guessed.
+    for names in [
+        [
+            "encoder.block.0.a",
+            "encoder.block.1.a",
+            "decoder.block.0.a",
+            "decoder.block.0.b",
+            "decoder.block.1.a",
+        ],
+        [
+            "features.0.a",
+            "features.2.a",
+            "features.4.a",
+            "classifier.0.a",
+            "classifier.3.a",
+        ],
+    ] {
+        let text = error(Layers::infer(&vars(&names)));
+        assert!(text.contains("could be the trunk"), "{text}");
+    }
     let text = error(Layers::infer(&vars(&["a.weight", "b.weight"])));
     assert!(
         text.contains("none of the 2 variables (a.weight, b.weight)"),

@@ -69,6 +69,8 @@ runs = {
     "adamw": by_torch(adamw),
     "adamw_norm": by_torch(adamw, lambda ps: torch.nn.utils.clip_grad_norm_(ps, 0.7)),
     "adamw_value": by_torch(adamw, lambda ps: torch.nn.utils.clip_grad_value_(ps, 0.25)),
+    "adamw_999": by_torch(lambda groups: torch.optim.AdamW(
+        groups, lr=LR, betas=(0.95, 0.9999), eps=1e-8, weight_decay=0.05)),
     "sgd": by_torch(sgd(0.0, False)),
     "sgd_momentum": by_torch(sgd(0.9, False)),
     "sgd_nesterov": by_torch(sgd(0.9, True)),

@@ -78,7 +78,13 @@ fn a_hundred_steps_equal_pytorchs() {
         ..Lars::default()
     };
     type Make<'a> = Box<dyn Fn() -> Optimizer + 'a>;
-    let runs: [(&str, Make); 8] = [
+    let slow = AdamW {
+        beta1: 0.95,
+        beta2: 0.9999,
+        ..AdamW::default()
+    };
+    let runs: [(&str, Make); 9] = [
+        ("adamw_999", Box::new(|| Optimizer::new(slow))),
         ("adamw", Box::new(|| Optimizer::new(AdamW::default()))),
         (
             "adamw_norm",
@@ -222,6 +228,52 @@ fn the_norm_is_reported_and_a_missing_gradient_updates_nothing() {
     let error = opt.step(&freeze, 1, &Default::default()).unwrap_err();
     assert!(error.to_string().contains("bias, weight"), "{error}");
     assert_eq!(before, all(&freeze));
+}
+
+/// Half precision is updated in f32, so eps is not 0.
+#[test]
+fn half_precision_stays_finite() {
+    for dtype in [DType::F16, DType::BF16] {
+        let weights = run(Optimizer::new(AdamW::default()), dtype);
+        let weights = weights["100.weight"].to_dtype(DType::F32).unwrap();
+        let values = weights.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!(
+            values.iter().all(|v| v.is_finite() && v.abs() < 1.0),
+            "{values:?}"
+        );
+    }
+}
+
+#[test]
+fn numbers_out_of_range_are_named() {
+    let vars = VarMap::new();
+    let var = Var::ones((2, 2), DType::F32, &CPU).unwrap();
+    vars.data().lock().unwrap().insert("w".into(), var.clone());
+    let mut freeze = FreezeOut::new(&vars, schedule(), |_| Some(0)).unwrap();
+    let grads = freeze
+        .backward(&var.as_tensor().sum_all().unwrap())
+        .unwrap();
+    let adamw = || Optimizer::new(AdamW::default());
+    let beta2 = AdamW {
+        beta2: 1.0,
+        ..AdamW::default()
+    };
+    let negative = |_: &Param<'_>| Group {
+        lr_scale: -1.0,
+        weight_decay: 1.0,
+    };
+    for (mut opt, want) in [
+        (adamw().clip_value(-1.0), "clipped to -1"),
+        (adamw().clip_norm(f64::NAN), "clipped to NaN"),
+        (
+            Optimizer::new(beta2),
+            "adamw: beta2 is 1, it must be 0 or more and less than 1",
+        ),
+        (adamw().groups(negative), "group of 'w'"),
+    ] {
+        let error = opt.step(&freeze, 0, &grads).unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
 }
 
 #[test]

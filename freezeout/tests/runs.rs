@@ -73,6 +73,98 @@ fn resumed_equals_straight_for_every_optimiser_at_every_step() {
     }
 }
 
+/// Stretches in which everything is frozen, so that no optimiser step is taken, free the state all the same.
+#[test]
+fn resumed_equals_straight_around_a_stretch_without_training() {
+    let changes = [(3, 3), (6, 1)].map(|(step, frozen)| Change { step, frozen });
+    let plan = Schedule {
+        spacing: Spacing::At(changes.to_vec()),
+        keep_last: 0,
+        ..Schedule::cubic(1.0, 3, 10)
+    };
+    for (name, opt) in optimisers() {
+        let straight = Run::new(&plan, &opt).train();
+        assert_eq!(straight.1, [0, 0, 0, 3, 3, 3, 1, 1, 1, 1]);
+        for stop in 1..10 {
+            let run = Run {
+                stop: Some(stop),
+                ..Run::new(&plan, &opt)
+            };
+            assert_eq!(straight, run.train(), "{name}, stopped before step {stop}");
+        }
+    }
+}
+
+/// What a policy keeps live trains, whatever spacing the schedule came with.
+#[test]
+fn a_policy_replaces_the_spacing() {
+    let (vars, model) = net(3);
+    let schedule = Schedule::cubic(0.5, 3, 100);
+    let mut freeze = FreezeOut::new(&vars, schedule, common::layer_of)
+        .unwrap()
+        .with_policy(AutoFreeze::default());
+    let mut opt = Optimizer::new(Sgd::default());
+    freeze.advance(90).unwrap();
+    let before = common::bits(&freeze);
+    let grads = freeze.backward(&model.loss(0)).unwrap();
+    opt.step(&freeze, 90, &grads).unwrap();
+    for ((name, was), (_, is)) in before.iter().zip(common::bits(&freeze)) {
+        assert_ne!(*was, is, "{name}");
+    }
+}
+
+#[test]
+fn a_policy_refuses_state_that_does_not_fit() {
+    let schedule = Schedule::cubic(1.0, 3, 100);
+    let freeze = |policy: Plasticity| {
+        let (vars, model) = net(3);
+        let freeze = FreezeOut::new(&vars, schedule.clone(), common::layer_of);
+        (freeze.unwrap().with_policy(policy), model)
+    };
+    let (mut good, model) = freeze(Plasticity::of_weights());
+    good.advance(0).unwrap();
+    good.backward(&model.loss(0)).unwrap();
+    let saved = good.state().unwrap();
+    freeze(Plasticity::of_weights())
+        .0
+        .load_state(&saved)
+        .unwrap();
+    let scalar = |n: i64| candle_core::Tensor::new(n, &common::CPU).unwrap();
+    for (key, tensor, want) in [
+        (
+            "freeze.frozen",
+            Some(scalar(3)),
+            "at most 2 layers may freeze",
+        ),
+        ("freeze.frozen", Some(scalar(-1)), "less than 0"),
+        ("freeze.frozen", None, "'freeze.frozen' is missing"),
+        (
+            "policy.frozen",
+            Some(scalar(i64::MAX)),
+            "there are 3 layers",
+        ),
+        ("policy.flat", None, "'flat' is missing"),
+        (
+            "policy.reference.0.weight",
+            Some(scalar(1)),
+            "'reference.0.weight' of shape [] fits nothing",
+        ),
+        ("other", Some(scalar(1)), "'other' is not part of it"),
+    ] {
+        let mut bad = saved.clone();
+        match tensor {
+            Some(tensor) => bad.insert(key.to_owned(), tensor),
+            None => bad.remove(key),
+        };
+        let error = freeze(Plasticity::of_weights())
+            .0
+            .load_state(&bad)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(want), "{key}: {error}");
+    }
+}
+
 fn policies() -> Vec<MakePolicy> {
     vec![
         ("autofreeze", || {
@@ -193,7 +285,10 @@ fn schedules() -> impl Strategy<Value = Schedule> {
                 step += after;
                 Change { step, frozen }
             };
-            Spacing::At(pairs.into_iter().map(change).collect())
+            let mut changes: Vec<Change> = pairs.into_iter().map(change).collect();
+            // Every run has at least 8 steps.
+            changes.retain(|change| change.step < 8);
+            Spacing::At(changes)
         }),
     ];
     let rates = prop_oneof![
@@ -209,6 +304,10 @@ fn schedules() -> impl Strategy<Value = Schedule> {
                     change.frozen = change.frozen.min(layers - keep_last.min(layers));
                 }
             }
+            // Scaled rates are for stretches of some length.
+            let plan = matches!(spacing, Spacing::At(_));
+            let scaled = plan && layer_lr == LayerLr::Scaled;
+            let layer_lr = if scaled { LayerLr::Unscaled } else { layer_lr };
             Schedule {
                 spacing,
                 layer_lr,

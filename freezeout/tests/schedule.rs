@@ -133,6 +133,22 @@ fn powers_and_decays() {
     assert!(serde_json::to_string(&decay(curve)).is_err());
 }
 
+/// A loop that runs past the schedule's end keeps its last layers and its last rate.
+#[test]
+fn past_the_end() {
+    for spacing in [Spacing::Cubic, Spacing::None] {
+        let schedule = Schedule {
+            spacing,
+            min_lr: 1e-5,
+            ..Schedule::cubic(0.8, 3, 100)
+        };
+        let frozen = schedule.frozen(99);
+        assert_eq!([100, 101, 500].map(|s| schedule.frozen(s)), [frozen; 3]);
+        assert_eq!([100, 150, 500].map(|s| schedule.lr(s, Some(2))), [1e-5; 3]);
+        assert_eq!(schedule.lr(150, None), 1e-5);
+    }
+}
+
 #[test]
 fn text_of_a_spacing() {
     for text in [
@@ -142,6 +158,7 @@ fn text_of_a_spacing() {
         "none",
         "power:2.5",
         "at:500=1,700=2",
+        "at:",
     ] {
         let spacing: Spacing = text.parse().unwrap();
         assert_eq!(spacing.to_string(), text);
@@ -150,7 +167,7 @@ fn text_of_a_spacing() {
         assert_eq!(serde_json::from_str::<Spacing>(&json).unwrap(), spacing);
     }
     for text in [
-        "", "cube", "power:", "power:x", "at:", "at:5", "at:5=x", "at:=", "at:1=1,", "at:-1=2",
+        "", "cube", "power:", "power:x", "at:5", "at:5=x", "at:=", "at:1=1,", "at:-1=2",
     ] {
         let error = text.parse::<Spacing>().unwrap_err().to_string();
         assert!(
@@ -209,6 +226,29 @@ fn numbers_out_of_range_are_named() {
                 ..good.clone()
             },
             "warmup_steps",
+        ),
+        (
+            Schedule {
+                steps: usize::MAX,
+                ..good.clone()
+            },
+            "at most 2^48",
+        ),
+        (
+            Schedule {
+                spacing: at(&[(50, 1)]),
+                ..good.clone()
+            },
+            "step 50 lies beyond the run's 20 steps",
+        ),
+        (
+            Schedule {
+                spacing: at(&[(1, 1)]),
+                layer_lr: LayerLr::Scaled,
+                steps: 100,
+                ..good.clone()
+            },
+            "layer 0 trains for 1.0 % of the steps from step 0 on",
         ),
         (
             Schedule {

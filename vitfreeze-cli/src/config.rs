@@ -331,7 +331,10 @@ impl Config {
         }
         let model = self.model()?;
         Masking::visible(model.vit.patches(), self.mask_ratio).map_err(usage)?;
-        self.schedule(1, model.layers())?;
+        // How many steps an epoch has is not known yet, so that a plan in steps must wait.
+        if !matches!(self.freeze, Spacing::At(_)) {
+            self.schedule(1, model.layers())?;
+        }
         Ok(())
     }
 
@@ -358,8 +361,14 @@ impl Config {
     /// Learning rates and freezing times for epochs of so many optimiser steps.
     pub fn schedule(&self, steps_per_epoch: usize, layers: usize) -> Result<Schedule> {
         let effective = (self.batch_size * self.accum) as f64;
+        if self.epochs.checked_mul(steps_per_epoch).is_none() {
+            return Err(usage(format!(
+                "{} epochs of {steps_per_epoch} steps are too many",
+                self.epochs
+            )));
+        }
         let schedule = Schedule {
-            warmup_steps: self.warmup_epochs * steps_per_epoch,
+            warmup_steps: self.warmup_epochs.saturating_mul(steps_per_epoch),
             spacing: self.freeze.clone(),
             layer_lr: self.layer_lr,
             warmup: self.warmup,

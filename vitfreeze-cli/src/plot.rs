@@ -15,6 +15,13 @@ const POINTS: usize = 600;
 
 /// Refuses a file name that says neither PNG nor SVG.
 pub fn check(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        let (path, folder) = (path.display(), folder.display());
+        return Err(usage(format!(
+            "cannot write {path}: there is no folder {folder}"
+        )));
+    }
     match path.extension().and_then(|e| e.to_str()) {
         Some("png" | "svg") => Ok(()),
         _ => Err(usage(format!(
@@ -60,7 +67,12 @@ pub fn draw(
         png
     };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-    let temporary = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))
+    let mut builder = tempfile::Builder::new();
+    // A temporary file is its owner's alone, unless told otherwise; the umask still applies.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let temporary = builder
+        .tempfile_in(folder.unwrap_or(Path::new(".")))
         .with_context(|| format!("cannot write {}", path.display()))?;
     std::fs::write(temporary.path(), bytes)
         .with_context(|| format!("cannot write {}", path.display()))?;

@@ -107,13 +107,17 @@ fn table(
         config.warmup_epochs,
         schedule.lr
     );
+    let changes = schedule.changes();
     out += "layer  what                  freezes at epoch  first lr  share of compute  step then\n";
     for (layer, label) in labels(cfg).iter().enumerate() {
         let cost = &layers[layer];
-        let share = 3.0 * (cost.forward + cost.branch) / whole;
+        let not_needed = if layer == 0 { cost.entry } else { 0.0 };
+        let share = (3.0 * (cost.forward + cost.branch) - not_needed) / whole;
         let freezes = schedule.freeze_step(layer);
-        let first_step = (0..schedule.steps)
-            .find(|&step| step >= schedule.warmup_steps && !schedule.is_frozen(step, layer));
+        let starts = changes.iter().map(|c| c.step.max(schedule.warmup_steps));
+        let first_step = std::iter::once(schedule.warmup_steps)
+            .chain(starts)
+            .find(|&step| !schedule.is_frozen(step, layer));
         let first = first_step.map_or(0.0, |step| schedule.lr(step, Some(layer)));
         let then = freezes.map_or(String::new(), |step| {
             let cost = costs.step(schedule.frozen(step)).compute;
@@ -129,7 +133,6 @@ fn table(
         out.push('\n');
     }
     out.push('\n');
-    let changes = schedule.changes();
     if changes
         .windows(2)
         .any(|pair| pair[0].frozen > pair[1].frozen)

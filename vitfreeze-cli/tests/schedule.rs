@@ -105,7 +105,10 @@ fn a_plan_is_listed() {
 fn bad_input_is_one_line() {
     let of = |args: &[&str], code| fails(vitfreeze(["schedule"].iter().chain(args)), code);
     assert!(of(&["--plot=x.gif"], 2).contains("must end in .png or .svg"));
-    assert!(of(&["--plot=/nowhere/x.png"], 1).contains("cannot write /nowhere/x.png"));
+    assert!(of(&["--plot=/nowhere/x.png"], 2).contains("cannot write /nowhere/x.png"));
+    assert!(of(&["--images=18446744073709551615", "--batch-size=1"], 2).contains("too many"));
+    assert!(of(&["--freeze=at:999=1"], 2).contains("step 999 lies beyond the run's 384 steps"));
+    assert!(of(&["--freeze=at:50=1", "--layer-lr=scaled"], 2).contains("use unscaled or shared"));
     assert!(of(&["--images=0"], 2).contains("images is 0"));
     assert!(of(&["--t0=0"], 2).contains("t0 is 0"));
     assert!(of(&["--freeze=power:-1"], 2).contains("power:-1"));

@@ -46,14 +46,25 @@ impl Rule for AdamW {
         self.weight_decay
     }
 
+    fn numbers(&self) -> Vec<(&'static str, f64, f64)> {
+        vec![
+            ("beta1", self.beta1, 1.0),
+            ("beta2", self.beta2, 1.0),
+            ("eps", self.eps, f64::INFINITY),
+            ("weight_decay", self.weight_decay, f64::INFINITY),
+        ]
+    }
+
     fn host(&self, update: &Update, x: Slices<'_>) {
         let keep = (1.0 - update.lr * update.weight_decay) as f32;
         let (beta1, beta2, eps) = (self.beta1 as f32, self.beta2 as f32, self.eps as f32);
+        // 1 - 0.999 has only four digits in f32.
+        let (new1, new2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32);
         let step_size = (update.lr / (1.0 - update.power(self.beta1))) as f32;
         let correction = (1.0 - update.power(self.beta2)).sqrt() as f32;
         x.for_each2(update, |p, g, m, v| {
-            *m = beta1 * *m + (1.0 - beta1) * g;
-            *v = beta2 * *v + (1.0 - beta2) * g * g;
+            *m = beta1 * *m + new1 * g;
+            *v = beta2 * *v + new2 * g * g;
             *p = *p * keep - step_size * *m / (v.sqrt() / correction + eps);
         });
     }

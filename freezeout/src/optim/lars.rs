@@ -3,7 +3,8 @@ use candle_core::{Result, Tensor};
 
 use super::{Rule, Slices, Update};
 
-/// LARS, layer-wise adaptive rate scaling for large batches (You et al., arXiv 1708.03888), as MAE probes with:
+/// LARS, layer-wise adaptive rate scaling for large batches (You et al., arXiv 1708.03888), in the form that MoCo v3 and MAE
+/// probe with (the paper divides by `|g| + weight_decay * |p|` instead):
 ///
 /// ```text
 /// g <- g + weight_decay * p
@@ -44,6 +45,14 @@ impl Rule for Lars {
 
     fn weight_decay(&self) -> f64 {
         self.weight_decay
+    }
+
+    fn numbers(&self) -> Vec<(&'static str, f64, f64)> {
+        vec![
+            ("momentum", self.momentum, 1.0),
+            ("weight_decay", self.weight_decay, f64::INFINITY),
+            ("trust", self.trust, f64::INFINITY),
+        ]
     }
 
     fn host(&self, update: &Update, x: Slices<'_>) {

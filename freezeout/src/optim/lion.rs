@@ -44,11 +44,20 @@ impl Rule for Lion {
         self.weight_decay
     }
 
+    fn numbers(&self) -> Vec<(&'static str, f64, f64)> {
+        vec![
+            ("beta1", self.beta1, 1.0),
+            ("beta2", self.beta2, 1.0),
+            ("weight_decay", self.weight_decay, f64::INFINITY),
+        ]
+    }
+
     fn host(&self, update: &Update, x: Slices<'_>) {
         let keep = (1.0 - update.lr * update.weight_decay) as f32;
         let (lr, beta1, beta2) = (update.lr as f32, self.beta1 as f32, self.beta2 as f32);
+        let (new1, new2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32);
         x.for_each1(update, |p, g, m| {
-            let direction = beta1 * *m + (1.0 - beta1) * g;
+            let direction = beta1 * *m + new1 * g;
             // f32::signum has no zero; NaN stays NaN.
             let sign = if direction == 0.0 {
                 0.0
@@ -56,7 +65,7 @@ impl Rule for Lion {
                 direction.signum()
             };
             *p = *p * keep - lr * sign;
-            *m = beta2 * *m + (1.0 - beta2) * g;
+            *m = beta2 * *m + new2 * g;
         });
     }
 

@@ -37,10 +37,15 @@ pub trait Rule: fmt::Debug + Send + Sync {
     /// Its weight decay, which [`Group::weight_decay`] scales.
     fn weight_decay(&self) -> f64;
 
+    /// Its numbers, each with the bound that it must be below (and 0 or more), to be checked before each step.
+    fn numbers(&self) -> Vec<(&'static str, f64, f64)> {
+        Vec::new()
+    }
+
     /// Updates a part of a variable; every element must be computed alone.
     fn host(&self, update: &Update, x: Slices<'_>);
 
-    /// The new value of a variable; `grad` is clipped already.
+    /// The new value of a variable; `grad` is clipped already. Half-precision variables come as f32.
     ///
     /// # Errors
     /// An error of candle.
@@ -166,6 +171,25 @@ impl Optimizer {
         self
     }
 
+    fn check(&self) -> Result<(), Error> {
+        if let Clip::Norm(max) | Clip::Value(max) = self.clip {
+            if max.is_nan() || max <= 0.0 {
+                return Err(Error::Optimizer(format!(
+                    "gradients cannot be clipped to {max}, it must be a number above 0"
+                )));
+            }
+        }
+        for (name, value, below) in self.rule.numbers() {
+            if !(value >= 0.0 && value < below) {
+                return Err(Error::Optimizer(format!(
+                    "{}: {name} is {value}, it must be 0 or more and less than {below}",
+                    self.rule.name()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// The rule it was made with.
     pub fn rule(&self) -> &dyn Rule {
         self.rule.as_ref()
@@ -175,21 +199,33 @@ impl Optimizer {
     /// frozen ones. Gives the gradients' global norm before clipping, if [`Optimizer::clip_norm`] asked for it.
     ///
     /// # Errors
-    /// [`Error::NoGradient`] if live variables have none; nothing is updated then.
+    /// [`Error::NoGradient`] if live variables have none, [`Error::Optimizer`] if a number is out of range.
     pub fn step(
         &mut self,
         freeze: &FreezeOut,
         step: usize,
         grads: &Gradients,
     ) -> Result<Option<f64>, Error> {
+        self.check()?;
         let missing: Vec<String> = (freeze.live())
-            .filter(|(name, ..)| grads.get(name).is_none())
+            .filter(|(name, ..)| grads.get(name).is_none() && !freeze.may_miss(name))
             .map(|(name, ..)| name.to_owned())
             .collect();
         if !missing.is_empty() {
             return Err(Error::NoGradient(missing));
         }
         self.state.retain(|name, _| freeze.is_live(name));
+        // Nothing may have been updated while a layer was frozen: state from before is void all the same.
+        for (name, layer, _) in freeze.live() {
+            let thaws = freeze.thaws(layer);
+            if self
+                .state
+                .get(name)
+                .is_some_and(|state| state.thaws != thaws)
+            {
+                self.state.remove(name);
+            }
+        }
         let mut norm = None;
         let (mut scale, mut limit) = (1.0, f64::INFINITY);
         match self.clip {
@@ -212,6 +248,10 @@ impl Optimizer {
             };
             let dims = var.dims();
             let group = (self.groups)(&Param { name, layer, dims });
+            let factors = [group.lr_scale, group.weight_decay];
+            if factors.iter().any(|x| !(x.is_finite() && *x >= 0.0)) {
+                return Err(Error::Optimizer(format!("group of '{name}' is {group:?}")));
+            }
             let update = Update {
                 lr: freeze.schedule().lr(step, layer) * group.lr_scale,
                 weight_decay: self.rule.weight_decay() * group.weight_decay,
@@ -220,20 +260,20 @@ impl Optimizer {
                 limit,
                 trust: 1.0,
             };
-            self.update(name, var, grad, update)?;
+            self.update((name, freeze.thaws(layer)), var, grad, update)?;
         }
         Ok(norm)
     }
 
     fn update(
         &mut self,
-        name: &str,
+        (name, thaws): (&str, u64),
         var: &Var,
         grad: &Tensor,
         mut update: Update,
     ) -> Result<(), Error> {
         if !self.state.contains_key(name) {
-            let fresh = State::new(var, self.rule.buffers().len())?;
+            let fresh = State::new(var, self.rule.buffers().len(), thaws)?;
             self.state.insert(name.to_owned(), fresh);
         }
         let Some(state) = self.state.get_mut(name) else {

@@ -47,6 +47,13 @@ impl Rule for Sgd {
         self.weight_decay
     }
 
+    fn numbers(&self) -> Vec<(&'static str, f64, f64)> {
+        vec![
+            ("momentum", self.momentum, 1.0),
+            ("weight_decay", self.weight_decay, f64::INFINITY),
+        ]
+    }
+
     fn host(&self, update: &Update, x: Slices<'_>) {
         let (lr, decay) = (update.lr as f32, update.weight_decay as f32);
         let momentum = self.momentum as f32;

@@ -2,7 +2,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 use super::kernel::HostStep;
 use super::{Rule, Update};
@@ -13,6 +13,8 @@ use crate::{Error, FreezeOut};
 pub(super) struct State {
     /// Updates done.
     pub updates: u64,
+    /// How often the layer had been unfrozen when this state began.
+    pub thaws: u64,
     buffers: Buffers,
 }
 
@@ -25,16 +27,17 @@ enum Buffers {
 }
 
 impl State {
-    pub fn new(var: &Var, buffers: usize) -> Result<Self, Error> {
+    pub fn new(var: &Var, buffers: usize, thaws: u64) -> Result<Self, Error> {
         let buffers = if on_host(var) {
             let zeros = |_| RefCell::new(vec![0.0; var.elem_count()]);
             Buffers::Host((0..buffers).map(zeros).collect())
         } else {
-            let zeros = |_| Ok(var.zeros_like()?.detach());
+            let zeros = |_| Ok(Tensor::zeros(var.shape(), state_dtype(var), var.device())?);
             Buffers::Device((0..buffers).map(zeros).collect::<Result<_, Error>>()?)
         };
         Ok(Self {
             updates: 0,
+            thaws,
             buffers,
         })
     }
@@ -56,14 +59,18 @@ impl State {
                 var.inplace_op2(grad, &op)?;
             }
             Buffers::Device(buffers) => {
-                let mut grad = grad.detach();
+                let dtype = state_dtype(var);
+                let mut grad = grad.detach().to_dtype(dtype)?;
                 if update.scale != 1.0 {
                     grad = (grad * update.scale)?;
                 }
                 if update.limit.is_finite() {
                     grad = grad.clamp(-update.limit, update.limit)?;
                 }
-                let new = rule.tensors(update, &var.as_detached_tensor(), &grad, buffers)?;
+                let old = var.as_detached_tensor().to_dtype(dtype)?;
+                let new = rule
+                    .tensors(update, &old, &grad, buffers)?
+                    .to_dtype(var.dtype())?;
                 for buffer in buffers {
                     *buffer = buffer.detach();
                 }
@@ -74,14 +81,23 @@ impl State {
     }
 }
 
+/// Half-precision variables are updated in f32: AdamW's eps is 0 in f16.
+fn state_dtype(var: &Var) -> DType {
+    match var.dtype() {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    }
+}
+
 pub(super) fn save(
     rule: &dyn Rule,
     states: &BTreeMap<String, State>,
     freeze: &FreezeOut,
 ) -> Result<BTreeMap<String, Tensor>, Error> {
     let mut out = BTreeMap::new();
-    for (name, _, var) in freeze.live() {
-        let Some(state) = states.get(name) else {
+    for (name, layer, var) in freeze.live() {
+        let thaws = freeze.thaws(layer);
+        let Some(state) = states.get(name).filter(|state| state.thaws == thaws) else {
             continue;
         };
         for (i, buffer) in rule.buffers().iter().enumerate() {
@@ -105,7 +121,7 @@ pub(super) fn load(
     saved: &BTreeMap<String, Tensor>,
 ) -> Result<BTreeMap<String, State>, Error> {
     let fail = |message: String| Err(Error::State(message));
-    let vars: BTreeMap<&str, &Var> = freeze.all().collect();
+    let vars = freeze.layers();
     let kinds: Vec<&str> = rule.buffers().iter().copied().chain(["updates"]).collect();
     for key in saved.keys() {
         let name = (kinds.iter()).find_map(|kind| key.strip_prefix(kind)?.strip_prefix('.'));
@@ -122,7 +138,7 @@ pub(super) fn load(
         let Some(name) = key.strip_prefix("updates.") else {
             continue;
         };
-        let Some(var) = vars.get(name) else {
+        let Some(&(layer, var)) = vars.get(name) else {
             return fail(format!("'{key}' belongs to no variable"));
         };
         let mut buffers = Vec::new();
@@ -131,12 +147,12 @@ pub(super) fn load(
             let Some(tensor) = saved.get(&key) else {
                 return fail(format!("'{key}' is missing"));
             };
-            if tensor.shape() != var.shape() || tensor.dtype() != var.dtype() {
+            if tensor.shape() != var.shape() || tensor.dtype() != state_dtype(var) {
                 return fail(format!(
-                    "'{key}' is {:?} {:?}, its variable {:?} {:?}",
+                    "'{key}' is {:?} {:?}, its variable wants {:?} {:?}",
                     tensor.dtype(),
                     tensor.shape(),
-                    var.dtype(),
+                    state_dtype(var),
                     var.shape()
                 ));
             }
@@ -155,7 +171,13 @@ pub(super) fn load(
             .map_err(|e| Error::State(format!("'{key}': {e}")))?;
         let updates = u64::try_from(number)
             .map_err(|_| Error::State(format!("'{key}' is {number}, less than 0")))?;
-        states.insert(name.to_owned(), State { updates, buffers });
+        let thaws = freeze.thaws(layer);
+        let state = State {
+            updates,
+            thaws,
+            buffers,
+        };
+        states.insert(name.to_owned(), state);
     }
     Ok(states)
 }
