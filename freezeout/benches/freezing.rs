@@ -71,7 +71,9 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         return train(args.get(at + 1).ok_or("--train N")?.parse()?);
     }
     let (mut freeze, x) = setup()?;
-    let measured = profile(&mut freeze, 7, |vb| Net::new(vb)?.loss(&x))?;
+    let rounds = std::env::var("ROUNDS").map_or(7, |n| n.parse().unwrap_or(7));
+    let measured = profile(&mut freeze, rounds, |vb| Net::new(vb)?.loss(&x))?;
+    eprintln!("{measured}");
     println!(
         "| frozen | forward | backward | backward, of all | ideal | graph nodes | peak memory |"
     );
