@@ -1,7 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
+mod block;
 mod config;
+mod drop;
 mod error;
 mod file;
 mod init;
@@ -9,12 +11,15 @@ mod layers;
 mod model;
 pub mod ops;
 mod pos_embed;
+mod presets;
 
+pub use block::Block;
 pub use candle_core as candle;
-pub use config::VitConfig;
+pub use config::{Activation, Pool, PosEmbed, VitConfig};
+pub use drop::Drops;
 pub use error::Error;
 pub use file::{save_atomic, save_encoder};
 pub use init::init;
-pub use layers::{Block, LayerNorm, Linear, PatchEmbed};
+pub use layers::{LayerNorm, Linear, PatchEmbed};
 pub use model::Vit;
-pub use pos_embed::sincos_2d;
+pub use pos_embed::{resample_pos_embed, sincos_2d, Resample};
