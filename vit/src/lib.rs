@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 mod block;
+mod checkpoint;
 mod config;
 mod drop;
 mod error;
@@ -14,10 +15,13 @@ mod pos_embed;
 mod presets;
 
 pub use block::Block;
+pub use checkpoint::{
+    Checkpoint, Family, Head, Hints, LoadOptions, Preprocess, Pretrained, StoredTensor, StoredType,
+};
 pub use candle_core as candle;
 pub use config::{Activation, Pool, PosEmbed, VitConfig};
 pub use drop::Drops;
-pub use error::Error;
+pub use error::{Error, Mismatch};
 pub use file::{save_atomic, save_encoder};
 pub use init::init;
 pub use layers::{LayerNorm, Linear, PatchEmbed};
