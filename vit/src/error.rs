@@ -88,9 +88,10 @@ impl Mismatch {
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let shapes = self.misshaped.iter().map(|(name, has, needs)| {
-            format!("{name} {has:?} instead of {needs:?}")
-        });
+        let shapes = self
+            .misshaped
+            .iter()
+            .map(|(name, has, needs)| format!("{name} {has:?} instead of {needs:?}"));
         let lists = [
             ("missing", self.missing.clone()),
             ("unexpected", self.unexpected.clone()),

@@ -7,6 +7,8 @@ mod config;
 mod drop;
 mod error;
 mod file;
+#[cfg(feature = "hub")]
+mod hub;
 mod init;
 mod layers;
 mod model;
@@ -15,14 +17,17 @@ mod pos_embed;
 mod presets;
 
 pub use block::Block;
-pub use checkpoint::{
-    Checkpoint, Family, Head, Hints, LoadOptions, Preprocess, Pretrained, StoredTensor, StoredType,
-};
 pub use candle_core as candle;
+pub use checkpoint::{
+    Checkpoint, Family, Head, Hints, Layout, LoadOptions, Preprocess, Pretrained, StoredTensor,
+    StoredType,
+};
 pub use config::{Activation, Pool, PosEmbed, VitConfig};
 pub use drop::Drops;
 pub use error::{Error, Mismatch};
 pub use file::{save_atomic, save_encoder};
+#[cfg(feature = "hub")]
+pub use hub::{Hub, OnProgress};
 pub use init::init;
 pub use layers::{LayerNorm, Linear, PatchEmbed};
 pub use model::Vit;

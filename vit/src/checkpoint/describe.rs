@@ -252,7 +252,11 @@ fn three(value: &Value) -> Option<[f32; 3]> {
 
 /// A list of names, or an object from numbers to names. Transformers' `LABEL_0` is no name.
 fn labels(value: &Value) -> BTreeMap<usize, String> {
-    let text = |v: &Value| v.as_str().filter(|t| !t.starts_with("LABEL_")).map(str::to_owned);
+    let text = |v: &Value| {
+        v.as_str()
+            .filter(|t| !t.starts_with("LABEL_"))
+            .map(str::to_owned)
+    };
     match value {
         Value::Array(names) => {
             let each = names.iter().enumerate();

@@ -42,7 +42,10 @@ pub(crate) fn read(path: &Path) -> Result<Read, Error> {
         true => {
             let index = shards(&weights)?;
             let files: BTreeSet<&String> = index.values().collect();
-            let paths = files.into_iter().map(|f| weights.with_file_name(f)).collect();
+            let paths = files
+                .into_iter()
+                .map(|f| weights.with_file_name(f))
+                .collect();
             (paths, Some(index))
         }
         false => (vec![weights.clone()], None),
@@ -144,7 +147,9 @@ fn shards(path: &Path) -> Result<BTreeMap<String, String>, Error> {
         let mut parts = Path::new(name).components();
         let plain = matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none();
         if !plain || name.contains(['/', '\\']) {
-            return Err(fail(format!("tensor '{tensor}' is in '{name}', which is no plain file name")));
+            return Err(fail(format!(
+                "tensor '{tensor}' is in '{name}', which is no plain file name"
+            )));
         }
         shards.insert(tensor.clone(), name.to_owned());
     }
@@ -154,16 +159,28 @@ fn shards(path: &Path) -> Result<BTreeMap<String, String>, Error> {
     }
 }
 
+/// The shards that an index names.
+#[cfg(feature = "hub")]
+pub(crate) fn shard_names(index: &Path) -> Result<BTreeSet<String>, Error> {
+    Ok(shards(index)?.into_values().collect())
+}
+
 /// Every tensor of the index is in the shard that it names, and no shard has others.
 fn check_index(path: &Path, index: &BTreeMap<String, String>, read: &Read) -> Result<(), Error> {
     let mut wrong = Vec::new();
     for (tensor, shard) in index {
         let stored = read.tensors.get(tensor).map(|t| &read.sources[t.file].path);
-        if stored.and_then(|p| p.file_name()).is_none_or(|f| f != shard.as_str()) {
+        if stored
+            .and_then(|p| p.file_name())
+            .is_none_or(|f| f != shard.as_str())
+        {
             wrong.push(format!("{tensor} (in {shard})"));
         }
     }
-    let extra = read.tensors.keys().filter(|name| !index.contains_key(*name));
+    let extra = read
+        .tensors
+        .keys()
+        .filter(|name| !index.contains_key(*name));
     wrong.extend(extra.map(|name| format!("{name} (not in the index)")));
     match wrong.is_empty() {
         true => Ok(()),
@@ -185,7 +202,10 @@ fn beside(weights: &Path, name: &str) -> Result<Option<Value>, Error> {
 fn json(path: &Path) -> Result<Value, Error> {
     let source = Source::open(path)?;
     if source.length > MAX_JSON {
-        return Err(source.error(format!("{} bytes, at most {MAX_JSON} are read", source.length)));
+        return Err(source.error(format!(
+            "{} bytes, at most {MAX_JSON} are read",
+            source.length
+        )));
     }
     let mut text = Vec::new();
     (&source.file)

@@ -62,7 +62,9 @@ pub(super) fn rename(inside: &[(&str, &String)], named: &mut Named) {
         let mut words = target.rsplitn(3, '.');
         let (kind, number, rest) = (words.next(), words.next(), words.next());
         match (kind, number.and_then(|n| n.parse().ok()), rest) {
-            (Some(kind), Some(part), Some(rest)) if rest.contains("qkv") || rest.contains("fc1") => {
+            (Some(kind), Some(part), Some(rest))
+                if rest.contains("qkv") || rest.contains("fc1") =>
+            {
                 let whole = format!("{rest}.{kind}");
                 parts.entry(whole).or_default().push((part, stored.clone()));
             }
@@ -99,7 +101,10 @@ fn target(name: &str, distillation: &str) -> Option<String> {
         return Some(whole.to_owned());
     }
     let modules = [
-        ("embeddings.patch_embeddings.projection.", "patch_embed.proj."),
+        (
+            "embeddings.patch_embeddings.projection.",
+            "patch_embed.proj.",
+        ),
         ("layernorm.", "norm."),
         ("classifier.", "head."),
         ("cls_classifier.", "head."),
@@ -114,7 +119,10 @@ fn target(name: &str, distillation: &str) -> Option<String> {
     let rest = layers.iter().find_map(|p| name.strip_prefix(p))?;
     let (index, part) = rest.split_once('.')?;
     index.parse::<usize>().ok()?;
-    for (theirs, ours) in [("layer_scale1.lambda1", "ls1.gamma"), ("layer_scale2.lambda1", "ls2.gamma")] {
+    for (theirs, ours) in [
+        ("layer_scale1.lambda1", "ls1.gamma"),
+        ("layer_scale2.lambda1", "ls2.gamma"),
+    ] {
         if part == theirs {
             return Some(format!("blocks.{index}.{ours}"));
         }

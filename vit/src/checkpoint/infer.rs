@@ -32,7 +32,11 @@ pub(crate) fn infer(
         return Err("there is no class token 'cls_token' of shape (1, 1, width)".into());
     };
     let block = |name: &String| -> Option<usize> {
-        name.strip_prefix("blocks.")?.split('.').next()?.parse().ok()
+        name.strip_prefix("blocks.")?
+            .split('.')
+            .next()?
+            .parse()
+            .ok()
     };
     let depth = shapes.keys().filter_map(block).max().map_or(0, |b| b + 1);
     if depth == 0 || depth > shapes.len() {
@@ -73,7 +77,10 @@ pub(crate) fn infer(
     } else if fc_norm {
         Pool::Avg
     } else {
-        hints.pool.filter(|p| *p != Pool::TokenAvg).unwrap_or_default()
+        hints
+            .pool
+            .filter(|p| *p != Pool::TokenAvg)
+            .unwrap_or_default()
     };
     let reg_tokens = shape("reg_token").and_then(|s| s.get(1).copied());
     let mut cfg = VitConfig {
@@ -108,20 +115,22 @@ pub(crate) fn infer(
 }
 
 /// Image size, and whether the tokens before the patches have position embeddings, from the table's rows.
-fn place_grid(
-    cfg: &mut VitConfig,
-    table: Option<&[usize]>,
-    hints: &Hints,
-) -> Result<(), String> {
+fn place_grid(cfg: &mut VitConfig, table: Option<&[usize]>, hints: &Hints) -> Result<(), String> {
     let patch = cfg.patch_size;
     let (rows, prefix) = match table {
         Some(&[1, rows, _]) => (rows, cfg.prefix_tokens()),
-        Some(other) => return Err(format!("'pos_embed' has shape {other:?}; expected (1, rows, width)")),
+        Some(other) => {
+            return Err(format!(
+                "'pos_embed' has shape {other:?}; expected (1, rows, width)"
+            ))
+        }
         None => {
             let Some(image) = hints.image else {
                 return match cfg.pos_embed {
                     PosEmbed::Learnt => Ok(()), // 'pos_embed' will be reported as missing
-                    PosEmbed::SinCos => Err("no file tells the image size; give it (--image-size)".into()),
+                    PosEmbed::SinCos => {
+                        Err("no file tells the image size; give it (--image-size)".into())
+                    }
                 };
             };
             *cfg = cfg.with_image(image);

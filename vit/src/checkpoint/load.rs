@@ -94,7 +94,9 @@ impl Pretrained {
 
     fn place(&self) -> (DType, Device) {
         let first = self.tensors.values().next();
-        first.map_or((DType::F32, Device::Cpu), |t| (t.dtype(), t.device().clone()))
+        first.map_or((DType::F32, Device::Cpu), |t| {
+            (t.dtype(), t.device().clone())
+        })
     }
 }
 
@@ -255,6 +257,8 @@ fn new_head(
     }
     crate::init(&vars, seed)?;
     let map = vars.data().lock().unwrap_or_else(|e| e.into_inner());
-    let tensors = map.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor()));
+    let tensors = map
+        .iter()
+        .map(|(name, var)| (name.clone(), var.as_detached_tensor()));
     Ok(tensors.collect())
 }

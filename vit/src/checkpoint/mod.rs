@@ -7,6 +7,8 @@ mod infer;
 mod load;
 mod pickle;
 mod safetensors;
+mod save;
+mod save_hf;
 mod table;
 mod torch;
 
@@ -15,7 +17,10 @@ use std::path::Path;
 
 pub use describe::{Hints, Preprocess};
 pub use family::Family;
+#[cfg(feature = "hub")]
+pub(crate) use files::shard_names;
 pub use load::{Head, LoadOptions, Pretrained};
+pub use save::Layout;
 pub use table::{StoredTensor, StoredType};
 
 use crate::{Error, VitConfig};
@@ -65,7 +70,8 @@ impl Checkpoint {
         if origin.starts_with("hf://") {
             #[cfg(feature = "hub")]
             {
-                let folder = crate::Hub::from_env()?.fetch(origin, &mut |_, _, _| {})?;
+                let folder =
+                    crate::Hub::from_env()?.fetch(origin, std::sync::Arc::new(|_, _, _| {}))?;
                 return Self::open_path(origin, &folder, hints);
             }
             #[cfg(not(feature = "hub"))]
@@ -102,7 +108,8 @@ impl Checkpoint {
                 ),
             }));
         };
-        let shape = |(name, recipe): (&String, &family::Recipe)| (name.clone(), recipe.shape(&tensors));
+        let shape =
+            |(name, recipe): (&String, &family::Recipe)| (name.clone(), recipe.shape(&tensors));
         let shapes = named.recipes.iter().map(shape).collect();
         let hints = hints.clone().or(description.hints.clone());
         let (cfg, notes) = infer::infer(&shapes, named.family, &hints).map_err(unknown)?;

@@ -61,7 +61,7 @@ fn archive(source: &Source) -> Result<(Pickle, Storages), Error> {
     let mut entries = Vec::with_capacity(zip.len());
     for index in 0..zip.len() {
         let entry = zip.by_index_raw(index).map_err(|e| damaged(&e))?;
-        let name = entry.name().to_owned();
+        let name = entry.name().map_err(|e| damaged(&e))?.into_owned();
         let size = entry.size();
         if entry.compression() != zip::CompressionMethod::Stored
             || entry.compressed_size() != size
@@ -72,7 +72,10 @@ fn archive(source: &Source) -> Result<(Pickle, Storages), Error> {
             )));
         }
         let start = entry.data_start().unwrap_or(u64::MAX);
-        if start.checked_add(size).is_none_or(|end| end > source.length) {
+        if start
+            .checked_add(size)
+            .is_none_or(|end| end > source.length)
+        {
             return Err(source.error(format!(
                 "'{name}' in it lies beyond its end: damaged, or a download cut off"
             )));
@@ -139,7 +142,7 @@ fn legacy(source: &Source) -> Result<(Pickle, Storages), Error> {
     let mut next = || {
         let pickle = pickle::run(&bytes[at..]).map_err(&no)?;
         at += pickle.length;
-        Ok(pickle)
+        Ok::<_, Error>(pickle)
     };
     // 0x1950a86a20f9469cfc6c: a number of more than 64 bits.
     if bytes.get(..14) != Some(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19") {
@@ -262,7 +265,10 @@ fn place(
     };
     // Last element + 1, where there is one.
     let end = (elements > 0).then_some(()).map_or(Some(0), |()| {
-        let steps = shape.iter().zip(strides).map(|(d, s)| (d - 1).checked_mul(*s));
+        let steps = shape
+            .iter()
+            .zip(strides)
+            .map(|(d, s)| (d - 1).checked_mul(*s));
         steps
             .into_iter()
             .try_fold(tensor.offset, |sum, step| sum.checked_add(step?))?
