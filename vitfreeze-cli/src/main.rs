@@ -4,13 +4,19 @@
 mod allocator;
 mod bench;
 mod checkpoint;
+mod classify;
 mod config;
+mod convert;
 mod device;
+mod embed;
 mod folder;
+mod inspect;
 mod interrupt;
 mod memory;
 mod metrics;
 mod pretrain;
+mod pretrained;
+mod progress;
 mod report;
 mod usage;
 
@@ -36,6 +42,14 @@ enum Command {
     Pretrain(Box<pretrain::Args>),
     /// Time the training step with more and more layers frozen
     Bench(bench::Args),
+    /// Say what a checkpoint is: family, architecture, tensors, norms, NaNs
+    Inspect(inspect::Args),
+    /// Write a checkpoint of any family as a folder that timm or transformers loads
+    Convert(convert::Args),
+    /// Compute the features of a folder of images
+    Embed(embed::Args),
+    /// Name the likeliest classes of images
+    Classify(classify::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +57,10 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Pretrain(args) => pretrain::run(*args),
         Command::Bench(args) => bench::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Embed(args) => embed::run(args),
+        Command::Classify(args) => classify::run(args),
     };
     match result {
         Ok(code) => code,

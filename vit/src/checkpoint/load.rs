@@ -109,7 +109,7 @@ impl Checkpoint {
     pub fn load(&self, options: &LoadOptions) -> Result<Pretrained, Error> {
         let stored = self.with_head(options.head);
         let needed = variables(&stored);
-        self.check(&needed, options.head)?;
+        self.compare(&needed, options.head)?;
         let mut cfg = stored;
         if let Some(image) = options.image {
             cfg = cfg.with_image(image);
@@ -146,6 +146,14 @@ impl Checkpoint {
         })
     }
 
+    /// Whether the tensors are those that the architecture needs, head included.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] with everything that is missing, unexpected or mis-shaped.
+    pub fn check(&self) -> Result<(), Error> {
+        self.compare(&variables(&self.cfg), Head::Keep)
+    }
+
     /// The architecture of what the checkpoint has to give: without a head unless that is kept.
     fn with_head(&self, head: Head) -> VitConfig {
         match head {
@@ -164,7 +172,7 @@ impl Checkpoint {
         }
     }
 
-    fn check(&self, needed: &BTreeMap<String, Vec<usize>>, head: Head) -> Result<(), Error> {
+    fn compare(&self, needed: &BTreeMap<String, Vec<usize>>, head: Head) -> Result<(), Error> {
         let mut mismatch = Mismatch {
             origin: self.origin.clone(),
             unexpected: self.named.unexpected.clone(),
