@@ -90,8 +90,9 @@ impl Hub {
     /// [`Error::Hub`]: no such repository or revision, no access, no weights, no connection, a damaged download.
     pub fn fetch(&self, origin: &str, on_progress: OnProgress) -> Result<PathBuf, Error> {
         let mut repo = Repo::parse(origin)?;
+        let mut found = false;
         for name in ["config.json", "preprocessor_config.json"] {
-            self.file(&mut repo, name, &on_progress)?;
+            found |= self.file(&mut repo, name, &on_progress)?.is_some();
         }
         for name in WEIGHTS {
             let Some(weights) = self.file(&mut repo, name, &on_progress)? else {
@@ -110,7 +111,13 @@ impl Hub {
         }
         Err(repo.error(match self.offline {
             true => "not in the cache, and HF_HUB_OFFLINE is set; unset it to download".into(),
-            false => format!("no weights; expected one of {}", WEIGHTS.join(", ")),
+            false if found => format!("no weights; expected one of {}", WEIGHTS.join(", ")),
+            // hf-hub does not tell a missing repository from a missing file.
+            false => format!(
+                "no such repository or revision, or none of {} in it; check the name and the part after @, and for a \
+                 private repository set HF_TOKEN",
+                WEIGHTS.join(", ")
+            ),
         }))
     }
 
