@@ -59,7 +59,15 @@ config = json.loads((goldens / "train5.json").read_text())
 hog = {k: v for k, v in read(goldens / "hog.safetensors").items() if k != "gxy" and not k.startswith("bin")}
 write(local / "hog.safetensors", hog)
 
+vit = root / "vit/tests/fixtures"
+for name in ("timm_vit_tiny", "hf_vit"):
+    write(vit / f"{name}.safetensors", read(goldens / f"{name}.safetensors"))
+drop = ("soft_labels", "labels", "gp.grad.", "gp.loss", "cls.loss")
+finetune = {k: v for k, v in read(goldens / "vit_finetune.safetensors").items() if not k.startswith(drop)}
+write(vit / "vit_finetune.safetensors", finetune)
+
 pos = read(goldens / "pos_embed.safetensors")
+write(vit / "interp.safetensors", {k: v for k, v in pos.items() if k.startswith("interp")})
 write(root / "vit/tests/fixtures/sincos.safetensors", {k: pos[k] for k in ("pos_32_4_cls", "pos_48_4_cls")})
 
 # Learning rates as f64, NaN where a layer is frozen: [setting][iteration][layer], and the global rate beside them.

@@ -6,6 +6,8 @@ mod decode;
 mod error;
 mod folder;
 mod loader;
+mod normalize;
+mod resize;
 pub mod rng;
 mod shapes;
 mod source;
@@ -15,9 +17,9 @@ pub use decode::{decode, DecodeError, MAX_PIXELS};
 pub use error::Error;
 pub use folder::ImageFolder;
 pub use loader::{Batch, Batches, Loader, LoaderConfig, Skipped};
+pub use normalize::{Normalize, IMAGENET_MEAN, IMAGENET_STD};
 pub use rand_chacha::ChaCha8Rng;
+pub use resize::{resize, CropBox, Interpolation};
 pub use shapes::Shapes;
 pub use source::{Image, Source};
-pub use transform::{
-    resize, CropBox, PretrainTransform, RandomResizedCrop, IMAGENET_MEAN, IMAGENET_STD,
-};
+pub use transform::{EvalTransform, PretrainTransform, RandomResizedCrop};

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use datasets::rng::{permutation, rng};
-use datasets::{Batch, Error, Image, Loader, LoaderConfig, PretrainTransform, Shapes, Source};
+use datasets::{
+    Batch, Error, Image, Loader, LoaderConfig, Normalize, PretrainTransform, Shapes, Source,
+};
 
 const CONFIG: LoaderConfig = LoaderConfig {
     batch_size: 4,
@@ -316,7 +318,10 @@ fn impossible_settings_are_explained() {
             ..good
         },
         PretrainTransform {
-            std: [0.0; 3],
+            normalize: Normalize {
+                std: [0.0; 3],
+                ..good.normalize
+            },
             ..good
         },
     ] {

@@ -5,12 +5,13 @@ use std::path::Path;
 
 use datasets::rng::rng;
 use datasets::{decode, resize, CropBox, Image, PretrainTransform, RandomResizedCrop};
-use datasets::{IMAGENET_MEAN, IMAGENET_STD};
+use datasets::{EvalTransform, Interpolation, Normalize, IMAGENET_MEAN, IMAGENET_STD};
 
 const TORCHVISION: RandomResizedCrop = RandomResizedCrop {
     size: 32,
     scale: (0.2, 1.0),
     ratio: (3.0 / 4.0, 4.0 / 3.0),
+    interpolation: Interpolation::Bicubic,
 };
 
 fn gradient(width: usize, height: usize) -> Image {
@@ -45,7 +46,7 @@ fn resizing_is_that_of_pillow() {
             height,
             width,
         };
-        let resized = resize(&image, crop, (to_width, to_height)).unwrap();
+        let resized = resize(&image, crop, (to_width, to_height), Interpolation::Bicubic).unwrap();
         let expected = decode(&fs::read(&path).unwrap()).unwrap();
         assert_eq!(
             (resized.width, resized.height),
@@ -77,7 +78,10 @@ fn impossible_sizes_are_errors() {
         height: 6,
         width: 8,
     };
-    assert_eq!(resize(&image, whole, (8, 6)).unwrap(), image);
+    assert_eq!(
+        resize(&image, whole, (8, 6), Interpolation::Bicubic).unwrap(),
+        image
+    );
     for crop in [
         CropBox { width: 9, ..whole },
         CropBox { top: 1, ..whole },
@@ -87,14 +91,17 @@ fn impossible_sizes_are_errors() {
             ..whole
         },
     ] {
-        assert!(resize(&image, crop, (4, 4)).is_err(), "{crop:?}");
+        assert!(
+            resize(&image, crop, (4, 4), Interpolation::Bicubic).is_err(),
+            "{crop:?}"
+        );
     }
-    assert!(resize(&image, whole, (0, 4)).is_err());
+    assert!(resize(&image, whole, (0, 4), Interpolation::Bicubic).is_err());
     let broken = Image {
         rgb: vec![0; 5],
         ..image
     };
-    assert!(resize(&broken, whole, (4, 4)).is_err());
+    assert!(resize(&broken, whole, (4, 4), Interpolation::Bicubic).is_err());
 }
 
 #[test]
@@ -200,10 +207,10 @@ fn any_image_can_be_transformed() {
 #[test]
 fn normalisation_is_that_of_torchvision() {
     let image = gradient(5, 3);
-    let transform = PretrainTransform::imagenet(4);
+    let transform = Normalize::IMAGENET;
     let (mut plain, mut flipped) = (vec![0.0; 45], vec![0.0; 45]);
-    transform.normalize(&image, false, &mut plain).unwrap();
-    transform.normalize(&image, true, &mut flipped).unwrap();
+    transform.apply(&image, false, &mut plain).unwrap();
+    transform.apply(&image, true, &mut flipped).unwrap();
     for c in 0..3 {
         for y in 0..3 {
             for x in 0..5 {

@@ -60,9 +60,14 @@ impl LocalMimConfig {
         pools.min().unwrap_or(self.vit.patch_size)
     }
 
+    /// Patches along one side of the (square) image.
+    pub fn side(&self) -> usize {
+        self.vit.grid().0
+    }
+
     /// Cells along one side of a stage's grid.
     pub fn grid(&self, stage: &Stage) -> usize {
-        (self.vit.grid() as f64 * stage.scale) as usize
+        (self.side() as f64 * stage.scale) as usize
     }
 
     /// Which FreezeOut layer a variable belongs to: 0 = patch embedding and class token, k + 1 = block k; a stage's
@@ -93,6 +98,17 @@ impl LocalMimConfig {
     pub fn validate(&self) -> Result<(), Error> {
         self.vit.validate()?;
         let fail = |message: String| Err(Error::Config(message));
+        let (height, width) = self.vit.image();
+        if height != width {
+            return fail(format!(
+                "LocalMIM needs square images, not {height} x {width} pixels"
+            ));
+        }
+        if self.vit.prefix_tokens() != 1 {
+            return fail(
+                "LocalMIM has a class token and patches: no distillation or register tokens".into(),
+            );
+        }
         if self.stages.is_empty() {
             return fail("there are no stages".into());
         }
@@ -119,7 +135,7 @@ impl LocalMimConfig {
             }
         }
         let last = self.vit.depth - 1;
-        let (patch, side) = (self.vit.patch_size, self.vit.grid());
+        let (patch, side) = (self.vit.patch_size, self.side());
         for stage in &self.stages {
             let Stage { block, scale } = *stage;
             if block >= self.vit.depth {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use vit::{ops, sincos_2d, Block, LayerNorm, Linear};
+use vit::{ops, sincos_2d, Block, LayerNorm, Linear, VitConfig};
 
 use crate::{LocalMimConfig, Stage};
 
@@ -28,16 +28,22 @@ impl Decoder {
     /// A variable that is missing or has another shape.
     pub fn new(cfg: &LocalMimConfig, stage: &Stage, vb: VarBuilder) -> Result<Self> {
         let (dim, eps) = (cfg.decoder_embed_dim, cfg.vit.norm_eps);
-        let block = |i| {
-            let vb = vb.pp("blocks").pp(i);
-            Block::new(dim, cfg.decoder_num_heads, 4, eps, vb)
+        let plain = VitConfig {
+            embed_dim: dim,
+            depth: cfg.decoder_depth,
+            num_heads: cfg.decoder_num_heads,
+            mlp_ratio: 4.0,
+            norm_eps: eps,
+            ..VitConfig::default()
         };
-        let side = cfg.vit.grid();
+        let side = cfg.side();
         Ok(Self {
             embed: Linear::new(cfg.vit.embed_dim, dim, vb.pp("embed"))?,
             mask_token: vb.get_with_hints((1, 1, dim), "mask_token", Init::Const(0.0))?,
-            pos_embed: sincos_2d(dim, side, vb.device())?.to_dtype(vb.dtype())?,
-            blocks: (0..cfg.decoder_depth).map(block).collect::<Result<_>>()?,
+            pos_embed: sincos_2d(dim, (side, side), vb.device())?.to_dtype(vb.dtype())?,
+            blocks: (0..cfg.decoder_depth)
+                .map(|i| Block::new(&plain, i, vb.pp("blocks").pp(i)))
+                .collect::<Result<_>>()?,
             norm: LayerNorm::new(dim, eps, vb.pp("norm"))?,
             head: Head::new(stage.scale, dim, 3 * cfg.hog_bins, vb.pp("pred"))?,
             side,

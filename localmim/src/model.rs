@@ -123,7 +123,7 @@ impl LocalMim {
     }
 
     fn mask(&self, masking: &Masking, stage: &Stage, pred: &Tensor) -> Result<Tensor> {
-        let mask = masking.on_grid(self.cfg.vit.grid(), stage.scale);
+        let mask = masking.on_grid(self.cfg.side(), stage.scale);
         let shape = (masking.batch, mask.len() / masking.batch);
         Tensor::from_vec(mask, shape, pred.device())?.to_dtype(pred.dtype())
     }

@@ -20,8 +20,9 @@ fn config() -> LocalMimConfig {
             embed_dim: 24,
             depth: 8,
             num_heads: 3,
-            mlp_ratio: 4,
+            mlp_ratio: 4.0,
             norm_eps: 1e-6,
+            ..VitConfig::default()
         })
         .unwrap()
     }

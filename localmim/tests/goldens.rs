@@ -30,8 +30,9 @@ fn config() -> LocalMimConfig {
             embed_dim: 48,
             depth: 12,
             num_heads: 4,
-            mlp_ratio: 4,
+            mlp_ratio: 4.0,
             norm_eps: 1e-6,
+            ..VitConfig::default()
         },
         stages: Stage::default_for(12).unwrap(),
         decoder_embed_dim: 32,

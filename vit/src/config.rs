@@ -3,12 +3,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// Width, depth and sizes of a Vision Transformer.
+/// Width, depth, sizes and variants of a Vision Transformer. The default is ViT-B/16 at 224 px without a head.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct VitConfig {
-    /// Side of the square input image, in pixels.
+    /// Height of the input image in pixels, and its width unless `image_width` says otherwise.
     pub image_size: usize,
-    /// Side of a square patch, in pixels; divides `image_size`.
+    /// Width of the input image in pixels, where it is not square.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_width: Option<usize>,
+    /// Side of a square patch, in pixels; divides height and width.
     pub patch_size: usize,
     /// Width of a token, D.
     pub embed_dim: usize,
@@ -16,42 +19,180 @@ pub struct VitConfig {
     pub depth: usize,
     /// Attention heads; divides `embed_dim`.
     pub num_heads: usize,
-    /// Width of the MLP's hidden layer over `embed_dim`.
-    pub mlp_ratio: usize,
-    /// Added to the variance in every LayerNorm. 1e-6, as timm.
+    /// Width of the MLP's hidden layer over `embed_dim`; see [`VitConfig::mlp_hidden`].
+    pub mlp_ratio: f64,
+    /// Added to the variance in every LayerNorm. 1e-6, as timm; CLIP has 1e-5, Hugging Face's ViT 1e-12.
     pub norm_eps: f64,
+    /// Where position embeddings come from.
+    #[serde(default)]
+    pub pos_embed: PosEmbed,
+    /// Only patches have position embeddings, the tokens before them have none (timm's name; DeiT III, DINOv2 with
+    /// registers).
+    #[serde(default)]
+    pub no_embed_class: bool,
+    /// Register tokens (Darcet et al., arXiv 2309.16588), between class token and patches.
+    #[serde(default)]
+    pub reg_tokens: usize,
+    /// A distillation token after the class token, with a head of its own (DeiT, arXiv 2012.12877).
+    #[serde(default)]
+    pub dist_token: bool,
+    /// A LayerNorm `norm_pre` before the blocks and no bias in the patch embedding (CLIP).
+    #[serde(default)]
+    pub pre_norm: bool,
+    /// Whether queries, keys and values have a bias.
+    #[serde(default = "yes")]
+    pub qkv_bias: bool,
+    /// The MLP's non-linearity.
+    #[serde(default)]
+    pub activation: Activation,
+    /// LayerScale (CaiT, arXiv 2103.17239), and where its factors start; `None`: there is none.
+    #[serde(default)]
+    pub init_values: Option<f64>,
+    /// How tokens become one vector.
+    #[serde(default)]
+    pub pool: Pool,
+    /// The last LayerNorm comes after pooling (`fc_norm`), not before (`norm`), as MAE fine-tunes.
+    #[serde(default)]
+    pub fc_norm: bool,
+    /// Outputs of the head; 0: there is none.
+    #[serde(default)]
+    pub num_classes: usize,
+    /// Dropout while training, after position embeddings, attention and both layers of the MLP.
+    #[serde(default)]
+    pub drop_rate: f64,
+    /// Stochastic depth while training (arXiv 1603.09382): the last block's rate; block i of n has i / (n - 1) of it.
+    #[serde(default)]
+    pub drop_path_rate: f64,
+}
+
+/// Where position embeddings come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PosEmbed {
+    /// The variable `pos_embed`.
+    #[default]
+    Learnt,
+    /// The fixed table of [`crate::sincos_2d`].
+    SinCos,
+}
+
+/// The non-linearity of an MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activation {
+    /// `x / 2 * (1 + erf(x / sqrt 2))`
+    #[default]
+    Gelu,
+    /// GELU by its tanh approximation.
+    GeluTanh,
+    /// `x * sigmoid(1.702 x)`, as OpenAI's CLIP.
+    QuickGelu,
+    /// `silu(a) * b` on the two halves of a hidden layer (arXiv 2002.05202); `fc2` then has half as many inputs.
+    SwiGlu,
+}
+
+/// How tokens become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pool {
+    /// The class token (with a distillation token: the mean of both).
+    #[default]
+    Token,
+    /// The mean of the patches.
+    Avg,
+    /// The class token, then the mean of the patches: twice as wide, as Hugging Face's DINOv2 classifier.
+    TokenAvg,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Default for VitConfig {
+    fn default() -> Self {
+        Self {
+            image_size: 224,
+            image_width: None,
+            patch_size: 16,
+            embed_dim: 768,
+            depth: 12,
+            num_heads: 12,
+            mlp_ratio: 4.0,
+            norm_eps: 1e-6,
+            pos_embed: PosEmbed::Learnt,
+            no_embed_class: false,
+            reg_tokens: 0,
+            dist_token: false,
+            pre_norm: false,
+            qkv_bias: true,
+            activation: Activation::Gelu,
+            init_values: None,
+            pool: Pool::Token,
+            fc_norm: false,
+            num_classes: 0,
+            drop_rate: 0.0,
+            drop_path_rate: 0.0,
+        }
+    }
 }
 
 impl VitConfig {
-    /// A preset by name: `vit-tiny`, `vit-small`, `vit-base`, `vit-large` (224 px, patch 16) or `vit-huge` (patch 14).
-    pub fn preset(name: &str) -> Option<Self> {
-        let (embed_dim, depth, num_heads, patch_size) = match name {
-            "vit-tiny" => (192, 12, 3, 16),
-            "vit-small" => (384, 12, 6, 16),
-            "vit-base" => (768, 12, 12, 16),
-            "vit-large" => (1024, 24, 16, 16),
-            "vit-huge" => (1280, 32, 16, 14),
-            _ => return None,
-        };
-        Some(Self {
-            image_size: 224,
-            patch_size,
-            embed_dim,
-            depth,
-            num_heads,
-            mlp_ratio: 4,
-            norm_eps: 1e-6,
-        })
+    /// Height and width of the input image in pixels.
+    pub fn image(&self) -> (usize, usize) {
+        (self.image_size, self.image_width.unwrap_or(self.image_size))
     }
 
-    /// Patches along one side, S.
-    pub fn grid(&self) -> usize {
-        self.image_size / self.patch_size
+    /// The same architecture for images of another (height, width).
+    pub fn with_image(self, (height, width): (usize, usize)) -> Self {
+        Self {
+            image_size: height,
+            image_width: (width != height).then_some(width),
+            ..self
+        }
     }
 
-    /// Number of patches, N = S * S.
+    /// Rows and columns of patches.
+    pub fn grid(&self) -> (usize, usize) {
+        let (height, width) = self.image();
+        (height / self.patch_size, width / self.patch_size)
+    }
+
+    /// Number of patches, N = rows * columns.
     pub fn patches(&self) -> usize {
-        self.grid() * self.grid()
+        let (rows, columns) = self.grid();
+        rows * columns
+    }
+
+    /// Tokens before the patches: class, distillation, registers.
+    pub fn prefix_tokens(&self) -> usize {
+        1 + usize::from(self.dist_token) + self.reg_tokens
+    }
+
+    /// Of these, how many have a position embedding.
+    pub fn embedded_prefix(&self) -> usize {
+        if self.no_embed_class {
+            0
+        } else {
+            self.prefix_tokens()
+        }
+    }
+
+    /// Width of the MLP's hidden layer, outputs of `fc1`.
+    pub fn mlp_hidden(&self) -> usize {
+        (self.mlp_ratio * self.embed_dim as f64).round() as usize
+    }
+
+    /// Width of the vector that the head sees.
+    pub fn features(&self) -> usize {
+        match self.pool {
+            Pool::TokenAvg => 2 * self.embed_dim,
+            _ => self.embed_dim,
+        }
+    }
+
+    /// Drop path rate of block `index`.
+    pub fn drop_path(&self, index: usize) -> f64 {
+        self.drop_path_rate * index as f64 / self.depth.saturating_sub(1).max(1) as f64
     }
 
     /// Refuses sizes that do not fit together.
@@ -60,22 +201,34 @@ impl VitConfig {
     /// [`Error::Config`] with both numbers.
     pub fn validate(&self) -> Result<(), Error> {
         let fail = |message: String| Err(Error::Config(message));
+        let (height, width) = self.image();
+        let hidden = self.mlp_ratio * self.embed_dim as f64;
+        // Bounds beyond any model that exists, so that no product of sizes overflows.
         let sizes = [
-            ("image size", self.image_size),
-            ("patch size", self.patch_size),
-            ("embed_dim", self.embed_dim),
-            ("depth", self.depth),
-            ("num_heads", self.num_heads),
-            ("mlp_ratio", self.mlp_ratio),
+            ("image height", height, 1 << 16),
+            ("image width", width, 1 << 16),
+            ("patch size", self.patch_size, 1 << 10),
+            ("embed_dim", self.embed_dim, 1 << 16),
+            ("depth", self.depth, 1 << 10),
+            ("num_heads", self.num_heads, 1 << 12),
+            ("mlp width", hidden.max(0.0) as usize, 1 << 20),
+            ("reg_tokens + 1", self.reg_tokens.saturating_add(1), 1 << 10),
+            (
+                "num_classes + 1",
+                self.num_classes.saturating_add(1),
+                1 << 24,
+            ),
         ];
-        if let Some((name, _)) = sizes.iter().find(|(_, n)| *n == 0) {
-            return fail(format!("{name} is 0"));
+        if let Some((name, value, _)) = sizes.iter().find(|(_, n, most)| *n == 0 || n > most) {
+            return fail(format!("{name} is {value}"));
         }
-        if !self.image_size.is_multiple_of(self.patch_size) {
-            return fail(format!(
-                "image size {} is not divisible by patch size {}",
-                self.image_size, self.patch_size
-            ));
+        for (name, pixels) in [("size", height), ("width", width)] {
+            if !pixels.is_multiple_of(self.patch_size) {
+                return fail(format!(
+                    "image {name} {pixels} is not divisible by patch size {}",
+                    self.patch_size
+                ));
+            }
         }
         if !self.embed_dim.is_multiple_of(self.num_heads) {
             return fail(format!(
@@ -83,11 +236,28 @@ impl VitConfig {
                 self.embed_dim, self.num_heads
             ));
         }
-        if !self.embed_dim.is_multiple_of(4) {
+        if self.pos_embed == PosEmbed::SinCos && !self.embed_dim.is_multiple_of(4) {
             return fail(format!(
                 "embed_dim {} is not divisible by 4, as the sin-cos position embedding needs",
                 self.embed_dim
             ));
+        }
+        if self.activation == Activation::SwiGlu && !self.mlp_hidden().is_multiple_of(2) {
+            return fail(format!(
+                "SwiGLU halves the MLP's width, which is {}",
+                self.mlp_hidden()
+            ));
+        }
+        if self.dist_token && (self.pool != Pool::Token || self.fc_norm) {
+            return fail("a distillation token needs pool 'token' and no fc_norm".into());
+        }
+        for (name, rate) in [
+            ("drop_rate", self.drop_rate),
+            ("drop_path_rate", self.drop_path_rate),
+        ] {
+            if !(0.0..1.0).contains(&rate) {
+                return fail(format!("{name} is {rate}, it must lie in [0, 1)"));
+            }
         }
         Ok(())
     }

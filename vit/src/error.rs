@@ -1,8 +1,10 @@
 //! Everything that can go wrong in this crate.
+use std::fmt;
 use std::path::PathBuf;
 
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// Sizes that do not fit together.
     #[error("{0}")]
@@ -23,7 +25,91 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A tensor of a file cannot be used.
+    #[error("{path}: tensor '{tensor}' {reason}")]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The tensors of a checkpoint are not those that its architecture needs.
+    #[error("{0}")]
+    Mismatch(Box<Mismatch>),
+    /// A checkpoint whose architecture cannot be told.
+    #[error("{origin}: {reason}")]
+    Unknown {
+        /// File, folder or repository.
+        origin: String,
+        /// What cannot be told, and what to do.
+        reason: String,
+    },
+    /// An architecture that a layout cannot express.
+    #[error("cannot be saved in the {layout} layout: {reason}")]
+    Layout {
+        /// `timm` or `hf`.
+        layout: &'static str,
+        /// What it lacks.
+        reason: String,
+    },
+    /// Something could not be fetched from the Hub.
+    #[error("hf://{repo}: {reason}")]
+    Hub {
+        /// Organisation, name, revision, file.
+        repo: String,
+        /// What went wrong, and what to do.
+        reason: String,
+    },
     /// An error of candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+/// All differences between the tensors that an architecture needs and those that a checkpoint has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mismatch {
+    /// File, folder or repository.
+    pub origin: String,
+    /// Needed, not there (timm's names).
+    pub missing: Vec<String>,
+    /// There, not needed (the checkpoint's names).
+    pub unexpected: Vec<String>,
+    /// (name, shape there, shape needed).
+    pub misshaped: Vec<(String, Vec<usize>, Vec<usize>)>,
+}
+
+impl Mismatch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty() && self.misshaped.is_empty()
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let shapes = self
+            .misshaped
+            .iter()
+            .map(|(name, has, needs)| format!("{name} {has:?} instead of {needs:?}"));
+        let lists = [
+            ("missing", self.missing.clone()),
+            ("unexpected", self.unexpected.clone()),
+            ("of another shape", shapes.collect()),
+        ];
+        write!(f, "{}: the tensors do not fit", self.origin)?;
+        for (what, names) in lists.iter().filter(|(_, names)| !names.is_empty()) {
+            write!(f, "; {} {what}: {}", names.len(), some(names))?;
+        }
+        Ok(())
+    }
+}
+
+/// The first twelve names, and how many more there are.
+pub(crate) fn some(names: &[String]) -> String {
+    let shown = names[..names.len().min(12)].join(", ");
+    match names.len().saturating_sub(12) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }

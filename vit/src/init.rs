@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 /// | variable | law |
 /// |---|---|
 /// | `*bias` | 0 |
+/// | `*gamma` (LayerScale) | as the model made it |
 /// | other vectors (norm weights) | 1 |
 /// | `*cls_token`, `*mask_token`, `*pos_embed` | normal, standard deviation 0.02 |
 /// | matrices, and the patch embedding flattened to one | uniform in +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010) |
@@ -21,6 +22,9 @@ use rand_chacha::ChaCha8Rng;
 pub fn init(vars: &VarMap, seed: u64) -> Result<()> {
     let map = vars.data().lock().unwrap_or_else(|e| e.into_inner());
     for (name, var) in map.iter() {
+        if name.ends_with(".gamma") {
+            continue;
+        }
         let mut rng = generator(seed, name);
         let dims = var.dims();
         let count = var.elem_count();

@@ -1,8 +1,8 @@
-//! The layers of a transformer: a struct of tensors, `new(.., vb)`, `forward`.
+//! The layers around a transformer's blocks: a struct of tensors, `new(.., vb)`, `forward`.
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use crate::ops;
+use crate::{ops, VitConfig};
 
 const ZERO: Init = Init::Const(0.0);
 const ONE: Init = Init::Const(1.0);
@@ -23,6 +23,17 @@ impl Linear {
         Ok(Self {
             weight: vb.get_with_hints((outputs, inputs), "weight", ZERO)?,
             bias: vb.get_with_hints(outputs, "bias", ZERO)?,
+        })
+    }
+
+    /// The same without `bias`.
+    ///
+    /// # Errors
+    /// A variable that is missing or has another shape.
+    pub fn no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            weight: vb.get_with_hints((outputs, inputs), "weight", ZERO)?,
+            bias: Tensor::zeros(outputs, vb.dtype(), vb.device())?,
         })
     }
 
@@ -70,91 +81,8 @@ impl LayerNorm {
     }
 }
 
-/// Multi-head self-attention; variables `qkv.*` (3D, D) and `proj.*` (D, D).
-#[derive(Debug, Clone)]
-struct Attention {
-    qkv: Linear,
-    proj: Linear,
-    heads: usize,
-}
-
-impl Attention {
-    fn new(dim: usize, heads: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Self {
-            qkv: Linear::new(dim, 3 * dim, vb.pp("qkv"))?,
-            proj: Linear::new(dim, dim, vb.pp("proj"))?,
-            heads,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = ops::attention(&self.qkv.forward(x)?, self.heads)?;
-        self.proj.forward(&x)
-    }
-}
-
-/// Two linear layers with an exact GELU between; variables `fc1.*` and `fc2.*`.
-#[derive(Debug, Clone)]
-struct Mlp {
-    fc1: Linear,
-    fc2: Linear,
-}
-
-impl Mlp {
-    fn new(dim: usize, hidden: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Self {
-            fc1: Linear::new(dim, hidden, vb.pp("fc1"))?,
-            fc2: Linear::new(hidden, dim, vb.pp("fc2"))?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.fc2.forward(&ops::gelu(&self.fc1.forward(x)?)?)
-    }
-}
-
-/// A pre-norm transformer block: `x + attn(norm1(x))`, then `x + mlp(norm2(x))` (Dosovitskiy et al., arXiv 2010.11929,
-/// equations 2 and 3). Variables as timm names them: `norm1.*`, `attn.*`, `norm2.*`, `mlp.*`.
-#[derive(Debug, Clone)]
-pub struct Block {
-    norm1: LayerNorm,
-    attn: Attention,
-    norm2: LayerNorm,
-    mlp: Mlp,
-}
-
-impl Block {
-    /// `dim` wide, with an MLP of `mlp_ratio * dim`.
-    ///
-    /// # Errors
-    /// A variable that is missing or has another shape.
-    pub fn new(
-        dim: usize,
-        heads: usize,
-        mlp_ratio: usize,
-        eps: f64,
-        vb: VarBuilder,
-    ) -> Result<Self> {
-        Ok(Self {
-            norm1: LayerNorm::new(dim, eps, vb.pp("norm1"))?,
-            attn: Attention::new(dim, heads, vb.pp("attn"))?,
-            norm2: LayerNorm::new(dim, eps, vb.pp("norm2"))?,
-            mlp: Mlp::new(dim, mlp_ratio * dim, vb.pp("mlp"))?,
-        })
-    }
-
-    /// `(B, T, D) -> (B, T, D)`
-    ///
-    /// # Errors
-    /// Shapes that do not fit.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = (x + self.attn.forward(&self.norm1.forward(x)?)?)?;
-        &x + self.mlp.forward(&self.norm2.forward(&x)?)?
-    }
-}
-
 /// Patch embedding: a convolution with kernel and stride `patch`, computed as a matrix product on flattened patches.
-/// Variables `proj.weight` (D, 3, P, P) and `proj.bias` (D).
+/// Variables `proj.weight` (D, 3, P, P) and, unless the model is pre-normed (CLIP), `proj.bias` (D).
 #[derive(Debug, Clone)]
 pub struct PatchEmbed {
     weight: Tensor,
@@ -167,11 +95,15 @@ impl PatchEmbed {
     ///
     /// # Errors
     /// A variable that is missing or has another shape.
-    pub fn new(patch: usize, dim: usize, vb: VarBuilder) -> Result<Self> {
+    pub fn new(cfg: &VitConfig, vb: VarBuilder) -> Result<Self> {
         let vb = vb.pp("proj");
+        let (dim, patch) = (cfg.embed_dim, cfg.patch_size);
         Ok(Self {
             weight: vb.get_with_hints((dim, 3, patch, patch), "weight", ZERO)?,
-            bias: vb.get_with_hints(dim, "bias", ZERO)?,
+            bias: match cfg.pre_norm {
+                true => Tensor::zeros(dim, vb.dtype(), vb.device())?,
+                false => vb.get_with_hints(dim, "bias", ZERO)?,
+            },
             patch,
         })
     }

@@ -1,20 +1,34 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
+mod block;
+mod checkpoint;
 mod config;
+mod drop;
 mod error;
 mod file;
+#[cfg(feature = "hub")]
+mod hub;
 mod init;
 mod layers;
 mod model;
 pub mod ops;
 mod pos_embed;
+mod presets;
 
+pub use block::Block;
 pub use candle_core as candle;
-pub use config::VitConfig;
-pub use error::Error;
+pub use checkpoint::{
+    Checkpoint, Family, Head, Hints, Layout, LoadOptions, Preprocess, Pretrained, StoredTensor,
+    StoredType,
+};
+pub use config::{Activation, Pool, PosEmbed, VitConfig};
+pub use drop::Drops;
+pub use error::{Error, Mismatch};
 pub use file::{save_atomic, save_encoder};
+#[cfg(feature = "hub")]
+pub use hub::{Hub, OnProgress};
 pub use init::init;
-pub use layers::{Block, LayerNorm, Linear, PatchEmbed};
+pub use layers::{LayerNorm, Linear, PatchEmbed};
 pub use model::Vit;
-pub use pos_embed::sincos_2d;
+pub use pos_embed::{resample_pos_embed, sincos_2d, Resample};

@@ -2,88 +2,164 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use crate::{sincos_2d, Block, LayerNorm, PatchEmbed, VitConfig};
+use crate::drop::Drops;
+use crate::{sincos_2d, Block, LayerNorm, Linear, PatchEmbed, Pool, PosEmbed, VitConfig};
 
-/// A Vision Transformer (Dosovitskiy et al., arXiv 2010.11929): pure forward, no training logic, timm's variable names.
+/// A Vision Transformer (Dosovitskiy et al., arXiv 2010.11929) and its variants: pure forward, no training logic, timm's
+/// variable names.
 ///
-/// B images, N patches, K visible patches, D width.
+/// B images, N patches, K visible patches, P tokens before them (class, distillation, registers), D width.
 #[derive(Debug, Clone)]
 pub struct Vit {
+    cfg: VitConfig,
     patch_embed: PatchEmbed,
-    cls_token: Tensor,
-    /// (1, 1 + N, D): the variable `pos_embed` where the builder has one, else the fixed sin-cos table.
+    /// (1, P, D) in parts: `cls_token`, `dist_token`, `reg_token`.
+    prefix: Vec<Tensor>,
+    /// (1, P + N, D), or (1, N, D) with `no_embed_class`.
     pos_embed: Tensor,
+    norm_pre: Option<LayerNorm>,
     blocks: Vec<Block>,
-    /// Where the builder has one.
     norm: Option<LayerNorm>,
+    fc_norm: Option<LayerNorm>,
+    head: Option<Linear>,
+    head_dist: Option<Linear>,
 }
 
 impl Vit {
-    /// The encoder alone, without a final norm, with the fixed sin-cos position embedding: what pretraining needs.
+    /// The encoder alone, without final norm and head, with the fixed sin-cos position embedding: what pretraining needs.
     ///
     /// # Errors
     /// Sizes that do not fit, a variable that is missing or has another shape.
     pub fn encoder(cfg: &VitConfig, vb: VarBuilder) -> Result<Self> {
-        let pos_embed = sincos_2d(cfg.embed_dim, cfg.grid(), vb.device())?;
-        Self::build(cfg, pos_embed.to_dtype(vb.dtype())?, None, vb)
+        let cfg = VitConfig {
+            pos_embed: PosEmbed::SinCos,
+            ..*cfg
+        };
+        Self::build(&cfg, vb)
     }
 
-    /// With learnt or stored `pos_embed` and the final `norm`: what an exported checkpoint holds.
+    /// The whole model. Variables beside those of [`PatchEmbed`] and [`Block`]: `cls_token`, `dist_token` (1, 1, D),
+    /// `reg_token` (1, R, D), `pos_embed` (1, P + N, D), `norm_pre.*`, `norm.*` or `fc_norm.*`, `head.*`, `head_dist.*`;
+    /// each only where the architecture has it.
     ///
     /// # Errors
     /// Sizes that do not fit, a variable that is missing or has another shape.
     pub fn new(cfg: &VitConfig, vb: VarBuilder) -> Result<Self> {
-        let shape = (1, 1 + cfg.patches(), cfg.embed_dim);
-        let pos_embed = vb.get_with_hints(shape, "pos_embed", Init::Const(0.0))?;
-        let norm = LayerNorm::new(cfg.embed_dim, cfg.norm_eps, vb.pp("norm"))?;
-        Self::build(cfg, pos_embed, Some(norm), vb)
+        let mut model = Self::build(cfg, vb.clone())?;
+        let norm = |name, is: bool| {
+            is.then(|| LayerNorm::new(cfg.embed_dim, cfg.norm_eps, vb.pp(name)))
+                .transpose()
+        };
+        let head = |name, is: bool| {
+            is.then(|| Linear::new(cfg.features(), cfg.num_classes, vb.pp(name)))
+                .transpose()
+        };
+        model.norm = norm("norm", !cfg.fc_norm)?;
+        model.fc_norm = norm("fc_norm", cfg.fc_norm)?;
+        model.head = head("head", cfg.num_classes > 0)?;
+        model.head_dist = head("head_dist", cfg.num_classes > 0 && cfg.dist_token)?;
+        Ok(model)
     }
 
-    fn build(
-        cfg: &VitConfig,
-        pos_embed: Tensor,
-        norm: Option<LayerNorm>,
-        vb: VarBuilder,
-    ) -> Result<Self> {
+    fn build(cfg: &VitConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate().map_err(candle_core::Error::wrap)?;
-        let dim = cfg.embed_dim;
-        let block = |i| {
-            let vb = vb.pp("blocks").pp(i);
-            Block::new(dim, cfg.num_heads, cfg.mlp_ratio, cfg.norm_eps, vb)
+        let (dim, rows) = (cfg.embed_dim, cfg.embedded_prefix());
+        let zero = Init::Const(0.0);
+        let mut prefix = vec![vb.get_with_hints((1, 1, dim), "cls_token", zero)?];
+        if cfg.dist_token {
+            prefix.push(vb.get_with_hints((1, 1, dim), "dist_token", zero)?);
+        }
+        if cfg.reg_tokens > 0 {
+            prefix.push(vb.get_with_hints((1, cfg.reg_tokens, dim), "reg_token", zero)?);
+        }
+        let pos_embed = match cfg.pos_embed {
+            PosEmbed::Learnt => {
+                vb.get_with_hints((1, rows + cfg.patches(), dim), "pos_embed", zero)?
+            }
+            PosEmbed::SinCos => {
+                let table = sincos_2d(dim, cfg.grid(), vb.device())?;
+                let zeros = table.narrow(1, 0, 1)?.repeat((1, rows, 1))?;
+                let table = table.narrow(1, 1, cfg.patches())?;
+                Tensor::cat(&[&zeros, &table], 1)?.to_dtype(vb.dtype())?
+            }
         };
+        let norm_pre = cfg
+            .pre_norm
+            .then(|| LayerNorm::new(dim, cfg.norm_eps, vb.pp("norm_pre")));
         Ok(Self {
-            patch_embed: PatchEmbed::new(cfg.patch_size, dim, vb.pp("patch_embed"))?,
-            cls_token: vb.get_with_hints((1, 1, dim), "cls_token", Init::Const(0.0))?,
+            cfg: *cfg,
+            patch_embed: PatchEmbed::new(cfg, vb.pp("patch_embed"))?,
+            prefix,
             pos_embed,
-            blocks: (0..cfg.depth).map(block).collect::<Result<_>>()?,
-            norm,
+            norm_pre: norm_pre.transpose()?,
+            blocks: (0..cfg.depth)
+                .map(|i| Block::new(cfg, i, vb.pp("blocks").pp(i)))
+                .collect::<Result<_>>()?,
+            norm: None,
+            fc_norm: None,
+            head: None,
+            head_dist: None,
         })
     }
 
-    /// `(B, 3, H, W) -> (B, 1 + K, D)`: class token and patches with their position embeddings; only the patches in
-    /// `ids_keep` (B * K numbers), or all.
+    /// The architecture.
+    pub fn config(&self) -> &VitConfig {
+        &self.cfg
+    }
+
+    /// `(B, 3, H, W) -> (B, P + K, D)`: what the first block sees; only the patches in `ids_keep` (B * K numbers), or all.
     ///
     /// # Errors
     /// Shapes that do not fit.
     pub fn tokens(&self, images: &Tensor, ids_keep: Option<&[u32]>) -> Result<Tensor> {
+        self.embed(images, ids_keep, None)
+    }
+
+    fn embed(
+        &self,
+        images: &Tensor,
+        ids_keep: Option<&[u32]>,
+        drops: Option<Drops>,
+    ) -> Result<Tensor> {
+        let (_, _, height, width) = images.dims4()?;
+        if (height, width) != self.cfg.image() {
+            candle_core::bail!(
+                "images of {height} x {width} pixels for a model of {:?}; resize them, or load it with another image size",
+                self.cfg.image()
+            );
+        }
         let x = self.patch_embed.forward(images, ids_keep)?;
         let (batch, kept, dim) = x.dims3()?;
+        let rows = self.cfg.embedded_prefix();
         let table = self.pos_embed.squeeze(0)?;
-        let patches = table.dim(0)? - 1;
         let x = match ids_keep {
-            None => x.broadcast_add(&table.narrow(0, 1, patches)?)?,
+            None => x.broadcast_add(&table.narrow(0, rows, self.cfg.patches())?)?,
             Some(ids) => {
-                let ids: Vec<u32> = ids.iter().map(|id| 1 + id).collect();
+                let ids: Vec<u32> = ids.iter().map(|id| rows as u32 + id).collect();
                 let ids = Tensor::from_vec(ids, batch * kept, x.device())?;
                 let pos = table.index_select(&ids, 0)?;
                 (x + pos.reshape((batch, kept, dim))?)?
             }
         };
-        let cls = (&self.cls_token + self.pos_embed.narrow(1, 0, 1)?)?;
-        Tensor::cat(&[&cls.expand((batch, 1, dim))?.contiguous()?, &x], 1)
+        let mut prefix = match &self.prefix[..] {
+            [cls_token] => cls_token.clone(),
+            several => Tensor::cat(several, 1)?,
+        };
+        if rows > 0 {
+            prefix = (prefix + self.pos_embed.narrow(1, 0, rows)?)?;
+        }
+        let prefix = prefix.expand((batch, self.cfg.prefix_tokens(), dim))?;
+        let mut x = Tensor::cat(&[&prefix.contiguous()?, &x], 1)?;
+        if let Some(drops) = drops {
+            x = drops.dropout(&x, self.cfg.drop_rate, 0)?;
+        }
+        match &self.norm_pre {
+            Some(norm) => norm.forward(&x),
+            None => Ok(x),
+        }
     }
 
-    /// `(B, 3, H, W) -> [(B, 1 + K, D)]`: the tokens after each of `blocks` (0-based, ascending), before any norm.
+    /// `(B, 3, H, W) -> [(B, P + K, D)]`: the tokens after each of `blocks` (0-based, ascending), before any norm.
     ///
     /// # Errors
     /// Shapes that do not fit, a block that is not there.
@@ -111,18 +187,78 @@ impl Vit {
         Ok(features)
     }
 
-    /// `(B, 3, H, W) -> (B, 1 + N, D)`: all blocks and the final norm, as timm's `forward_features`.
+    /// `(B, 3, H, W) -> (B, P + N, D)`: all blocks and the final norm (which comes later with `fc_norm`), as timm's
+    /// `forward_features`.
     ///
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward_features(&self, images: &Tensor) -> Result<Tensor> {
-        let mut x = self.tokens(images, None)?;
+        self.run(images, None)
+    }
+
+    fn run(&self, images: &Tensor, drops: Option<Drops>) -> Result<Tensor> {
+        let mut x = self.embed(images, None, drops)?;
         for block in &self.blocks {
-            x = block.forward(&x)?;
+            x = block.run(&x, drops)?;
         }
         match &self.norm {
             Some(norm) => norm.forward(&x),
             None => Ok(x),
         }
+    }
+
+    /// `(B, P + N, D) -> (B, F)`: the tokens of [`Vit::forward_features`] as one vector, what the head sees; F is
+    /// [`VitConfig::features`]. With a distillation token, the mean of it and the class token, as timm.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn pool(&self, tokens: &Tensor) -> Result<Tensor> {
+        let token = |i| tokens.narrow(1, i, 1)?.squeeze(1)?.contiguous();
+        let mean = || {
+            let prefix = self.cfg.prefix_tokens();
+            let patches = tokens.dim(1)?.saturating_sub(prefix);
+            tokens.narrow(1, prefix, patches)?.contiguous()?.mean(1)
+        };
+        let x = match self.cfg.pool {
+            Pool::Token if self.cfg.dist_token => ((token(0)? + token(1)?)? * 0.5)?,
+            Pool::Token => token(0)?,
+            Pool::Avg => mean()?,
+            Pool::TokenAvg => Tensor::cat(&[&token(0)?, &mean()?], 1)?,
+        };
+        match &self.fc_norm {
+            Some(norm) => norm.forward(&x),
+            None => Ok(x),
+        }
+    }
+
+    /// `(B, P + N, D) -> (B, classes)`: pooling and head. With a distillation token, the mean of the two heads.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, a model without a head.
+    pub fn forward_head(&self, tokens: &Tensor) -> Result<Tensor> {
+        let Some(head) = &self.head else {
+            candle_core::bail!("this model has no head: its num_classes is 0");
+        };
+        let Some(head_dist) = &self.head_dist else {
+            return head.forward(&self.pool(tokens)?);
+        };
+        let token = |i| tokens.narrow(1, i, 1)?.squeeze(1)?.contiguous();
+        (head.forward(&token(0)?)? + head_dist.forward(&token(1)?)?)? * 0.5
+    }
+
+    /// `(B, 3, H, W) -> (B, classes)`: logits.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, a model without a head.
+    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        self.forward_head(&self.forward_features(images)?)
+    }
+
+    /// The same while training: with the dropout and drop path of the architecture, drawn from `drops`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, a number of seeds that is not B, a model without a head.
+    pub fn forward_train(&self, images: &Tensor, drops: Drops) -> Result<Tensor> {
+        self.forward_head(&self.run(images, Some(drops))?)
     }
 }

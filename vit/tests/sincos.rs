@@ -9,7 +9,7 @@ fn tables_match() {
     );
     let goldens = safetensors::load(path, &Device::Cpu).unwrap();
     for (name, dim) in [("pos_32_4_cls", 32), ("pos_48_4_cls", 48)] {
-        let ours = vit::sincos_2d(dim, 4, &Device::Cpu)
+        let ours = vit::sincos_2d(dim, (4, 4), &Device::Cpu)
             .unwrap()
             .squeeze(0)
             .unwrap();

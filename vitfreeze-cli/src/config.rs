@@ -408,9 +408,10 @@ impl Config {
     }
 }
 
-/// The architecture of this name.
+/// The architecture of this name; only the plain ones, which LocalMIM pretrains.
 pub fn preset(model: &str) -> Result<VitConfig> {
-    VitConfig::preset(model).ok_or_else(|| {
+    let plain = model.starts_with("vit-").then(|| VitConfig::preset(model));
+    plain.flatten().ok_or_else(|| {
         usage(format!(
             "model '{model}': expected vit-tiny, vit-small, vit-base, vit-large or vit-huge"
         ))

@@ -4,15 +4,21 @@
 mod allocator;
 mod bench;
 mod checkpoint;
+mod classify;
 mod config;
+mod convert;
 mod costs;
 mod device;
+mod embed;
 mod folder;
+mod inspect;
 mod interrupt;
 mod memory;
 mod metrics;
 mod plot;
 mod pretrain;
+mod pretrained;
+mod progress;
 mod report;
 mod schedule;
 mod usage;
@@ -41,6 +47,14 @@ enum Command {
     Bench(bench::Args),
     /// Print and draw what a freezing schedule will do; trains nothing
     Schedule(Box<schedule::Args>),
+    /// Say what a checkpoint is: family, architecture, tensors, norms, NaNs
+    Inspect(inspect::Args),
+    /// Write a checkpoint of any family as a folder that timm or transformers loads
+    Convert(convert::Args),
+    /// Compute the features of a folder of images
+    Embed(embed::Args),
+    /// Name the likeliest classes of images
+    Classify(classify::Args),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +63,10 @@ fn main() -> ExitCode {
         Command::Pretrain(args) => pretrain::run(*args),
         Command::Bench(args) => bench::run(args),
         Command::Schedule(args) => schedule::run(*args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Embed(args) => embed::run(args),
+        Command::Classify(args) => classify::run(args),
     };
     match result {
         Ok(code) => code,

@@ -116,7 +116,10 @@ fn finish(shared: &Shared, draft: &Draft, samples: &[Sample]) -> Result<Batch, E
     let floats = 3 * shared.transform.size * shared.transform.size;
     let mut images = vec![0.0; samples.len() * floats];
     for (sample, out) in samples.iter().zip(images.chunks_exact_mut(floats)) {
-        shared.transform.normalize(&sample.crop, sample.flip, out)?;
+        shared
+            .transform
+            .normalize
+            .apply(&sample.crop, sample.flip, out)?;
     }
     let labels = samples
         .iter()

@@ -1,0 +1,91 @@
+//! What a network sees when it is judged: no chance involved.
+
+use super::check_size;
+use crate::resize::resize_window;
+use crate::{CropBox, Error, Image, Interpolation, Normalize};
+
+/// Resize, central crop, normalisation: timm's transform for evaluation.
+///
+/// The image is resized so that it just covers `floor(size / crop_pct)`, and the middle `size` of that is taken. With a
+/// square `size`, as torchvision's `Resize` and `CenterCrop`: the shorter side becomes `s = floor(size / crop_pct)`, the
+/// longer one `floor(s * longer / shorter)`. With another, as timm's `ResizeKeepRatio`: each side is rounded to the
+/// nearest number, ties to even. The crop begins at half of what is left over, ties to even.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EvalTransform {
+    /// Height and width of the result in pixels.
+    pub size: (usize, usize),
+    /// The part of the resized image's side that is kept, in (0, 1].
+    pub crop_pct: f64,
+    /// How to resize.
+    pub interpolation: Interpolation,
+    /// The last step.
+    pub normalize: Normalize,
+}
+
+impl EvalTransform {
+    /// Square images of `size` pixels, `crop_pct` 0.875 (256 -> 224), bicubic, ImageNet's mean and deviation.
+    pub fn imagenet(size: usize) -> Self {
+        Self {
+            size: (size, size),
+            crop_pct: 0.875,
+            interpolation: Interpolation::Bicubic,
+            normalize: Normalize::IMAGENET,
+        }
+    }
+
+    /// Writes the transformed image to `out`: `[3, height, width]`, one plane per channel.
+    pub fn apply(&self, image: &Image, out: &mut [f32]) -> Result<(), Error> {
+        self.normalize.apply(&self.crop(image)?, false, out)
+    }
+
+    /// The resized and cropped image.
+    pub fn crop(&self, image: &Image) -> Result<Image, Error> {
+        self.check()?;
+        image.check()?;
+        let ((height, width), (resized_height, resized_width)) =
+            (self.size, self.resized(image.height, image.width));
+        let middle = |all: usize, part: usize| {
+            ((all.saturating_sub(part)) as f64 / 2.0).round_ties_even() as usize
+        };
+        let window = CropBox {
+            top: middle(resized_height, height),
+            left: middle(resized_width, width),
+            height,
+            width,
+        };
+        let to = (resized_width, resized_height);
+        resize_window(image, to, window, self.interpolation)
+    }
+
+    /// Height and width after resizing, before the crop.
+    fn resized(&self, height: usize, width: usize) -> (usize, usize) {
+        let scaled = |n: usize| (n as f64 / self.crop_pct) as usize;
+        let (to_height, to_width) = (scaled(self.size.0), scaled(self.size.1));
+        if to_height == to_width {
+            let long = |long: usize, short: usize| {
+                (to_height as u128 * long as u128 / short as u128) as usize
+            };
+            return if height < width {
+                (to_height, long(width, height))
+            } else {
+                (long(height, width), to_width)
+            };
+        }
+        let ratio = (height as f64 / to_height as f64).min(width as f64 / to_width as f64);
+        let side = |n: usize| (n as f64 / ratio).round_ties_even() as usize;
+        (side(height), side(width))
+    }
+
+    /// An error if a setting makes no sense.
+    pub fn check(&self) -> Result<(), Error> {
+        check_size(self.size.0)?;
+        check_size(self.size.1)?;
+        if !(self.crop_pct > 0.0 && self.crop_pct <= 1.0) {
+            return Err(Error::InvalidArgument(format!(
+                "crop_pct {}; expected more than 0 and at most 1",
+                self.crop_pct
+            )));
+        }
+        self.normalize.check()
+    }
+}

@@ -1,0 +1,143 @@
+//! A transformer block: attention and MLP around a residual stream.
+use candle_core::{Result, Tensor, D};
+use candle_nn::{Init, VarBuilder};
+
+use crate::drop::Drops;
+use crate::{ops, Activation, LayerNorm, Linear, VitConfig};
+
+/// Multi-head self-attention; variables `qkv.*` (3D, D) and `proj.*` (D, D).
+#[derive(Debug, Clone)]
+struct Attention {
+    qkv: Linear,
+    proj: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    fn new(cfg: &VitConfig, vb: VarBuilder) -> Result<Self> {
+        let (dim, qkv) = (cfg.embed_dim, vb.pp("qkv"));
+        Ok(Self {
+            qkv: match cfg.qkv_bias {
+                true => Linear::new(dim, 3 * dim, qkv)?,
+                false => Linear::no_bias(dim, 3 * dim, qkv)?,
+            },
+            proj: Linear::new(dim, dim, vb.pp("proj"))?,
+            heads: cfg.num_heads,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = ops::attention(&self.qkv.forward(x)?, self.heads)?;
+        self.proj.forward(&x)
+    }
+}
+
+/// Two linear layers with a non-linearity between; variables `fc1.*` and `fc2.*`.
+#[derive(Debug, Clone)]
+struct Mlp {
+    fc1: Linear,
+    activation: Activation,
+    fc2: Linear,
+}
+
+impl Mlp {
+    fn new(cfg: &VitConfig, vb: VarBuilder) -> Result<Self> {
+        let (dim, hidden) = (cfg.embed_dim, cfg.mlp_hidden());
+        let halves = if cfg.activation == Activation::SwiGlu {
+            2
+        } else {
+            1
+        };
+        Ok(Self {
+            fc1: Linear::new(dim, hidden, vb.pp("fc1"))?,
+            activation: cfg.activation,
+            fc2: Linear::new(hidden / halves, dim, vb.pp("fc2"))?,
+        })
+    }
+
+    fn hidden(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.fc1.forward(x)?;
+        match self.activation {
+            Activation::Gelu => ops::gelu(&x),
+            Activation::GeluTanh => x.gelu(),
+            Activation::QuickGelu => &x * candle_nn::ops::sigmoid(&(&x * 1.702)?)?,
+            Activation::SwiGlu => {
+                let half = x.dim(D::Minus1)? / 2;
+                let gate = x.narrow(D::Minus1, 0, half)?.contiguous()?.silu()?;
+                gate * x.narrow(D::Minus1, half, half)?.contiguous()?
+            }
+        }
+    }
+}
+
+/// A pre-norm transformer block: `x + ls1 * attn(norm1(x))`, then `x + ls2 * mlp(norm2(x))` (Dosovitskiy et al., arXiv
+/// 2010.11929, equations 2 and 3). Variables as timm names them: `norm1.*`, `attn.*`, `ls1.gamma`, `norm2.*`, `mlp.*`,
+/// `ls2.gamma`, the gammas (D) only with LayerScale.
+#[derive(Debug, Clone)]
+pub struct Block {
+    norm1: LayerNorm,
+    attn: Attention,
+    norm2: LayerNorm,
+    mlp: Mlp,
+    scales: Option<(Tensor, Tensor)>,
+    drop_rate: f64,
+    drop_path: f64,
+    /// Number of its first place where something is dropped.
+    site: u64,
+}
+
+impl Block {
+    /// Block `index` of a model.
+    ///
+    /// # Errors
+    /// A variable that is missing or has another shape.
+    pub fn new(cfg: &VitConfig, index: usize, vb: VarBuilder) -> Result<Self> {
+        let (dim, eps) = (cfg.embed_dim, cfg.norm_eps);
+        let scale = |value, name| vb.pp(name).get_with_hints(dim, "gamma", Init::Const(value));
+        Ok(Self {
+            norm1: LayerNorm::new(dim, eps, vb.pp("norm1"))?,
+            attn: Attention::new(cfg, vb.pp("attn"))?,
+            norm2: LayerNorm::new(dim, eps, vb.pp("norm2"))?,
+            mlp: Mlp::new(cfg, vb.pp("mlp"))?,
+            scales: match cfg.init_values {
+                Some(value) => Some((scale(value, "ls1")?, scale(value, "ls2")?)),
+                None => None,
+            },
+            drop_rate: cfg.drop_rate,
+            drop_path: cfg.drop_path(index),
+            site: 1 + 5 * index as u64,
+        })
+    }
+
+    /// `(B, T, D) -> (B, T, D)`
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.run(x, None)
+    }
+
+    /// The same, dropping what `drops` says, if anything.
+    pub(crate) fn run(&self, x: &Tensor, drops: Option<Drops>) -> Result<Tensor> {
+        let dropout = |x: Tensor, site| match drops {
+            Some(drops) => drops.dropout(&x, self.drop_rate, self.site + site),
+            None => Ok(x),
+        };
+        let branch = |x: Tensor, scale: Option<&Tensor>, site| {
+            let x = match scale {
+                Some(gamma) => x.broadcast_mul(gamma)?,
+                None => x,
+            };
+            match drops {
+                Some(drops) => drops.path(&x, self.drop_path, self.site + site),
+                None => Ok(x),
+            }
+        };
+        let y = self.attn.forward(&self.norm1.forward(x)?)?;
+        let y = branch(dropout(y, 0)?, self.scales.as_ref().map(|s| &s.0), 1)?;
+        let x = (x + y)?;
+        let y = dropout(self.mlp.hidden(&self.norm2.forward(&x)?)?, 2)?;
+        let y = dropout(self.mlp.fc2.forward(&y)?, 3)?;
+        &x + branch(y, self.scales.as_ref().map(|s| &s.1), 4)?
+    }
+}

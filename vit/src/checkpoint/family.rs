@@ -1,0 +1,244 @@
+//! Whose checkpoint it is, told from the names of its tensors, and what each tensor is called in timm.
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::table::StoredTensor;
+
+/// Who named the tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// timm's ViT, DeiT, AugReg, CLIP image towers; our own exported encoders.
+    Timm,
+    /// Masked autoencoders (facebookresearch/mae), with or without the decoder.
+    Mae,
+    /// DINO (facebookresearch/dino), a backbone or a whole training state.
+    Dino,
+    /// DINOv2 (facebookresearch/dinov2), with or without registers.
+    Dinov2,
+    /// LocalMIM, ViTFreeze and our own training states: a norm and a decoder for each stage.
+    LocalMim,
+    /// Hugging Face `ViTModel`, `ViTForImageClassification`.
+    HfVit,
+    /// Hugging Face `ViTMAEModel`, `ViTMAEForPreTraining`.
+    HfVitMae,
+    /// Hugging Face `DeiTModel`, `DeiTForImageClassification`, `..WithTeacher`.
+    HfDeit,
+    /// Hugging Face `Dinov2Model`, `Dinov2WithRegistersModel`, `..ForImageClassification`.
+    HfDinov2,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Timm => "timm ViT",
+            Self::Mae => "MAE",
+            Self::Dino => "DINO",
+            Self::Dinov2 => "DINOv2",
+            Self::LocalMim => "LocalMIM",
+            Self::HfVit => "Hugging Face ViT",
+            Self::HfVitMae => "Hugging Face ViTMAE",
+            Self::HfDeit => "Hugging Face DeiT",
+            Self::HfDinov2 => "Hugging Face DINOv2",
+        })
+    }
+}
+
+/// How one of timm's tensors comes from the stored ones, which are given by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Recipe {
+    /// As it is.
+    Copy(String),
+    /// One below the other along dimension 0 (queries, keys, values; the halves of a SwiGLU).
+    Stack(Vec<String>),
+    /// DINOv2's class token with its position embedding added: timm's has none where there are registers.
+    AddFirstRow { token: String, table: String },
+    /// DINOv2's position embeddings without the class token's.
+    WithoutFirstRow(String),
+}
+
+impl Recipe {
+    pub fn sources(&self) -> Vec<&String> {
+        match self {
+            Self::Copy(name) | Self::WithoutFirstRow(name) => vec![name],
+            Self::Stack(names) => names.iter().collect(),
+            Self::AddFirstRow { token, table } => vec![token, table],
+        }
+    }
+
+    /// The shape it makes.
+    pub fn shape(&self, tensors: &BTreeMap<String, StoredTensor>) -> Vec<usize> {
+        let shape = |name: &String| tensors.get(name).map_or(vec![], |t| t.shape.clone());
+        match self {
+            Self::Copy(name) | Self::AddFirstRow { token: name, .. } => shape(name),
+            Self::WithoutFirstRow(name) => {
+                let mut shape = shape(name);
+                if let Some(rows) = shape.get_mut(1) {
+                    *rows = rows.saturating_sub(1);
+                }
+                shape
+            }
+            Self::Stack(names) => {
+                let mut all = names.first().map_or(vec![], shape);
+                if let Some(rows) = all.first_mut() {
+                    let each = names.iter().map(|n| shape(n).first().copied().unwrap_or(0));
+                    *rows = each.fold(0, usize::saturating_add);
+                }
+                all
+            }
+        }
+    }
+}
+
+/// What a checkpoint's names turned out to mean.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub family: Family,
+    /// timm's name -> where it comes from.
+    pub recipes: BTreeMap<String, Recipe>,
+    /// Belong to the model's file but not to an encoder with its head: decoders, projection heads, mask tokens, poolers.
+    pub beside: Vec<String>,
+    /// Other networks, optimiser states.
+    pub outside: Vec<String>,
+    /// Nobody knows them.
+    pub unexpected: Vec<String>,
+}
+
+/// Where the patch embedding is, by family of names; what stands before is the model's prefix.
+const TIMM_MARK: &str = "patch_embed.proj.weight";
+const HF_MARK: &str = "embeddings.patch_embeddings.projection.weight";
+const HF_MODELS: [&str; 4] = ["vit.", "deit.", "dinov2.", "dinov2_with_registers."];
+
+/// Recognises the model in `tensors`; `None` when there is no Vision Transformer.
+pub(crate) fn recognise(tensors: &BTreeMap<String, StoredTensor>) -> Option<Named> {
+    let mut candidates: Vec<(u8, &str, bool)> = Vec::new();
+    for name in tensors.keys() {
+        if name.starts_with("optimizer.") {
+            continue;
+        }
+        if let Some(prefix) = name.strip_suffix(TIMM_MARK) {
+            candidates.push((rank(prefix), prefix, false));
+        } else if let Some(mut prefix) = name.strip_suffix(HF_MARK) {
+            for model in HF_MODELS {
+                prefix = prefix.strip_suffix(model).unwrap_or(prefix);
+            }
+            candidates.push((rank(prefix), prefix, true));
+        }
+    }
+    candidates.retain(|(_, prefix, _)| prefix.is_empty() || prefix.ends_with('.'));
+    candidates.sort();
+    let &(_, prefix, hf) = candidates.first()?;
+    let mut named = Named {
+        family: Family::Timm,
+        recipes: BTreeMap::new(),
+        beside: Vec::new(),
+        outside: Vec::new(),
+        unexpected: Vec::new(),
+    };
+    let mut inside: Vec<(&str, &String)> = Vec::new();
+    for name in tensors.keys() {
+        match name.strip_prefix(prefix) {
+            Some(rest) if !rest.starts_with("optimizer.") => inside.push((rest, name)),
+            _ => named.outside.push(name.clone()),
+        }
+    }
+    if hf {
+        super::hf_names::rename(&inside, &mut named);
+    } else {
+        timm_names(&inside, prefix, &mut named);
+    }
+    Some(named)
+}
+
+/// Which of several copies of a model to take: averaged weights first (as timm does), the teacher before the student (as
+/// DINO does).
+fn rank(prefix: &str) -> u8 {
+    let has = |part: &str| prefix.contains(part);
+    match () {
+        () if has("student") => 3,
+        () if has("ema") || has("teacher") => 0,
+        () => 1,
+    }
+}
+
+fn timm_names(inside: &[(&str, &String)], prefix: &str, named: &mut Named) {
+    let has = |start: &str| inside.iter().any(|(name, _)| name.starts_with(start));
+    let is = |whole: &str| inside.iter().any(|(name, _)| *name == whole);
+    let registers = is("register_tokens");
+    named.family = if is("norm.0.weight") {
+        Family::LocalMim
+    } else if has("decoder_embed.") || is("decoder_pos_embed") {
+        Family::Mae
+    } else if registers || is("mask_token") {
+        Family::Dinov2
+    } else if has("head.last_layer") || prefix.contains("backbone.") {
+        Family::Dino
+    } else {
+        Family::Timm
+    };
+    let family = named.family;
+    // LocalMIM: the last stage's norm is the final one.
+    let stages = inside.iter().filter_map(|(name, _)| {
+        name.strip_prefix("norm.")?
+            .strip_suffix(".weight")?
+            .parse::<usize>()
+            .ok()
+    });
+    let last_norm = stages.max().map(|k| format!("norm.{k}."));
+    for &(name, stored) in inside {
+        let first = name.split('.').next().unwrap_or_default();
+        let known = match first {
+            "patch_embed" | "cls_token" | "dist_token" | "reg_token" | "pos_embed" | "norm_pre"
+            | "blocks" | "norm" | "fc_norm" | "head" | "head_dist" => true,
+            "register_tokens" => registers,
+            _ => false,
+        };
+        let stage = match &last_norm {
+            Some(last) if first == "norm" => Some(name.starts_with(last.as_str())),
+            _ => None,
+        };
+        let beside = match first {
+            "mask_token" | "pre_logits" => true,
+            "decoder" | "hog_enc" | "inter" | "recal_mask" => family == Family::LocalMim,
+            "head" => family == Family::Dino,
+            _ => first.starts_with("decoder_") || stage == Some(false),
+        };
+        if beside {
+            named.beside.push(stored.clone());
+            continue;
+        }
+        if !known {
+            named.unexpected.push(stored.clone());
+            continue;
+        }
+        let target = match (&last_norm, stage) {
+            (Some(last), Some(true)) => name.replacen(last.as_str(), "norm.", 1),
+            _ => name
+                .replace("register_tokens", "reg_token")
+                .replace(".mlp.w12.", ".mlp.fc1.")
+                .replace(".mlp.w3.", ".mlp.fc2."),
+        };
+        let target = match target.split_once(".gamma_") {
+            Some((block, "1")) => format!("{block}.ls1.gamma"),
+            Some((block, "2")) => format!("{block}.ls2.gamma"),
+            _ => target,
+        };
+        named.recipes.insert(target, Recipe::Copy(stored.clone()));
+    }
+    if registers {
+        fold_class_position(named);
+    }
+}
+
+/// DINOv2's position table covers class token and patches, registers have none. timm's model has it for patches alone.
+pub(crate) fn fold_class_position(named: &mut Named) {
+    let source = |name: &str| match named.recipes.get(name) {
+        Some(Recipe::Copy(name)) => Some(name.clone()),
+        _ => None,
+    };
+    if let (Some(token), Some(table)) = (source("cls_token"), source("pos_embed")) {
+        let without = Recipe::WithoutFirstRow(table.clone());
+        named.recipes.insert("pos_embed".into(), without);
+        let sum = Recipe::AddFirstRow { token, table };
+        named.recipes.insert("cls_token".into(), sum);
+    }
+}

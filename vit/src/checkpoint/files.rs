@@ -1,0 +1,216 @@
+//! Which files make up a checkpoint, and what stands beside them.
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::Value;
+
+use super::describe::Description;
+use super::table::{Source, StoredTensor};
+use super::{safetensors, torch};
+use crate::error::some;
+use crate::Error;
+
+/// Longest JSON file that is read. An index of shards has about 100 bytes a tensor.
+const MAX_JSON: u64 = 16 << 20;
+/// What a folder's weights are called, the first that is there.
+const WEIGHTS: [&str; 6] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "encoder.safetensors",
+    "checkpoint.safetensors",
+];
+
+/// All headers of a checkpoint.
+pub(crate) struct Read {
+    pub sources: Vec<Source>,
+    pub tensors: BTreeMap<String, StoredTensor>,
+    pub description: Description,
+}
+
+/// Reads the headers of a file, a folder or an index of shards.
+pub(crate) fn read(path: &Path) -> Result<Read, Error> {
+    let weights = if path.is_dir() {
+        in_folder(path)?
+    } else {
+        path.to_owned()
+    };
+    let name = weights.file_name().unwrap_or_default().to_string_lossy();
+    let (paths, index) = match name.ends_with(".index.json") {
+        true => {
+            let index = shards(&weights)?;
+            let files: BTreeSet<&String> = index.values().collect();
+            let paths = files
+                .into_iter()
+                .map(|f| weights.with_file_name(f))
+                .collect();
+            (paths, Some(index))
+        }
+        false => (vec![weights.clone()], None),
+    };
+    let mut read = Read {
+        sources: Vec::new(),
+        tensors: BTreeMap::new(),
+        description: Description::default(),
+    };
+    for path in &paths {
+        let source = Source::open(path).map_err(|e| match index {
+            Some(_) => Error::Read {
+                path: path.clone(),
+                reason: format!("a shard that {name} names: {}", reason(&e)),
+            },
+            None => e,
+        })?;
+        let file = read.sources.len();
+        let mut start = [0; 9];
+        let json = source.read_at(&mut start, 0).is_ok() && start[8] == b'{';
+        let tensors = if json || path.extension().is_some_and(|e| e == "safetensors") {
+            let header = safetensors::read(&source, file)?;
+            if let Some(text) = header.metadata.get("vitfreeze") {
+                read.description.add_metadata(text);
+            }
+            header.tensors
+        } else {
+            torch::read(&source, file)?
+        };
+        for (name, tensor) in tensors {
+            if read.tensors.contains_key(&name) {
+                return Err(source.tensor_error(&name, "is there twice"));
+            }
+            read.tensors.insert(name, tensor);
+        }
+        read.sources.push(source);
+    }
+    if let Some(index) = index {
+        check_index(&weights, &index, &read)?;
+    }
+    // Beside a file of another name stands some other model's config.json, if any.
+    if WEIGHTS.contains(&name.as_ref()) {
+        if let Some(json) = beside(&weights, "config.json")? {
+            read.description.add_config(&json);
+        }
+        if let Some(json) = beside(&weights, "preprocessor_config.json")? {
+            read.description.add_preprocessor(&json);
+        }
+    }
+    Ok(read)
+}
+
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Read { reason, .. } => reason.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The weights in a folder.
+fn in_folder(folder: &Path) -> Result<PathBuf, Error> {
+    let fail = |reason: String| Error::Read {
+        path: folder.to_owned(),
+        reason,
+    };
+    if let Some(name) = WEIGHTS.iter().find(|name| folder.join(name).is_file()) {
+        return Ok(folder.join(name));
+    }
+    let entries = std::fs::read_dir(folder).map_err(|e| fail(e.to_string()))?;
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let extension = path.extension().unwrap_or_default().to_string_lossy();
+            ["safetensors", "pth", "pt", "bin"].contains(&extension.as_ref())
+        })
+        .collect();
+    found.sort();
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(fail(
+            "no checkpoint in this folder; expected model.safetensors, pytorch_model.bin or one other".into(),
+        )),
+        n => Err(fail(format!("{n} checkpoints in this folder; name one of the files"))),
+    }
+}
+
+/// Tensor -> shard. Shards lie beside the index: nothing that leaves its folder is followed.
+fn shards(path: &Path) -> Result<BTreeMap<String, String>, Error> {
+    let fail = |reason: String| Error::Read {
+        path: path.to_owned(),
+        reason,
+    };
+    let json = json(path)?;
+    let map = json["weight_map"].as_object();
+    let map = map.ok_or_else(|| fail("no 'weight_map' in it".into()))?;
+    let mut shards = BTreeMap::new();
+    for (tensor, file) in map {
+        let name = file.as_str().unwrap_or_default();
+        let mut parts = Path::new(name).components();
+        let plain = matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none();
+        if !plain || name.contains(['/', '\\']) {
+            return Err(fail(format!(
+                "tensor '{tensor}' is in '{name}', which is no plain file name"
+            )));
+        }
+        shards.insert(tensor.clone(), name.to_owned());
+    }
+    match shards.is_empty() {
+        true => Err(fail("its 'weight_map' is empty".into())),
+        false => Ok(shards),
+    }
+}
+
+/// The shards that an index names.
+#[cfg(feature = "hub")]
+pub(crate) fn shard_names(index: &Path) -> Result<BTreeSet<String>, Error> {
+    Ok(shards(index)?.into_values().collect())
+}
+
+/// Every tensor of the index is in the shard that it names, and no shard has others.
+fn check_index(path: &Path, index: &BTreeMap<String, String>, read: &Read) -> Result<(), Error> {
+    let mut wrong = Vec::new();
+    for (tensor, shard) in index {
+        let stored = read.tensors.get(tensor).map(|t| &read.sources[t.file].path);
+        if stored
+            .and_then(|p| p.file_name())
+            .is_none_or(|f| f != shard.as_str())
+        {
+            wrong.push(format!("{tensor} (in {shard})"));
+        }
+    }
+    let extra = read
+        .tensors
+        .keys()
+        .filter(|name| !index.contains_key(*name));
+    wrong.extend(extra.map(|name| format!("{name} (not in the index)")));
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Read {
+            path: path.to_owned(),
+            reason: format!("index and shards differ: {}", some(&wrong)),
+        }),
+    }
+}
+
+fn beside(weights: &Path, name: &str) -> Result<Option<Value>, Error> {
+    let path = weights.with_file_name(name);
+    match path.is_file() {
+        true => json(&path).map(Some),
+        false => Ok(None),
+    }
+}
+
+fn json(path: &Path) -> Result<Value, Error> {
+    let source = Source::open(path)?;
+    if source.length > MAX_JSON {
+        return Err(source.error(format!(
+            "{} bytes, at most {MAX_JSON} are read",
+            source.length
+        )));
+    }
+    let mut text = Vec::new();
+    (&source.file)
+        .take(MAX_JSON)
+        .read_to_end(&mut text)
+        .map_err(|e| source.error(e.to_string()))?;
+    serde_json::from_slice(&text).map_err(|e| source.error(format!("not JSON: {e}")))
+}

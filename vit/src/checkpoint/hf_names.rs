@@ -1,0 +1,136 @@
+//! Hugging Face's names in timm's words.
+use std::collections::BTreeMap;
+
+use super::family::{fold_class_position, Family, Named, Recipe};
+
+/// Both of Hugging Face's ways to name a layer's parts: on disk, and in a `state_dict` of transformers 5.
+const LAYER: [(&str, &str); 20] = [
+    ("layernorm_before", "norm1"),
+    ("layernorm_after", "norm2"),
+    ("norm1", "norm1"),
+    ("norm2", "norm2"),
+    ("attention.attention.query", "attn.qkv.0"),
+    ("attention.attention.key", "attn.qkv.1"),
+    ("attention.attention.value", "attn.qkv.2"),
+    ("attention.q_proj", "attn.qkv.0"),
+    ("attention.k_proj", "attn.qkv.1"),
+    ("attention.v_proj", "attn.qkv.2"),
+    ("attention.output.dense", "attn.proj"),
+    ("attention.o_proj", "attn.proj"),
+    ("intermediate.dense", "mlp.fc1"),
+    ("output.dense", "mlp.fc2"),
+    ("mlp.fc1", "mlp.fc1"),
+    ("mlp.fc2", "mlp.fc2"),
+    ("mlp.weights_in", "mlp.fc1"),
+    ("mlp.weights_out", "mlp.fc2"),
+    ("mlp.gate_proj", "mlp.fc1.0"),
+    ("mlp.up_proj", "mlp.fc1.1"),
+];
+
+/// Fills `named` from names without their prefix, each with its stored name.
+pub(super) fn rename(inside: &[(&str, &String)], named: &mut Named) {
+    let has = |part: &str| inside.iter().any(|(name, _)| name.contains(part));
+    named.family = if has("layer_scale1.") {
+        Family::HfDinov2
+    } else if has("distillation_token") {
+        Family::HfDeit
+    } else if has("decoder.decoder_embed.") {
+        Family::HfVitMae
+    } else {
+        Family::HfVit
+    };
+    // A distillation token without a head of its own is a register.
+    let distilled = has("distillation_classifier.") || !has("classifier.");
+    let distillation = if distilled { "dist_token" } else { "reg_token" };
+    let mut parts: BTreeMap<String, Vec<(usize, String)>> = BTreeMap::new();
+    for &(name, stored) in inside {
+        let name = ["vit.", "deit.", "dinov2.", "dinov2_with_registers."]
+            .iter()
+            .find_map(|model| name.strip_prefix(model))
+            .unwrap_or(name);
+        if ["pooler.", "decoder."].iter().any(|p| name.starts_with(p))
+            || ["embeddings.mask_token", "embeddings.position_ids"].contains(&name)
+        {
+            named.beside.push(stored.clone());
+            continue;
+        }
+        let Some(target) = target(name, distillation) else {
+            named.unexpected.push(stored.clone());
+            continue;
+        };
+        // `attn.qkv.1.weight`: part 1 of `attn.qkv.weight`.
+        let mut words = target.rsplitn(3, '.');
+        let (kind, number, rest) = (words.next(), words.next(), words.next());
+        match (kind, number.and_then(|n| n.parse().ok()), rest) {
+            (Some(kind), Some(part), Some(rest))
+                if rest.contains("qkv") || rest.contains("fc1") =>
+            {
+                let whole = format!("{rest}.{kind}");
+                parts.entry(whole).or_default().push((part, stored.clone()));
+            }
+            _ => {
+                named.recipes.insert(target, Recipe::Copy(stored.clone()));
+            }
+        }
+    }
+    for (target, mut stack) in parts {
+        stack.sort();
+        let wanted = if target.contains("qkv") { 3 } else { 2 };
+        if stack.iter().map(|p| p.0).eq(0..wanted) {
+            let names = stack.into_iter().map(|p| p.1).collect();
+            named.recipes.insert(target, Recipe::Stack(names));
+        } else {
+            // The whole is then missing, and these have no use.
+            named.unexpected.extend(stack.into_iter().map(|p| p.1));
+        }
+    }
+    if named.recipes.contains_key("reg_token") && named.family == Family::HfDinov2 {
+        fold_class_position(named);
+    }
+}
+
+fn target(name: &str, distillation: &str) -> Option<String> {
+    let whole = match name {
+        "embeddings.cls_token" => "cls_token",
+        "embeddings.distillation_token" => distillation,
+        "embeddings.register_tokens" => "reg_token",
+        "embeddings.position_embeddings" => "pos_embed",
+        _ => "",
+    };
+    if !whole.is_empty() {
+        return Some(whole.to_owned());
+    }
+    let modules = [
+        (
+            "embeddings.patch_embeddings.projection.",
+            "patch_embed.proj.",
+        ),
+        ("layernorm.", "norm."),
+        ("classifier.", "head."),
+        ("cls_classifier.", "head."),
+        ("distillation_classifier.", "head_dist."),
+    ];
+    for (theirs, ours) in modules {
+        if let Some(kind) = name.strip_prefix(theirs) {
+            return Some(format!("{ours}{kind}"));
+        }
+    }
+    let layers = ["encoder.layer.", "encoder.layers.", "layers."];
+    let rest = layers.iter().find_map(|p| name.strip_prefix(p))?;
+    let (index, part) = rest.split_once('.')?;
+    index.parse::<usize>().ok()?;
+    for (theirs, ours) in [
+        ("layer_scale1.lambda1", "ls1.gamma"),
+        ("layer_scale2.lambda1", "ls2.gamma"),
+    ] {
+        if part == theirs {
+            return Some(format!("blocks.{index}.{ours}"));
+        }
+    }
+    if let Some(kind) = part.strip_prefix("mlp.down_proj.") {
+        return Some(format!("blocks.{index}.mlp.fc2.{kind}"));
+    }
+    let (module, kind) = part.rsplit_once('.')?;
+    let (_, ours) = LAYER.iter().find(|(theirs, _)| *theirs == module)?;
+    Some(format!("blocks.{index}.{ours}.{kind}"))
+}

@@ -1,0 +1,235 @@
+//! The architecture, from the shapes of the tensors and what stands beside them.
+use std::collections::BTreeMap;
+
+use super::describe::Hints;
+use super::family::Family;
+use crate::presets::usual_heads;
+use crate::{Activation, Pool, PosEmbed, VitConfig};
+
+/// The architecture of tensors with these shapes under timm's names, and what had to be assumed.
+///
+/// # Errors
+/// What cannot be told, and what to do.
+pub(crate) fn infer(
+    shapes: &BTreeMap<String, Vec<usize>>,
+    family: Family,
+    hints: &Hints,
+) -> Result<(VitConfig, Vec<String>), String> {
+    let mut notes = Vec::new();
+    let shape = |name: &str| shapes.get(name).map(Vec::as_slice);
+    let Some(&[embed_dim, 3, patch_size, width]) = shape("patch_embed.proj.weight") else {
+        return Err(format!(
+            "the patch embedding has shape {:?}; expected (width, 3, patch, patch)",
+            shape("patch_embed.proj.weight").unwrap_or_default()
+        ));
+    };
+    if patch_size != width || patch_size == 0 || embed_dim == 0 {
+        return Err(format!(
+            "patches of {patch_size} x {width} pixels and width {embed_dim}; expected square ones"
+        ));
+    }
+    let Some(&[1, 1, _]) = shape("cls_token") else {
+        return Err("there is no class token 'cls_token' of shape (1, 1, width)".into());
+    };
+    let block = |name: &String| -> Option<usize> {
+        name.strip_prefix("blocks.")?
+            .split('.')
+            .next()?
+            .parse()
+            .ok()
+    };
+    let depth = shapes.keys().filter_map(block).max().map_or(0, |b| b + 1);
+    if depth == 0 || depth > shapes.len() {
+        return Err(format!("{depth} blocks in {} tensors", shapes.len()));
+    }
+    let fc1 = shape("blocks.0.mlp.fc1.weight").and_then(|s| s.first().copied());
+    let fc2 = shape("blocks.0.mlp.fc2.weight").and_then(|s| s.get(1).copied());
+    let swiglu = fc1.is_some() && fc1 == fc2.map(|n| n.saturating_mul(2));
+    let num_classes = shape("head.weight").and_then(|s| s.first().copied());
+    let wide_head = shape("head.weight").and_then(|s| s.get(1).copied()) == Some(2 * embed_dim);
+    let fc_norm = shapes.contains_key("fc_norm.weight");
+    let pre_norm = shapes.contains_key("norm_pre.weight");
+
+    let num_heads = hints.num_heads.or_else(|| {
+        let heads = usual_heads(embed_dim)?;
+        notes.push(format!(
+            "no file tells the number of heads: {heads} assumed, as usual for width {embed_dim}"
+        ));
+        Some(heads)
+    });
+    let Some(num_heads) = num_heads else {
+        return Err(format!(
+            "no file tells the number of heads of this model of width {embed_dim}; give it (--heads N)"
+        ));
+    };
+    let activation = match hints.activation {
+        _ if swiglu => Activation::SwiGlu,
+        Some(activation) => activation,
+        None => {
+            if pre_norm {
+                notes.push("no file tells CLIP's activation: exact GELU assumed (OpenAI's have quick-gelu)".into());
+            }
+            Activation::Gelu
+        }
+    };
+    let pool = if wide_head {
+        Pool::TokenAvg
+    } else if fc_norm {
+        Pool::Avg
+    } else {
+        hints
+            .pool
+            .filter(|p| *p != Pool::TokenAvg)
+            .unwrap_or_default()
+    };
+    let reg_tokens = shape("reg_token").and_then(|s| s.get(1).copied());
+    let mut cfg = VitConfig {
+        patch_size,
+        embed_dim,
+        depth,
+        num_heads,
+        mlp_ratio: fc1.unwrap_or(4 * embed_dim) as f64 / embed_dim as f64,
+        norm_eps: hints.norm_eps.unwrap_or(match (pre_norm, family) {
+            (true, _) => 1e-5,
+            (_, Family::HfVit | Family::HfVitMae | Family::HfDeit) => 1e-12,
+            _ => 1e-6,
+        }),
+        pos_embed: match shapes.contains_key("pos_embed") {
+            true => PosEmbed::Learnt,
+            false => hints.pos_embed.unwrap_or_default(),
+        },
+        reg_tokens: reg_tokens.unwrap_or(0),
+        dist_token: shapes.contains_key("dist_token"),
+        pre_norm,
+        qkv_bias: shapes.contains_key("blocks.0.attn.qkv.bias"),
+        activation,
+        init_values: shapes.contains_key("blocks.0.ls1.gamma").then_some(1e-5),
+        pool,
+        fc_norm,
+        num_classes: num_classes.unwrap_or(0),
+        ..VitConfig::default()
+    };
+    place_grid(&mut cfg, shape("pos_embed"), hints)?;
+    cfg.validate().map_err(|e| e.to_string())?;
+    Ok((cfg, notes))
+}
+
+/// Image size, and whether the tokens before the patches have position embeddings, from the table's rows.
+fn place_grid(cfg: &mut VitConfig, table: Option<&[usize]>, hints: &Hints) -> Result<(), String> {
+    let patch = cfg.patch_size;
+    let (rows, prefix) = match table {
+        Some(&[1, rows, _]) => (rows, cfg.prefix_tokens()),
+        Some(other) => {
+            return Err(format!(
+                "'pos_embed' has shape {other:?}; expected (1, rows, width)"
+            ))
+        }
+        None => {
+            let Some(image) = hints.image else {
+                return match cfg.pos_embed {
+                    PosEmbed::Learnt => Ok(()), // 'pos_embed' will be reported as missing
+                    PosEmbed::SinCos => {
+                        Err("no file tells the image size; give it (--image-size)".into())
+                    }
+                };
+            };
+            *cfg = cfg.with_image(image);
+            return Ok(());
+        }
+    };
+    // Which numbers of rows before the patches are possible, the likeliest first.
+    let options = match hints.no_embed_class {
+        Some(true) => vec![0],
+        Some(false) => vec![prefix],
+        None if cfg.reg_tokens > 0 => vec![0, prefix],
+        None => vec![prefix, 0],
+    };
+    for &option in &options {
+        let Some(patches) = rows.checked_sub(option).filter(|&n| n > 0) else {
+            continue;
+        };
+        cfg.no_embed_class = option == 0;
+        let fits = |&(h, w): &(usize, usize)| {
+            h % patch == 0 && w % patch == 0 && (h / patch).checked_mul(w / patch) == Some(patches)
+        };
+        if let Some(image) = hints.image.filter(fits) {
+            *cfg = cfg.with_image(image);
+            return Ok(());
+        }
+        let side = patches.isqrt();
+        if side * side == patches {
+            *cfg = cfg.with_image((side * patch, side * patch));
+            return Ok(());
+        }
+    }
+    Err(format!(
+        "the position table has {rows} rows for {prefix} token(s) and a grid that is not square; give the image's height \
+         and width (--image-size HxW)"
+    ))
+}
+
+/// Every variable of an architecture, with its shape.
+pub(crate) fn variables(cfg: &VitConfig) -> BTreeMap<String, Vec<usize>> {
+    let (dim, hidden) = (cfg.embed_dim, cfg.mlp_hidden());
+    let mut all = BTreeMap::new();
+    let mut add = |name: String, shape: &[usize]| _ = all.insert(name, shape.to_vec());
+    let kernel = [dim, 3, cfg.patch_size, cfg.patch_size];
+    add("patch_embed.proj.weight".into(), &kernel);
+    if !cfg.pre_norm {
+        add("patch_embed.proj.bias".into(), &[dim]);
+    }
+    add("cls_token".into(), &[1, 1, dim]);
+    if cfg.dist_token {
+        add("dist_token".into(), &[1, 1, dim]);
+    }
+    if cfg.reg_tokens > 0 {
+        add("reg_token".into(), &[1, cfg.reg_tokens, dim]);
+    }
+    if cfg.pos_embed == PosEmbed::Learnt {
+        let rows = cfg.embedded_prefix() + cfg.patches();
+        add("pos_embed".into(), &[1, rows, dim]);
+    }
+    let halves = if cfg.activation == Activation::SwiGlu {
+        2
+    } else {
+        1
+    };
+    for i in 0..cfg.depth {
+        let mut add = |name: &str, shape: &[usize]| add(format!("blocks.{i}.{name}"), shape);
+        for norm in ["norm1", "norm2"] {
+            add(&format!("{norm}.weight"), &[dim]);
+            add(&format!("{norm}.bias"), &[dim]);
+        }
+        add("attn.qkv.weight", &[3 * dim, dim]);
+        if cfg.qkv_bias {
+            add("attn.qkv.bias", &[3 * dim]);
+        }
+        add("attn.proj.weight", &[dim, dim]);
+        add("attn.proj.bias", &[dim]);
+        add("mlp.fc1.weight", &[hidden, dim]);
+        add("mlp.fc1.bias", &[hidden]);
+        add("mlp.fc2.weight", &[dim, hidden / halves]);
+        add("mlp.fc2.bias", &[dim]);
+        if cfg.init_values.is_some() {
+            add("ls1.gamma", &[dim]);
+            add("ls2.gamma", &[dim]);
+        }
+    }
+    let norms = [
+        ("norm_pre", cfg.pre_norm),
+        ("norm", !cfg.fc_norm),
+        ("fc_norm", cfg.fc_norm),
+    ];
+    for (norm, _) in norms.iter().filter(|(_, is)| *is) {
+        add(format!("{norm}.weight"), &[dim]);
+        add(format!("{norm}.bias"), &[dim]);
+    }
+    let heads = [("head", true), ("head_dist", cfg.dist_token)];
+    for (head, is) in heads {
+        if is && cfg.num_classes > 0 {
+            add(format!("{head}.weight"), &[cfg.num_classes, cfg.features()]);
+            add(format!("{head}.bias"), &[cfg.num_classes]);
+        }
+    }
+    all
+}

@@ -1,0 +1,272 @@
+//! From a checkpoint's tensors to a model's, under timm's names.
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::{VarBuilder, VarMap};
+use rayon::prelude::*;
+
+use super::family::{Family, Recipe};
+use super::infer::variables;
+use super::{Checkpoint, Preprocess};
+use crate::error::Mismatch;
+use crate::{resample_pos_embed, Error, PosEmbed, Resample, Vit, VitConfig};
+
+/// What becomes of a checkpoint's head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Head {
+    /// As the checkpoint has it, or none if it has none.
+    #[default]
+    Keep,
+    /// No head: features.
+    Drop,
+    /// A new one with so many outputs, drawn by [`crate::init`]'s law from this seed.
+    New {
+        /// Number of classes.
+        classes: usize,
+        /// Seed of its weights.
+        seed: u64,
+    },
+}
+
+/// How to load.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Height and width of the images, where they are to differ from the checkpoint's: its position table is resampled.
+    pub image: Option<(usize, usize)>,
+    /// The head.
+    pub head: Head,
+    /// Type of the loaded numbers.
+    pub dtype: DType,
+    /// Where they go.
+    pub device: Device,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            image: None,
+            head: Head::Keep,
+            dtype: DType::F32,
+            device: Device::Cpu,
+        }
+    }
+}
+
+/// The weights of a model, complete and checked.
+#[derive(Debug, Clone)]
+pub struct Pretrained {
+    /// The architecture.
+    pub cfg: VitConfig,
+    /// Every variable of it under timm's names.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// Names of the classes, as far as they are known.
+    pub labels: BTreeMap<usize, String>,
+    /// How images become the model's input.
+    pub preprocess: Preprocess,
+}
+
+impl Pretrained {
+    /// The model on plain tensors: nothing trains.
+    ///
+    /// # Errors
+    /// An error of candle.
+    pub fn model(&self) -> Result<Vit, Error> {
+        let (dtype, device) = self.place();
+        let tensors = self.tensors.clone().into_iter().collect();
+        let vb = VarBuilder::from_tensors(tensors, dtype, &device);
+        Ok(Vit::new(&self.cfg, vb)?)
+    }
+
+    /// The weights as variables: `Vit::new(&pretrained.cfg, VarBuilder::from_varmap(&vars, ..))` trains them.
+    ///
+    /// # Errors
+    /// An error of candle.
+    pub fn vars(&self) -> Result<VarMap, Error> {
+        let vars = VarMap::new();
+        {
+            let mut map = vars.data().lock().unwrap_or_else(|e| e.into_inner());
+            for (name, tensor) in &self.tensors {
+                map.insert(name.clone(), Var::from_tensor(tensor)?);
+            }
+        }
+        Ok(vars)
+    }
+
+    fn place(&self) -> (DType, Device) {
+        let first = self.tensors.values().next();
+        first.map_or((DType::F32, Device::Cpu), |t| {
+            (t.dtype(), t.device().clone())
+        })
+    }
+}
+
+impl Checkpoint {
+    /// Loads the weights: renamed, resampled to another image size where asked, each tensor finite and of the right shape.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] with everything that is missing, unexpected or mis-shaped; a tensor that cannot be read or has
+    /// NaN or infinity in it, with file and name.
+    pub fn load(&self, options: &LoadOptions) -> Result<Pretrained, Error> {
+        let stored = self.with_head(options.head);
+        let needed = variables(&stored);
+        self.compare(&needed, options.head)?;
+        let mut cfg = stored;
+        if let Some(image) = options.image {
+            cfg = cfg.with_image(image);
+        }
+        if let Head::New { classes, .. } = options.head {
+            cfg.num_classes = classes;
+        }
+        cfg.validate()?;
+        let tensors: Result<BTreeMap<String, Tensor>, Error> = needed
+            .par_iter()
+            .map(|(name, _)| {
+                let mut tensor = self.make(&self.named.recipes[name])?;
+                if name == "pos_embed" && cfg.pos_embed == PosEmbed::Learnt {
+                    let prefix = cfg.embedded_prefix();
+                    let how = self.resampling();
+                    tensor = resample_pos_embed(&tensor, prefix, stored.grid(), cfg.grid(), how)?;
+                }
+                let tensor = tensor.to_device(&options.device)?.to_dtype(options.dtype)?;
+                Ok((name.clone(), tensor))
+            })
+            .collect();
+        let mut tensors = tensors?;
+        if let Head::New { seed, .. } = options.head {
+            tensors.extend(new_head(&cfg, seed, options)?);
+        }
+        Ok(Pretrained {
+            cfg,
+            tensors,
+            labels: match options.head {
+                Head::Keep => self.description.labels.clone(),
+                _ => BTreeMap::new(),
+            },
+            preprocess: self.description.preprocess.clone(),
+        })
+    }
+
+    /// Whether the tensors are those that the architecture needs, head included.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] with everything that is missing, unexpected or mis-shaped.
+    pub fn check(&self) -> Result<(), Error> {
+        self.compare(&variables(&self.cfg), Head::Keep)
+    }
+
+    /// The architecture of what the checkpoint has to give: without a head unless that is kept.
+    fn with_head(&self, head: Head) -> VitConfig {
+        match head {
+            Head::Keep => self.cfg,
+            _ => VitConfig {
+                num_classes: 0,
+                ..self.cfg
+            },
+        }
+    }
+
+    fn resampling(&self) -> Resample {
+        match self.named.family {
+            Family::Timm | Family::Dino => Resample::Antialias,
+            _ => Resample::Plain,
+        }
+    }
+
+    fn compare(&self, needed: &BTreeMap<String, Vec<usize>>, head: Head) -> Result<(), Error> {
+        let mut mismatch = Mismatch {
+            origin: self.origin.clone(),
+            unexpected: self.named.unexpected.clone(),
+            ..Mismatch::default()
+        };
+        for (name, shape) in needed {
+            match self.named.recipes.get(name) {
+                None => mismatch.missing.push(name.clone()),
+                Some(recipe) => self.check_shape(recipe, shape, &mut mismatch),
+            }
+        }
+        for (name, recipe) in &self.named.recipes {
+            let is_head = name.starts_with("head.") || name.starts_with("head_dist.");
+            if !needed.contains_key(name) && !(is_head && head != Head::Keep) {
+                let sources = recipe.sources().into_iter().cloned();
+                mismatch.unexpected.extend(sources);
+            }
+        }
+        match mismatch.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Mismatch(Box::new(mismatch))),
+        }
+    }
+
+    fn check_shape(&self, recipe: &Recipe, needed: &[usize], mismatch: &mut Mismatch) {
+        let mut wrong = |name: &String, has: &[usize], needs: &[usize]| {
+            if has != needs {
+                let names = (name.clone(), has.to_vec(), needs.to_vec());
+                mismatch.misshaped.push(names);
+            }
+        };
+        let shape = |name: &String| self.tensors.get(name).map_or(&[][..], |t| &t.shape);
+        match recipe {
+            Recipe::Copy(name) | Recipe::AddFirstRow { token: name, .. } => {
+                wrong(name, shape(name), needed);
+            }
+            Recipe::WithoutFirstRow(name) => {
+                let mut needs = needed.to_vec();
+                if let Some(rows) = needs.get_mut(1) {
+                    *rows += 1;
+                }
+                wrong(name, shape(name), &needs);
+            }
+            Recipe::Stack(names) => {
+                let mut needs = needed.to_vec();
+                if let Some(rows) = needs.first_mut() {
+                    *rows /= names.len();
+                }
+                for name in names {
+                    wrong(name, shape(name), &needs);
+                }
+            }
+        }
+    }
+
+    fn make(&self, recipe: &Recipe) -> Result<Tensor, Error> {
+        let get = |name: &String| {
+            let tensor = &self.tensors[name];
+            self.sources[tensor.file].load(name, tensor)
+        };
+        Ok(match recipe {
+            Recipe::Copy(name) => get(name)?,
+            Recipe::Stack(names) => {
+                let parts: Result<Vec<Tensor>, Error> = names.iter().map(get).collect();
+                Tensor::cat(&parts?, 0)?
+            }
+            Recipe::AddFirstRow { token, table } => (get(token)? + get(table)?.narrow(1, 0, 1)?)?,
+            Recipe::WithoutFirstRow(name) => {
+                let table = get(name)?;
+                table.narrow(1, 1, table.dim(1)? - 1)?.contiguous()?
+            }
+        })
+    }
+}
+
+/// Head variables of `cfg`, drawn afresh.
+fn new_head(
+    cfg: &VitConfig,
+    seed: u64,
+    options: &LoadOptions,
+) -> Result<BTreeMap<String, Tensor>, Error> {
+    let vars = VarMap::new();
+    {
+        let mut map = vars.data().lock().unwrap_or_else(|e| e.into_inner());
+        for (name, shape) in variables(cfg) {
+            if name.starts_with("head.") || name.starts_with("head_dist.") {
+                map.insert(name, Var::zeros(shape, options.dtype, &options.device)?);
+            }
+        }
+    }
+    crate::init(&vars, seed)?;
+    let map = vars.data().lock().unwrap_or_else(|e| e.into_inner());
+    let tensors = map
+        .iter()
+        .map(|(name, var)| (name.clone(), var.as_detached_tensor()));
+    Ok(tensors.collect())
+}

@@ -1,0 +1,182 @@
+//! Checkpoints of every family, in: reading, recognising, renaming, checking.
+mod describe;
+mod family;
+mod files;
+mod hf_names;
+mod infer;
+mod load;
+mod pickle;
+mod safetensors;
+mod save;
+mod save_hf;
+mod table;
+mod torch;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+pub use describe::{Hints, Preprocess};
+pub use family::Family;
+#[cfg(feature = "hub")]
+pub(crate) use files::shard_names;
+pub use load::{Head, LoadOptions, Pretrained};
+pub use save::Layout;
+pub use table::{StoredTensor, StoredType};
+
+use crate::{Error, VitConfig};
+use describe::Description;
+use family::Named;
+use table::Source;
+
+/// A checkpoint whose headers have been read, recognised and checked; the numbers stay in the files until
+/// [`Checkpoint::load`].
+///
+/// ```no_run
+/// # fn main() -> Result<(), vit::Error> {
+/// let checkpoint = vit::Checkpoint::open("vit_base_patch16_224.safetensors")?;
+/// println!("{}, {} blocks", checkpoint.family(), checkpoint.config().depth);
+/// let pretrained = checkpoint.load(&vit::LoadOptions::default())?;
+/// let model = pretrained.model()?; // plain tensors; pretrained.vars()? for variables that train
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// What the user asked for.
+    origin: String,
+    sources: Vec<Source>,
+    tensors: BTreeMap<String, StoredTensor>,
+    named: Named,
+    cfg: VitConfig,
+    description: Description,
+    notes: Vec<String>,
+}
+
+impl Checkpoint {
+    /// Opens a file (`.safetensors`, `.pth`, `.pt`, `.bin`, or the `.index.json` of shards), a folder that holds one, or,
+    /// with the feature `hub`, `hf://org/name[@revision]`.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or hostile, no Vision Transformer in it, an architecture that cannot be told.
+    pub fn open(origin: &str) -> Result<Self, Error> {
+        Self::open_with(origin, &Hints::default())
+    }
+
+    /// The same with what no file tells.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_with(origin: &str, hints: &Hints) -> Result<Self, Error> {
+        if origin.starts_with("hf://") {
+            #[cfg(feature = "hub")]
+            {
+                let folder =
+                    crate::Hub::from_env()?.fetch(origin, std::sync::Arc::new(|_, _, _| {}))?;
+                return Self::open_path(origin, &folder, hints);
+            }
+            #[cfg(not(feature = "hub"))]
+            return Err(Error::Unknown {
+                origin: origin.to_owned(),
+                reason: "candle-vit was built without the feature 'hub'; build it in, or download the files and give the folder".into(),
+            });
+        }
+        Self::open_path(origin, Path::new(origin), hints)
+    }
+
+    /// The same from a path, which messages call `origin`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_path(origin: &str, path: &Path, hints: &Hints) -> Result<Self, Error> {
+        let files::Read {
+            sources,
+            tensors,
+            description,
+        } = files::read(path)?;
+        let unknown = |reason: String| Error::Unknown {
+            origin: origin.to_owned(),
+            reason,
+        };
+        let Some(named) = family::recognise(&tensors) else {
+            let names: Vec<String> = tensors.keys().cloned().collect();
+            return Err(unknown(match names.is_empty() {
+                true => "no tensors in it; if it is a whole model saved by torch.save, save its state_dict".into(),
+                false => format!(
+                    "no Vision Transformer: no patch embedding among its {} tensors ({})",
+                    names.len(),
+                    crate::error::some(&names)
+                ),
+            }));
+        };
+        let shape =
+            |(name, recipe): (&String, &family::Recipe)| (name.clone(), recipe.shape(&tensors));
+        let shapes = named.recipes.iter().map(shape).collect();
+        let hints = hints.clone().or(description.hints.clone());
+        let (cfg, notes) = infer::infer(&shapes, named.family, &hints).map_err(unknown)?;
+        Ok(Self {
+            origin: origin.to_owned(),
+            sources,
+            tensors,
+            named,
+            cfg,
+            description,
+            notes,
+        })
+    }
+
+    /// Who named its tensors.
+    pub fn family(&self) -> Family {
+        self.named.family
+    }
+
+    /// The architecture, head included.
+    pub fn config(&self) -> &VitConfig {
+        &self.cfg
+    }
+
+    /// What had to be assumed, in sentences for a person.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// All tensors of all its files by their own names.
+    pub fn tensors(&self) -> &BTreeMap<String, StoredTensor> {
+        &self.tensors
+    }
+
+    /// Tensors that loading leaves out: those that belong to the model's training (decoders, projection heads, mask
+    /// tokens, poolers), and other networks and optimiser states.
+    pub fn unused(&self) -> Vec<&str> {
+        let lists = [&self.named.beside, &self.named.outside];
+        lists.into_iter().flatten().map(String::as_str).collect()
+    }
+
+    /// Names of the classes, as far as config.json has them.
+    pub fn labels(&self) -> &BTreeMap<usize, String> {
+        &self.description.labels
+    }
+
+    /// How images become the model's input.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.description.preprocess
+    }
+
+    /// timm's architecture or Hugging Face's model type, where config.json tells.
+    pub fn name(&self) -> Option<&str> {
+        self.description.name.as_deref()
+    }
+
+    /// The numbers of one stored tensor as f32, in row-major order, NaN included.
+    ///
+    /// # Errors
+    /// No such tensor, a type that is no float, a file that cannot be read.
+    pub fn values(&self, name: &str) -> Result<Vec<f32>, Error> {
+        let Some(tensor) = self.tensors.get(name) else {
+            return Err(Error::Unknown {
+                origin: self.origin.clone(),
+                reason: format!("no tensor '{name}'"),
+            });
+        };
+        self.sources[tensor.file].values(name, tensor)
+    }
+}

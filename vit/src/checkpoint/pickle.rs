@@ -1,0 +1,465 @@
+//! The part of Python's pickle that PyTorch writes for weights, read without running anything.
+//!
+//! A pickle is a program for a stack machine. This one knows the opcodes that tensors, dictionaries, numbers and strings
+//! need, calls nothing, and turns every object it does not know (an optimiser's options, `argparse.Namespace`) into an
+//! opaque value. All values live in one arena, so that hostile nesting can neither recurse nor multiply: memory grows by at
+//! most one value per byte read.
+use std::collections::HashMap;
+
+use super::table::StoredType;
+
+/// Longest program. That of a training state with optimiser is about one megabyte.
+pub(crate) const MAX_PICKLE: u64 = 8 << 20;
+
+/// Place of a value in the arena.
+pub(crate) type Id = u32;
+
+/// What a program makes.
+#[derive(Debug)]
+pub(crate) enum Value {
+    Int(i64),
+    Text(String),
+    Tuple(Vec<Id>),
+    List(Vec<Id>),
+    Dict(Vec<(Id, Id)>),
+    /// A class or function, `module.name`.
+    Global(String),
+    Storage(Storage),
+    Tensor(TensorRef),
+    /// Numbers and objects that no weight needs.
+    Opaque,
+}
+
+/// A block of numbers outside of the pickle.
+#[derive(Debug, Clone)]
+pub(crate) struct Storage {
+    pub dtype: StoredType,
+    pub key: String,
+    pub elements: usize,
+}
+
+/// A view into a storage, in elements.
+#[derive(Debug, Clone)]
+pub(crate) struct TensorRef {
+    pub storage: Storage,
+    pub offset: usize,
+    pub shape: Vec<usize>,
+    pub strides: Vec<usize>,
+}
+
+/// What a program left.
+#[derive(Debug)]
+pub(crate) struct Pickle {
+    pub arena: Vec<Value>,
+    pub root: Id,
+    /// Bytes read, up to and with STOP.
+    pub length: usize,
+}
+
+impl Pickle {
+    pub fn value(&self, id: Id) -> &Value {
+        &self.arena[id as usize]
+    }
+
+    /// The text of a value, if it is one; numbers as dictionaries' keys too.
+    pub fn text(&self, id: Id) -> Option<String> {
+        match self.value(id) {
+            Value::Text(text) => Some(text.clone()),
+            Value::Int(n) => Some(n.to_string()),
+            _ => None,
+        }
+    }
+}
+
+/// Runs the program at the start of `bytes`.
+///
+/// # Errors
+/// What is wrong, and at which byte.
+pub(crate) fn run(bytes: &[u8]) -> Result<Pickle, String> {
+    let mut machine = Machine {
+        bytes,
+        at: 0,
+        arena: Vec::new(),
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+    };
+    let root = loop {
+        let start = machine.at;
+        match machine.step() {
+            Ok(None) => {}
+            Ok(Some(root)) => break root,
+            Err(reason) => return Err(format!("{reason} at byte {start} of the pickle")),
+        }
+    };
+    Ok(Pickle {
+        length: machine.at,
+        arena: machine.arena,
+        root,
+    })
+}
+
+struct Machine<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    arena: Vec<Value>,
+    stack: Vec<Id>,
+    /// Heights of the stack.
+    marks: Vec<usize>,
+    memo: HashMap<u32, Id>,
+}
+
+type Step<T> = Result<T, String>;
+
+impl Machine<'_> {
+    fn step(&mut self) -> Step<Option<Id>> {
+        let opcode = self.take(1)?[0];
+        match opcode {
+            // PROTO, FRAME
+            0x80 => _ = self.take(1)?,
+            0x95 => _ = self.take(8)?,
+            // STOP
+            b'.' => return self.pop().map(Some),
+            // MARK, POP, POP_MARK, DUP
+            b'(' => self.marks.push(self.stack.len()),
+            b'0' => match self.marks.last() {
+                Some(&mark) if mark == self.stack.len() => _ = self.marks.pop(),
+                _ => _ = self.pop()?,
+            },
+            b'1' => _ = self.pop_mark()?,
+            b'2' => {
+                let top = self.top()?;
+                self.stack.push(top);
+            }
+            // NONE, NEWTRUE, NEWFALSE, BINFLOAT
+            b'N' => self.push(Value::Opaque)?,
+            0x88 => self.push(Value::Int(1))?,
+            0x89 => self.push(Value::Int(0))?,
+            b'G' => {
+                self.take(8)?;
+                self.push(Value::Opaque)?;
+            }
+            // BININT, BININT1, BININT2, LONG1, LONG4
+            b'J' => {
+                let n = self.number(4)? as u32 as i32;
+                self.push(Value::Int(n.into()))?;
+            }
+            b'K' => self.int(1)?,
+            b'M' => self.int(2)?,
+            0x8a => {
+                let length = self.number(1)?;
+                self.long(length)?;
+            }
+            0x8b => {
+                let length = self.number(4)?;
+                self.long(length)?;
+            }
+            // BINUNICODE, SHORT_BINUNICODE, BINUNICODE8
+            b'X' => self.text(4)?,
+            0x8c => self.text(1)?,
+            0x8d => self.text(8)?,
+            // BINSTRING, SHORT_BINSTRING, BINBYTES, SHORT_BINBYTES, BINBYTES8
+            b'T' | b'B' => self.skip_text(4)?,
+            b'U' | b'C' => self.skip_text(1)?,
+            0x8e => self.skip_text(8)?,
+            // EMPTY_TUPLE, TUPLE1..3, TUPLE
+            b')' => self.push(Value::Tuple(Vec::new()))?,
+            0x85..=0x87 => {
+                let items = self.pop_last(usize::from(opcode - 0x84))?;
+                self.push(Value::Tuple(items))?;
+            }
+            b't' => {
+                let items = self.pop_mark()?;
+                self.push(Value::Tuple(items))?;
+            }
+            // EMPTY_LIST, LIST, EMPTY_SET, FROZENSET
+            b']' | 0x8f => self.push(Value::List(Vec::new()))?,
+            b'l' | 0x91 => {
+                let items = self.pop_mark()?;
+                self.push(Value::List(items))?;
+            }
+            // APPEND, APPENDS, ADDITEMS
+            b'a' => {
+                let items = self.pop_last(1)?;
+                self.extend_list(items)?;
+            }
+            b'e' | 0x90 => {
+                let items = self.pop_mark()?;
+                self.extend_list(items)?;
+            }
+            // EMPTY_DICT, DICT, SETITEM, SETITEMS
+            b'}' => self.push(Value::Dict(Vec::new()))?,
+            b'd' => {
+                let items = self.pop_mark()?;
+                self.push(Value::Dict(Vec::new()))?;
+                self.extend_dict(items)?;
+            }
+            b's' => {
+                let items = self.pop_last(2)?;
+                self.extend_dict(items)?;
+            }
+            b'u' => {
+                let items = self.pop_mark()?;
+                self.extend_dict(items)?;
+            }
+            // BINPUT, LONG_BINPUT, MEMOIZE, BINGET, LONG_BINGET
+            b'q' | b'r' => {
+                let key = self.number(if opcode == b'q' { 1 } else { 4 })? as u32;
+                let top = self.top()?;
+                self.memo.insert(key, top);
+            }
+            0x94 => {
+                let top = self.top()?;
+                self.memo.insert(self.memo.len() as u32, top);
+            }
+            b'h' | b'j' => {
+                let key = self.number(if opcode == b'h' { 1 } else { 4 })? as u32;
+                let id = *self.memo.get(&key).ok_or("recalls what was never stored")?;
+                self.stack.push(id);
+            }
+            // GLOBAL, STACK_GLOBAL
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.push(Value::Global(format!("{module}.{name}")))?;
+            }
+            0x93 => {
+                let parts = self.pop_last(2)?;
+                let name = match (self.value(parts[0]), self.value(parts[1])) {
+                    (Value::Text(module), Value::Text(name)) => format!("{module}.{name}"),
+                    _ => return Err("a class without a name".into()),
+                };
+                self.push(Value::Global(name))?;
+            }
+            // REDUCE, NEWOBJ, NEWOBJ_EX, BUILD
+            b'R' | 0x81 => {
+                let call = self.pop_last(2)?;
+                let value = self.call(call[0], call[1])?;
+                self.push_or(value)?;
+            }
+            0x92 => {
+                self.pop_last(3)?;
+                self.push(Value::Opaque)?;
+            }
+            b'b' => _ = self.pop()?,
+            // BINPERSID
+            b'Q' => {
+                let id = self.pop()?;
+                let storage = self.storage(id)?;
+                self.push(Value::Storage(storage))?;
+            }
+            other => return Err(format!("unexpected opcode 0x{other:02x}")),
+        }
+        Ok(None)
+    }
+
+    fn take(&mut self, count: usize) -> Step<&[u8]> {
+        let end = self.at.checked_add(count);
+        let part = end.and_then(|end| self.bytes.get(self.at..end));
+        let part = part.ok_or("the program ends early")?;
+        self.at += count;
+        Ok(part)
+    }
+
+    fn number(&mut self, bytes: usize) -> Step<u64> {
+        let low = self.take(bytes)?.iter().rev();
+        Ok(low.fold(0, |n, &b| n << 8 | u64::from(b)))
+    }
+
+    fn int(&mut self, bytes: usize) -> Step<()> {
+        let n = self.number(bytes)?;
+        self.push(Value::Int(n as i64))
+    }
+
+    /// A two's complement integer of any length; beyond 64 bits nothing needs it.
+    fn long(&mut self, length: u64) -> Step<()> {
+        let bytes = self.take(usize::try_from(length).map_err(|_| "a number too long")?)?;
+        if bytes.len() > 8 {
+            return self.push(Value::Opaque);
+        }
+        let fill = match bytes.last() {
+            Some(b) if b & 0x80 != 0 => 0xff,
+            _ => 0,
+        };
+        let mut all = [fill; 8];
+        all[..bytes.len()].copy_from_slice(bytes);
+        self.push(Value::Int(i64::from_le_bytes(all)))
+    }
+
+    fn text(&mut self, length: usize) -> Step<()> {
+        let length = self.number(length)?;
+        let bytes = self.take(usize::try_from(length).map_err(|_| "a text too long")?)?;
+        let text = String::from_utf8(bytes.to_vec()).map_err(|_| "a text that is not UTF-8")?;
+        self.push(Value::Text(text))
+    }
+
+    fn skip_text(&mut self, length: usize) -> Step<()> {
+        let length = self.number(length)?;
+        self.take(usize::try_from(length).map_err(|_| "bytes too long")?)?;
+        self.push(Value::Opaque)
+    }
+
+    fn line(&mut self) -> Step<String> {
+        let rest = &self.bytes[self.at..];
+        let length = rest.iter().position(|&b| b == b'\n');
+        let length = length.ok_or("the program ends early")?;
+        let line = std::str::from_utf8(self.take(length + 1)?);
+        let line = line.map_err(|_| "a name that is not UTF-8")?;
+        Ok(line.trim_end().to_owned())
+    }
+
+    fn value(&self, id: Id) -> &Value {
+        &self.arena[id as usize]
+    }
+
+    fn push(&mut self, value: Value) -> Step<()> {
+        self.push_or(Ok(value))
+    }
+
+    /// Pushes a new value, or one that is there already.
+    fn push_or(&mut self, value: Result<Value, Id>) -> Step<()> {
+        let id = match value {
+            Err(id) => id,
+            Ok(value) => {
+                self.arena.push(value);
+                (self.arena.len() - 1) as Id
+            }
+        };
+        self.stack.push(id);
+        Ok(())
+    }
+
+    /// Height below which the current mark's items must not reach.
+    fn floor(&self) -> usize {
+        self.marks.last().copied().unwrap_or(0)
+    }
+
+    fn top(&self) -> Step<Id> {
+        match self.stack.last() {
+            Some(&id) if self.stack.len() > self.floor() => Ok(id),
+            _ => Err("the stack is empty".into()),
+        }
+    }
+
+    fn pop(&mut self) -> Step<Id> {
+        let top = self.top()?;
+        self.stack.pop();
+        Ok(top)
+    }
+
+    fn pop_last(&mut self, count: usize) -> Step<Vec<Id>> {
+        let start = self.stack.len().checked_sub(count);
+        match start.filter(|&start| start >= self.floor()) {
+            Some(start) => Ok(self.stack.split_off(start)),
+            None => Err("the stack is empty".into()),
+        }
+    }
+
+    fn pop_mark(&mut self) -> Step<Vec<Id>> {
+        let mark = self.marks.pop().ok_or("there is no mark")?;
+        Ok(self.stack.split_off(mark))
+    }
+
+    fn extend_list(&mut self, items: Vec<Id>) -> Step<()> {
+        let top = self.top()?;
+        match &mut self.arena[top as usize] {
+            Value::List(list) => list.extend(items),
+            Value::Opaque => {}
+            _ => return Err("appends to what is no list".into()),
+        }
+        Ok(())
+    }
+
+    fn extend_dict(&mut self, items: Vec<Id>) -> Step<()> {
+        let top = self.top()?;
+        match &mut self.arena[top as usize] {
+            Value::Dict(dict) => dict.extend(items.chunks_exact(2).map(|p| (p[0], p[1]))),
+            Value::Opaque => {}
+            _ => return Err("sets items of what is no dictionary".into()),
+        }
+        Ok(())
+    }
+
+    /// What a call makes: a new value, or one of its arguments.
+    fn call(&self, function: Id, arguments: Id) -> Step<Result<Value, Id>> {
+        let Value::Global(name) = self.value(function) else {
+            return Ok(Ok(Value::Opaque));
+        };
+        let Value::Tuple(arguments) = self.value(arguments) else {
+            return Err(format!("calls {name} with what is no tuple"));
+        };
+        Ok(Ok(match (name.as_str(), &arguments[..]) {
+            ("collections.OrderedDict", []) => Value::Dict(Vec::new()),
+            ("torch._utils._rebuild_tensor_v2", [storage, offset, shape, strides, ..])
+            | ("torch._utils._rebuild_tensor", [storage, offset, shape, strides]) => {
+                Value::Tensor(self.tensor(*storage, *offset, *shape, *strides)?)
+            }
+            ("torch._utils._rebuild_parameter", [tensor, ..]) => return Ok(Err(*tensor)),
+            _ => Value::Opaque,
+        }))
+    }
+
+    fn tensor(&self, storage: Id, offset: Id, shape: Id, strides: Id) -> Step<TensorRef> {
+        let Value::Storage(storage) = self.value(storage) else {
+            return Err("a tensor without a storage".into());
+        };
+        Ok(TensorRef {
+            storage: storage.clone(),
+            offset: self.size(offset)?,
+            shape: self.numbers(shape)?,
+            strides: self.numbers(strides)?,
+        })
+    }
+
+    fn size(&self, id: Id) -> Step<usize> {
+        match self.value(id) {
+            Value::Int(n) => usize::try_from(*n).map_err(|_| format!("a size of {n}")),
+            _ => Err("a size that is no number".into()),
+        }
+    }
+
+    fn numbers(&self, id: Id) -> Step<Vec<usize>> {
+        match self.value(id) {
+            Value::Tuple(items) | Value::List(items) if items.len() <= 16 => {
+                items.iter().map(|&id| self.size(id)).collect()
+            }
+            _ => Err("a shape that is no tuple of at most 16 numbers".into()),
+        }
+    }
+
+    /// `("storage", class, key, device, elements, ..)`
+    fn storage(&self, id: Id) -> Step<Storage> {
+        let wrong = || "a persistent id that is no storage".to_owned();
+        let Value::Tuple(parts) = self.value(id) else {
+            return Err(wrong());
+        };
+        let [kind, class, key, _, elements, ..] = &parts[..] else {
+            return Err(wrong());
+        };
+        let (Value::Text(kind), Value::Global(class), Value::Text(key)) =
+            (self.value(*kind), self.value(*class), self.value(*key))
+        else {
+            return Err(wrong());
+        };
+        if kind != "storage" {
+            return Err(wrong());
+        }
+        let dtype = match class.as_str() {
+            "torch.FloatStorage" => StoredType::F32,
+            "torch.DoubleStorage" => StoredType::F64,
+            "torch.HalfStorage" => StoredType::F16,
+            "torch.BFloat16Storage" => StoredType::Bf16,
+            "torch.LongStorage" => StoredType::Other("I64", 8),
+            "torch.IntStorage" => StoredType::Other("I32", 4),
+            "torch.ShortStorage" => StoredType::Other("I16", 2),
+            "torch.CharStorage" => StoredType::Other("I8", 1),
+            "torch.ByteStorage" => StoredType::Other("U8", 1),
+            "torch.BoolStorage" => StoredType::Other("BOOL", 1),
+            other => return Err(format!("a storage of the unknown class {other}")),
+        };
+        Ok(Storage {
+            dtype,
+            key: key.clone(),
+            elements: self.size(*elements)?,
+        })
+    }
+}

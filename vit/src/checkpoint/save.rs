@@ -1,0 +1,183 @@
+//! Checkpoints out: a folder that timm or transformers loads.
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use candle_core::{DType, Tensor};
+use serde_json::{json, Value};
+
+use super::load::Pretrained;
+use super::save_hf;
+use crate::{sincos_2d, Activation, Error, Pool, PosEmbed, VitConfig};
+
+/// Whose layout to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `timm.create_model("local-dir:FOLDER", pretrained=True)`
+    Timm,
+    /// `transformers.AutoModel.from_pretrained("FOLDER")`
+    HuggingFace,
+}
+
+impl Pretrained {
+    /// Writes config.json, preprocessor_config.json (Hugging Face) and model.safetensors into `folder`, which is made
+    /// if need be, and returns what the reader will do otherwise than we, in sentences for a person.
+    ///
+    /// # Errors
+    /// [`Error::Layout`] when the layout has no such architecture, [`Error::Write`], a `dtype` that is no f32, f16, bf16.
+    pub fn save(&self, folder: &Path, layout: Layout, dtype: DType) -> Result<Vec<String>, Error> {
+        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+            return Err(Error::Config(format!(
+                "cannot save as {dtype:?}; f32, f16 or bf16"
+            )));
+        }
+        let (files, tensors, notes) = match layout {
+            Layout::Timm => self.timm()?,
+            Layout::HuggingFace => save_hf::convert(self, dtype)?,
+        };
+        let mut out = BTreeMap::new();
+        for (name, tensor) in tensors {
+            let tensor = tensor.to_dtype(dtype)?;
+            if dtype == DType::F16 && !finite(&tensor)? {
+                return Err(Error::Layout {
+                    layout: "f16",
+                    reason: format!("tensor '{name}' has numbers beyond 65504; use bf16 or f32"),
+                });
+            }
+            out.insert(name, tensor);
+        }
+        let fail = |path: &Path, e: std::io::Error| Error::Write {
+            path: path.to_owned(),
+            reason: e.to_string(),
+        };
+        fs::create_dir_all(folder).map_err(|e| fail(folder, e))?;
+        for (name, json) in files {
+            let path = folder.join(name);
+            let temporary = folder.join(format!(".{name}.saving"));
+            let text = format!("{json:#}\n");
+            fs::write(&temporary, text)
+                .and_then(|()| fs::rename(&temporary, &path))
+                .map_err(|e| fail(&path, e))?;
+        }
+        // Last: without it the folder is no checkpoint yet.
+        let metadata = ("format", "pt".to_owned());
+        crate::save_atomic(&folder.join("model.safetensors"), &out, metadata)?;
+        Ok(notes)
+    }
+
+    /// All tensors, the position table among them even where it is fixed.
+    pub(super) fn with_table(&self) -> Result<BTreeMap<String, Tensor>, Error> {
+        let mut tensors = self.tensors.clone();
+        if self.cfg.pos_embed == PosEmbed::SinCos {
+            if let Some(token) = self.tensors.get("cls_token") {
+                let table = sincos_2d(self.cfg.embed_dim, self.cfg.grid(), token.device())?;
+                let zeros = table.narrow(1, 0, 1)?;
+                let zeros = zeros.repeat((1, self.cfg.embedded_prefix(), 1))?;
+                let table = table.narrow(1, 1, self.cfg.patches())?;
+                let table = Tensor::cat(&[&zeros, &table], 1)?.to_dtype(token.dtype())?;
+                tensors.insert("pos_embed".into(), table);
+            }
+        }
+        Ok(tensors)
+    }
+
+    fn timm(&self) -> Result<Files, Error> {
+        let cfg = &self.cfg;
+        if cfg.pool == Pool::TokenAvg {
+            return Err(Error::Layout {
+                layout: "timm",
+                reason:
+                    "its head sees class token and mean of the patches side by side; drop the head"
+                        .into(),
+            });
+        }
+        // A model function that has what model_args cannot say: the classes of norm, MLP and model.
+        let (architecture, eps) = match () {
+            () if cfg.dist_token => ("deit_base_distilled_patch16_224", 1e-6),
+            () if cfg.activation == Activation::SwiGlu => ("vit_giant_patch14_dinov2", 1e-6),
+            () if cfg.pre_norm => ("vit_base_patch16_clip_224", 1e-5),
+            () => ("vit_base_patch16_224", 1e-6),
+        };
+        let (height, width) = cfg.image();
+        let pool = match cfg.pool {
+            Pool::Avg => "avg",
+            _ => "token",
+        };
+        let mut args = json!({
+            "img_size": [height, width],
+            "patch_size": cfg.patch_size,
+            "embed_dim": cfg.embed_dim,
+            "depth": cfg.depth,
+            "num_heads": cfg.num_heads,
+            "mlp_ratio": ratio(cfg),
+            "qkv_bias": cfg.qkv_bias,
+            "init_values": cfg.init_values,
+            "no_embed_class": cfg.no_embed_class,
+            "reg_tokens": cfg.reg_tokens,
+            "pre_norm": cfg.pre_norm,
+            "global_pool": pool,
+            "fc_norm": cfg.fc_norm,
+        });
+        match cfg.activation {
+            Activation::GeluTanh => args["act_layer"] = json!("gelu_tanh"),
+            Activation::QuickGelu => args["act_layer"] = json!("quick_gelu"),
+            Activation::Gelu | Activation::SwiGlu => {}
+        }
+        let p = &self.preprocess;
+        let mut config = json!({
+            "architecture": architecture,
+            "num_classes": cfg.num_classes,
+            "num_features": cfg.embed_dim,
+            "global_pool": pool,
+            "model_args": args,
+            "pretrained_cfg": {
+                "tag": "vitfreeze",
+                "custom_load": false,
+                "input_size": [3, height, width],
+                "fixed_input_size": true,
+                "interpolation": if p.bicubic { "bicubic" } else { "bilinear" },
+                "crop_pct": p.crop_pct,
+                "crop_mode": "center",
+                "mean": p.mean,
+                "std": p.std,
+                "num_classes": cfg.num_classes,
+                "pool_size": null,
+                "first_conv": "patch_embed.proj",
+                "classifier": if cfg.dist_token { json!(["head", "head_dist"]) } else { json!("head") },
+            },
+        });
+        if cfg.num_classes > 0 && self.labels.len() == cfg.num_classes {
+            config["label_names"] = self.labels.values().cloned().collect();
+        }
+        let mut notes = Vec::new();
+        if cfg.norm_eps != eps {
+            notes.push(format!(
+                "timm's model adds {eps:e} to variances, this one was trained with {:e}: numbers differ where variances \
+                 are that small",
+                cfg.norm_eps
+            ));
+        }
+        Ok((vec![("config.json", config)], self.with_table()?, notes))
+    }
+}
+
+/// Files beside the tensors, tensors, notes.
+pub(super) type Files = (
+    Vec<(&'static str, Value)>,
+    BTreeMap<String, Tensor>,
+    Vec<String>,
+);
+
+/// A ratio of which timm's `int(dim * ratio)` makes the hidden width.
+fn ratio(cfg: &VitConfig) -> f64 {
+    let exact = cfg.mlp_hidden() as f64 / cfg.embed_dim as f64;
+    match (cfg.embed_dim as f64 * exact) as usize == cfg.mlp_hidden() {
+        true => exact,
+        false => (cfg.mlp_hidden() as f64 + 0.25) / cfg.embed_dim as f64,
+    }
+}
+
+fn finite(tensor: &Tensor) -> Result<bool, Error> {
+    let zero = (tensor.to_dtype(DType::F32)?.flatten_all()? * 0.0)?.sum_all()?;
+    Ok(zero.to_scalar::<f32>()? == 0.0)
+}

@@ -1,0 +1,111 @@
+//! `vitfreeze convert`: a checkpoint of any family as a folder that timm or transformers loads.
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use candle_core::{DType, Device};
+use clap::ValueEnum;
+use vit::{Head, Layout};
+
+use crate::device;
+use crate::folder::quoted;
+use crate::pretrained::{explain, load, open, ModelArgs};
+use crate::report::{note, print};
+use crate::usage::usage;
+
+const EXAMPLES: &str = "\
+Examples:
+  vitfreeze convert runs/pretrain-1/encoder.safetensors mine --to hf
+  vitfreeze convert mae_pretrain_vit_base.pth mae --to timm --dtype f16
+  vitfreeze convert hf://facebook/dinov2-small dino --to timm --image-size 224";
+
+/// Flags of `vitfreeze convert`.
+#[derive(clap::Parser)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// File (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name[@revision]
+    #[arg(value_name = "IN")]
+    input: String,
+    /// Folder to write; must not hold a checkpoint yet
+    #[arg(value_name = "OUT")]
+    output: PathBuf,
+    /// Whose layout
+    #[arg(long, value_enum)]
+    to: To,
+    /// Type of the numbers
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: Type,
+    /// Leave the head out
+    #[arg(long)]
+    drop_head: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum To {
+    /// timm.create_model("local-dir:OUT", pretrained=True)
+    Timm,
+    /// transformers.AutoModel.from_pretrained("OUT")
+    Hf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Type {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<ExitCode> {
+    device::set_threads(0)?;
+    for name in ["model.safetensors", "config.json"] {
+        let path = args.output.join(name);
+        if path.exists() {
+            return Err(usage(format!(
+                "{} is there already; choose another folder",
+                path.display()
+            )));
+        }
+    }
+    let checkpoint = open(&args.input, &args.model)?;
+    let head = match args.drop_head {
+        true => Head::Drop,
+        false => Head::Keep,
+    };
+    let pretrained = load(&checkpoint, &args.model, head, &Device::Cpu)?;
+    let layout = match args.to {
+        To::Timm => Layout::Timm,
+        To::Hf => Layout::HuggingFace,
+    };
+    let dtype = match args.dtype {
+        Type::F32 => DType::F32,
+        Type::F16 => DType::F16,
+        Type::Bf16 => DType::BF16,
+    };
+    let unused = checkpoint.unused();
+    if !unused.is_empty() {
+        note(format!(
+            "note: {} tensor(s) of the checkpoint are no part of the encoder and are left out (vitfreeze inspect lists them)",
+            unused.len()
+        ));
+    }
+    let notes = pretrained.save(&args.output, layout, dtype);
+    for line in notes.map_err(explain)? {
+        note(format!("note: {line}"));
+    }
+    let out = quoted(&args.output);
+    print(format!("{} -> {out}", checkpoint.family()))?;
+    print(match args.to {
+        To::Timm => format!(
+            "  timm.create_model(\"local-dir:{}\", pretrained=True)",
+            args.output.display()
+        ),
+        To::Hf => format!(
+            "  transformers.AutoModel.from_pretrained(\"{}\")",
+            args.output.display()
+        ),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
