@@ -5,7 +5,7 @@ use std::path::Path;
 
 use datasets::rng::rng;
 use datasets::{decode, resize, CropBox, Image, PretrainTransform, RandomResizedCrop};
-use datasets::{EvalTransform, Interpolation, Normalize, IMAGENET_MEAN, IMAGENET_STD};
+use datasets::{Interpolation, Normalize, IMAGENET_MEAN, IMAGENET_STD};
 
 const TORCHVISION: RandomResizedCrop = RandomResizedCrop {
     size: 32,
