@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::first_ten;
-use crate::{Error, PretrainTransform, Source};
+use crate::{Error, Source, Transform};
 
 pub use batches::Batches;
 
@@ -65,7 +65,7 @@ pub struct Loader {
 /// What the loader, its streams and their workers have in common.
 struct Shared {
     source: Arc<dyn Source>,
-    transform: PretrainTransform,
+    transform: Box<dyn Transform>,
     config: LoaderConfig,
     skipped: Mutex<BTreeMap<usize, Skipped>>,
 }
@@ -74,7 +74,7 @@ impl Loader {
     /// Checks the settings; nothing is read yet.
     pub fn new(
         source: Arc<dyn Source>,
-        transform: PretrainTransform,
+        transform: impl Transform + 'static,
         config: LoaderConfig,
     ) -> Result<Self, Error> {
         transform.check()?;
@@ -101,7 +101,7 @@ impl Loader {
         Ok(Self {
             shared: Arc::new(Shared {
                 source,
-                transform,
+                transform: Box::new(transform),
                 config,
                 skipped: Mutex::default(),
             }),

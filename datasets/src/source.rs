@@ -14,6 +14,14 @@ pub struct Image {
 }
 
 impl Image {
+    /// Exchanges left and right.
+    pub(crate) fn mirror(&mut self) {
+        for row in self.rgb.chunks_exact_mut(3 * self.width.max(1)) {
+            row.reverse();
+            row.chunks_exact_mut(3).for_each(<[u8]>::reverse);
+        }
+    }
+
     /// An error if the image has no pixels or its buffer does not fit its size.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let bytes = self

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use datasets::rng::{permutation, rng};
 use datasets::{
     Batch, Error, Image, Loader, LoaderConfig, Normalize, PretrainTransform, Shapes, Source,
+    Transform,
 };
 
 const CONFIG: LoaderConfig = LoaderConfig {
@@ -139,7 +140,8 @@ fn an_image_is_augmented_by_its_own_generator() {
         let mut out = vec![0.0; 3 * 8 * 8];
         let from = source.image(index as usize).unwrap();
         transform
-            .apply(&from, &mut rng(7, "augment", 3, index), &mut out)
+            .draw(&from, &mut rng(7, "augment", 3, index))
+            .and_then(|d| d.write(&transform.normalize, &mut out))
             .unwrap();
         assert_eq!(image, out);
     }

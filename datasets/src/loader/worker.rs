@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::{Batch, Shared};
 use crate::error::panic_message;
 use crate::rng::rng;
-use crate::{Error, Image};
+use crate::{Drawn, Error};
 
 /// A batch in the making.
 pub(super) struct Draft {
@@ -45,8 +45,7 @@ impl Samples {
 pub(super) struct Sample {
     /// Its own index, which is not the one asked for if that was bad.
     index: usize,
-    crop: Image,
-    flip: bool,
+    drawn: Drawn,
 }
 
 /// Make one image of one batch.
@@ -104,7 +103,7 @@ fn sample(shared: &Shared, epoch: usize, index: usize) -> Result<Sample, Error> 
             .image(index)
             .and_then(|image| shared.transform.draw(&image, &mut rng));
         match drawn {
-            Ok((crop, flip)) => return Ok(Sample { index, crop, flip }),
+            Ok(drawn) => return Ok(Sample { index, drawn }),
             // Were all images bad, this would be an error long before the search has gone round.
             Err(error) => shared.skip(index, error)?,
         }
@@ -113,13 +112,11 @@ fn sample(shared: &Shared, epoch: usize, index: usize) -> Result<Sample, Error> 
 }
 
 fn finish(shared: &Shared, draft: &Draft, samples: &[Sample]) -> Result<Batch, Error> {
-    let floats = 3 * shared.transform.size * shared.transform.size;
+    let (height, width) = shared.transform.size();
+    let floats = 3 * height * width;
     let mut images = vec![0.0; samples.len() * floats];
     for (sample, out) in samples.iter().zip(images.chunks_exact_mut(floats)) {
-        shared
-            .transform
-            .normalize
-            .apply(&sample.crop, sample.flip, out)?;
+        sample.drawn.write(shared.transform.normalize(), out)?;
     }
     let labels = samples
         .iter()
