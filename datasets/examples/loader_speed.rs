@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         seed: 0,
         threads,
         prefetch: 4,
+        ..LoaderConfig::default()
     };
     let loader = Loader::new(source, PretrainTransform::imagenet(size), config)?;
 

@@ -19,11 +19,18 @@ use crate::{Drawn, Error};
 pub(super) struct Draft {
     pub epoch: usize,
     pub batch: usize,
-    /// The dataset indices the shuffled order gives.
-    pub order: Vec<usize>,
+    /// The images that the order of the epoch gives.
+    pub picks: Vec<Pick>,
     pub samples: Mutex<Samples>,
     /// Takes one message: the batch, or the first error.
     pub done: Sender<Result<Batch, Error>>,
+}
+
+/// An image of the dataset, and which of its repetitions in the epoch.
+#[derive(Clone, Copy)]
+pub(super) struct Pick {
+    pub index: usize,
+    pub copy: usize,
 }
 
 /// The images of a batch that are there already.
@@ -63,9 +70,9 @@ pub(super) fn work(shared: &Shared, jobs: &Receiver<Job>, stop: &AtomicBool) {
         let result =
             catch_unwind(AssertUnwindSafe(|| make(shared, &draft, slot))).unwrap_or_else(|panic| {
                 let name = draft
-                    .order
+                    .picks
                     .get(slot)
-                    .map_or_else(String::new, |&index| shared.source.name(index));
+                    .map_or_else(String::new, |pick| shared.source.name(pick.index));
                 Err(Error::WorkerPanic {
                     name,
                     message: panic_message(&*panic),
@@ -82,7 +89,7 @@ pub(super) fn work(shared: &Shared, jobs: &Receiver<Job>, stop: &AtomicBool) {
 
 /// Makes one image; returns the batch if it was the last one missing.
 fn make(shared: &Shared, draft: &Draft, slot: usize) -> Result<Option<Batch>, Error> {
-    let sample = sample(shared, draft.epoch, draft.order[slot])?;
+    let sample = sample(shared, draft.epoch, draft.picks[slot])?;
     let mut samples = draft.samples.lock().unwrap_or_else(PoisonError::into_inner);
     samples.slots[slot] = Some(sample);
     samples.missing -= 1;
@@ -93,11 +100,13 @@ fn make(shared: &Shared, draft: &Draft, slot: usize) -> Result<Option<Batch>, Er
     finish(shared, draft, &samples).map(Some)
 }
 
-/// Reads and augments image `index`, or the first good one after it.
-fn sample(shared: &Shared, epoch: usize, index: usize) -> Result<Sample, Error> {
-    let mut index = index;
+/// Reads and augments an image, or the first good one after it.
+fn sample(shared: &Shared, epoch: usize, pick: Pick) -> Result<Sample, Error> {
+    let Pick { mut index, copy } = pick;
     loop {
-        let mut rng = rng(shared.config.seed, "augment", epoch as u64, index as u64);
+        // No dataset has 2^48 images.
+        let place = index as u64 | (copy as u64) << 48;
+        let mut rng = rng(shared.config.seed, "augment", epoch as u64, place);
         let drawn = shared
             .source
             .image(index)
@@ -111,10 +120,17 @@ fn sample(shared: &Shared, epoch: usize, index: usize) -> Result<Sample, Error> 
     }
 }
 
-fn finish(shared: &Shared, draft: &Draft, samples: &[Sample]) -> Result<Batch, Error> {
+/// Turns the samples into the batch.
+pub(super) fn finish(shared: &Shared, draft: &Draft, samples: &[Sample]) -> Result<Batch, Error> {
     let (height, width) = shared.transform.size();
     let floats = 3 * height * width;
-    let mut images = vec![0.0; samples.len() * floats];
+    let buffers = shared.buffers.lock();
+    let mut images = buffers
+        .unwrap_or_else(PoisonError::into_inner)
+        .pop()
+        .unwrap_or_default();
+    // Every value is overwritten.
+    images.resize(samples.len() * floats, 0.0);
     for (sample, out) in samples.iter().zip(images.chunks_exact_mut(floats)) {
         sample.drawn.write(shared.transform.normalize(), out)?;
     }
