@@ -40,6 +40,24 @@ pub trait Transform: Send + Sync {
     fn check(&self) -> Result<(), Error>;
 }
 
+impl<T: Transform + ?Sized> Transform for Box<T> {
+    fn size(&self) -> (usize, usize) {
+        (**self).size()
+    }
+
+    fn draw(&self, image: &Image, rng: &mut ChaCha8Rng) -> Result<Drawn, Error> {
+        (**self).draw(image, rng)
+    }
+
+    fn normalize(&self) -> &Normalize {
+        (**self).normalize()
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        (**self).check()
+    }
+}
+
 /// A transformed image before normalisation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drawn {

@@ -5,6 +5,7 @@ mod allocator;
 mod bench;
 mod checkpoint;
 mod config;
+mod data;
 mod device;
 mod folder;
 mod interrupt;
@@ -36,6 +37,8 @@ enum Command {
     Pretrain(Box<pretrain::Args>),
     /// Time the training step with more and more layers frozen
     Bench(bench::Args),
+    /// Look at a dataset, cache it, time its loader
+    Data(data::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Pretrain(args) => pretrain::run(*args),
         Command::Bench(args) => bench::run(args),
+        Command::Data(args) => data::run(args),
     };
     match result {
         Ok(code) => code,
