@@ -46,14 +46,30 @@ pub(crate) fn malformed(path: &Path, reason: impl Into<String>) -> Error {
 }
 
 /// Files at `root` (itself, or in it up to three folders deep) whose names end in `.extension`, sorted.
-pub(crate) fn files_ending(root: &Path, extension: &str) -> Vec<PathBuf> {
-    let walk = walkdir::WalkDir::new(root).max_depth(4).follow_links(true);
-    let files = walk.into_iter().flatten().map(walkdir::DirEntry::into_path);
-    let mut files: Vec<PathBuf> = files
-        .filter(|p| p.extension().is_some_and(|e| e == extension) && p.is_file())
-        .collect();
+pub(crate) fn files_ending(root: &Path, extension: &str) -> Result<Vec<PathBuf>, Error> {
+    let mut files = Vec::new();
+    for entry in walkdir::WalkDir::new(root).max_depth(4).follow_links(true) {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(e) if e.loop_ancestor().is_some() => continue,
+            Err(e) => return Err(walk_error(root, e)),
+        };
+        let path = entry.path();
+        if path.extension().is_some_and(|e| e == extension) && path.is_file() {
+            files.push(entry.into_path());
+        }
+    }
     files.sort();
-    files
+    Ok(files)
+}
+
+/// Why a walk below `root` stopped.
+pub(crate) fn walk_error(root: &Path, error: walkdir::Error) -> Error {
+    let path = error.path().unwrap_or(root).to_owned();
+    let source = error
+        .into_io_error()
+        .unwrap_or_else(|| io::ErrorKind::Other.into());
+    Error::Io { path, source }
 }
 
 /// Part of something that can be read, as a thing of its own.

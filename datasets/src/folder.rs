@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use crate::error::first_ten;
-use crate::files::MAX_FILE_BYTES;
+use crate::files::{walk_error, MAX_FILE_BYTES};
 use crate::source::{decode_named, describe};
 use crate::split::{candidates, SPLITS};
 use crate::{Error, Image, Source, MAX_PIXELS};
@@ -213,13 +213,7 @@ fn image_paths(class: &Path, warnings: &mut Vec<String>) -> Result<Vec<String>, 
             Ok(entry) => entry,
             Err(e) if e.loop_ancestor().is_some() => continue,
             Err(e) if e.path().and_then(Path::file_name).is_some_and(is_hidden) => continue,
-            Err(e) => {
-                let path = e.path().unwrap_or(class).to_owned();
-                let source = e
-                    .into_io_error()
-                    .unwrap_or_else(|| std::io::ErrorKind::Other.into());
-                return Err(Error::Io { path, source });
-            }
+            Err(e) => return Err(walk_error(class, e)),
         };
         if !entry.file_type().is_file() || !is_image(entry.path()) {
             continue;

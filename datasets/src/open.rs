@@ -38,6 +38,13 @@ pub fn open_within(data: &str, split: &str, max_pixels: u64) -> Result<Arc<dyn S
         return Ok(Arc::new(Shapes::new(0, 32, 4096)));
     }
     let path = Path::new(data);
+    if let Some(name) = data.strip_prefix("hf://datasets/") {
+        let reason = format!(
+            "datasets on the Hub are not fetched; do so with \
+             'hf download {name} --repo-type dataset --local-dir DIR', then name DIR"
+        );
+        return Err(malformed(path, reason));
+    }
     if !path.exists() {
         return match shards(data) {
             Some(shards) => Ok(Arc::new(open_shards(shards?)?.with_max_pixels(max_pixels))),
@@ -102,7 +109,7 @@ fn open_folder(path: &Path, split: &str, max_pixels: u64) -> Result<Arc<dyn Sour
 #[cfg(feature = "parquet")]
 fn open_parquet(path: &Path, split: &str, max_pixels: u64) -> Result<Arc<dyn Source>, Error> {
     let files = if path.is_dir() {
-        crate::split::files_of(path, split, files_ending(path, "parquet"))?
+        crate::split::files_of(path, split, files_ending(path, "parquet")?)?
     } else {
         vec![path.to_owned()]
     };
@@ -112,7 +119,7 @@ fn open_parquet(path: &Path, split: &str, max_pixels: u64) -> Result<Arc<dyn Sou
 
 #[cfg(not(feature = "parquet"))]
 fn open_parquet(path: &Path, _: &str, _: u64) -> Result<Arc<dyn Source>, Error> {
-    let found = files_ending(path, "parquet").len();
+    let found = files_ending(path, "parquet")?.len();
     Err(malformed(
         path,
         format!("{found} Parquet files, but this program was built without the feature 'parquet'"),

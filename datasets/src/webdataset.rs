@@ -27,7 +27,7 @@ const MAX_LABEL_BYTES: u64 = 4096;
 /// or mislabelled unnoticed.
 pub fn open_webdataset(path: &Path, split: &str) -> Result<TarImages, Error> {
     let shards = if path.is_dir() {
-        files_of(path, split, files_ending(path, "tar"))?
+        files_of(path, split, files_ending(path, "tar")?)?
     } else {
         vec![path.to_owned()]
     };

@@ -554,6 +554,12 @@ fn what_is_no_dataset_is_explained() {
     let file = put(&dir, "notes.txt", b"hello");
     assert!(error(&file, "train").contains("notes.txt: not a dataset; expected a folder of"));
     assert!(error(&dir.path().join("none"), "train").contains("no such folder"));
+    let hub = open("hf://datasets/uoft-cs/cifar10", "train")
+        .err()
+        .unwrap();
+    assert!(hub
+        .to_string()
+        .contains("'hf download uoft-cs/cifar10 --repo-type dataset"));
     assert!(open("shapes", "train")
         .unwrap()
         .describe()

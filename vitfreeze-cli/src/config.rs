@@ -276,7 +276,7 @@ impl Config {
         or(&mut self.image_size, preset.image_size);
         or(&mut self.patch_size, preset.patch_size);
         or(&mut self.hog_bins, if preset.depth > 12 { 18 } else { 9 });
-        if self.data != "shapes" {
+        if self.data != "shapes" && !self.data.starts_with("hf://") {
             self.data = std::path::absolute(&self.data)
                 .map_err(|e| usage(format!("data '{}': {e}", self.data)))?
                 .to_string_lossy()
