@@ -61,12 +61,11 @@ pub fn resize(
         )));
     }
     let taps = |len: usize, to| Taps::new((0.0, len as f64), len, to, filter);
-    let rows = (crop.top..crop.top + crop.height).map(|y| {
-        let start = 3 * (y * image.width + crop.left);
-        &image.rgb[start..start + 3 * crop.width]
-    });
+    let rows: Vec<&[u8]> = (crop.top..crop.top + crop.height)
+        .map(|y| &image.rgb[3 * (y * image.width + crop.left)..][..3 * crop.width])
+        .collect();
     // Each pass rounds to 8 bits, so their order shows.
-    let rows = pass::across(rows, &taps(crop.width, width));
+    let rows = pass::across(&rows, &taps(crop.width, width));
     Ok(Image {
         width,
         height,
@@ -94,8 +93,10 @@ pub(crate) fn resize_window(
     let margin = filter.support() * step.max(1.0) + 1.0;
     let first = ((y.0 - margin).max(0.0) as usize).min(image.height - 1);
     let last = ((y.0 + y.1 + margin).ceil() as usize).clamp(first + 1, image.height);
-    let rows = (first..last).map(|y| &image.rgb[3 * y * image.width..][..3 * image.width]);
-    let rows = pass::across(rows, &Taps::new(x, image.width, window.width, filter));
+    let rows: Vec<&[u8]> = (first..last)
+        .map(|y| &image.rgb[3 * y * image.width..][..3 * image.width])
+        .collect();
+    let rows = pass::across(&rows, &Taps::new(x, image.width, window.width, filter));
     let taps = Taps::new(
         (y.0 - first as f64, y.1),
         last - first,

@@ -55,64 +55,131 @@ impl Taps {
         Self { starts, weights }
     }
 
-    /// (first pixel, weights) for each resized one.
-    fn iter(&self) -> impl Iterator<Item = (usize, &[f32])> {
-        let ends = self.starts.iter().skip(1).map(|&(_, begin)| begin);
-        let ends = ends.chain([self.weights.len()]);
-        let slices = self.starts.iter().zip(ends);
-        slices.map(|(&(first, begin), end)| (first, &self.weights[begin..end]))
+    /// Where the weights of resized pixel `i` end.
+    fn end(&self, i: usize) -> usize {
+        self.starts
+            .get(i + 1)
+            .map_or(self.weights.len(), |&(_, begin)| begin)
     }
 }
 
+/// What sums begin with: halves must be rounded up, as Pillow does, while the addition in [`to_byte`] rounds them to even.
+const UP: f32 = 1.0 / (1 << 15) as f32;
+
+/// The nearest byte. In a way that has a vector form: added to 2^23, a float's last bits are the nearest integer.
+#[inline(always)]
 fn to_byte(sum: f32) -> u8 {
-    sum.clamp(0.0, 255.0) as u8
+    (sum.clamp(0.0, 255.0) + (1 << 23) as f32).to_bits() as u8
 }
 
+/// Rows that are worked on together, so that a vector register is full: four pixels of three channels and one to spare.
+const ROWS: usize = 4;
+
 /// The pass along the rows, for some rows of RGB pixels: each becomes as long as there are `taps`.
-pub(super) fn across<'a>(rows: impl ExactSizeIterator<Item = &'a [u8]>, taps: &Taps) -> Vec<u8> {
+pub(super) fn across(rows: &[&[u8]], taps: &Taps) -> Vec<u8> {
     let stride = 3 * taps.starts.len();
     let mut out = vec![0; rows.len() * stride];
-    let mut line = Vec::new();
-    for (row, out) in rows.zip(out.chunks_exact_mut(stride)) {
-        pulp::Arch::new().dispatch(|| {
-            line.clear();
-            line.extend(row.iter().map(|&value| f32::from(value)));
-            // Pixels are read four floats at a time, of which the last belongs to the next one.
-            line.push(0.0);
-            for ((first, weights), to) in taps.iter().zip(out.chunks_exact_mut(3)) {
-                let mut sum = [0.5f32; 4];
-                let pixels = line[3 * first..].windows(4).step_by(3);
-                for (&weight, pixel) in weights.iter().zip(pixels) {
-                    for c in 0..4 {
-                        sum[c] += weight * pixel[c];
-                    }
-                }
-                for (to, sum) in to.iter_mut().zip(sum) {
-                    *to = to_byte(sum);
-                }
-            }
+    let mut pixels = vec![[0.0; 4 * ROWS]; rows.first().map_or(0, |row| row.len() / 3)];
+    for (rows, out) in rows.chunks(ROWS).zip(out.chunks_mut(ROWS * stride)) {
+        let last = rows[rows.len() - 1];
+        let row = |r: usize| rows.get(r).copied().unwrap_or(last);
+        pulp::Arch::new().dispatch(Across {
+            rows: [row(0), row(1), row(2), row(3)],
+            pixels: &mut pixels,
+            taps,
+            stride,
+            out,
         });
     }
     out
+}
+
+/// [`across`] for four rows. A type, and not a closure, because only then is it compiled for the instruction set.
+struct Across<'a> {
+    rows: [&'a [u8]; ROWS],
+    pixels: &'a mut [[f32; 4 * ROWS]],
+    taps: &'a Taps,
+    stride: usize,
+    /// Up to four rows.
+    out: &'a mut [u8],
+}
+
+impl pulp::NullaryFnOnce for Across<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let [a, b, c, d] = self.rows.map(|row| row.chunks_exact(3));
+        for ((((lanes, a), b), c), d) in self.pixels.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+            for channel in 0..3 {
+                lanes[channel] = f32::from(a[channel]);
+                lanes[4 + channel] = f32::from(b[channel]);
+                lanes[8 + channel] = f32::from(c[channel]);
+                lanes[12 + channel] = f32::from(d[channel]);
+            }
+        }
+        let mut x = 0;
+        for (i, &(first, begin)) in self.taps.starts.iter().enumerate() {
+            let weights = &self.taps.weights[begin..self.taps.end(i)];
+            let mut sums = [UP; 4 * ROWS];
+            for (&weight, pixel) in weights.iter().zip(&self.pixels[first..]) {
+                for lane in 0..4 * ROWS {
+                    sums[lane] += weight * pixel[lane];
+                }
+            }
+            let mut bytes = [0; 4 * ROWS];
+            for lane in 0..4 * ROWS {
+                bytes[lane] = to_byte(sums[lane]);
+            }
+            for (out, pixel) in self
+                .out
+                .chunks_exact_mut(self.stride)
+                .zip(bytes.chunks_exact(4))
+            {
+                out[x..x + 3].copy_from_slice(&pixel[..3]);
+            }
+            x += 3;
+        }
+    }
 }
 
 /// The pass down the columns of rows of `stride` bytes.
 pub(super) fn down(rows: &[u8], stride: usize, taps: &Taps) -> Vec<u8> {
     let mut out = vec![0; taps.starts.len() * stride];
     let mut sums = vec![0.0f32; stride];
-    for ((first, weights), out) in taps.iter().zip(out.chunks_exact_mut(stride)) {
-        pulp::Arch::new().dispatch(|| {
-            sums.fill(0.5);
-            let lines = rows[first * stride..].chunks_exact(stride);
-            for (line, &weight) in lines.zip(weights) {
-                for (sum, &value) in sums.iter_mut().zip(line) {
-                    *sum += weight * f32::from(value);
-                }
-            }
-            for (to, &sum) in out.iter_mut().zip(&sums) {
-                *to = to_byte(sum);
-            }
+    for (i, out) in out.chunks_exact_mut(stride).enumerate() {
+        let (first, begin) = taps.starts[i];
+        pulp::Arch::new().dispatch(Down {
+            rows: &rows[first * stride..],
+            weights: &taps.weights[begin..taps.end(i)],
+            sums: &mut sums,
+            out,
         });
     }
     out
+}
+
+/// [`down`] for one row of the result.
+struct Down<'a> {
+    rows: &'a [u8],
+    weights: &'a [f32],
+    sums: &'a mut [f32],
+    out: &'a mut [u8],
+}
+
+impl pulp::NullaryFnOnce for Down<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        self.sums.fill(UP);
+        for (row, &weight) in self.rows.chunks_exact(self.sums.len()).zip(self.weights) {
+            for (sum, &value) in self.sums.iter_mut().zip(row) {
+                *sum += weight * f32::from(value);
+            }
+        }
+        for (to, &sum) in self.out.iter_mut().zip(self.sums.iter()) {
+            *to = to_byte(sum);
+        }
+    }
 }
