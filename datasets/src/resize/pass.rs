@@ -4,6 +4,8 @@
 //! than a level. (fast_image_resize, with 16 bits, is at times off by two.) Multiplications and additions are left
 //! unfused, so that every instruction set gives the same bits.
 
+use wide::{f32x4, i32x4};
+
 use super::Interpolation;
 
 impl Interpolation {
@@ -63,84 +65,55 @@ impl Taps {
     }
 }
 
-/// What sums begin with: halves must be rounded up, as Pillow does, while the addition in [`to_byte`] rounds them to even.
+/// What sums begin with: halves must be rounded up, as Pillow does, while the conversions here round them to even.
 const UP: f32 = 1.0 / (1 << 15) as f32;
 
-/// The nearest byte. In a way that has a vector form: added to 2^23, a float's last bits are the nearest integer.
+/// The nearest byte. In a way that has a vector form: added to 1.5 x 2^23, a float's last bits are the nearest integer.
 #[inline(always)]
 fn to_byte(sum: f32) -> u8 {
-    (sum.clamp(0.0, 255.0) + (1 << 23) as f32).to_bits() as u8
+    const ROUND: f32 = 12_582_912.0;
+    let nearest = (sum + ROUND).to_bits() as i32 - ROUND.to_bits() as i32;
+    nearest.clamp(0, 255) as u8
 }
 
-/// Rows that are worked on together, so that a vector register is full: four pixels of three channels and one to spare.
+/// Rows that are worked on together: their weights are the same.
 const ROWS: usize = 4;
 
 /// The pass along the rows, for some rows of RGB pixels: each becomes as long as there are `taps`.
 pub(super) fn across(rows: &[&[u8]], taps: &Taps) -> Vec<u8> {
     let stride = 3 * taps.starts.len();
     let mut out = vec![0; rows.len() * stride];
-    let mut pixels = vec![[0.0; 4 * ROWS]; rows.first().map_or(0, |row| row.len() / 3)];
+    // A pixel is three floats of a vector, the fourth is not used.
+    let mut pixels: [Vec<f32x4>; ROWS] = Default::default();
     for (rows, out) in rows.chunks(ROWS).zip(out.chunks_mut(ROWS * stride)) {
         let last = rows[rows.len() - 1];
-        let row = |r: usize| rows.get(r).copied().unwrap_or(last);
-        pulp::Arch::new().dispatch(Across {
-            rows: [row(0), row(1), row(2), row(3)],
-            pixels: &mut pixels,
-            taps,
-            stride,
-            out,
-        });
+        for (r, pixels) in pixels.iter_mut().enumerate() {
+            let row = rows.get(r).unwrap_or(&last).chunks_exact(3);
+            pixels.clear();
+            pixels.extend(
+                row.map(|p| i32x4::new([p[0].into(), p[1].into(), p[2].into(), 0]).round_float()),
+            );
+        }
+        for (i, &(first, begin)) in taps.starts.iter().enumerate() {
+            let mut sums = [f32x4::splat(UP); ROWS];
+            let weights = &taps.weights[begin..taps.end(i)];
+            let row = |r: usize| pixels[r][first..][..weights.len()].iter();
+            let columns = row(0).zip(row(1)).zip(row(2)).zip(row(3));
+            for (&weight, (((a, b), c), d)) in weights.iter().zip(columns) {
+                let weight = f32x4::splat(weight);
+                sums[0] += *a * weight;
+                sums[1] += *b * weight;
+                sums[2] += *c * weight;
+                sums[3] += *d * weight;
+            }
+            for (out, sum) in out.chunks_exact_mut(stride).zip(sums) {
+                let sum = sum.fast_max(f32x4::ZERO).fast_min(f32x4::splat(255.0));
+                let [r, g, b, _] = sum.fast_round_int().to_array();
+                out[3 * i..3 * i + 3].copy_from_slice(&[r as u8, g as u8, b as u8]);
+            }
+        }
     }
     out
-}
-
-/// [`across`] for four rows. A type, and not a closure, because only then is it compiled for the instruction set.
-struct Across<'a> {
-    rows: [&'a [u8]; ROWS],
-    pixels: &'a mut [[f32; 4 * ROWS]],
-    taps: &'a Taps,
-    stride: usize,
-    /// Up to four rows.
-    out: &'a mut [u8],
-}
-
-impl pulp::NullaryFnOnce for Across<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        let [a, b, c, d] = self.rows.map(|row| row.chunks_exact(3));
-        for ((((lanes, a), b), c), d) in self.pixels.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-            for channel in 0..3 {
-                lanes[channel] = f32::from(a[channel]);
-                lanes[4 + channel] = f32::from(b[channel]);
-                lanes[8 + channel] = f32::from(c[channel]);
-                lanes[12 + channel] = f32::from(d[channel]);
-            }
-        }
-        let mut x = 0;
-        for (i, &(first, begin)) in self.taps.starts.iter().enumerate() {
-            let weights = &self.taps.weights[begin..self.taps.end(i)];
-            let mut sums = [UP; 4 * ROWS];
-            for (&weight, pixel) in weights.iter().zip(&self.pixels[first..]) {
-                for lane in 0..4 * ROWS {
-                    sums[lane] += weight * pixel[lane];
-                }
-            }
-            let mut bytes = [0; 4 * ROWS];
-            for lane in 0..4 * ROWS {
-                bytes[lane] = to_byte(sums[lane]);
-            }
-            for (out, pixel) in self
-                .out
-                .chunks_exact_mut(self.stride)
-                .zip(bytes.chunks_exact(4))
-            {
-                out[x..x + 3].copy_from_slice(&pixel[..3]);
-            }
-            x += 3;
-        }
-    }
 }
 
 /// The pass down the columns of rows of `stride` bytes.
@@ -159,7 +132,7 @@ pub(super) fn down(rows: &[u8], stride: usize, taps: &Taps) -> Vec<u8> {
     out
 }
 
-/// [`down`] for one row of the result.
+/// [`down`] for one row of the result. A type, and not a closure, because only then is it compiled for the instruction set.
 struct Down<'a> {
     rows: &'a [u8],
     weights: &'a [f32],
