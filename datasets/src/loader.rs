@@ -120,6 +120,12 @@ impl Loader {
                 )));
             }
         }
+        if config.repeats > 1 << 16 {
+            let repeats = config.repeats;
+            return Err(Error::InvalidArgument(format!(
+                "{repeats} repeats; expected at most 65536"
+            )));
+        }
         if config.prefetch > 1024 {
             let prefetch = config.prefetch;
             return Err(Error::InvalidArgument(format!(

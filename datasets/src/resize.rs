@@ -82,30 +82,49 @@ pub(crate) fn resize_window(
     filter: Interpolation,
 ) -> Result<Image, Error> {
     image.check()?;
-    let place = |from: usize, to: usize, start: usize, len: usize| {
-        let step = from as f64 / to as f64;
-        (start as f64 * step, len as f64 * step)
-    };
-    let x = place(image.width, width, window.left, window.width);
-    let y = place(image.height, height, window.top, window.height);
-    // The original's rows that the window depends on, and one more on either side for the roundings.
-    let step = image.height as f64 / height as f64;
-    let margin = filter.support() * step.max(1.0) + 1.0;
-    let first = ((y.0 - margin).max(0.0) as usize).min(image.height - 1);
-    let last = ((y.0 + y.1 + margin).ceil() as usize).clamp(first + 1, image.height);
-    let rows: Vec<&[u8]> = (first..last)
-        .map(|y| &image.rgb[3 * y * image.width..][..3 * image.width])
+    let x = Part::new(image.width, width, window.left, window.width, filter);
+    let y = Part::new(image.height, height, window.top, window.height, filter);
+    let rows: Vec<&[u8]> = (y.first..y.last)
+        .map(|y| &image.rgb[3 * (y * image.width + x.first)..][..3 * (x.last - x.first)])
         .collect();
-    let rows = pass::across(&rows, &Taps::new(x, image.width, window.width, filter));
-    let taps = Taps::new(
-        (y.0 - first as f64, y.1),
-        last - first,
-        window.height,
-        filter,
-    );
+    let rows = pass::across(&rows, &x.taps(window.width, filter));
+    let taps = y.taps(window.height, filter);
     Ok(Image {
         width: window.width,
         height: window.height,
         rgb: pass::down(&rows, 3 * window.width, &taps),
     })
+}
+
+/// What a window depends on, along one side of the original.
+struct Part {
+    /// Where the window lies, and how long it is, in pixels of the original.
+    start: f64,
+    len: f64,
+    /// The pixels that have an influence on it, and a few more.
+    first: usize,
+    last: usize,
+}
+
+impl Part {
+    /// For `len` of `to` pixels from `start` on, of a side of `from` pixels.
+    fn new(from: usize, to: usize, start: usize, len: usize, filter: Interpolation) -> Self {
+        let step = from as f64 / to as f64;
+        let (start, len) = (start as f64 * step, len as f64 * step);
+        // One more on either side for the roundings.
+        let margin = filter.support() * step.max(1.0) + 1.0;
+        let first = ((start - margin).max(0.0) as usize).min(from - 1);
+        let last = ((start + len + margin).ceil() as usize).clamp(first + 1, from);
+        Self {
+            start,
+            len,
+            first,
+            last,
+        }
+    }
+
+    fn taps(&self, to: usize, filter: Interpolation) -> Taps {
+        let place = (self.start - self.first as f64, self.len);
+        Taps::new(place, self.last - self.first, to, filter)
+    }
 }
