@@ -3,21 +3,24 @@
 use std::io::Cursor;
 use std::panic::catch_unwind;
 
+use image::codecs::bmp::BmpDecoder;
 use image::codecs::png::PngDecoder;
+use image::codecs::webp::WebPDecoder;
 use image::{ColorType, ImageDecoder, ImageError, Limits};
 use libjpeg_turbo_rs::{ColorSpace, DecodeLimits, Decoder, JpegError, PixelFormat};
 
 use crate::error::panic_message;
 use crate::Image;
 
-/// Larger images are refused from their header, before anything is allocated for them (Pillow's limit).
+/// Larger images are refused from their header, before anything is allocated for them (Pillow's limit), unless another
+/// limit is given.
 pub const MAX_PIXELS: u64 = 178_956_970;
 
 /// More scans than any real progressive JPEG has; a small file with thousands of them is an attack on our time.
 const MAX_SCANS: usize = 512;
 
-/// For what a PNG holds besides pixels (compressed texts and profiles).
-const MAX_PNG_EXTRAS: u64 = 64 << 20;
+/// For what a file holds besides pixels (compressed texts and profiles).
+const MAX_EXTRAS: u64 = 64 << 20;
 
 /// Why bytes are not an image we can use.
 #[derive(Debug, thiserror::Error)]
@@ -26,16 +29,18 @@ pub enum DecodeError {
     /// No bytes at all.
     #[error("empty file")]
     Empty,
-    /// Neither JPEG nor PNG.
-    #[error("neither JPEG nor PNG (first bytes {0:02x?})")]
+    /// None of the formats we know.
+    #[error("neither JPEG, PNG, WebP nor BMP (first bytes {0:02x?})")]
     UnknownFormat(Vec<u8>),
-    /// More than [`MAX_PIXELS`].
-    #[error("{width} x {height} pixels, more than the limit of {MAX_PIXELS}")]
+    /// More pixels than the limit.
+    #[error("{width} x {height} pixels, more than the limit of {limit}")]
     TooLarge {
         /// Width in the header.
         width: u64,
         /// Height in the header.
         height: u64,
+        /// The limit.
+        limit: u64,
     },
     /// The file ends before the image does.
     #[error("image file is truncated")]
@@ -46,47 +51,77 @@ pub enum DecodeError {
     /// A PNG that is damaged, or of a kind that is not supported.
     #[error("bad PNG: {0}")]
     Png(String),
+    /// A WebP that is damaged.
+    #[error("bad WebP: {0}")]
+    WebP(String),
+    /// A BMP that is damaged, or of a kind that is not supported.
+    #[error("bad BMP: {0}")]
+    Bmp(String),
 }
 
-/// Decodes a JPEG or PNG; which of the two, its first bytes say.
+/// Decodes a JPEG, PNG, WebP or BMP; which of these, its first bytes say.
 ///
 /// Pixels are those of Pillow's `convert("RGB")`: grey is repeated, palettes are looked up, alpha is dropped and not
-/// blended, CMYK is inverted as Adobe stores it. There are two differences. A damaged JPEG is an error where Pillow
-/// fills the rest with grey. And of 16-bit grey the high byte is taken, as Pillow does for 16-bit colour, where
-/// Pillow would clip all values to 255.
+/// blended, CMYK is inverted as Adobe stores it, a rotation in the EXIF data is not carried out. There are two
+/// differences. A damaged JPEG is an error where Pillow fills the rest with grey. And of 16-bit grey the high byte is
+/// taken, as Pillow does for 16-bit colour, where Pillow would clip all values to 255.
 pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
+    decode_within(bytes, MAX_PIXELS)
+}
+
+/// [`decode`] with another limit than [`MAX_PIXELS`].
+pub fn decode_within(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
+    let cursor = Cursor::new(bytes);
     match bytes {
         [] => Err(DecodeError::Empty),
         // A young decoder: should it panic on a strange file, that file is bad, and the training goes on.
-        [0xff, 0xd8, ..] => catch_unwind(|| decode_jpeg(bytes)).unwrap_or_else(|panic| {
-            Err(DecodeError::Jpeg(format!(
-                "decoder panicked: {}",
-                panic_message(&*panic)
-            )))
-        }),
-        [0x89, b'P', b'N', b'G', ..] => decode_png(bytes),
+        [0xff, 0xd8, ..] => {
+            catch_unwind(|| decode_jpeg(bytes, max_pixels)).unwrap_or_else(|panic| {
+                let panic = panic_message(&*panic);
+                Err(DecodeError::Jpeg(format!("decoder panicked: {panic}")))
+            })
+        }
+        [0x89, b'P', b'N', b'G', ..] => {
+            let mut limits = Limits::no_limits();
+            limits.max_alloc = Some(MAX_EXTRAS);
+            PngDecoder::with_limits(cursor, limits)
+                .map_err(|e| bad(e, DecodeError::Png))
+                .and_then(|decoder| read(decoder, max_pixels, DecodeError::Png))
+        }
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => {
+            WebPDecoder::new(cursor)
+                .map_err(|e| bad(e, DecodeError::WebP))
+                .and_then(|decoder| read(decoder, max_pixels, DecodeError::WebP))
+        }
+        [b'B', b'M', ..] => BmpDecoder::new(cursor)
+            .map_err(|e| bad(e, DecodeError::Bmp))
+            .and_then(|decoder| read(decoder, max_pixels, DecodeError::Bmp)),
         _ => Err(DecodeError::UnknownFormat(
             bytes.iter().take(4).copied().collect(),
         )),
     }
 }
 
-fn check_size(width: u64, height: u64) -> Result<(), DecodeError> {
-    if width.saturating_mul(height) > MAX_PIXELS {
-        return Err(DecodeError::TooLarge { width, height });
+fn check_size(width: u64, height: u64, limit: u64) -> Result<(), DecodeError> {
+    if width.saturating_mul(height) > limit {
+        return Err(DecodeError::TooLarge {
+            width,
+            height,
+            limit,
+        });
     }
     Ok(())
 }
 
-fn decode_jpeg(bytes: &[u8]) -> Result<Image, DecodeError> {
+fn decode_jpeg(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
     let limits = DecodeLimits {
-        max_pixels: MAX_PIXELS,
+        max_pixels,
         max_scans: MAX_SCANS,
         ..DecodeLimits::default()
     };
     let mut decoder = Decoder::new_with_limits(bytes, limits)?;
     let header = decoder.header();
-    check_size(header.width.into(), header.height.into())?;
+    check_size(header.width.into(), header.height.into(), max_pixels)?;
     if header.precision != 8 {
         return Err(DecodeError::Jpeg(format!(
             "{} bits a channel; only 8 are supported",
@@ -163,14 +198,15 @@ fn cmyk_to_rgb(inverted: &[u8]) -> Vec<u8> {
     rgb
 }
 
-fn decode_png(bytes: &[u8]) -> Result<Image, DecodeError> {
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MAX_PNG_EXTRAS);
-    let decoder = PngDecoder::with_limits(Cursor::new(bytes), limits)?;
+/// The pixels of a format that the `image` crate decodes; `kind` makes errors of that format.
+fn read(
+    decoder: impl ImageDecoder,
+    max_pixels: u64,
+    kind: fn(String) -> DecodeError,
+) -> Result<Image, DecodeError> {
     let (width, height) = decoder.dimensions();
-    check_size(width.into(), height.into())?;
-    let color = decoder.color_type();
-    let (channels, wide) = match color {
+    check_size(width.into(), height.into(), max_pixels)?;
+    let (channels, wide) = match decoder.color_type() {
         ColorType::L8 => (1, false),
         ColorType::La8 => (2, false),
         ColorType::Rgb8 => (3, false),
@@ -179,15 +215,11 @@ fn decode_png(bytes: &[u8]) -> Result<Image, DecodeError> {
         ColorType::La16 => (2, true),
         ColorType::Rgb16 => (3, true),
         ColorType::Rgba16 => (4, true),
-        other => {
-            return Err(DecodeError::Png(format!(
-                "pixels of type {other:?} are not supported"
-            )))
-        }
+        other => return Err(kind(format!("pixels of type {other:?} are not supported"))),
     };
     let (width, height) = (width as usize, height as usize);
     let mut data = vec![0; width * height * channels * if wide { 2 } else { 1 }];
-    decoder.read_image(&mut data)?;
+    decoder.read_image(&mut data).map_err(|e| bad(e, kind))?;
     if wide {
         // `image` hands out 16-bit values in the machine's own byte order.
         data = data
@@ -207,13 +239,11 @@ fn decode_png(bytes: &[u8]) -> Result<Image, DecodeError> {
     Ok(Image { width, height, rgb })
 }
 
-impl From<ImageError> for DecodeError {
-    fn from(error: ImageError) -> Self {
-        match error {
-            ImageError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Self::Truncated
-            }
-            other => Self::Png(other.to_string()),
+fn bad(error: ImageError, kind: fn(String) -> DecodeError) -> DecodeError {
+    match error {
+        ImageError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            DecodeError::Truncated
         }
+        other => kind(other.to_string()),
     }
 }

@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+/// What [`open`](crate::open) understands.
+const FORMS: &str = "a folder of class folders, CIFAR's binary archive, the folder of ILSVRC2012_img_*.tar, WebDataset \
+                     shards (*.tar), Parquet files (*.parquet) or a cache (vitfreeze data cache)";
+
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -30,11 +34,11 @@ pub enum Error {
     NoClasses(PathBuf),
 
     /// There are class folders, but not one image in them.
-    #[error("{path}: no images in its class folders; expected files ending in .jpg, .jpeg, .jpe or .png", path = .0.display())]
+    #[error("{path}: no images in its class folders; expected files ending in .jpg, .jpeg, .jpe, .png, .webp or .bmp", path = .0.display())]
     NoImages(PathBuf),
 
     /// Some class folders are empty while others are not.
-    #[error("{path}: no images in class folder {classes}; add images (.jpg, .jpeg, .jpe, .png) or remove it", path = .path.display())]
+    #[error("{path}: no images in class folder {classes}; add images (.jpg, .jpeg, .jpe, .png, .webp, .bmp) or remove it", path = .path.display())]
     EmptyClasses {
         /// The folder that holds the class folders.
         path: PathBuf,
@@ -51,7 +55,20 @@ pub enum Error {
         source: std::io::Error,
     },
 
-    /// A file or folder name is not valid UTF-8.
+    /// An archive, shard or cache that is not what it should be.
+    #[error("{path}: {reason}", path = .path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
+
+    /// Nothing that could be a dataset.
+    #[error("{path}: not a dataset; expected {FORMS}", path = .0.display())]
+    NotADataset(PathBuf),
+
+    /// The name of a class folder is not valid UTF-8.
     #[error("{path}: name is not valid UTF-8; rename it", path = .0.display())]
     NotUtf8(PathBuf),
 

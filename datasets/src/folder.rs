@@ -8,21 +8,18 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use crate::error::first_ten;
-use crate::source::thousands;
-use crate::{decode, Error, Image, Source};
+use crate::files::{walk_error, MAX_FILE_BYTES};
+use crate::source::{decode_named, describe};
+use crate::split::{candidates, SPLITS};
+use crate::{Error, Image, Source, MAX_PIXELS};
 
 /// Files that are taken for images. What they really hold is seen when they are decoded.
-const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "jpe", "png"];
-
-/// Names under which datasets keep their parts.
-const SPLITS: [&str; 5] = ["train", "val", "valid", "validation", "test"];
-
-/// Larger files are not read: no photo in a training set comes near.
-const MAX_FILE_BYTES: u64 = 256 << 20;
+const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "jpe", "png", "webp", "bmp"];
 
 /// `<dir>/<split>/<class>/.../<image>`, the layout of torchvision's `ImageFolder`, in the same order.
 ///
-/// Classes are the sorted names of the folders; images are sorted within their class. Hidden files, and files beside
+/// Validation images may be in `val`, `valid`, `validation` or `test`. Classes are the sorted names of the folders;
+/// images are sorted within their class. What a file holds, its bytes say, not its name. Hidden files, and files beside
 /// the class folders, are ignored. Links are followed, but not in circles.
 #[derive(Debug)]
 pub struct ImageFolder {
@@ -34,6 +31,8 @@ pub struct ImageFolder {
     paths: String,
     /// Where in `paths` each one ends.
     path_ends: Vec<usize>,
+    warnings: Vec<String>,
+    max_pixels: u64,
 }
 
 impl ImageFolder {
@@ -50,9 +49,11 @@ impl ImageFolder {
             class_ends: vec![],
             paths: String::new(),
             path_ends: vec![],
+            warnings: vec![],
+            max_pixels: MAX_PIXELS,
         };
         for class in &folder.classes {
-            for path in image_paths(&folder.root.join(class))? {
+            for path in image_paths(&folder.root.join(class), &mut folder.warnings)? {
                 folder.paths.push_str(&path);
                 folder.path_ends.push(folder.paths.len());
             }
@@ -62,6 +63,12 @@ impl ImageFolder {
         folder.path_ends.shrink_to_fit();
         folder.check_classes()?;
         Ok(folder)
+    }
+
+    /// Refuses images of more pixels than this instead of [`MAX_PIXELS`].
+    pub fn with_max_pixels(mut self, max_pixels: u64) -> Self {
+        self.max_pixels = max_pixels;
+        self
     }
 
     /// The path of image `index`.
@@ -126,13 +133,7 @@ impl Source for ImageFolder {
     }
 
     fn image(&self, index: usize) -> Result<Image, Error> {
-        let image = self
-            .read(index)
-            .and_then(|bytes| decode(&bytes).map_err(|e| e.to_string()));
-        image.map_err(|reason| Error::Image {
-            name: self.name(index),
-            reason,
-        })
+        decode_named(self.read(index), self.max_pixels, || self.name(index))
     }
 
     fn name(&self, index: usize) -> String {
@@ -140,11 +141,11 @@ impl Source for ImageFolder {
     }
 
     fn describe(&self) -> String {
-        let (images, classes) = (thousands(self.len()), thousands(self.classes.len()));
-        format!(
-            "{}, {images} images, {classes} classes",
-            self.root.display()
-        )
+        describe("ImageFolder", self)
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 }
 
@@ -156,9 +157,9 @@ fn split_folder(dir: &Path, split: &str) -> Result<PathBuf, Error> {
     if !dir.is_dir() {
         return Err(Error::NotAFolder(dir.to_owned()));
     }
-    let folder = dir.join(split);
-    if folder.is_dir() {
-        return Ok(folder);
+    let names = candidates(split);
+    if let Some(name) = names.into_iter().find(|name| dir.join(name).is_dir()) {
+        return Ok(dir.join(name));
     }
     // Without this check "val" of a dataset that has only "train" would become a dataset of one class, "train".
     let found: Vec<&str> = SPLITS
@@ -199,7 +200,9 @@ fn class_names(root: &Path) -> Result<Vec<String>, Error> {
 }
 
 /// Sorted paths of the images below `class`, relative to it, with `/` between parts.
-fn image_paths(class: &Path) -> Result<Vec<String>, Error> {
+///
+/// A file whose name is not UTF-8 is left out with a warning.
+fn image_paths(class: &Path, warnings: &mut Vec<String>) -> Result<Vec<String>, Error> {
     let mut paths = Vec::new();
     let walk = WalkDir::new(class).min_depth(1).follow_links(true);
     for entry in walk
@@ -210,24 +213,20 @@ fn image_paths(class: &Path) -> Result<Vec<String>, Error> {
             Ok(entry) => entry,
             Err(e) if e.loop_ancestor().is_some() => continue,
             Err(e) if e.path().and_then(Path::file_name).is_some_and(is_hidden) => continue,
-            Err(e) => {
-                let path = e.path().unwrap_or(class).to_owned();
-                let source = e
-                    .into_io_error()
-                    .unwrap_or_else(|| std::io::ErrorKind::Other.into());
-                return Err(Error::Io { path, source });
-            }
+            Err(e) => return Err(walk_error(class, e)),
         };
         if !entry.file_type().is_file() || !is_image(entry.path()) {
             continue;
         }
         let relative = entry.path().strip_prefix(class).unwrap_or(entry.path());
         let parts: Option<Vec<&str>> = relative.iter().map(OsStr::to_str).collect();
-        paths.push(
-            parts
-                .ok_or_else(|| Error::NotUtf8(entry.path().to_owned()))?
-                .join("/"),
-        );
+        match parts {
+            Some(parts) => paths.push(parts.join("/")),
+            None => warnings.push(format!(
+                "left out {}: its name is not valid UTF-8; rename it",
+                entry.path().display()
+            )),
+        }
     }
     // As torchvision: folder by folder, and in each the files by name.
     paths.sort_unstable_by(|a, b| {

@@ -2,24 +2,55 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod cache;
+mod cifar;
 mod decode;
 mod error;
+mod files;
 mod folder;
+mod ilsvrc;
 mod loader;
+mod mat;
+mod mixup;
 mod normalize;
+mod open;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod resize;
 pub mod rng;
 mod shapes;
 mod source;
+mod split;
+mod tar_images;
 mod transform;
+mod webdataset;
 
-pub use decode::{decode, DecodeError, MAX_PIXELS};
+pub use cache::{write_cache, CacheFile};
+pub use cifar::Cifar;
+pub use decode::{decode, decode_within, DecodeError, MAX_PIXELS};
 pub use error::Error;
 pub use folder::ImageFolder;
+pub use ilsvrc::open_ilsvrc;
 pub use loader::{Batch, Batches, Loader, LoaderConfig, Skipped};
+pub use mixup::{MixMode, Mixup};
 pub use normalize::{Normalize, IMAGENET_MEAN, IMAGENET_STD};
+pub use open::{open, open_within};
+#[cfg(feature = "parquet")]
+pub use parquet::ParquetImages;
 pub use rand_chacha::ChaCha8Rng;
 pub use resize::{resize, CropBox, Interpolation};
 pub use shapes::Shapes;
 pub use source::{Image, Source};
-pub use transform::{EvalTransform, PretrainTransform, RandomResizedCrop};
+pub use tar_images::TarImages;
+pub use transform::{
+    turn_hue, ColorJitter, Drawn, EraseFill, EvalTransform, FinetuneTransform, Geometry, Op,
+    PretrainTransform, RandAugment, RandomErasing, RandomResizedCrop, Transform,
+};
+pub use webdataset::open_webdataset;
+
+/// Entry points for the fuzzer.
+#[doc(hidden)]
+pub mod fuzz {
+    pub use crate::cifar::fuzz_cifar as cifar;
+    pub use crate::webdataset::fuzz_webdataset as webdataset;
+}

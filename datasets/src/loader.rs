@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::first_ten;
-use crate::{Error, PretrainTransform, Source};
+use crate::{Error, Source, Transform};
 
 pub use batches::Batches;
 
-/// How to load. Only `batch_size` and `seed` decide what is loaded; the rest is speed.
+/// How to load. `threads` and `prefetch` are speed alone; everything else decides what is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoaderConfig {
     /// Images in a batch.
@@ -22,6 +22,35 @@ pub struct LoaderConfig {
     pub threads: usize,
     /// Batches that are prepared while one is in use.
     pub prefetch: usize,
+    /// Whether each epoch has an order of its own; else it is the dataset's.
+    pub shuffle: bool,
+    /// Repeated augmentation (arXiv 1901.09335): how often an image comes in an epoch, each time augmented differently.
+    /// An epoch is as long as ever, so only one image in so many takes part in it.
+    pub repeats: usize,
+    /// Whether the last, shorter batch of an epoch is kept; training drops it, an evaluation must not.
+    pub keep_last: bool,
+    /// Which of the processes this one is, from 0, when several share the data.
+    pub rank: usize,
+    /// How many processes share the data. Their batches together are that of one process with a batch so many times as
+    /// large: every `ranks`-th of its images, from `rank` on.
+    pub ranks: usize,
+}
+
+impl Default for LoaderConfig {
+    /// Batches of 64, shuffled, one thread, two batches ahead, the last one dropped, one process.
+    fn default() -> Self {
+        Self {
+            batch_size: 64,
+            seed: 0,
+            threads: 1,
+            prefetch: 2,
+            shuffle: true,
+            repeats: 1,
+            keep_last: false,
+            rank: 0,
+            ranks: 1,
+        }
+    }
 }
 
 /// One batch: B images of S x S pixels.
@@ -53,8 +82,7 @@ pub struct Skipped {
 /// Reads, augments and batches a dataset.
 ///
 /// The order of an epoch is a function of (seed, epoch), the augmentation of an image one of (seed, epoch, index), so
-/// any number of threads gives the same bytes, and a stream can begin at any batch. The last, partial batch of an
-/// epoch is dropped.
+/// any number of threads gives the same bytes, and a stream can begin at any batch.
 ///
 /// An image that cannot be read is replaced by the next in the dataset, and listed in [`Loader::skipped`]. If more
 /// than 1 % of the dataset is like that, the stream ends with [`Error::TooManyBad`].
@@ -65,22 +93,26 @@ pub struct Loader {
 /// What the loader, its streams and their workers have in common.
 struct Shared {
     source: Arc<dyn Source>,
-    transform: PretrainTransform,
+    transform: Box<dyn Transform>,
     config: LoaderConfig,
     skipped: Mutex<BTreeMap<usize, Skipped>>,
+    /// Memory of batches that are no longer needed.
+    buffers: Mutex<Vec<Vec<f32>>>,
 }
 
 impl Loader {
     /// Checks the settings; nothing is read yet.
     pub fn new(
         source: Arc<dyn Source>,
-        transform: PretrainTransform,
+        transform: impl Transform + 'static,
         config: LoaderConfig,
     ) -> Result<Self, Error> {
         transform.check()?;
         for (name, value) in [
             ("batch size", config.batch_size),
             ("loader threads", config.threads),
+            ("repeats", config.repeats),
+            ("ranks", config.ranks),
         ] {
             if value == 0 {
                 return Err(Error::InvalidArgument(format!(
@@ -88,27 +120,40 @@ impl Loader {
                 )));
             }
         }
+        if config.repeats > 1 << 16 {
+            let repeats = config.repeats;
+            return Err(Error::InvalidArgument(format!(
+                "{repeats} repeats; expected at most 65536"
+            )));
+        }
         if config.prefetch > 1024 {
             let prefetch = config.prefetch;
             return Err(Error::InvalidArgument(format!(
                 "{prefetch} batches to prefetch; expected at most 1024"
             )));
         }
-        let (batch_size, len) = (config.batch_size, source.len());
-        if batch_size > len {
+        if config.rank >= config.ranks {
+            let (rank, ranks) = (config.rank, config.ranks);
+            return Err(Error::InvalidArgument(format!(
+                "rank {rank}; expected less than the {ranks} ranks"
+            )));
+        }
+        let (batch_size, len) = (config.batch_size.saturating_mul(config.ranks), source.len());
+        if len == 0 || (batch_size > len && !config.keep_last) {
             return Err(Error::BatchTooLarge { batch_size, len });
         }
         Ok(Self {
             shared: Arc::new(Shared {
                 source,
-                transform,
+                transform: Box::new(transform),
                 config,
                 skipped: Mutex::default(),
+                buffers: Mutex::default(),
             }),
         })
     }
 
-    /// Whole batches in an epoch.
+    /// Batches in an epoch.
     pub fn batches_per_epoch(&self) -> usize {
         self.shared.batches_per_epoch()
     }
@@ -131,7 +176,17 @@ impl Loader {
 
 impl Shared {
     fn batches_per_epoch(&self) -> usize {
-        self.source.len() / self.config.batch_size
+        let (len, all) = (self.source.len(), self.together());
+        if self.config.keep_last {
+            len.div_ceil(all)
+        } else {
+            len / all
+        }
+    }
+
+    /// Images in the batches of all ranks together.
+    fn together(&self) -> usize {
+        self.config.batch_size.saturating_mul(self.config.ranks)
     }
 
     /// Notes a bad image; an error once there are too many.

@@ -70,6 +70,42 @@ pub fn normal(rng: &mut ChaCha8Rng) -> f32 {
     (radius * libm::cos(angle)) as f32
 }
 
+/// A value of Beta(alpha, alpha), from two gamma variates; 0.5 for an alpha that is not positive.
+pub fn beta(rng: &mut ChaCha8Rng, alpha: f64) -> f64 {
+    let (x, y) = (gamma(rng, alpha), gamma(rng, alpha));
+    let share = x / (x + y);
+    // Both underflow when alpha is tiny.
+    if share.is_nan() {
+        0.5
+    } else {
+        share
+    }
+}
+
+/// A value of Gamma(shape, 1) (Marsaglia and Tsang, 2000); shapes below 1 by Gamma(shape + 1) u^(1/shape).
+fn gamma(rng: &mut ChaCha8Rng, shape: f64) -> f64 {
+    if shape.is_nan() || shape <= 0.0 {
+        return 0.0;
+    }
+    if shape < 1.0 {
+        let factor = libm::pow(1.0 - uniform_f64(rng), 1.0 / shape);
+        return factor * gamma(rng, shape + 1.0);
+    }
+    let d = shape - 1.0 / 3.0;
+    let c = 1.0 / (9.0 * d).sqrt();
+    loop {
+        let x = f64::from(normal(rng));
+        let v = 1.0 + c * x;
+        if v <= 0.0 {
+            continue;
+        }
+        let v = v * v * v;
+        if libm::log(1.0 - uniform_f64(rng)) < 0.5 * x * x + d - d * v + d * libm::log(v) {
+            return d * v;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,8 @@
 //! Where images come from.
 
-use crate::Error;
+use std::collections::BTreeMap;
+
+use crate::{decode_within, Error};
 
 /// A decoded image: RGB, 8 bits a channel, row after row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +16,14 @@ pub struct Image {
 }
 
 impl Image {
+    /// Exchanges left and right.
+    pub(crate) fn mirror(&mut self) {
+        for row in self.rgb.chunks_exact_mut(3 * self.width.max(1)) {
+            row.reverse();
+            row.chunks_exact_mut(3).for_each(<[u8]>::reverse);
+        }
+    }
+
     /// An error if the image has no pixels or its buffer does not fit its size.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let bytes = self
@@ -56,8 +66,38 @@ pub trait Source: Send + Sync {
     /// What to call image `index` in messages: a path, or "shapes #17".
     fn name(&self, index: usize) -> String;
 
-    /// The dataset in one line, such as "/data/cifar/train, 50 000 images, 10 classes".
+    /// The dataset in one line, such as "ImageFolder, 50 000 images, 10 classes".
     fn describe(&self) -> String;
+
+    /// What was left out when the dataset was opened, and what looks odd in it; a line each.
+    fn warnings(&self) -> &[String] {
+        &[]
+    }
+
+    /// The label of each class name, as torchvision's `class_to_idx`.
+    fn class_to_idx(&self) -> BTreeMap<&str, usize> {
+        let classes = self.classes().iter().enumerate();
+        classes.map(|(i, name)| (name.as_str(), i)).collect()
+    }
+}
+
+/// What [`Source::describe`] says of a source of this kind.
+pub(crate) fn describe(kind: &str, source: &dyn Source) -> String {
+    let (images, classes) = (thousands(source.len()), thousands(source.classes().len()));
+    format!("{kind}, {images} images, {classes} classes")
+}
+
+/// Decodes what was read of an image, and puts its name to any error.
+pub(crate) fn decode_named(
+    bytes: Result<Vec<u8>, String>,
+    max_pixels: u64,
+    name: impl FnOnce() -> String,
+) -> Result<Image, Error> {
+    let image = bytes.and_then(|b| decode_within(&b, max_pixels).map_err(|e| e.to_string()));
+    image.map_err(|reason| Error::Image {
+        name: name(),
+        reason,
+    })
 }
 
 /// `n` with a space between groups of three digits.

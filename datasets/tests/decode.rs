@@ -120,7 +120,7 @@ fn what_is_no_image_is_named() {
     assert_eq!(message(b""), "empty file");
     assert_eq!(
         message(b"GIF89a"),
-        "neither JPEG nor PNG (first bytes [47, 49, 46, 38])"
+        "neither JPEG, PNG, WebP nor BMP (first bytes [47, 49, 46, 38])"
     );
     assert_eq!(message(&[0xff, 0xd8]), "image file is truncated");
     assert!(message(&[0xff, 0xd8, 0xff, 0xd9]).starts_with("bad JPEG"));

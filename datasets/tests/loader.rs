@@ -7,6 +7,7 @@ use std::sync::Arc;
 use datasets::rng::{permutation, rng};
 use datasets::{
     Batch, Error, Image, Loader, LoaderConfig, Normalize, PretrainTransform, Shapes, Source,
+    Transform,
 };
 
 const CONFIG: LoaderConfig = LoaderConfig {
@@ -14,6 +15,11 @@ const CONFIG: LoaderConfig = LoaderConfig {
     seed: 7,
     threads: 2,
     prefetch: 2,
+    shuffle: true,
+    repeats: 1,
+    keep_last: false,
+    rank: 0,
+    ranks: 1,
 };
 
 /// `len` small images, of which some cannot be read.
@@ -139,7 +145,8 @@ fn an_image_is_augmented_by_its_own_generator() {
         let mut out = vec![0.0; 3 * 8 * 8];
         let from = source.image(index as usize).unwrap();
         transform
-            .apply(&from, &mut rng(7, "augment", 3, index), &mut out)
+            .draw(&from, &mut rng(7, "augment", 3, index))
+            .and_then(|d| d.write(&transform.normalize, &mut out))
             .unwrap();
         assert_eq!(image, out);
     }
@@ -327,4 +334,121 @@ fn impossible_settings_are_explained() {
     ] {
         assert!(error(CONFIG, bad).contains("expected"));
     }
+}
+
+fn indices(batches: &[Batch]) -> Vec<u64> {
+    batches.iter().flat_map(|b| b.indices.clone()).collect()
+}
+
+#[test]
+fn an_evaluation_sees_each_image_once_in_order() {
+    let config = LoaderConfig {
+        shuffle: false,
+        keep_last: true,
+        ..CONFIG
+    };
+    let loader = loader(fake(30, &[]), config);
+    assert_eq!(loader.batches_per_epoch(), 8);
+    let batches = take(&loader, 0, 0, 9);
+    assert_eq!(indices(&batches[..8]), (0..30).collect::<Vec<_>>());
+    assert_eq!(
+        (batches[7].labels.len(), batches[7].images.len()),
+        (2, 2 * 192)
+    );
+    assert_eq!((batches[8].epoch, batches[8].batch), (1, 0));
+    assert_eq!(&take(&loader, 0, 7, 1)[0], &batches[7]);
+}
+
+#[test]
+fn ranks_share_the_batch_of_one_process() {
+    for keep_last in [false, true] {
+        let one = loader(
+            fake(31, &[]),
+            LoaderConfig {
+                batch_size: 12,
+                keep_last,
+                ..CONFIG
+            },
+        );
+        let ranks: Vec<Vec<Batch>> = (0..3)
+            .map(|rank| {
+                let config = LoaderConfig {
+                    rank,
+                    ranks: 3,
+                    keep_last,
+                    ..CONFIG
+                };
+                let loader = loader(fake(31, &[]), config);
+                assert_eq!(loader.batches_per_epoch(), one.batches_per_epoch());
+                take(&loader, 0, 0, 5)
+            })
+            .collect();
+        for (b, whole) in take(&one, 0, 0, 5).iter().enumerate() {
+            for (i, image) in whole.images.chunks_exact(192).enumerate() {
+                let part = &ranks[i % 3][b];
+                assert_eq!(part.indices[i / 3], whole.indices[i]);
+                assert_eq!(&part.images[i / 3 * 192..][..192], image);
+            }
+            let together: usize = ranks.iter().map(|r| r[b].labels.len()).sum();
+            assert_eq!(together, whole.labels.len());
+        }
+    }
+    // Nothing may be left for a rank.
+    let config = LoaderConfig {
+        batch_size: 2,
+        rank: 2,
+        ranks: 3,
+        keep_last: true,
+        ..CONFIG
+    };
+    assert!(take(&loader(fake(8, &[]), config), 0, 1, 1)[0]
+        .images
+        .is_empty());
+}
+
+#[test]
+fn repeated_images_are_augmented_anew() {
+    let with = |threads| {
+        let config = LoaderConfig {
+            repeats: 3,
+            threads,
+            ..CONFIG
+        };
+        take(&loader(fake(30, &[]), config), 0, 0, 8)
+    };
+    let batches = with(1);
+    assert_eq!(batches, with(7));
+    let order = permutation(&mut rng(7, "shuffle", 0, 0), 30);
+    let expected: Vec<u64> = (0..28).map(|p| order[p / 3] as u64).collect();
+    assert_eq!(indices(&batches[..7]), expected);
+    let images: Vec<&[f32]> = batches
+        .iter()
+        .flat_map(|b| b.images.chunks_exact(192))
+        .collect();
+    assert!(images[0] != images[1] && images[1] != images[2] && images[0] != images[2]);
+    // The first of them is the one that comes without repetition.
+    let plain = take(&loader(fake(30, &[]), CONFIG), 0, 0, 1);
+    assert_eq!(images[0], &plain[0].images[..192]);
+}
+
+#[test]
+fn returned_memory_is_used_again() {
+    let loader = loader(
+        fake(30, &[]),
+        LoaderConfig {
+            threads: 1,
+            prefetch: 0,
+            ..CONFIG
+        },
+    );
+    let expected = take(&loader, 0, 0, 12);
+    let mut batches = loader.stream(0, 0);
+    let mut places = BTreeSet::new();
+    for expected in expected {
+        let batch = batches.next().unwrap().unwrap();
+        assert_eq!(batch, expected);
+        places.insert(batch.images.as_ptr() as usize);
+        batches.recycle(batch.images);
+    }
+    assert_eq!(places.len(), 1);
 }

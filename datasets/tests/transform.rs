@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use datasets::rng::rng;
-use datasets::{decode, resize, CropBox, Image, PretrainTransform, RandomResizedCrop};
-use datasets::{EvalTransform, Interpolation, Normalize, IMAGENET_MEAN, IMAGENET_STD};
+use datasets::{decode, resize, CropBox, Image, PretrainTransform, RandomResizedCrop, Transform};
+use datasets::{Interpolation, Normalize, IMAGENET_MEAN, IMAGENET_STD};
 
 const TORCHVISION: RandomResizedCrop = RandomResizedCrop {
     size: 32,
@@ -185,14 +185,17 @@ fn any_image_can_be_transformed() {
         for index in 0..20 {
             let image = gradient(width, height);
             transform
-                .apply(&image, &mut rng(0, "augment", 0, index), &mut out)
+                .draw(&image, &mut rng(0, "augment", 0, index))
+                .and_then(|d| d.write(&transform.normalize, &mut out))
                 .unwrap();
             assert!(out.iter().all(|v| v.is_finite()));
         }
     }
     let mut short = vec![0.0; 5];
-    assert!(transform
-        .apply(&gradient(4, 4), &mut rng(0, "augment", 0, 0), &mut short)
+    let drawn = transform.draw(&gradient(4, 4), &mut rng(0, "augment", 0, 0));
+    assert!(drawn
+        .unwrap()
+        .write(&transform.normalize, &mut short)
         .is_err());
     let empty = Image {
         width: 0,
@@ -200,7 +203,8 @@ fn any_image_can_be_transformed() {
         rgb: vec![],
     };
     assert!(transform
-        .apply(&empty, &mut rng(0, "augment", 0, 0), &mut out)
+        .draw(&empty, &mut rng(0, "augment", 0, 0))
+        .and_then(|d| d.write(&transform.normalize, &mut out))
         .is_err());
 }
 
@@ -236,7 +240,7 @@ fn half_of_the_images_are_mirrored() {
                 transform
                     .draw(&image, &mut rng(0, "augment", 0, i))
                     .unwrap()
-                    .1
+                    .flip
             })
             .count()
     };

@@ -59,7 +59,7 @@ fn resizing_is_within_one_of_the_goldens() {
         let size = (expected.width, expected.height);
         let resized = resize(&image, whole(&image), size, filter(kind)).unwrap();
         let (off, equal) = compare(&resized.rgb, &expected.rgb);
-        assert!(off <= 2 && equal > 0.99, "{name}: {off}, {equal}");
+        assert!(off <= 1 && equal > 0.99, "{name}: {off}, {equal}");
         cases += 1;
     }
     assert_eq!(cases, 8);
@@ -88,7 +88,7 @@ fn eval_is_that_of_timm() {
             "{stem}"
         );
         let (off, equal) = compare(&got.rgb, &expected.rgb);
-        assert!(off <= 2 && equal > 0.98, "{stem}: {off}, {equal}");
+        assert!(off <= 1 && equal > 0.98, "{stem}: {off}, {equal}");
 
         let mut out = vec![0.0; got.rgb.len()];
         transform.apply(&image, &mut out).unwrap();
@@ -167,7 +167,7 @@ fn photos_are_those_of_torchvision() {
         let expected = goldens.tensor(&format!("{i}.eval_u8")).unwrap();
         let (off, equal) = compare(&crop.rgb, expected.data());
         println!("{name} eval: off by {off}, {equal:.5} equal");
-        assert!(off <= 2, "{name}: {off}");
+        assert!(off <= 1, "{name}: {off}");
         for (k, corners) in info["rrc_boxes"].as_array().unwrap().iter().enumerate() {
             let n = |c: usize| corners[c].as_u64().unwrap() as usize;
             let corners = CropBox {
@@ -180,7 +180,7 @@ fn photos_are_those_of_torchvision() {
             let expected = goldens.tensor(&format!("{i}.rrc{k}_u8")).unwrap();
             let (off, equal) = compare(&part.rgb, expected.data());
             println!("{name} rrc{k}: off by {off}, {equal:.5} equal");
-            assert!(off <= 2, "{name}: {off}");
+            assert!(off <= 1, "{name}: {off}");
         }
     }
     let mut out = vec![0.0; 3 * 224 * 224];

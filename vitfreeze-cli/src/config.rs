@@ -102,8 +102,9 @@ const FREE_KEYS: [&str; 4] = ["data", "threads", "device", "save-every"];
 #[derive(Debug, Clone, Default, clap::Args, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Flags {
-    /// Folder of images: one folder per class, or train/ with them inside; 'shapes' = drawn by the program [default: shapes]
-    #[arg(long, value_name = "DIR", help_heading = "Data")]
+    /// Dataset: folder of class folders (or train/ with them inside), CIFAR, ILSVRC2012 or WebDataset tars, Parquet files, a cache
+    /// ('vitfreeze data --help'); 'shapes' = drawn by the program [default: shapes]
+    #[arg(long, value_name = "SRC", help_heading = "Data")]
     pub data: Option<String>,
     /// Number of images of 'shapes' [default: 4096]
     #[arg(long, value_name = "N", help_heading = "Data")]
@@ -276,7 +277,7 @@ impl Config {
         or(&mut self.image_size, preset.image_size);
         or(&mut self.patch_size, preset.patch_size);
         or(&mut self.hog_bins, if preset.depth > 12 { 18 } else { 9 });
-        if self.data != "shapes" {
+        if self.data != "shapes" && !self.data.starts_with("hf://") {
             self.data = std::path::absolute(&self.data)
                 .map_err(|e| usage(format!("data '{}': {e}", self.data)))?
                 .to_string_lossy()

@@ -10,13 +10,18 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 /// Exit code after an interrupt, as shells expect it: 128 + SIGINT.
 pub const EXIT_CODE: u8 = 130;
 
-/// Starts listening for SIGINT, SIGTERM and SIGHUP.
+/// Starts listening for SIGINT, SIGTERM and SIGHUP, for a loop that saves at the end of its step.
 pub fn listen() -> Result<()> {
-    ctrlc::set_handler(|| {
+    listen_saying("finishing this step, then saving")
+}
+
+/// The same, with what to say when it happens.
+pub fn listen_saying(what: &'static str) -> Result<()> {
+    ctrlc::set_handler(move || {
         if ASKED.swap(true, Ordering::SeqCst) {
             std::process::exit(i32::from(EXIT_CODE));
         }
-        note("\ninterrupted: finishing this step, then saving (again to stop at once)");
+        note(format!("\ninterrupted: {what} (again to stop at once)"));
     })
     .context("cannot listen for ctrl-C")
 }

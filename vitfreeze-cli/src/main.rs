@@ -8,6 +8,7 @@ mod classify;
 mod config;
 mod convert;
 mod costs;
+mod data;
 mod device;
 mod embed;
 mod folder;
@@ -55,6 +56,8 @@ enum Command {
     Embed(embed::Args),
     /// Name the likeliest classes of images
     Classify(classify::Args),
+    /// Look at a dataset, cache it, time its loader
+    Data(data::Args),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Classify(args) => classify::run(args),
+        Command::Data(args) => data::run(args),
     };
     match result {
         Ok(code) => code,

@@ -1,6 +1,6 @@
 //! `vitfreeze pretrain`: LocalMIM under FreezeOut.
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{anyhow, bail, Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
-use datasets::{ImageFolder, Loader, LoaderConfig, PretrainTransform, Shapes, Source};
+use datasets::{Loader, LoaderConfig, PretrainTransform, Shapes, Source, MAX_PIXELS};
 use freezeout::{FreezeOut, Gradients, Optimizer};
 use localmim::{LocalMim, LocalMimConfig, Masking};
 
@@ -18,7 +18,7 @@ use crate::folder::{self, checkpoint_path, quoted};
 use crate::metrics::{timed, Metrics, Row, Seconds};
 use crate::report::{note, print, Report};
 use crate::usage::usage;
-use crate::{allocator, device, interrupt};
+use crate::{allocator, data, device, interrupt};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -492,7 +492,7 @@ fn open_data(config: &Config, threads: usize) -> Result<(Loader, Fingerprint, St
     let source: Arc<dyn Source> = if config.data == "shapes" {
         Arc::new(Shapes::new(0, config.image_size, config.samples))
     } else {
-        Arc::new(ImageFolder::open(Path::new(&config.data), "train").map_err(usage)?)
+        data::open(&config.data, "train", MAX_PIXELS)?
     };
     let (data, line) = (Fingerprint::of(&*source), source.describe());
     let transform = PretrainTransform {
@@ -504,6 +504,7 @@ fn open_data(config: &Config, threads: usize) -> Result<(Loader, Fingerprint, St
         seed: config.seed,
         threads,
         prefetch: 2,
+        ..LoaderConfig::default()
     };
     let loader = Loader::new(source, transform, loader).map_err(usage)?;
     Ok((loader, data, line))

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use crossbeam_channel::{bounded, unbounded, Receiver, Sender};
 
-use super::worker::{work, Draft, Job, Samples};
+use super::worker::{finish, work, Draft, Job, Pick, Samples};
 use super::{Batch, Shared};
 use crate::rng::{permutation, rng};
 use crate::Error;
@@ -71,20 +71,38 @@ impl Batches {
     /// Hands out work until `ahead` batches are in flight.
     fn submit(&mut self, ahead: usize) {
         let Some(jobs) = &self.jobs else { return };
-        let (size, seed) = (self.shared.config.batch_size, self.shared.config.seed);
+        let config = self.shared.config;
         while self.pending.len() < ahead {
             if self.order.is_empty() {
-                let mut rng = rng(seed, "shuffle", self.epoch as u64, 0);
-                self.order = permutation(&mut rng, self.shared.source.len());
+                let len = self.shared.source.len();
+                self.order = if config.shuffle {
+                    permutation(&mut rng(config.seed, "shuffle", self.epoch as u64, 0), len)
+                } else {
+                    (0..len).collect()
+                };
             }
+            let first = self.batch * self.shared.together() + config.rank;
+            let places = (first..self.order.len()).step_by(config.ranks);
+            let picks: Vec<Pick> = places
+                .take(config.batch_size)
+                .map(|place| Pick {
+                    index: self.order[place / config.repeats],
+                    copy: place % config.repeats,
+                })
+                .collect();
+            let size = picks.len();
             let (done, result) = bounded(1);
             let draft = Arc::new(Draft {
                 epoch: self.epoch,
                 batch: self.batch,
-                order: self.order[self.batch * size..][..size].to_vec(),
+                picks,
                 samples: Mutex::new(Samples::none_of(size)),
                 done,
             });
+            if size == 0 {
+                // A rank for which nothing was left of the last batch.
+                let _ = draft.done.send(finish(&self.shared, &draft, &[]));
+            }
             for slot in 0..size {
                 // Fails only without workers; the wait for the result then says so.
                 let _ = jobs.send(Job {
@@ -98,6 +116,15 @@ impl Batches {
                 (self.epoch, self.batch) = (self.epoch + 1, 0);
                 self.order.clear();
             }
+        }
+    }
+
+    /// Takes back the `images` of a batch that is no longer needed, to be filled again.
+    pub fn recycle(&self, images: Vec<f32>) {
+        let buffers = self.shared.buffers.lock();
+        let mut buffers = buffers.unwrap_or_else(PoisonError::into_inner);
+        if buffers.len() <= self.shared.config.prefetch {
+            buffers.push(images);
         }
     }
 

@@ -13,17 +13,24 @@ use crossbeam_channel::{Receiver, Sender};
 use super::{Batch, Shared};
 use crate::error::panic_message;
 use crate::rng::rng;
-use crate::{Error, Image};
+use crate::{Drawn, Error};
 
 /// A batch in the making.
 pub(super) struct Draft {
     pub epoch: usize,
     pub batch: usize,
-    /// The dataset indices the shuffled order gives.
-    pub order: Vec<usize>,
+    /// The images that the order of the epoch gives.
+    pub picks: Vec<Pick>,
     pub samples: Mutex<Samples>,
     /// Takes one message: the batch, or the first error.
     pub done: Sender<Result<Batch, Error>>,
+}
+
+/// An image of the dataset, and which of its repetitions in the epoch.
+#[derive(Clone, Copy)]
+pub(super) struct Pick {
+    pub index: usize,
+    pub copy: usize,
 }
 
 /// The images of a batch that are there already.
@@ -45,8 +52,7 @@ impl Samples {
 pub(super) struct Sample {
     /// Its own index, which is not the one asked for if that was bad.
     index: usize,
-    crop: Image,
-    flip: bool,
+    drawn: Drawn,
 }
 
 /// Make one image of one batch.
@@ -64,9 +70,9 @@ pub(super) fn work(shared: &Shared, jobs: &Receiver<Job>, stop: &AtomicBool) {
         let result =
             catch_unwind(AssertUnwindSafe(|| make(shared, &draft, slot))).unwrap_or_else(|panic| {
                 let name = draft
-                    .order
+                    .picks
                     .get(slot)
-                    .map_or_else(String::new, |&index| shared.source.name(index));
+                    .map_or_else(String::new, |pick| shared.source.name(pick.index));
                 Err(Error::WorkerPanic {
                     name,
                     message: panic_message(&*panic),
@@ -83,7 +89,7 @@ pub(super) fn work(shared: &Shared, jobs: &Receiver<Job>, stop: &AtomicBool) {
 
 /// Makes one image; returns the batch if it was the last one missing.
 fn make(shared: &Shared, draft: &Draft, slot: usize) -> Result<Option<Batch>, Error> {
-    let sample = sample(shared, draft.epoch, draft.order[slot])?;
+    let sample = sample(shared, draft.epoch, draft.picks[slot])?;
     let mut samples = draft.samples.lock().unwrap_or_else(PoisonError::into_inner);
     samples.slots[slot] = Some(sample);
     samples.missing -= 1;
@@ -94,17 +100,19 @@ fn make(shared: &Shared, draft: &Draft, slot: usize) -> Result<Option<Batch>, Er
     finish(shared, draft, &samples).map(Some)
 }
 
-/// Reads and augments image `index`, or the first good one after it.
-fn sample(shared: &Shared, epoch: usize, index: usize) -> Result<Sample, Error> {
-    let mut index = index;
+/// Reads and augments an image, or the first good one after it.
+fn sample(shared: &Shared, epoch: usize, pick: Pick) -> Result<Sample, Error> {
+    let Pick { mut index, copy } = pick;
     loop {
-        let mut rng = rng(shared.config.seed, "augment", epoch as u64, index as u64);
+        // No dataset has 2^48 images.
+        let place = index as u64 | (copy as u64) << 48;
+        let mut rng = rng(shared.config.seed, "augment", epoch as u64, place);
         let drawn = shared
             .source
             .image(index)
             .and_then(|image| shared.transform.draw(&image, &mut rng));
         match drawn {
-            Ok((crop, flip)) => return Ok(Sample { index, crop, flip }),
+            Ok(drawn) => return Ok(Sample { index, drawn }),
             // Were all images bad, this would be an error long before the search has gone round.
             Err(error) => shared.skip(index, error)?,
         }
@@ -112,14 +120,19 @@ fn sample(shared: &Shared, epoch: usize, index: usize) -> Result<Sample, Error> 
     }
 }
 
-fn finish(shared: &Shared, draft: &Draft, samples: &[Sample]) -> Result<Batch, Error> {
-    let floats = 3 * shared.transform.size * shared.transform.size;
-    let mut images = vec![0.0; samples.len() * floats];
+/// Turns the samples into the batch.
+pub(super) fn finish(shared: &Shared, draft: &Draft, samples: &[Sample]) -> Result<Batch, Error> {
+    let (height, width) = shared.transform.size();
+    let floats = 3 * height * width;
+    let buffers = shared.buffers.lock();
+    let mut images = buffers
+        .unwrap_or_else(PoisonError::into_inner)
+        .pop()
+        .unwrap_or_default();
+    // Every value is overwritten.
+    images.resize(samples.len() * floats, 0.0);
     for (sample, out) in samples.iter().zip(images.chunks_exact_mut(floats)) {
-        shared
-            .transform
-            .normalize
-            .apply(&sample.crop, sample.flip, out)?;
+        sample.drawn.write(shared.transform.normalize(), out)?;
     }
     let labels = samples
         .iter()

@@ -1,6 +1,8 @@
 //! What a network sees when it is judged: no chance involved.
 
-use super::check_size;
+use rand_chacha::ChaCha8Rng;
+
+use super::{check_size, Drawn, Transform};
 use crate::resize::resize_window;
 use crate::{CropBox, Error, Image, Interpolation, Normalize};
 
@@ -75,9 +77,26 @@ impl EvalTransform {
         let side = |n: usize| (n as f64 / ratio).round_ties_even() as usize;
         (side(height), side(width))
     }
+}
 
-    /// An error if a setting makes no sense.
-    pub fn check(&self) -> Result<(), Error> {
+impl Transform for EvalTransform {
+    fn size(&self) -> (usize, usize) {
+        self.size
+    }
+
+    fn draw(&self, image: &Image, _: &mut ChaCha8Rng) -> Result<Drawn, Error> {
+        Ok(Drawn {
+            image: self.crop(image)?,
+            flip: false,
+            erased: None,
+        })
+    }
+
+    fn normalize(&self) -> &Normalize {
+        &self.normalize
+    }
+
+    fn check(&self) -> Result<(), Error> {
         check_size(self.size.0)?;
         check_size(self.size.1)?;
         if !(self.crop_pct > 0.0 && self.crop_pct <= 1.0) {

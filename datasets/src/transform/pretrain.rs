@@ -2,8 +2,9 @@
 
 use rand_chacha::ChaCha8Rng;
 
+use super::{Drawn, RandomResizedCrop, Transform};
 use crate::rng::uniform;
-use crate::{Error, Image, Interpolation, Normalize, RandomResizedCrop};
+use crate::{Error, Image, Interpolation, Normalize};
 
 /// The augmentation of masked pretraining: random resized crop, horizontal flip, normalisation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,18 +36,6 @@ impl PretrainTransform {
         }
     }
 
-    /// Writes the transformed image to `out`: `[3, size, size]`, one plane per channel.
-    pub fn apply(&self, image: &Image, rng: &mut ChaCha8Rng, out: &mut [f32]) -> Result<(), Error> {
-        let (crop, flip) = self.draw(image, rng)?;
-        self.normalize.apply(&crop, flip, out)
-    }
-
-    /// The random part: a crop of `size` x `size` pixels, and whether it is to be mirrored.
-    pub fn draw(&self, image: &Image, rng: &mut ChaCha8Rng) -> Result<(Image, bool), Error> {
-        let crop = self.crop().apply(image, rng)?;
-        Ok((crop, self.flip && uniform(rng) < 0.5))
-    }
-
     fn crop(&self) -> RandomResizedCrop {
         RandomResizedCrop {
             size: self.size,
@@ -55,9 +44,26 @@ impl PretrainTransform {
             interpolation: self.interpolation,
         }
     }
+}
 
-    /// An error if a setting makes no sense.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+impl Transform for PretrainTransform {
+    fn size(&self) -> (usize, usize) {
+        (self.size, self.size)
+    }
+
+    fn draw(&self, image: &Image, rng: &mut ChaCha8Rng) -> Result<Drawn, Error> {
+        Ok(Drawn {
+            image: self.crop().apply(image, rng)?,
+            flip: self.flip && uniform(rng) < 0.5,
+            erased: None,
+        })
+    }
+
+    fn normalize(&self) -> &Normalize {
+        &self.normalize
+    }
+
+    fn check(&self) -> Result<(), Error> {
         self.crop().check()?;
         self.normalize.check()
     }

@@ -1,0 +1,120 @@
+//! Reading parts of files, within bounds.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use crate::Error;
+
+/// Larger image files are not read: no photo in a training set comes near.
+pub(crate) const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// The `len` bytes of the file at `path` from `offset` on; what is wrong with it as text.
+pub(crate) fn read_range(path: &Path, offset: u64, len: u64) -> Result<Vec<u8>, String> {
+    if len > MAX_FILE_BYTES {
+        return Err(format!("larger than {MAX_FILE_BYTES} bytes"));
+    }
+    let read = || {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        let mut bytes = Vec::new();
+        file.take(len).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes: Vec<u8> =
+        read().map_err(|e: io::Error| format!("{} cannot be read: {e}", path.display()))?;
+    if bytes.len() as u64 != len {
+        return Err(format!("{} has become shorter", path.display()));
+    }
+    Ok(bytes)
+}
+
+/// An error about the file or folder at `path`.
+pub(crate) fn io_error(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
+    |source| Error::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// A file that is not what it should be.
+pub(crate) fn malformed(path: &Path, reason: impl Into<String>) -> Error {
+    Error::Malformed {
+        path: path.to_owned(),
+        reason: reason.into(),
+    }
+}
+
+/// Files at `root` (itself, or in it up to three folders deep) whose names end in `.extension`, sorted.
+pub(crate) fn files_ending(root: &Path, extension: &str) -> Result<Vec<PathBuf>, Error> {
+    let mut files = Vec::new();
+    for entry in walkdir::WalkDir::new(root).max_depth(4).follow_links(true) {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(e) if e.loop_ancestor().is_some() => continue,
+            Err(e) => return Err(walk_error(root, e)),
+        };
+        let path = entry.path();
+        if path.extension().is_some_and(|e| e == extension) && path.is_file() {
+            files.push(entry.into_path());
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Why a walk below `root` stopped.
+pub(crate) fn walk_error(root: &Path, error: walkdir::Error) -> Error {
+    let path = error.path().unwrap_or(root).to_owned();
+    let source = error
+        .into_io_error()
+        .unwrap_or_else(|| io::ErrorKind::Other.into());
+    Error::Io { path, source }
+}
+
+/// Part of something that can be read, as a thing of its own.
+pub(crate) struct Window<R> {
+    inner: R,
+    start: u64,
+    len: u64,
+    at: u64,
+}
+
+impl<R: Read + Seek> Window<R> {
+    pub fn new(inner: R, start: u64, len: u64) -> Self {
+        Self {
+            inner,
+            start,
+            len,
+            at: 0,
+        }
+    }
+}
+
+impl<R: Read + Seek> Read for Window<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.len.saturating_sub(self.at).min(buffer.len() as u64) as usize;
+        if left == 0 {
+            return Ok(0);
+        }
+        self.inner.seek(SeekFrom::Start(self.start + self.at))?;
+        let read = self.inner.read(&mut buffer[..left])?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+impl<R: Read + Seek> Seek for Window<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+            SeekFrom::End(by) => self.len.checked_add_signed(by),
+        };
+        // Beyond any file an addition to `start` would overflow.
+        self.at = at
+            .filter(|at| *at < 1 << 62)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}

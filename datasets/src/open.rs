@@ -1,0 +1,142 @@
+//! One way to name any dataset.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::cache::is_cache;
+use crate::files::{files_ending, io_error, malformed};
+use crate::split::SPLITS;
+use crate::webdataset::open_shards;
+use crate::{
+    cifar, ilsvrc, open_ilsvrc, open_webdataset, CacheFile, Cifar, Error, ImageFolder, Shapes,
+    Source, MAX_PIXELS,
+};
+
+/// More shards than any dataset has; `{0..999999999}` is a typing error.
+const MAX_SHARDS: usize = 1 << 20;
+
+/// Opens the dataset that `data` names; what it is, is seen from what is there:
+///
+/// | `data` | source |
+/// |---|---|
+/// | `shapes` | [`Shapes`]: 4096 images of 32 pixels |
+/// | a file made by `vitfreeze data cache` | [`CacheFile`] |
+/// | `cifar-10-binary.tar.gz`, `cifar-100-binary.tar.gz`, or the folder with it or its files | [`Cifar`] |
+/// | the folder with `ILSVRC2012_img_train.tar`, or `_val.tar` and `ILSVRC2012_devkit_t12.tar.gz` | [`open_ilsvrc`] |
+/// | a folder with `*.parquet`, or one such file (feature `parquet`) | `ParquetImages` |
+/// | a folder with `*.tar`, one such file, or several as `shard-{0000..0099}.tar` | [`open_webdataset`] |
+/// | any other folder | [`ImageFolder`] |
+///
+/// `split` is `train`, `val` or what the dataset calls it; `val` also finds `valid`, `validation` and `test`.
+pub fn open(data: &str, split: &str) -> Result<Arc<dyn Source>, Error> {
+    open_within(data, split, MAX_PIXELS)
+}
+
+/// [`open`], and images of more pixels than `max_pixels` are refused, from their header.
+pub fn open_within(data: &str, split: &str, max_pixels: u64) -> Result<Arc<dyn Source>, Error> {
+    if data == "shapes" {
+        return Ok(Arc::new(Shapes::new(0, 32, 4096)));
+    }
+    let path = Path::new(data);
+    if let Some(name) = data.strip_prefix("hf://datasets/") {
+        let reason = format!(
+            "datasets on the Hub are not fetched; do so with \
+             'hf download {name} --repo-type dataset --local-dir DIR', then name DIR"
+        );
+        return Err(malformed(path, reason));
+    }
+    if !path.exists() {
+        return match shards(data) {
+            Some(shards) => Ok(Arc::new(open_shards(shards?)?.with_max_pixels(max_pixels))),
+            None => Err(Error::NoSuchFolder(path.to_owned())),
+        };
+    }
+    if let Some(found) = cifar::detect(path) {
+        return Ok(Arc::new(Cifar::open(&found, split)?));
+    }
+    if path.is_dir() {
+        return open_folder(path, split, max_pixels);
+    }
+    let extension = path.extension().and_then(|e| e.to_str());
+    match extension.unwrap_or_default() {
+        _ if is_cache(path) => Ok(Arc::new(CacheFile::open(path)?)),
+        "tar" => Ok(Arc::new(
+            open_webdataset(path, split)?.with_max_pixels(max_pixels),
+        )),
+        "parquet" => open_parquet(path, split, max_pixels),
+        _ => Err(Error::NotADataset(path.to_owned())),
+    }
+}
+
+fn open_folder(path: &Path, split: &str, max_pixels: u64) -> Result<Arc<dyn Source>, Error> {
+    // A folder that cannot be listed would otherwise look like an empty one.
+    std::fs::read_dir(path).map_err(io_error(path))?;
+    if [ilsvrc::TRAIN, ilsvrc::VAL]
+        .iter()
+        .any(|name| path.join(name).is_file())
+    {
+        return Ok(Arc::new(
+            open_ilsvrc(path, split)?.with_max_pixels(max_pixels),
+        ));
+    }
+    let near = |dir: &Path, extension: &str| {
+        std::fs::read_dir(dir).is_ok_and(|entries| {
+            let mut paths = entries.flatten().map(|e| e.path());
+            paths.any(|p| p.extension().is_some_and(|x| x == extension) && p.is_file())
+        })
+    };
+    let splits: Vec<PathBuf> = SPLITS.iter().map(|name| path.join(name)).collect();
+    let holds = |extension: &str| {
+        // A tar beside train/ is what that was unpacked from.
+        if splits.iter().any(|dir| dir.is_dir()) {
+            return splits.iter().any(|dir| near(dir, extension));
+        }
+        near(path, extension) || near(&path.join("data"), extension)
+    };
+    if holds("parquet") {
+        return open_parquet(path, split, max_pixels);
+    }
+    if holds("tar") {
+        return Ok(Arc::new(
+            open_webdataset(path, split)?.with_max_pixels(max_pixels),
+        ));
+    }
+    Ok(Arc::new(
+        ImageFolder::open(path, split)?.with_max_pixels(max_pixels),
+    ))
+}
+
+#[cfg(feature = "parquet")]
+fn open_parquet(path: &Path, split: &str, max_pixels: u64) -> Result<Arc<dyn Source>, Error> {
+    let files = if path.is_dir() {
+        crate::split::files_of(path, split, files_ending(path, "parquet")?)?
+    } else {
+        vec![path.to_owned()]
+    };
+    let source = crate::ParquetImages::open(files)?.with_max_pixels(max_pixels);
+    Ok(Arc::new(source))
+}
+
+#[cfg(not(feature = "parquet"))]
+fn open_parquet(path: &Path, _: &str, _: u64) -> Result<Arc<dyn Source>, Error> {
+    let found = files_ending(path, "parquet")?.len();
+    Err(malformed(
+        path,
+        format!("{found} Parquet files, but this program was built without the feature 'parquet'"),
+    ))
+}
+
+/// The files that `a-{00..12}.tar` stands for; `None` if it has no braces.
+fn shards(data: &str) -> Option<Result<Vec<PathBuf>, Error>> {
+    let (before, rest) = data.split_once('{')?;
+    let (range, after) = rest.split_once('}')?;
+    let (first, last) = range.split_once("..")?;
+    let (from, to): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+    if from > to || to - from >= MAX_SHARDS {
+        let reason = format!("{{{range}}} is not a range of shards, such as {{0000..0099}}");
+        return Some(Err(malformed(Path::new(data), reason)));
+    }
+    let width = first.len();
+    let name = |n| PathBuf::from(format!("{before}{n:0width$}{after}"));
+    Some(Ok((from..=to).map(name).collect()))
+}

@@ -1,0 +1,322 @@
+//! Hugging Face datasets as Parquet files: images as bytes in one column, labels as numbers in another.
+
+use std::fs::File;
+use std::io::{BufReader, Seek, SeekFrom};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+
+use ::parquet::basic::Type;
+use ::parquet::column::reader::ColumnReader;
+use ::parquet::errors::{ParquetError, Result as ParquetResult};
+use ::parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
+use bytes::Bytes;
+
+use crate::error::panic_message;
+use crate::files::{io_error, malformed, read_range, MAX_FILE_BYTES};
+use crate::source::{decode_named, describe};
+use crate::{Error, Image, Source};
+
+/// Labels that go by this name are taken before others.
+const LABELS: [&str; 5] = ["label", "labels", "fine_label", "cls", "class"];
+
+/// Images in Parquet files.
+///
+/// The image column is the one of bytes (`image.bytes` in Hugging Face's schema), the label column the one called
+/// `label`, `labels`, `fine_label`, `cls` or `class`, else the only one of integers. Names of classes come from the
+/// metadata that the library `datasets` writes. A row is read by itself: its page is found by page headers alone.
+#[derive(Debug)]
+pub struct ParquetImages {
+    files: Vec<PathBuf>,
+    readers: Vec<Reader>,
+    groups: Vec<Group>,
+    classes: Vec<String>,
+    labels: Vec<u32>,
+    max_pixels: u64,
+}
+
+struct Reader(SerializedFileReader<Shard>);
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("Reader")
+    }
+}
+
+/// A row group.
+#[derive(Debug)]
+struct Group {
+    file: usize,
+    /// Its number in the file.
+    number: usize,
+    /// The index after its last image, and that of its first.
+    end: usize,
+    start: usize,
+    /// The column of images.
+    column: usize,
+}
+
+/// A file that is opened anew for each read: handles share their place, and thousands of files are too many handles.
+struct Shard {
+    path: PathBuf,
+    len: u64,
+}
+
+impl Length for Shard {
+    fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+impl ChunkReader for Shard {
+    type T = BufReader<File>;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(start))?;
+        Ok(BufReader::new(file))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        let bytes = read_range(&self.path, start, length as u64);
+        Ok(bytes.map_err(ParquetError::General)?.into())
+    }
+}
+
+impl ParquetImages {
+    /// Opens files of one schema, in this order.
+    pub fn open(files: Vec<PathBuf>) -> Result<Self, Error> {
+        let mut images = Self {
+            files: vec![],
+            readers: vec![],
+            groups: vec![],
+            classes: vec![],
+            labels: vec![],
+            max_pixels: crate::MAX_PIXELS,
+        };
+        for path in files {
+            // Damaged files have made this crate panic.
+            catch_unwind(AssertUnwindSafe(|| images.add(&path)))
+                .unwrap_or_else(|panic| Err(malformed(&path, panic_message(&*panic))))?;
+        }
+        let most = images.labels.iter().max().map_or(0, |m| *m as usize + 1);
+        if images.classes.is_empty() {
+            images.classes = (0..most).map(|n| n.to_string()).collect();
+        }
+        let path = images.files.first().cloned().unwrap_or_default();
+        if images.labels.is_empty() {
+            return Err(malformed(&path, "no rows in it"));
+        }
+        if most > images.classes.len() {
+            let (label, names) = (most - 1, images.classes.len());
+            return Err(malformed(
+                &path,
+                format!("label {label}, but {names} class names"),
+            ));
+        }
+        Ok(images)
+    }
+
+    /// Refuses images of more pixels than this instead of [`MAX_PIXELS`](crate::MAX_PIXELS).
+    pub fn with_max_pixels(mut self, max_pixels: u64) -> Self {
+        self.max_pixels = max_pixels;
+        self
+    }
+
+    fn add(&mut self, path: &Path) -> Result<(), Error> {
+        let len = std::fs::metadata(path).map_err(io_error(path))?.len();
+        let shard = Shard {
+            path: path.to_owned(),
+            len,
+        };
+        let wrong = |e: ParquetError| malformed(path, format!("not a whole Parquet file: {e}"));
+        let reader = SerializedFileReader::new(shard).map_err(wrong)?;
+        let (image, label) = columns(&reader).map_err(|e| malformed(path, e))?;
+        if self.classes.is_empty() {
+            self.classes = class_names(&reader, &label).unwrap_or_default();
+        }
+        for number in 0..reader.num_row_groups() {
+            let group = reader.get_row_group(number).map_err(wrong)?;
+            let start = self.labels.len();
+            let rows = group.metadata().num_rows().max(0) as usize;
+            let column = group.get_column_reader(label.0).map_err(wrong)?;
+            let labels = integers(column, rows).map_err(wrong)?;
+            for (row, label) in labels.iter().enumerate() {
+                let label = u32::try_from(*label).ok().filter(|l| *l < 1 << 24);
+                let label = label.ok_or_else(|| {
+                    let row = start + row;
+                    malformed(
+                        path,
+                        format!("row {row}: label {} is no class", labels[row - start]),
+                    )
+                })?;
+                self.labels.push(label);
+            }
+            if labels.len() != rows {
+                let reason = format!(
+                    "row group {number}: {} labels for {rows} rows",
+                    labels.len()
+                );
+                return Err(malformed(path, reason));
+            }
+            self.groups.push(Group {
+                file: self.files.len(),
+                number,
+                start,
+                end: self.labels.len(),
+                column: image,
+            });
+        }
+        self.files.push(path.to_owned());
+        self.readers.push(Reader(reader));
+        Ok(())
+    }
+
+    fn bytes(&self, index: usize) -> Result<Vec<u8>, String> {
+        let group = self.groups.partition_point(|g| g.end <= index);
+        let group = self
+            .groups
+            .get(group)
+            .ok_or_else(|| format!("there are only {} images", self.labels.len()))?;
+        let read = || {
+            let reader = self.readers[group.file].0.get_row_group(group.number)?;
+            let ColumnReader::ByteArrayColumnReader(mut column) =
+                reader.get_column_reader(group.column)?
+            else {
+                return Ok(None);
+            };
+            column.skip_records(index - group.start)?;
+            let (mut defined, mut values) = (Vec::new(), Vec::new());
+            column.read_records(1, Some(&mut defined), None, &mut values)?;
+            Ok(values.pop())
+        };
+        let read = catch_unwind(AssertUnwindSafe(read))
+            .unwrap_or_else(|panic| Err(ParquetError::General(panic_message(&*panic))));
+        let value = read.map_err(|e: ParquetError| format!("cannot be read: {e}"))?;
+        let value = value.ok_or("no image in this row")?;
+        if value.len() as u64 > MAX_FILE_BYTES {
+            return Err(format!("larger than {MAX_FILE_BYTES} bytes"));
+        }
+        Ok(value.data().to_vec())
+    }
+}
+
+/// The column of images, and that of labels with its name.
+fn columns(reader: &SerializedFileReader<Shard>) -> Result<(usize, (usize, String)), String> {
+    let schema = reader.metadata().file_metadata().schema_descr();
+    let (mut bytes, mut integers, mut all) = (Vec::new(), Vec::new(), Vec::new());
+    for (i, column) in schema.columns().iter().enumerate() {
+        let path = column.path().string();
+        all.push(format!("{path} ({})", column.physical_type()));
+        // Nothing repeated: a row is one value.
+        if column.max_rep_level() > 0 {
+            continue;
+        }
+        let text = column.logical_type_ref().is_some()
+            || column.converted_type() == ::parquet::basic::ConvertedType::UTF8;
+        match column.physical_type() {
+            Type::BYTE_ARRAY if !text => bytes.push(i),
+            Type::INT32 | Type::INT64 => integers.push((i, path)),
+            _ => {}
+        }
+    }
+    let all = all.join(", ");
+    let [image] = bytes[..] else {
+        return Err(format!(
+            "{} columns of bytes; expected one, the images. Columns: {all}",
+            bytes.len()
+        ));
+    };
+    let named = LABELS
+        .iter()
+        .find_map(|name| integers.iter().find(|(_, path)| path == name));
+    match (named, &integers[..]) {
+        (Some(label), _) | (None, [label]) => Ok((image, label.clone())),
+        _ => Err(format!(
+            "no column of labels; expected integers called {}. Columns: {all}",
+            LABELS.join(", ")
+        )),
+    }
+}
+
+/// The values of a column of integers, of which none may be missing.
+fn integers(column: ColumnReader, rows: usize) -> ParquetResult<Vec<i64>> {
+    let mut defined = Vec::new();
+    let (levels, values) = match column {
+        ColumnReader::Int64ColumnReader(mut column) => {
+            let mut values = Vec::new();
+            let (levels, _, _) =
+                column.read_records(rows, Some(&mut defined), None, &mut values)?;
+            (levels, values)
+        }
+        ColumnReader::Int32ColumnReader(mut column) => {
+            let mut values = Vec::new();
+            let (levels, _, _) =
+                column.read_records(rows, Some(&mut defined), None, &mut values)?;
+            (levels, values.into_iter().map(i64::from).collect())
+        }
+        _ => (0, vec![]),
+    };
+    if levels != values.len() {
+        let missing = levels - values.len();
+        return Err(ParquetError::General(format!(
+            "{missing} rows without label"
+        )));
+    }
+    Ok(values)
+}
+
+/// The names of the classes in the metadata of the library `datasets`.
+fn class_names(
+    reader: &SerializedFileReader<Shard>,
+    (_, label): &(usize, String),
+) -> Option<Vec<String>> {
+    let pairs = reader.metadata().file_metadata().key_value_metadata()?;
+    let text = pairs
+        .iter()
+        .find(|p| p.key == "huggingface")?
+        .value
+        .as_ref()?;
+    let json: serde_json::Value = serde_json::from_str(text).ok()?;
+    let names = json
+        .get("info")?
+        .get("features")?
+        .get(label)?
+        .get("names")?;
+    let names = names
+        .as_array()?
+        .iter()
+        .map(|n| n.as_str().map(str::to_owned));
+    names.collect()
+}
+
+impl Source for ParquetImages {
+    fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn label(&self, index: usize) -> usize {
+        self.labels.get(index).map_or(0, |&l| l as usize)
+    }
+
+    fn image(&self, index: usize) -> Result<Image, Error> {
+        decode_named(self.bytes(index), self.max_pixels, || self.name(index))
+    }
+
+    fn name(&self, index: usize) -> String {
+        let group = self.groups.partition_point(|g| g.end <= index);
+        let Some(group) = self.groups.get(group) else {
+            return format!("#{index}");
+        };
+        let file = self.groups.partition_point(|g| g.file < group.file);
+        let row = index - self.groups[file].start;
+        format!("{}#{row}", self.files[group.file].display())
+    }
+
+    fn describe(&self) -> String {
+        describe("Parquet", self)
+    }
+}

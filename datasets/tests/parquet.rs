@@ -1,0 +1,161 @@
+//! Parquet files, written here and by pyarrow.
+#![cfg(feature = "parquet")]
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use common::{all, error, image, last, opened, put};
+use datasets::{open, Error, Image};
+use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+
+use tempfile::tempdir;
+
+/// Rows of (image, label) in groups of three; missing where `None`.
+fn write(schema: &str, rows: &[(Option<Vec<u8>>, Option<i64>)]) -> Vec<u8> {
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let properties = WriterProperties::builder()
+        .set_data_page_row_count_limit(2)
+        .set_write_batch_size(1)
+        .build();
+    let mut bytes = Vec::new();
+    let mut file =
+        SerializedFileWriter::new(&mut bytes, schema.clone(), Arc::new(properties)).unwrap();
+    // Levels of what is there: 2 below an optional group, else 1.
+    let there = if schema.get_fields()[0].is_group() {
+        2
+    } else {
+        1
+    };
+    for rows in rows.chunks(3) {
+        let mut group = file.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let levels: Vec<i16> = rows
+            .iter()
+            .map(|r| if r.0.is_some() { there } else { 0 })
+            .collect();
+        let values: Vec<ByteArray> = rows
+            .iter()
+            .filter_map(|r| Some(r.0.clone()?.into()))
+            .collect();
+        column
+            .typed::<ByteArrayType>()
+            .write_batch(&values, Some(&levels), None)
+            .unwrap();
+        column.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let levels: Vec<i16> = rows.iter().map(|r| i16::from(r.1.is_some())).collect();
+        let values: Vec<i64> = rows.iter().filter_map(|r| r.1).collect();
+        column
+            .typed::<Int64Type>()
+            .write_batch(&values, Some(&levels), None)
+            .unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+    }
+    file.close().unwrap();
+    bytes
+}
+
+const NESTED: &str =
+    "message m { optional group img { optional binary bytes; } optional int64 label; }";
+
+fn rows(n: u8) -> Vec<(Option<Vec<u8>>, Option<i64>)> {
+    (0..n)
+        .map(|i| (Some(image(i)), Some(i64::from(i) % 4)))
+        .collect()
+}
+
+#[test]
+fn shards_in_order() {
+    let dir = tempdir().unwrap();
+    put(
+        &dir,
+        "data/train-00001-of-00002.parquet",
+        &write(NESTED, &rows(2)),
+    );
+    put(
+        &dir,
+        "data/train-00000-of-00002.parquet",
+        &write(NESTED, &rows(8)),
+    );
+    put(
+        &dir,
+        "data/validation-00000-of-00001.parquet",
+        &write(NESTED, &rows(1)),
+    );
+    let train = opened(dir.path(), "train");
+    assert_eq!(train.describe(), "Parquet, 10 images, 4 classes");
+    let expected: Vec<(usize, u8)> = (0..8).chain(0..2).map(|i| (i % 4, i as u8)).collect();
+    assert_eq!(all(&*train), expected);
+    assert_eq!(last(&*train, 9), "train-00001-of-00002.parquet#1");
+    assert_eq!(opened(dir.path(), "val").len(), 1);
+    let flat = "message m { required binary image; required int64 y; }";
+    let path = put(&dir, "flat.parquet", &write(flat, &rows(4)));
+    assert_eq!(opened(&path, "train").len(), 4);
+}
+
+#[test]
+fn what_pyarrow_writes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sources/pyarrow.parquet");
+    let source = opened(&path, "train");
+    assert_eq!(source.classes(), ["ant", "bee", "cat"]);
+    let expected: Vec<(usize, u8)> = (0..12).map(|i| (i % 3, 10 * i as u8)).collect();
+    assert_eq!(all(&*source), expected);
+    assert_eq!(source.image(0).unwrap().width, 4);
+}
+
+#[test]
+fn other_columns_are_explained() {
+    let dir = tempdir().unwrap();
+    let with = |schema: &str| error(&put(&dir, "0.parquet", &write(schema, &rows(2))), "train");
+    let message = with("message m { required binary text (UTF8); required int64 label; }");
+    assert!(
+        message
+            .contains("0 columns of bytes; expected one, the images. Columns: text (BYTE_ARRAY)"),
+        "{message}"
+    );
+    let mut missing = rows(4);
+    missing[2].1 = None;
+    let path = put(&dir, "1.parquet", &write(NESTED, &missing));
+    assert!(error(&path, "train").contains("rows without label"));
+    missing = rows(4);
+    missing[1] = (None, Some(-1));
+    let path = put(&dir, "1.parquet", &write(NESTED, &missing));
+    assert!(error(&path, "train").contains("row 1: label -1 is no class"));
+    missing[1].1 = Some(1);
+    let path = put(&dir, "1.parquet", &write(NESTED, &missing));
+    let source = opened(&path, "train");
+    let message = source.image(1).unwrap_err().to_string();
+    assert!(
+        message.ends_with("1.parquet#1: no image in this row"),
+        "{message}"
+    );
+    assert_eq!(source.image(2).unwrap().rgb[0], 2);
+}
+
+#[test]
+fn damaged_files_do_not_panic() {
+    let dir = tempdir().unwrap();
+    let whole = write(NESTED, &rows(5));
+    for cut in (0..whole.len()).step_by(13) {
+        let path = put(&dir, "0.parquet", &whole[..cut]);
+        assert!(error(&path, "train").contains("0.parquet: "));
+    }
+    let r = &mut datasets::rng::rng(0, "fuzz", 0, 0);
+    for _ in 0..300 {
+        let mut damaged = whole.clone();
+        let at = datasets::rng::below(r, damaged.len());
+        damaged[at] = datasets::rng::below(r, 256) as u8;
+        let path = put(&dir, "0.parquet", &damaged);
+        if let Ok(source) = open(path.to_str().unwrap(), "train") {
+            for i in 0..source.len() {
+                let _: Result<Image, Error> = source.image(i);
+            }
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! Every source, on data in its real format made here, whole and damaged.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{all, error, fixture, gz, image, last, opened, put, records, tar};
+use datasets::{decode, fuzz, open, open_within, ImageFolder, Source};
+use tempfile::{tempdir, TempDir};
+
+#[test]
+fn folders_with_splits_of_all_names() {
+    for name in ["val", "valid", "validation", "test"] {
+        let dir = tempdir().unwrap();
+        put(&dir, "train/a/1.bmp", &image(1));
+        put(&dir, "train/b/2.jpg", &image(2));
+        put(&dir, &format!("{name}/b/3.bmp"), &image(3));
+        assert_eq!(all(&*opened(dir.path(), "train")), [(0, 1), (1, 2)]);
+        assert_eq!(all(&*opened(dir.path(), "val")), [(0, 3)]);
+        let train = opened(dir.path(), "train");
+        assert_eq!(train.describe(), "ImageFolder, 2 images, 2 classes");
+        assert_eq!(train.class_to_idx(), [("a", 0), ("b", 1)].into());
+    }
+}
+
+fn cifar10() -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<(String, Vec<u8>)> = (1..=5u8)
+        .map(|n| {
+            let name = format!("cifar-10-batches-bin/data_batch_{n}.bin");
+            (name, records(&[&[n], &[9 - n]]))
+        })
+        .collect();
+    let names = "airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n\n";
+    files.push(("cifar-10-batches-bin/batches.meta.txt".into(), names.into()));
+    let test = records(&[&[7]]);
+    files.push(("cifar-10-batches-bin/test_batch.bin".into(), test));
+    files
+}
+
+fn slices(files: &[(String, Vec<u8>)]) -> Vec<(&str, &[u8])> {
+    let pairs = files.iter().map(|(n, b)| (n.as_str(), b.as_slice()));
+    pairs.collect()
+}
+
+#[test]
+fn cifar_10_packed_and_unpacked() {
+    let dir = tempdir().unwrap();
+    let files = cifar10();
+    let packed = put(&dir, "a/cifar-10-binary.tar.gz", &gz(&tar(&slices(&files))));
+    for (name, bytes) in &files {
+        put(&dir, &format!("b/{name}"), bytes);
+    }
+    let unpacked = dir.path().join("b");
+    let inside = unpacked.join("cifar-10-batches-bin");
+    for path in [&packed, &dir.path().join("a"), &unpacked, &inside] {
+        let train = opened(path, "train");
+        assert_eq!(train.describe(), "CIFAR-10, 10 images, 10 classes");
+        let labels: Vec<usize> = (0..10).map(|i| train.label(i)).collect();
+        assert_eq!(labels, [1, 8, 2, 7, 3, 6, 4, 5, 5, 4]);
+        assert_eq!(train.classes()[3], "cat");
+        let second = train.image(1).unwrap();
+        assert_eq!((second.width, second.height), (32, 32));
+        assert!(second.rgb.chunks_exact(3).all(|p| p == [1, 2, 3]));
+        assert!(train.image(10).is_err() && train.image(usize::MAX).is_err());
+        let test = opened(path, "val");
+        assert_eq!((test.len(), test.label(0)), (1, 7));
+        assert_eq!(test.name(0), "CIFAR-10 test #0");
+    }
+}
+
+#[test]
+fn cifar_100_takes_the_fine_label() {
+    let dir = tempdir().unwrap();
+    put(&dir, "train.bin", &records(&[&[1, 99], &[19, 0]]));
+    put(&dir, "test.bin", &records(&[&[3, 42]]));
+    let train = opened(dir.path(), "train");
+    assert_eq!(train.describe(), "CIFAR-100, 2 images, 100 classes");
+    assert_eq!((train.label(0), train.label(1)), (99, 0));
+    assert!(train.image(0).unwrap().rgb.starts_with(&[0, 1, 2]));
+}
+
+#[test]
+fn damaged_cifar_is_explained() {
+    let dir = tempdir().unwrap();
+    let whole = gz(&tar(&slices(&cifar10())));
+    for cut in [10, whole.len() / 2, whole.len() - 20] {
+        let path = put(&dir, "cifar-10-binary.tar.gz", &whole[..cut]);
+        let message = error(&path, "train");
+        assert!(message.contains("fetch it again"), "{cut}: {message}");
+    }
+    let dir = tempdir().unwrap();
+    for n in 1..=5 {
+        put(&dir, &format!("data_batch_{n}.bin"), &records(&[&[n]]));
+    }
+    let path = put(&dir, "data_batch_3.bin", &records(&[&[3]])[..3000]);
+    assert!(error(dir.path(), "train").contains("data_batch_3.bin has 3000 bytes"));
+    put(&dir, "data_batch_3.bin", &records(&[&[10]]));
+    assert!(error(dir.path(), "train").contains("image 0 has label 10"));
+    fs::remove_file(path).unwrap();
+    assert!(error(dir.path(), "train").contains("data_batch_3.bin is missing"));
+    assert!(error(dir.path(), "val").contains("no CIFAR images"));
+}
+
+fn ilsvrc(dir: &TempDir) {
+    let class = |files: &[(&str, &[u8])]| tar(files);
+    // Neither the classes nor their images are in order.
+    let n02 = class(&[("n02_2.JPEG", &image(22)), ("n02_1.JPEG", &image(21))]);
+    let n01 = class(&[("n01_1.JPEG", &image(11))]);
+    put(
+        dir,
+        "ILSVRC2012_img_train.tar",
+        &tar(&[("n02.tar", &n02), ("n01.tar", &n01)]),
+    );
+    put(
+        dir,
+        "ILSVRC2012_img_val.tar",
+        &tar(&[
+            ("ILSVRC2012_val_00000002.JPEG", &image(2)),
+            ("ILSVRC2012_val_00000001.JPEG", &image(1)),
+            ("ILSVRC2012_val_00000003.JPEG", &image(3)),
+        ]),
+    );
+    let devkit = tar(&[
+        (
+            "ILSVRC2012_devkit_t12/data/meta.mat",
+            &fixture("sources/meta.mat"),
+        ),
+        (
+            "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt",
+            b"4\n1\n2\n",
+        ),
+    ]);
+    put(dir, "ILSVRC2012_devkit_t12.tar.gz", &gz(&devkit));
+}
+
+#[test]
+fn ilsvrc_from_its_tars() {
+    let dir = tempdir().unwrap();
+    ilsvrc(&dir);
+    let train = opened(dir.path(), "train");
+    assert_eq!(train.classes(), ["n01", "n02"]);
+    assert_eq!(all(&*train), [(0, 11), (1, 21), (1, 22)]);
+    assert_eq!(last(&*train, 2), "n02_2.JPEG");
+    assert_eq!(
+        train.describe(),
+        "ILSVRC2012 train tar, 3 images, 2 classes"
+    );
+    // The devkit numbers n03, n01, n04, n02; sorted they are n01 .. n04. n00 is a parent.
+    let val = opened(dir.path(), "val");
+    assert_eq!(val.classes(), ["n01", "n02", "n03", "n04"]);
+    assert_eq!(all(&*val), [(1, 1), (2, 2), (0, 3)]);
+    assert!(error(dir.path(), "test").contains("no split 'test' here, only train, val"));
+}
+
+#[test]
+fn damaged_ilsvrc_is_explained() {
+    let dir = tempdir().unwrap();
+    ilsvrc(&dir);
+    let path = dir.path().join("ILSVRC2012_img_train.tar");
+    let whole = fs::read(&path).unwrap();
+    // Within the first class, within the second, between them.
+    for cut in [700, 1024, 2000, 3600, whole.len() - 1600] {
+        fs::write(&path, &whole[..cut]).unwrap();
+        let message = error(dir.path(), "train");
+        assert!(message.contains("cut off or damaged"), "{cut}: {message}");
+    }
+    let devkit = dir.path().join("ILSVRC2012_devkit_t12.tar.gz");
+    let whole = fs::read(&devkit).unwrap();
+    fs::write(&devkit, &whole[..whole.len() / 2]).unwrap();
+    assert!(error(dir.path(), "val").contains("fetch it again"));
+    fs::remove_file(&devkit).unwrap();
+    assert!(error(dir.path(), "val").contains("devkit_t12.tar.gz: cannot be read"));
+    let mat = fixture("sources/meta.mat");
+    for (meta, truth, message) in [
+        (&mat[..], &b"1\n2\n"[..], "00000003.JPEG is none of the 2"),
+        (&mat[..], b"1\n2\n5\n", "line 3: '5' is no class"),
+        (&mat[..], b"1\nx\n5\n", "line 2: 'x' is no class"),
+        (&mat[..mat.len() / 2], b"1\n2\n3\n", "meta.mat: "),
+        (b"nonsense", b"1\n2\n3\n", "meta.mat: not a MATLAB 5 file"),
+    ] {
+        let files = tar(&[
+            ("meta.mat", meta),
+            ("ILSVRC2012_validation_ground_truth.txt", truth),
+        ]);
+        fs::write(&devkit, gz(&files)).unwrap();
+        let got = error(dir.path(), "val");
+        assert!(got.contains(message), "{got}");
+    }
+}
+
+#[test]
+fn webdataset_shards() {
+    let dir = tempdir().unwrap();
+    let first = tar(&[
+        ("a/0001.cls", b"1\n"),
+        ("a/0001.jpg", &image(1)),
+        ("a/0001.json", b"{}"),
+        ("a/0002.seg.png", b"something else"),
+        ("a/0002.JPG", &image(2)),
+        ("a/0002.cls", b"0"),
+    ]);
+    let second = tar(&[("0003.bmp", &image(3)), ("0003.cls", b"2")]);
+    put(&dir, "imagenet-train-000000.tar", &first);
+    put(&dir, "imagenet-train-000001.tar", &second);
+    put(&dir, "imagenet-validation-000000.tar", &second);
+    let train = opened(dir.path(), "train");
+    assert_eq!(train.describe(), "WebDataset, 3 images, 3 classes");
+    assert_eq!(all(&*train), [(1, 1), (0, 2), (2, 3)]);
+    assert_eq!(last(&*train, 1), "0002.JPG");
+    assert_eq!(opened(dir.path(), "val").len(), 1);
+    let shards = dir.path().join("imagenet-train-{000000..000001}.tar");
+    assert_eq!(opened(&shards, "train").len(), 3);
+    let shard = dir.path().join("imagenet-train-000001.tar");
+    assert_eq!(all(&*opened(&shard, "val")), [(2, 3)]);
+    let missing = dir.path().join("imagenet-train-{000000..000002}.tar");
+    assert!(error(&missing, "train").contains("000002.tar: cannot be read"));
+    let backwards = dir.path().join("imagenet-train-{5..2}.tar");
+    assert!(error(&backwards, "train").contains("is not a range of shards"));
+
+    // Names instead of numbers, and a folder for each split.
+    let named = tar(&[
+        ("1.jpg", &image(1)),
+        ("1.cls", b"dog"),
+        ("2.jpg", &image(2)),
+        ("2.cls", b"cat"),
+    ]);
+    put(&dir, "other/train/0.tar", &named);
+    let train = opened(&dir.path().join("other"), "train");
+    assert_eq!(train.classes(), ["cat", "dog"]);
+    assert_eq!(all(&*train), [(1, 1), (0, 2)]);
+}
+
+#[test]
+fn damaged_webdataset_is_explained() {
+    let dir = tempdir().unwrap();
+    let whole = tar(&[
+        ("1.cls", b"1"),
+        ("1.jpg", &image(1)),
+        ("2.cls", b"0"),
+        ("2.jpg", &image(2)),
+    ]);
+    let mut messages = 0;
+    for cut in 0..whole.len() {
+        let path = put(&dir, "0.tar", &whole[..cut]);
+        match open(path.to_str().unwrap(), "train") {
+            Ok(source) => {
+                // What is there is right, and it is said that something may be missing.
+                let images = all(&*source);
+                assert!(images == [(1, 1)] || images == [(1, 1), (0, 2)], "{cut}");
+                let cut_off = cut < whole.len() - 512;
+                assert!(!cut_off || source.warnings().len() == 1, "{cut}");
+            }
+            Err(error) => {
+                assert!(!error.to_string().contains('\n'));
+                messages += 1;
+            }
+        }
+    }
+    assert!(messages > 1000);
+    let with = |files: &[(&str, &[u8])]| {
+        let path = put(&dir, "0.tar", &tar(files));
+        error(&path, "train").replace(&dir.path().display().to_string(), "DIR")
+    };
+    let a = &image(1)[..];
+    for (message, expected) in [
+        (
+            with(&[("1.jpg", a)]),
+            "no label for '1.jpg': expected 1.cls",
+        ),
+        (
+            with(&[("1.jpg", a), ("1.png", a), ("1.cls", b"1")]),
+            "two images for '1'",
+        ),
+        (
+            with(&[("1.jpg", a), ("1.cls", b"1"), ("1.cls", b"2")]),
+            "two labels for '1'",
+        ),
+        (
+            with(&[
+                ("1.jpg", a),
+                ("1.cls", b"1"),
+                ("2.jpg", a),
+                ("2.cls", b"dog"),
+            ]),
+            "2.jpg: label 'dog' is not a class number",
+        ),
+        (
+            with(&[("1.jpg", a), ("1.cls", b" ")]),
+            "1.jpg: its label is empty",
+        ),
+        (with(&[("x.txt", b"x")]), "no samples; expected pairs"),
+    ] {
+        assert!(
+            message.starts_with("DIR/0.tar: ") && message.contains(expected),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn files_that_vanish_or_shrink_are_bad_images() {
+    let dir = tempdir().unwrap();
+    let shard = tar(&[("1.cls", b"0"), ("1.jpg", &image(1))]);
+    let path = put(&dir, "0.tar", &shard);
+    let source = opened(&path, "train");
+    fs::write(&path, &shard[..1500]).unwrap();
+    let message = source.image(0).unwrap_err().to_string();
+    assert!(message.ends_with("has become shorter"), "{message}");
+    fs::remove_file(&path).unwrap();
+    let message = source.image(0).unwrap_err().to_string();
+    assert!(message.contains("cannot be read"), "{message}");
+}
+
+#[test]
+fn formats_are_told_by_their_bytes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/formats");
+    let mut cases = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if name.ends_with(".rgb.png") {
+            continue;
+        }
+        let bytes = fs::read(&path).unwrap();
+        let got = decode(&bytes).unwrap();
+        let expected = decode(&fixture(&format!("formats/{name}.rgb.png"))).unwrap();
+        assert_eq!((got.width, got.height), (45, 31), "{name}");
+        let off = got.rgb.iter().zip(&expected.rgb);
+        let off = off.map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert!(
+            off <= if name == "lossy.webp" { 2 } else { 0 },
+            "{name}: {off}"
+        );
+        for cut in (0..bytes.len()).step_by(7) {
+            // A missing end of padding does no harm; anything else must be noticed.
+            if let Ok(image) = decode(&bytes[..cut]) {
+                assert!(image == got && bytes.len() - cut < 16, "{name} {cut}");
+            }
+        }
+        cases += 1;
+    }
+    assert_eq!(cases, 7);
+}
+
+#[test]
+fn the_limit_of_pixels_can_be_moved() {
+    let dir = tempdir().unwrap();
+    put(&dir, "a/1.bmp", &image(1));
+    let at = |limit| {
+        let source = open_within(dir.path().to_str().unwrap(), "train", limit).unwrap();
+        source.image(0).map_err(|e| e.to_string())
+    };
+    assert!(at(4).is_ok());
+    let message = at(3).unwrap_err();
+    assert!(
+        message.ends_with("1.bmp: 2 x 2 pixels, more than the limit of 3"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_is_no_dataset_is_explained() {
+    let dir = tempdir().unwrap();
+    let file = put(&dir, "notes.txt", b"hello");
+    assert!(error(&file, "train").contains("notes.txt: not a dataset; expected a folder of"));
+    assert!(error(&dir.path().join("none"), "train").contains("no such folder"));
+    let hub = open("hf://datasets/uoft-cs/cifar10", "train")
+        .err()
+        .unwrap();
+    assert!(hub
+        .to_string()
+        .contains("'hf download uoft-cs/cifar10 --repo-type dataset"));
+    assert!(open("shapes", "train")
+        .unwrap()
+        .describe()
+        .starts_with("shapes"));
+}
+
+#[cfg(unix)]
+#[test]
+fn names_that_are_not_utf_8() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempdir().unwrap();
+    put(&dir, "a/1.bmp", &image(1));
+    let odd = |bytes: &[u8]| dir.path().join(OsStr::from_bytes(bytes));
+    fs::write(odd(b"a/caf\xe9.bmp"), image(2)).unwrap();
+    let source = opened(dir.path(), "train");
+    assert_eq!(all(&*source), [(0, 1)]);
+    let [warning] = source.warnings() else {
+        panic!("{:?}", source.warnings())
+    };
+    assert!(warning.contains("its name is not valid UTF-8"), "{warning}");
+    // Without a class the labels would shift: that is an error.
+    fs::create_dir(odd(b"\xe9")).unwrap();
+    assert!(error(dir.path(), "train").contains("not valid UTF-8"));
+}
+
+/// Root may read everything; then there is nothing to see.
+#[cfg(unix)]
+#[test]
+fn folders_without_permission_are_named() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempdir().unwrap();
+    put(&dir, "a/1.bmp", &image(1));
+    put(&dir, "b/locked/2.bmp", &image(1));
+    let locked = dir.path().join("b/locked");
+    let set = |mode| fs::set_permissions(&locked, fs::Permissions::from_mode(mode)).unwrap();
+    set(0o000);
+    if fs::read_dir(&locked).is_err() {
+        assert!(error(dir.path(), "train").contains("b/locked: cannot be read"));
+    }
+    set(0o755);
+    assert_eq!(ImageFolder::open(dir.path(), "train").unwrap().len(), 2);
+}
+
+/// What the fuzzer is started with must itself be fine.
+#[test]
+fn fuzz_targets_read_whole_archives() {
+    let shard = tar(&[("1.cls", b"1"), ("1.jpg", &image(1))]);
+    assert_eq!(fuzz::webdataset(&shard), Ok(1));
+    let files = cifar10();
+    let archive = tar(&slices(&files));
+    assert_eq!(fuzz::cifar(&archive), Ok(11));
+    assert_eq!(fuzz::cifar(&gz(&archive)), Ok(11));
+    // Bytes changed at random, as a fuzzer that needs no other compiler.
+    let r = &mut datasets::rng::rng(0, "fuzz", 0, 0);
+    for _ in 0..3000 {
+        let mut damaged = shard.clone();
+        for _ in 0..1 + datasets::rng::below(r, 4) {
+            let at = datasets::rng::below(r, damaged.len());
+            damaged[at] = datasets::rng::below(r, 256) as u8;
+        }
+        let _ = fuzz::webdataset(&damaged);
+    }
+}

@@ -1,0 +1,129 @@
+//! `vitfreeze data inspect`.
+use std::process::ExitCode;
+
+use anyhow::Result;
+use datasets::{Error, Source};
+use rayon::prelude::*;
+
+use super::progress::Progress;
+use super::Which;
+use crate::report::print;
+use crate::{device, interrupt};
+
+/// Without --check so many images are decoded, for their sizes.
+const SAMPLE: usize = 200;
+/// Images decoded between two looks at the progress.
+const CHUNK: usize = 256;
+/// Classes that are all listed.
+const ALL_CLASSES: usize = 20;
+
+/// Flags of `vitfreeze data inspect`.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  vitfreeze data inspect imagenet\n  vitfreeze data inspect imagenet --split val --check\n\n\
+                  Exit code 1 if --check finds bad images."
+)]
+pub struct Args {
+    #[command(flatten)]
+    which: Which,
+    /// Decode every image and list those that cannot be read
+    #[arg(long)]
+    check: bool,
+    /// Threads, 0 = one per core
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    threads: usize,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<ExitCode> {
+    device::set_threads(args.threads)?;
+    let source = args.which.open()?;
+    print(source.describe())?;
+    classes(&*source)?;
+    let (len, all) = (source.len(), args.check);
+    let looked_at: Vec<usize> = if all {
+        (0..len).collect()
+    } else {
+        let count = len.min(SAMPLE);
+        (0..count).map(|i| i * len / count).collect()
+    };
+    interrupt::listen_saying("stopping")?;
+    let mut progress = Progress::new("decoding", looked_at.len());
+    let (mut sizes, mut bad) = (Vec::new(), Vec::new());
+    for chunk in looked_at.chunks(CHUNK) {
+        if interrupt::asked() {
+            progress.close();
+            return Ok(ExitCode::from(interrupt::EXIT_CODE));
+        }
+        let read = |&index: &usize| source.image(index).map(|i| (i.width, i.height));
+        let results: Vec<Result<(usize, usize), Error>> = chunk.par_iter().map(read).collect();
+        for result in results {
+            match result {
+                Ok(size) => sizes.push(size),
+                Err(error) => bad.push(error),
+            }
+        }
+        progress.add(chunk.len());
+    }
+    progress.close();
+    let some = if all || looked_at.len() == len {
+        String::new()
+    } else {
+        format!(" (of {} images looked at)", looked_at.len())
+    };
+    print(format!("sizes{some}, smallest / median / largest"))?;
+    for (what, side) in [
+        ("width", (|s| s.0) as fn(&(usize, usize)) -> usize),
+        ("height", |s| s.1),
+    ] {
+        let mut sides: Vec<usize> = sizes.iter().map(side).collect();
+        sides.sort_unstable();
+        if let [first, .., last] | [first @ last] = sides[..] {
+            let middle = sides[sides.len() / 2];
+            print(format!("  {what:<7} {first} / {middle} / {last}"))?;
+        }
+    }
+    for error in &bad {
+        print(format!("bad: {error}"))?;
+    }
+    match (bad.len(), all) {
+        (0, true) => print("all images can be read")?,
+        (0, false) => print("--check decodes every image and lists the bad ones")?,
+        (count, _) => print(format!(
+            "{count} of {} images cannot be read",
+            looked_at.len()
+        ))?,
+    }
+    let failed = all && !bad.is_empty();
+    Ok(ExitCode::from(u8::from(failed)))
+}
+
+/// Images per class: of few classes each, of many the extremes.
+fn classes(source: &dyn Source) -> Result<()> {
+    let names = source.classes();
+    let mut counts = vec![0usize; names.len()];
+    for index in 0..source.len() {
+        if let Some(count) = counts.get_mut(source.label(index)) {
+            *count += 1;
+        }
+    }
+    let mut order: Vec<usize> = (0..names.len()).collect();
+    if names.len() > ALL_CLASSES {
+        order.sort_by_key(|&c| counts[c]);
+        let (low, high) = (order[0], order[order.len() - 1]);
+        let middle = counts[order[order.len() / 2]];
+        print(format!(
+            "images per class: {} ({}) to {} ({}), median {middle}",
+            counts[low], names[low], counts[high], names[high]
+        ))?;
+        return Ok(());
+    }
+    print("images per class")?;
+    for class in order {
+        print(format!(
+            "  {class:>3} {:<20} {}",
+            names[class], counts[class]
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,218 @@
+//! `vitfreeze data`, and `--data` of sources other than folders.
+mod common;
+
+use std::path::Path;
+
+use common::{assert_same_state, fails, ok, pretrain, resume, vitfreeze};
+
+/// `classes` folders of `each` PNGs of 20 x 16 pixels in train/.
+fn write_images(dir: &Path, classes: usize, each: usize) {
+    for i in 0..classes * each {
+        let folder = dir.join(format!("train/class{}", i % classes));
+        std::fs::create_dir_all(&folder).unwrap();
+        let pixel = |x: u32, y: u32| {
+            image::Rgb([(17 * i as u32 + 9 * x) as u8, (13 * y) as u8, (x * y) as u8])
+        };
+        let image = image::RgbImage::from_fn(20, 16, pixel);
+        image.save(folder.join(format!("{i:03}.png"))).unwrap();
+    }
+}
+
+fn data(args: &[&str]) -> std::process::Command {
+    let mut command = vitfreeze(["data"]);
+    command.args(args);
+    command
+}
+
+#[test]
+fn inspect_counts_and_checks() {
+    let dir = tempfile::tempdir().unwrap();
+    write_images(dir.path(), 3, 4);
+    let path = dir.path().to_str().unwrap();
+    let said = ok(data(&["inspect", path]));
+    assert!(
+        said.starts_with("ImageFolder, 12 images, 3 classes\n"),
+        "{said}"
+    );
+    for line in [
+        "class1               4\n",
+        "width   20 / 20 / 20\n",
+        "height  16 / 16 / 16\n",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    assert!(ok(data(&["inspect", path, "--check"])).contains("all images can be read"));
+    std::fs::write(dir.path().join("train/class0/003.png"), b"no image").unwrap();
+    std::fs::write(dir.path().join("train/class0/000.png"), b"").unwrap();
+    let output = data(&["inspect", path, "--check"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = common::text(&output);
+    for line in [
+        "000.png: empty file\n",
+        "003.png: neither JPEG",
+        "2 of 12 images cannot be read",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    let said = common::text(
+        &data(&["inspect", path, "--max-pixels=100", "--check"])
+            .output()
+            .unwrap(),
+    );
+    assert!(
+        said.contains("20 x 16 pixels, more than the limit of 100"),
+        "{said}"
+    );
+}
+
+#[test]
+fn preview_draws_a_grid() {
+    let dir = tempfile::tempdir().unwrap();
+    write_images(dir.path(), 3, 4);
+    let path = dir.path().to_str().unwrap();
+    let out = dir.path().join("grid.png");
+    let draw = |kind: &str| {
+        let to = format!("--out={}", out.display());
+        let kind = format!("--transform={kind}");
+        let said = ok(data(&[
+            "preview",
+            path,
+            &to,
+            &kind,
+            "--image-size=32",
+            "--rows=2",
+            "--columns=3",
+        ]));
+        assert!(said.contains("row 2: class"), "{said}");
+        image::open(&out).unwrap().to_rgb8()
+    };
+    let (plain, finetune) = (draw("eval"), draw("finetune"));
+    assert_eq!((plain.width(), plain.height()), (3 * 34 - 2, 2 * 34 - 2));
+    assert_eq!(plain, draw("eval"));
+    let column = |grid: &image::RgbImage, n: u32| {
+        image::imageops::crop_imm(grid, n * 34, 0, 32, 66).to_image()
+    };
+    // The first column is the image as it is, in both; the others of an evaluation are like it.
+    assert_eq!(column(&plain, 0), column(&plain, 2));
+    assert_eq!(column(&plain, 0), column(&finetune, 0));
+    assert!(column(&finetune, 1) != column(&finetune, 2));
+}
+
+/// A run on the cache is the run on the folder, and one can be gone on with on the other.
+#[test]
+fn a_cache_gives_the_same_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("images");
+    write_images(&folder, 4, 10);
+    let cache = dir.path().join("images.cache");
+    let make = || {
+        data(&[
+            "cache",
+            folder.to_str().unwrap(),
+            "--out",
+            cache.to_str().unwrap(),
+        ])
+    };
+    let said = ok(make());
+    assert!(said.contains("ImageFolder, 40 images, 4 classes"), "{said}");
+    assert!(fails(make(), 2).contains("images.cache exists; remove it"));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+
+    let run = |name: &str, data: &Path, more: &[&str]| {
+        let out = dir.path().join(name);
+        let data = format!("--data={}", data.display());
+        ok(pretrain(&out, &[&[data.as_str()], more].concat()));
+        out
+    };
+    let whole = run("whole", &folder, &[]);
+    let said = run("cached", &cache, &["--max-steps=7"]);
+    ok(resume(
+        &said,
+        &[&format!("--data={}", folder.display()), "--max-steps=12"],
+    ));
+    ok(resume(&said, &[&format!("--data={}", cache.display())]));
+    assert_same_state(&whole, &said);
+}
+
+#[test]
+fn bench_measures_the_loader() {
+    let dir = tempfile::tempdir().unwrap();
+    write_images(dir.path(), 2, 5);
+    let path = dir.path().to_str().unwrap();
+    let said = ok(data(&[
+        "bench",
+        path,
+        "--image-size=16",
+        "--seconds=1",
+        "--json",
+    ]));
+    let json: serde_json::Value = serde_json::from_str(said.trim()).unwrap();
+    assert!(json["images_per_second"].as_f64().unwrap() > 0.0);
+    assert!(
+        ok(data(&["bench", "shapes", "--image-size=16", "--seconds=1"]))
+            .contains("images/s at 16 px")
+    );
+}
+
+#[test]
+fn mistakes_are_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("notes.txt");
+    std::fs::write(&file, "hello").unwrap();
+    let path = file.to_str().unwrap();
+    assert!(fails(data(&["inspect", path]), 2).contains("not a dataset; expected"));
+    assert!(fails(data(&["inspect", "no/such/thing"]), 2).contains("no such"));
+    assert!(fails(data(&["bench", "shapes", "--image-size=0"]), 2).contains("it must be 1 to 4096"));
+    let nowhere = dir.path().join("no/such/grid.png");
+    let out = format!("--out={}", nowhere.display());
+    let few = [
+        "preview",
+        "shapes",
+        &out,
+        "--image-size=8",
+        "--rows=1",
+        "--columns=1",
+    ];
+    assert!(fails(data(&few), 1).contains("cannot write"));
+}
+
+/// Ctrl-C while caching leaves nothing behind.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_cache_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("images");
+    write_images(&folder, 2, 10);
+    for i in 0..40 {
+        let link = folder.join(format!("train/class0/more{i}"));
+        std::os::unix::fs::symlink(folder.join("train/class1"), link).unwrap();
+    }
+    let out = dir.path().join("out.cache");
+    let mut command = data(&[
+        "cache",
+        folder.to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+    ]);
+    let mut child = command
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // As soon as the file is there.
+    let began = std::time::Instant::now();
+    while std::fs::read_dir(dir.path()).unwrap().count() < 2 && began.elapsed().as_secs() < 60 {
+        std::thread::yield_now();
+    }
+    let kill = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(kill.is_ok());
+    let status = child.wait().unwrap();
+    // It may have been done before the signal came.
+    let left = std::fs::read_dir(dir.path()).unwrap().count();
+    match status.code() {
+        Some(130) => assert_eq!(left, 1),
+        code => assert_eq!((code, left), (Some(0), 2)),
+    }
+}
