@@ -199,12 +199,12 @@ fn pytorch_archives() {
     bad(&with(&pickle(4, 0, 1 << 30, 0)), &["'w'", "does not fit"]);
     bad(&with(&pickle(4, 0, u32::MAX, 1)), &["a size of -1"]);
     bad(
-        &with(b"\x80\x02cos\nsystem\n(X\x02\x00\x00\x00lsios.path\n.").as_slice(),
+        &with(b"\x80\x02cos\nsystem\n(X\x02\x00\x00\x00lsios.path\n."),
         &["opcode 0x69"],
     );
     // Never run: an unknown call is a value like any other.
     bad(
-        &with(b"\x80\x02cos\nsystem\nX\x05\x00\x00\x00false\x85R.").as_slice(),
+        &with(b"\x80\x02cos\nsystem\nX\x05\x00\x00\x00false\x85R."),
         &["no tensors"],
     );
     bad(&with(b"\x80\x02}"), &["ends early"]);

@@ -186,7 +186,8 @@ impl Checkpoint {
         }
         for (name, recipe) in &self.named.recipes {
             let is_head = name.starts_with("head.") || name.starts_with("head_dist.");
-            if !needed.contains_key(name) && !(is_head && head != Head::Keep) {
+            let left_out = is_head && head != Head::Keep;
+            if !needed.contains_key(name) && !left_out {
                 let sources = recipe.sources().into_iter().cloned();
                 mismatch.unexpected.extend(sources);
             }

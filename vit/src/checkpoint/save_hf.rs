@@ -102,6 +102,12 @@ fn rename(
             }
             return Ok(());
         }
+        for (scale, theirs) in [("ls1", "layer_scale1"), ("ls2", "layer_scale2")] {
+            if module == scale {
+                put(format!("{layer}.{theirs}.lambda1"), tensor);
+                return Ok(());
+            }
+        }
         let swiglu = cfg.activation == Activation::SwiGlu;
         let theirs = match (module, kind) {
             ("norm1", Kind::Dinov2) => "norm1",
@@ -115,8 +121,6 @@ fn rename(
             ("mlp.fc2", Kind::Dinov2) => "mlp.fc2",
             ("mlp.fc1", _) => "intermediate.dense",
             ("mlp.fc2", _) => "output.dense",
-            ("ls1", _) => return Ok(put(format!("{layer}.layer_scale1.lambda1"), tensor)),
-            ("ls2", _) => return Ok(put(format!("{layer}.layer_scale2.lambda1"), tensor)),
             _ => return Err(no(&format!("tensor '{name}' has no place in it"))),
         };
         put(format!("{layer}.{theirs}.{value}"), tensor);
