@@ -7,6 +7,9 @@ use crate::error::list;
 use crate::freeze::Entry;
 use crate::Error;
 
+/// Where warnings go.
+pub(crate) type Handler = Box<dyn Fn(&str) + Send>;
+
 type Entries = BTreeMap<String, Entry>;
 
 /// Looks at the graph at the first backward pass after each change of the frozen set, and at the last before one that the
@@ -14,7 +17,7 @@ type Entries = BTreeMap<String, Entry>;
 #[derive(Default)]
 pub(crate) struct Check {
     pub off: bool,
-    pub handler: Option<Box<dyn Fn(&str) + Send>>,
+    pub handler: Option<Handler>,
     /// The graph when the frozen set last changed.
     last: Option<(usize, Graph)>,
 }

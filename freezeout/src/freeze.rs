@@ -23,6 +23,12 @@ impl Entry {
     }
 }
 
+/// Says yes to some names.
+type Names = Box<dyn Fn(&str) -> bool + Send>;
+
+/// Variables and layers of numbered blocks, in order of the numbers.
+type Blocks<'a> = BTreeMap<usize, Vec<(&'a str, usize)>>;
+
 /// Whether a variable of this name is one that the forward pass updates itself: the running statistics of a BatchNorm.
 pub(crate) fn is_buffer(name: &str) -> bool {
     name.ends_with("running_mean") || name.ends_with("running_var")
@@ -51,7 +57,7 @@ pub struct FreezeOut {
     policy: Option<Box<dyn Policy>>,
     check: Check,
     /// Variables that may go without gradient.
-    missing: Option<Box<dyn Fn(&str) -> bool + Send>>,
+    missing: Option<Names>,
 }
 
 impl FreezeOut {
@@ -424,8 +430,7 @@ impl FreezeOut {
 
 /// Numbered blocks of one container must have rising layers.
 fn in_order(entries: &BTreeMap<String, Entry>) -> Result<(), Error> {
-    // Container -> number -> (variable, lowest layer, highest layer).
-    let mut containers: BTreeMap<&str, BTreeMap<usize, Vec<(&str, usize)>>> = BTreeMap::new();
+    let mut containers: BTreeMap<&str, Blocks> = BTreeMap::new();
     for (name, entry) in entries {
         let (Some(block), Some(layer)) = (block_of(name), entry.layer) else {
             continue;

@@ -143,9 +143,9 @@ impl Policy for Plasticity {
         memory.history.resize(schedule.layers, Vec::new());
         memory.steepest.resize(schedule.layers, 0.0);
         let mut front_is_flat = false;
-        for layer in memory.frozen..schedule.layers {
+        for (layer, plasticity) in plasticity.into_iter().enumerate().skip(memory.frozen) {
             let history = &mut memory.history[layer];
-            history.push(plasticity[layer]);
+            history.push(plasticity);
             if history.len() > 2 * self.window {
                 history.remove(0);
             }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor, D};
+use datasets::Transform as _;
 use vit::Head;
 
 use crate::device;

@@ -9,7 +9,7 @@ pub fn layers(cfg: &LocalMimConfig, mask_ratio: f64) -> Vec<LayerCost> {
     let visible = (vit.patches() as f64 * (1.0 - mask_ratio)).floor();
     let (dim, tokens) = (vit.embed_dim as f64, visible + 1.0);
     let pixels = 3.0 * (vit.patch_size * vit.patch_size) as f64;
-    let (heads, ratio) = (vit.num_heads as f64, vit.mlp_ratio as f64);
+    let (heads, ratio) = (vit.num_heads as f64, vit.mlp_ratio);
     let embed = LayerCost {
         forward: visible * pixels * dim,
         entry: visible * pixels * dim,

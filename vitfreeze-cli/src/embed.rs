@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{bail, Result};
 use candle_core::{Device, Tensor};
-use datasets::{Transform as _, EvalTransform, ImageFolder, Source};
+use datasets::{EvalTransform, ImageFolder, Source, Transform as _};
 use rayon::prelude::*;
 use serde_json::json;
 use vit::{Head, Vit};

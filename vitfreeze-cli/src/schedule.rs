@@ -57,7 +57,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         plot::check(path)?;
     }
     let layers = costs::layers(&cfg, config.mask_ratio);
-    print(&table(&config, &cfg, &schedule, &layers, &epoch))?;
+    print(table(&config, &cfg, &schedule, &layers, &epoch))?;
     if let Some(path) = &args.plot {
         let title = format!(
             "{}, {} epochs: freezing {} from t0 = {}, learning rates {}",
@@ -124,12 +124,11 @@ fn table(
             format!("{:>7.1} %", 100.0 * cost / whole)
         });
         let freezes = freezes.map_or("never".to_owned(), |step| format!("{:.1}", epoch(step)));
-        out += &format!(
+        let row = format!(
             "{layer:>5}  {label:<20}  {freezes:>16}  {first:>8.2e}  {:>14.1} %  {then}",
             100.0 * share
-        )
-        .trim_end()
-        .to_owned();
+        );
+        out += row.trim_end();
         out.push('\n');
     }
     out.push('\n');
