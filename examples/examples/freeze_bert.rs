@@ -89,11 +89,9 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         let grads = freeze.backward(&loss)?;
         opt.step(&freeze, step, &grads)?;
         if step % 10 == 9 {
-            let (nodes, frozen) = (loss.sorted_nodes().len(), freeze.frozen());
-            println!(
-                "loss {:.3}, {frozen} frozen, {nodes} nodes",
-                loss.to_scalar::<f32>()?
-            );
+            let (nodes, value) = (loss.sorted_nodes().len(), loss.to_scalar::<f32>()?);
+            let frozen = freeze.frozen();
+            println!("loss {value:.3}, {frozen} frozen, {nodes} nodes");
         }
     }
     Ok(())
