@@ -115,12 +115,16 @@ fn read_devkit(path: &Path) -> Result<(Vec<String>, Vec<usize>), Error> {
     let mut archive = tar::Archive::new(GzDecoder::new(file).take(MAX_DEVKIT_BYTES));
     let mut read = || -> std::io::Result<()> {
         for entry in archive.entries()? {
-            let mut entry = entry?;
+            let entry = entry?;
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             let name = name.rsplit('/').next().unwrap_or_default().to_owned();
+            // A sparse member is as long as it says, whatever the archive holds.
+            if !entry.header().entry_type().is_file() {
+                continue;
+            }
             if ["meta.mat", "ILSVRC2012_validation_ground_truth.txt"].contains(&name.as_str()) {
                 let mut bytes = Vec::new();
-                entry.read_to_end(&mut bytes)?;
+                entry.take(MAX_DEVKIT_BYTES).read_to_end(&mut bytes)?;
                 members.insert(name, bytes);
             }
         }

@@ -25,7 +25,7 @@ const MAX_SHARDS: usize = 1 << 20;
 /// | the folder with `ILSVRC2012_img_train.tar`, or `_val.tar` and `ILSVRC2012_devkit_t12.tar.gz` | [`open_ilsvrc`] |
 /// | a folder with `*.parquet`, or one such file (feature `parquet`) | `ParquetImages` |
 /// | a folder with `*.tar`, one such file, or several as `shard-{0000..0099}.tar` | [`open_webdataset`] |
-/// | any other folder | [`ImageFolder`] |
+/// | any other folder, and one with images in class folders whatever else is in it | [`ImageFolder`] |
 ///
 /// `split` is `train`, `val` or what the dataset calls it; `val` also finds `valid`, `validation` and `test`.
 pub fn open(data: &str, split: &str) -> Result<Arc<dyn Source>, Error> {
@@ -50,6 +50,10 @@ pub fn open_within(data: &str, split: &str, max_pixels: u64) -> Result<Arc<dyn S
             Some(shards) => Ok(Arc::new(open_shards(shards?)?.with_max_pixels(max_pixels))),
             None => Err(Error::NoSuchFolder(path.to_owned())),
         };
+    }
+    if path.is_dir() && has_class_folders(path, split) {
+        let folder = ImageFolder::open(path, split)?.with_max_pixels(max_pixels);
+        return Ok(Arc::new(folder));
     }
     if let Some(found) = cifar::detect(path) {
         return Ok(Arc::new(Cifar::open(&found, split)?));
@@ -101,9 +105,58 @@ fn open_folder(path: &Path, split: &str, max_pixels: u64) -> Result<Arc<dyn Sour
             open_webdataset(path, split)?.with_max_pixels(max_pixels),
         ));
     }
+    // Hugging Face keeps each configuration of a dataset in a folder of its own: plain_text/train-00000-of-00001.parquet.
+    let mut configurations = subfolders(path);
+    configurations.retain(|dir| near(dir, "parquet"));
+    configurations.sort();
+    match &configurations[..] {
+        [] => {}
+        [one] => return open_parquet(one, split, max_pixels),
+        more => {
+            let names: Vec<String> = more.iter().map(|dir| dir.display().to_string()).collect();
+            let names = names.join(", ");
+            return Err(malformed(
+                path,
+                format!("Parquet files in several folders, name one of them: {names}"),
+            ));
+        }
+    }
     Ok(Arc::new(
         ImageFolder::open(path, split)?.with_max_pixels(max_pixels),
     ))
+}
+
+fn subfolders(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|e| e.path()).filter(|p| p.is_dir()).collect()
+}
+
+/// Whether a folder, or its folder of this split, holds class folders with images in them: then it is an [`ImageFolder`],
+/// whatever archives lie about in it.
+fn has_class_folders(path: &Path, split: &str) -> bool {
+    let is_image = |path: &Path| {
+        let extension = path
+            .extension()
+            .and_then(|e| e.to_str())
+            .unwrap_or_default();
+        let known = ["jpg", "jpeg", "png", "webp", "bmp"];
+        known.iter().any(|x| extension.eq_ignore_ascii_case(x)) && path.is_file()
+    };
+    let holds_image = |dir: &PathBuf| {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|e| e.path()).any(|path| is_image(&path))
+    };
+    let splits = SPLITS
+        .iter()
+        .map(|name| path.join(name))
+        .filter(|dir| dir.is_dir());
+    let splits: Vec<PathBuf> = splits.chain([path.join(split)]).collect();
+    splits
+        .iter()
+        .any(|dir| subfolders(dir).iter().any(holds_image))
+        || subfolders(path)
+            .iter()
+            .any(|dir| !splits.contains(dir) && holds_image(dir))
 }
 
 #[cfg(feature = "parquet")]

@@ -131,8 +131,14 @@ impl ParquetImages {
         let wrong = |e: ParquetError| malformed(path, format!("not a whole Parquet file: {e}"));
         let reader = SerializedFileReader::new(shard).map_err(wrong)?;
         let (image, label) = columns(&reader).map_err(|e| malformed(path, e))?;
-        if self.classes.is_empty() {
-            self.classes = class_names(&reader, &label).unwrap_or_default();
+        let names = class_names(&reader, &label).unwrap_or_default();
+        if self.labels.is_empty() {
+            self.classes = names;
+        } else if self.classes != names {
+            return Err(malformed(
+                path,
+                "other class names than in the files before it",
+            ));
         }
         for number in 0..reader.num_row_groups() {
             let group = reader.get_row_group(number).map_err(wrong)?;
@@ -229,9 +235,10 @@ fn columns(reader: &SerializedFileReader<Shard>) -> Result<(usize, (usize, Strin
     let named = LABELS
         .iter()
         .find_map(|name| integers.iter().find(|(_, path)| path == name));
-    match (named, &integers[..]) {
-        (Some(label), _) | (None, [label]) => Ok((image, label.clone())),
-        _ => Err(format!(
+    // A column of any other name, even if it is the only one, may hold anything: ids, widths, years.
+    match named {
+        Some(label) => Ok((image, label.clone())),
+        None => Err(format!(
             "no column of labels; expected integers called {}. Columns: {all}",
             LABELS.join(", ")
         )),

@@ -94,7 +94,7 @@ fn shards_in_order() {
     assert_eq!(all(&*train), expected);
     assert_eq!(last(&*train, 9), "train-00001-of-00002.parquet#1");
     assert_eq!(opened(dir.path(), "val").len(), 1);
-    let flat = "message m { required binary image; required int64 y; }";
+    let flat = "message m { required binary image; required int64 label; }";
     let path = put(&dir, "flat.parquet", &write(flat, &rows(4)));
     assert_eq!(opened(&path, "train").len(), 4);
 }
@@ -117,6 +117,12 @@ fn other_columns_are_explained() {
     assert!(
         message
             .contains("0 columns of bytes; expected one, the images. Columns: text (BYTE_ARRAY)"),
+        "{message}"
+    );
+    // The only column of integers is not the labels because it is the only one.
+    let message = with("message m { required binary image; required int64 width; }");
+    assert!(
+        message.contains("no column of labels") && message.contains("width (INT64)"),
         "{message}"
     );
     let mut missing = rows(4);

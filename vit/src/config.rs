@@ -222,6 +222,12 @@ impl VitConfig {
         if let Some((name, value, _)) = sizes.iter().find(|(_, n, most)| *n == 0 || n > most) {
             return fail(format!("{name} is {value}"));
         }
+        let patches = (height / self.patch_size) * (width / self.patch_size);
+        if patches > 1 << 18 {
+            return fail(format!(
+                "{height} x {width} pixels make {patches} patches, at most 262144 are possible"
+            ));
+        }
         for (name, pixels) in [("size", height), ("width", width)] {
             if !pixels.is_multiple_of(self.patch_size) {
                 return fail(format!(

@@ -24,7 +24,7 @@ const BATCH: usize = 16;
 #[derive(clap::Parser)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// File (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name[@revision]
+    /// File (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name@revision
     #[arg(long, value_name = "CHECKPOINT")]
     checkpoint: String,
     /// JPEG and PNG files

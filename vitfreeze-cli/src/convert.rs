@@ -23,7 +23,7 @@ Examples:
 #[derive(clap::Parser)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// File (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name[@revision]
+    /// File (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name@revision
     #[arg(value_name = "IN")]
     input: String,
     /// Folder to write; must not hold a checkpoint yet

@@ -29,7 +29,7 @@ the checkpoint. Images that cannot be read are left out and told about.";
 #[derive(clap::Parser)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// File (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name[@revision]
+    /// File (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name@revision
     #[arg(long, value_name = "CHECKPOINT")]
     checkpoint: String,
     /// Folder of images: one folder per class, or splits with them inside

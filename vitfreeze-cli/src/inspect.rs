@@ -19,7 +19,7 @@ Examples:
 #[derive(clap::Parser)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// File (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name[@revision]
+    /// File (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name@revision
     checkpoint: String,
     #[command(flatten)]
     model: ModelArgs,

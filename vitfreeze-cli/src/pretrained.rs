@@ -31,11 +31,11 @@ fn image_size(text: &str) -> Result<(usize, usize), String> {
     }
 }
 
-/// Opens `origin`: a file, a folder or `hf://org/name[@revision]`.
+/// Opens `origin`: a file, a folder or `hf://org/name@revision`.
 pub fn open(origin: &str, args: &ModelArgs) -> Result<Checkpoint> {
     let hints = Hints {
         num_heads: args.heads.map(|n| n as usize),
-        image: args.image_size,
+        fallback_image: args.image_size,
         ..Hints::default()
     };
     let checkpoint = match origin.starts_with("hf://") {

@@ -12,6 +12,8 @@ pub struct Hints {
     pub num_heads: Option<usize>,
     /// Height and width in pixels of the images that the position table was made for.
     pub image: Option<(usize, usize)>,
+    /// The same, where no file tells it and the table is not square either.
+    pub fallback_image: Option<(usize, usize)>,
     /// Added to the variance in every LayerNorm.
     pub norm_eps: Option<f64>,
     /// The MLP's non-linearity.
@@ -30,6 +32,7 @@ impl Hints {
         Hints {
             num_heads: self.num_heads.or(other.num_heads),
             image: self.image.or(other.image),
+            fallback_image: self.fallback_image.or(other.fallback_image),
             norm_eps: self.norm_eps.or(other.norm_eps),
             activation: self.activation.or(other.activation),
             pool: self.pool.or(other.pool),
@@ -43,6 +46,7 @@ impl Hints {
         Self {
             num_heads: Some(cfg.num_heads),
             image: Some(cfg.image()),
+            fallback_image: None,
             norm_eps: Some(cfg.norm_eps),
             activation: Some(cfg.activation),
             pool: Some(cfg.pool),
@@ -141,6 +145,7 @@ impl Description {
         Hints {
             num_heads: count(&args["num_heads"]),
             image: pixels(&args["img_size"]).or(size),
+            fallback_image: None,
             norm_eps: None,
             activation: args["act_layer"].as_str().and_then(activation),
             pool: match pool {

@@ -197,7 +197,7 @@ fn timm_names(inside: &[(&str, &String)], prefix: &str, named: &mut Named) {
             _ => None,
         };
         let beside = match first {
-            "mask_token" | "pre_logits" => true,
+            "mask_token" => true,
             "decoder" | "hog_enc" | "inter" | "recal_mask" => family == Family::LocalMim,
             "head" => family == Family::Dino,
             _ => first.starts_with("decoder_") || stage == Some(false),

@@ -38,7 +38,8 @@ pub(crate) fn infer(
             .parse()
             .ok()
     };
-    let depth = shapes.keys().filter_map(block).max().map_or(0, |b| b + 1);
+    let depth = shapes.keys().filter_map(block).max();
+    let depth = depth.map_or(0, |b: usize| b.saturating_add(1));
     if depth == 0 || depth > shapes.len() {
         return Err(format!("{depth} blocks in {} tensors", shapes.len()));
     }
@@ -125,7 +126,7 @@ fn place_grid(cfg: &mut VitConfig, table: Option<&[usize]>, hints: &Hints) -> Re
             ))
         }
         None => {
-            let Some(image) = hints.image else {
+            let Some(image) = hints.image.or(hints.fallback_image) else {
                 return match cfg.pos_embed {
                     PosEmbed::Learnt => Ok(()), // 'pos_embed' will be reported as missing
                     PosEmbed::SinCos => {
@@ -159,6 +160,10 @@ fn place_grid(cfg: &mut VitConfig, table: Option<&[usize]>, hints: &Hints) -> Re
         let side = patches.isqrt();
         if side * side == patches {
             *cfg = cfg.with_image((side * patch, side * patch));
+            return Ok(());
+        }
+        if let Some(image) = hints.fallback_image.filter(fits) {
+            *cfg = cfg.with_image(image);
             return Ok(());
         }
     }

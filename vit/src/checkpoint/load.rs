@@ -167,7 +167,7 @@ impl Checkpoint {
 
     fn resampling(&self) -> Resample {
         match self.named.family {
-            Family::Timm | Family::Dino => Resample::Antialias,
+            Family::Timm => Resample::Antialias,
             _ => Resample::Plain,
         }
     }

@@ -11,6 +11,9 @@ use super::table::StoredType;
 /// Longest program. That of a training state with optimiser is about one megabyte.
 pub(crate) const MAX_PICKLE: u64 = 8 << 20;
 
+/// Longest key of a storage and name of a class: they are copied at each use, and a few bytes can make many uses.
+const MAX_NAME: usize = 256;
+
 /// Place of a value in the arena.
 pub(crate) type Id = u32;
 
@@ -225,7 +228,12 @@ impl Machine<'_> {
             0x93 => {
                 let parts = self.pop_last(2)?;
                 let name = match (self.value(parts[0]), self.value(parts[1])) {
-                    (Value::Text(module), Value::Text(name)) => format!("{module}.{name}"),
+                    (Value::Text(module), Value::Text(name)) => {
+                        if module.len() + name.len() > MAX_NAME {
+                            return Err("a class with a name of more than 256 bytes".into());
+                        }
+                        format!("{module}.{name}")
+                    }
                     _ => return Err("a class without a name".into()),
                 };
                 self.push(Value::Global(name))?;
@@ -440,6 +448,9 @@ impl Machine<'_> {
         else {
             return Err(wrong());
         };
+        if key.len() > MAX_NAME {
+            return Err(format!("a storage key of {} bytes", key.len()));
+        }
         if kind != "storage" {
             return Err(wrong());
         }

@@ -3,7 +3,7 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 use datasets::{write_cache, Error, Image, Source};
 use rayon::prelude::*;
 
@@ -14,8 +14,8 @@ use crate::report::{note, print};
 use crate::usage::usage;
 use crate::{device, interrupt};
 
-/// Images decoded at once.
-const CHUNK: usize = 256;
+/// Images decoded at once by each thread: more would only need more memory.
+const CHUNK: usize = 4;
 
 /// Flags of `vitfreeze data cache`.
 #[derive(clap::Args)]
@@ -55,6 +55,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
             .open(&unfinished.0)?;
         let images = Decoded::new(&*source);
         let bad = write_cache(&file, &*source, images)?;
+        // What cannot be read now would be missing for good.
+        if bad * 100 > source.len() {
+            bail!(
+                "{bad} of {} images could not be read, more than 1 %; nothing was written",
+                source.len()
+            );
+        }
         file.sync_all()?;
         std::fs::rename(&unfinished.0, &args.out)?;
         Ok(bad)
@@ -124,7 +131,10 @@ impl Iterator for Decoded<'_> {
         if let Some(image) = self.ready.next() {
             return Some(image);
         }
-        let end = self.source.len().min(self.next + CHUNK);
+        let end = self
+            .source
+            .len()
+            .min(self.next + CHUNK * rayon::current_num_threads());
         if interrupt::asked() || self.next == end {
             self.progress.close();
             return None;
