@@ -108,10 +108,10 @@ fn bad_input_is_one_line() {
     assert!(of(&["--plot=/nowhere/x.png"], 2).contains("cannot write /nowhere/x.png"));
     assert!(of(&["--images=18446744073709551615", "--batch-size=1"], 2).contains("too many"));
     assert!(of(&["--freeze=at:999=1"], 2).contains("step 999 lies beyond the run's 384 steps"));
-    assert!(of(&["--freeze=at:50=1", "--layer-lr=scaled"], 2).contains("use unscaled or shared"));
+    assert!(of(&["--freeze=at:40=1", "--layer-lr=scaled"], 2).contains("use unscaled or shared"));
     assert!(of(&["--images=0"], 2).contains("images is 0"));
     assert!(of(&["--t0=0"], 2).contains("t0 is 0"));
     assert!(of(&["--freeze=power:-1"], 2).contains("power:-1"));
     assert!(of(&["--freeze=at:5=99"], 2).contains("at most 12 of 13"));
-    assert!(of(&["--model=vit-giant"], 2).contains("vit-giant"));
+    assert!(of(&["--model=vit-gigantic"], 2).contains("vit-gigantic"));
 }
