@@ -15,7 +15,7 @@ use crate::usage::usage;
 const EXAMPLES: &str = "\
 Examples:
   vitfreeze schedule --model vit-base --data imagenet --epochs 100 --warmup-epochs 10
-  vitfreeze schedule --config configs/vit-b16-imagenet.toml --layer-lr scaled --plot schedule.png
+  vitfreeze schedule --config configs/vit-b16-imagenet.toml --data imagenet --layer-lr scaled --plot schedule.png
   vitfreeze schedule --model vit-large --data imagenet --freeze power:2 --t0 0.6 --plot schedule.svg
 
 All flags of vitfreeze pretrain are understood; no image is read and nothing is trained.";
@@ -57,7 +57,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         plot::check(path)?;
     }
     let layers = costs::layers(&cfg, config.mask_ratio);
-    print(table(&config, &cfg, &schedule, &layers, &epoch))?;
+    print(table(images, &config, &cfg, &schedule, &layers, &epoch))?;
     if let Some(path) = &args.plot {
         let title = format!(
             "{}, {} epochs: freezing {} from t0 = {}, learning rates {}",
@@ -90,6 +90,7 @@ fn labels(cfg: &LocalMimConfig) -> Vec<String> {
 }
 
 fn table(
+    images: usize,
     config: &Config,
     cfg: &LocalMimConfig,
     schedule: &Schedule,
@@ -99,7 +100,7 @@ fn table(
     let costs = costs::costs(cfg, config.mask_ratio);
     let whole = costs.step(0).compute;
     let mut out = format!(
-        "{} {} px, {} epochs of {} steps, {} of warm-up, learning rate {:.2e}\n\n",
+        "{} {} px, {images} images: {} epochs of {} steps, {} of warm-up, learning rate {:.2e}\n\n",
         config.model,
         config.image_size,
         config.epochs,

@@ -49,7 +49,7 @@ fn usage_errors_exit_2_with_one_line_and_leave_no_folder() {
             "the last stage must be at the last block",
         ),
         (&["--stages=11:3"], "scale 3 is none of"),
-        (&["--model=vit-gigantic"], "model 'vit-gigantic'"),
+        (&["--model=vit-colossal"], "model 'vit-colossal'"),
         (&["--device=tpu"], "expected cpu, cuda"),
         (&["--device=cpu:7"], "expected cpu, cuda"),
         (&["--lr", "-1"], "lr is -1"),

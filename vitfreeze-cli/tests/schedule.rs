@@ -113,5 +113,5 @@ fn bad_input_is_one_line() {
     assert!(of(&["--t0=0"], 2).contains("t0 is 0"));
     assert!(of(&["--freeze=power:-1"], 2).contains("power:-1"));
     assert!(of(&["--freeze=at:5=99"], 2).contains("at most 12 of 13"));
-    assert!(of(&["--model=vit-gigantic"], 2).contains("vit-gigantic"));
+    assert!(of(&["--model=vit-colossal"], 2).contains("vit-colossal"));
 }
