@@ -293,6 +293,12 @@ impl FreezeOut {
             .is_some_and(|e| !e.buffer && !e.is_frozen(self.frozen))
     }
 
+    /// How often the layer of a variable that trains now has been unfrozen.
+    pub(crate) fn live_thaws(&self, name: &str) -> Option<u64> {
+        let entry = self.entries.get(name).filter(|_| self.is_live(name))?;
+        Some(self.thaws(entry.layer))
+    }
+
     /// Runs the backward pass of `loss` and gives the gradients of the live variables by name.
     ///
     /// Checks the graph once after each change of the frozen set: a frozen set that does not shrink it, most often because

@@ -214,18 +214,9 @@ impl Optimizer {
         if !missing.is_empty() {
             return Err(Error::NoGradient(missing));
         }
-        self.state.retain(|name, _| freeze.is_live(name));
-        // Nothing may have been updated while a layer was frozen: state from before is void all the same.
-        for (name, layer, _) in freeze.live() {
-            let thaws = freeze.thaws(layer);
-            if self
-                .state
-                .get(name)
-                .is_some_and(|state| state.thaws != thaws)
-            {
-                self.state.remove(name);
-            }
-        }
+        // A layer may have been frozen and unfrozen without a step in between: state from before is void all the same.
+        self.state
+            .retain(|name, state| freeze.live_thaws(name) == Some(state.thaws));
         let mut norm = None;
         let (mut scale, mut limit) = (1.0, f64::INFINITY);
         match self.clip {
