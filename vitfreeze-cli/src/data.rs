@@ -3,7 +3,6 @@ mod bench;
 mod cache;
 mod inspect;
 mod preview;
-mod progress;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -7,10 +7,10 @@ use anyhow::{bail, Context, Result};
 use datasets::{write_cache, Error, Image, Source};
 use rayon::prelude::*;
 
-use super::progress::Progress;
 use super::Which;
 use crate::folder::quoted;
-use crate::report::{note, print};
+use crate::progress::{Progress, Unit};
+use crate::report::print;
 use crate::usage::usage;
 use crate::{device, interrupt};
 
@@ -119,7 +119,7 @@ impl<'a> Decoded<'a> {
             source,
             next: 0,
             ready: vec![].into_iter(),
-            progress: Progress::new("caching", source.len()),
+            progress: Progress::new(source.len() as u64, Unit::Images),
         }
     }
 }
@@ -145,9 +145,10 @@ impl Iterator for Decoded<'_> {
             .map(|i| self.source.image(i))
             .collect();
         for error in images.iter().filter_map(|i| i.as_ref().err()) {
-            note(format!("warning: {error}"));
+            self.progress.say(format!("warning: {error}"));
         }
-        self.progress.add(images.len());
+        let all = self.source.len() as u64;
+        self.progress.at("cached", end as u64, all);
         self.next = end;
         self.ready = images.into_iter();
         self.ready.next()

@@ -5,8 +5,8 @@ use anyhow::Result;
 use datasets::{Error, Source};
 use rayon::prelude::*;
 
-use super::progress::Progress;
 use super::Which;
+use crate::progress::{Progress, Unit};
 use crate::report::print;
 use crate::{device, interrupt};
 
@@ -48,7 +48,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         (0..count).map(|i| i * len / count).collect()
     };
     interrupt::listen_saying("stopping")?;
-    let mut progress = Progress::new("decoding", looked_at.len());
+    let progress = Progress::new(looked_at.len() as u64, Unit::Images);
     let (mut sizes, mut bad) = (Vec::new(), Vec::new());
     for chunk in looked_at.chunks(CHUNK) {
         if interrupt::asked() {
@@ -63,7 +63,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 Err(error) => bad.push(error),
             }
         }
-        progress.add(chunk.len());
+        let done = sizes.len() + bad.len();
+        progress.at("decoded", done as u64, looked_at.len() as u64);
     }
     progress.close();
     let some = if all || looked_at.len() == len {
