@@ -7,7 +7,7 @@ use datasets::{Loader, LoaderConfig};
 use serde::Serialize;
 
 use super::{Kind, Which};
-use crate::config::bounded;
+use crate::settings::bounded;
 use crate::device;
 use crate::report::print;
 use crate::usage::usage;

@@ -8,7 +8,7 @@ use datasets::{Image, Source, Transform};
 use image::{imageops::replace, Rgb, RgbImage};
 
 use super::{Kind, Which};
-use crate::config::bounded;
+use crate::settings::bounded;
 use crate::report::print;
 
 /// Pixels between the samples.
