@@ -32,7 +32,11 @@ impl Accuracy {
                 continue;
             };
             let before = |i: usize, x: f32| x > own || (x == own && i < label);
-            let rank = row.iter().enumerate().filter(|&(i, &x)| before(i, x)).count();
+            let rank = row
+                .iter()
+                .enumerate()
+                .filter(|&(i, &x)| before(i, x))
+                .count();
             let best = (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
             self.top1 += usize::from(rank == 0);
             self.top5 += usize::from(rank < 5);

@@ -43,7 +43,10 @@ pub fn extract(
     for (number, batch) in batches.enumerate() {
         let batch = without_substitutes(batch?, number * batch_size);
         for image in loader.skipped().iter().skip(told) {
-            progress.say(format!("warning: left out {}: {}", image.name, image.reason));
+            progress.say(format!(
+                "warning: left out {}: {}",
+                image.name, image.reason
+            ));
         }
         told = loader.skipped().len();
         let count = batch.labels.len();

@@ -236,7 +236,9 @@ impl Task for Finetune {
 fn layer_of(name: &str) -> Option<usize> {
     let mut parts = name.split('.');
     match parts.next()? {
-        "cls_token" | "dist_token" | "reg_token" | "pos_embed" | "patch_embed" | "norm_pre" => Some(0),
+        "cls_token" | "dist_token" | "reg_token" | "pos_embed" | "patch_embed" | "norm_pre" => {
+            Some(0)
+        }
         "blocks" => parts.next()?.parse::<usize>().ok().map(|block| block + 1),
         _ => None,
     }
@@ -300,7 +302,8 @@ fn with_head(encoder: Encoder, classes: usize, config: &Config) -> Result<Pretra
     if all.cfg.pool == Pool::Avg && !encoder.classifier {
         all.tensors.retain(|name, _| !name.starts_with("norm."));
         let ones = Tensor::ones(all.cfg.embed_dim, DType::F32, &device)?;
-        all.tensors.insert("fc_norm.bias".into(), ones.zeros_like()?);
+        all.tensors
+            .insert("fc_norm.bias".into(), ones.zeros_like()?);
         all.tensors.insert("fc_norm.weight".into(), ones);
         all.cfg.fc_norm = true;
     }
@@ -311,7 +314,9 @@ fn with_head(encoder: Encoder, classes: usize, config: &Config) -> Result<Pretra
     for (i, head) in ["head", "head_dist"].into_iter().enumerate() {
         if i == 0 || all.cfg.dist_token {
             let mut rng = rng(config.training.seed, "head", 0, i as u64);
-            let weight: Vec<f32> = (0..classes * width).map(|_| HEAD_STD * normal(&mut rng)).collect();
+            let weight: Vec<f32> = (0..classes * width)
+                .map(|_| HEAD_STD * normal(&mut rng))
+                .collect();
             let weight = Tensor::from_vec(weight, (classes, width), &device)?;
             all.tensors.insert(format!("{head}.weight"), weight);
             let bias = Tensor::zeros(classes, DType::F32, &device)?;

@@ -109,14 +109,16 @@ pub fn start<S: Settings>(
         true => write_checkpoint(),
         false => Ok(()),
     };
-    written.and_then(|()| write_config(dir, config)).inspect_err(|_| {
-        if fresh {
-            for name in FIRST_FILES {
-                let _ = std::fs::remove_file(dir.join(name));
+    written
+        .and_then(|()| write_config(dir, config))
+        .inspect_err(|_| {
+            if fresh {
+                for name in FIRST_FILES {
+                    let _ = std::fs::remove_file(dir.join(name));
+                }
+                let _ = std::fs::remove_dir(dir);
             }
-            let _ = std::fs::remove_dir(dir);
-        }
-    })
+        })
 }
 
 /// The same error, and where a checkpoint could not be written, what is still there.

@@ -91,7 +91,8 @@ impl Task for Probe {
         let features = |split, source| {
             let batch_size = training.batch_size.min(64);
             note(format!("computing the features of the {split} images"));
-            let mut features = features(&encoder, source, transform, (batch_size, threads), device)?;
+            let mut features =
+                features(&encoder, source, transform, (batch_size, threads), device)?;
             (features.batch_size, features.seed) = (training.batch_size, training.seed);
             Ok::<_, anyhow::Error>(features)
         };
@@ -189,7 +190,10 @@ impl Task for Probe {
     }
 
     fn evaluate(&self, head: &Head) -> Result<Accuracy> {
-        let (width, mut accuracy) = (self.pretrained.cfg.features(), Accuracy::new(self.classes.len()));
+        let (width, mut accuracy) = (
+            self.pretrained.cfg.features(),
+            Accuracy::new(self.classes.len()),
+        );
         let rows = self.val.values.chunks(ROWS * width);
         for (values, labels) in rows.zip(self.val.labels.chunks(ROWS)) {
             let x = Tensor::from_slice(values, (labels.len(), width), &self.device)?;

@@ -31,7 +31,10 @@ pub fn changed_layers(
     step: usize,
     name: impl Fn(usize) -> String,
 ) -> Option<String> {
-    let (before, now) = (schedule.frozen(step.saturating_sub(1)), schedule.frozen(step));
+    let (before, now) = (
+        schedule.frozen(step.saturating_sub(1)),
+        schedule.frozen(step),
+    );
     let names: Vec<String> = (before.min(now)..before.max(now)).map(name).collect();
     let verb = if now < before { "unfroze" } else { "froze" };
     (!names.is_empty()).then(|| format!("{verb} {}", names.join(", ")))
@@ -90,6 +93,11 @@ impl Report {
     /// One line above the bar.
     pub fn say(&self, line: impl AsRef<str>) {
         self.bar.suspend(|| note(line));
+    }
+
+    /// Takes the bar away while something else draws one.
+    pub fn pause<T>(&self, f: impl FnOnce() -> T) -> T {
+        self.bar.suspend(f)
     }
 
     /// A step has been done.

@@ -95,7 +95,10 @@ pub fn parse<S: Settings>(text: &str, origin: &str) -> Result<S::Flags> {
     let fail = |e: toml::de::Error| usage(format!("{origin}: {}", one_line(&e, text)));
     let table: BTreeMap<String, Spanned<Value>> = toml::from_str(text).map_err(fail)?;
     let command = <S::Flags as clap::Args>::augment_args(clap::Command::new(S::COMMAND));
-    let known: Vec<&str> = command.get_arguments().filter_map(|a| a.get_long()).collect();
+    let known: Vec<&str> = command
+        .get_arguments()
+        .filter_map(|a| a.get_long())
+        .collect();
     for (key, value) in &table {
         if !known.contains(&key.as_str()) {
             let near = known
@@ -128,7 +131,8 @@ fn one_line(error: &toml::de::Error, text: &str) -> String {
 }
 
 fn line_of(text: &str, at: usize) -> usize {
-    text.get(..at).map_or(1, |before| before.matches('\n').count() + 1)
+    text.get(..at)
+        .map_or(1, |before| before.matches('\n').count() + 1)
 }
 
 /// Parses an enum by the names that its serde form has.
@@ -164,7 +168,6 @@ pub fn absolute(what: &str, path: &str) -> Result<String> {
     if path == "shapes" || path.starts_with("hf://") {
         return Ok(path.to_owned());
     }
-    let absolute =
-        std::path::absolute(path).map_err(|e| usage(format!("{what} '{path}': {e}")))?;
+    let absolute = std::path::absolute(path).map_err(|e| usage(format!("{what} '{path}': {e}")))?;
     Ok(absolute.to_string_lossy().into_owned())
 }

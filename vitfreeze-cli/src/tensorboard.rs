@@ -16,7 +16,8 @@ impl EventFile {
     pub fn open(dir: &Path, step: usize) -> Result<Self> {
         let name = format!("events.out.tfevents.{:.0}.{step}.vitfreeze", now());
         let path = dir.join(name);
-        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        let file =
+            File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let mut events = Self {
             file: BufWriter::new(file),
         };
@@ -86,5 +87,8 @@ fn masked(data: &[u8]) -> [u8; 4] {
             crc = (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
         }
     }
-    (!crc).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
+    (!crc)
+        .rotate_right(15)
+        .wrapping_add(0xa282_ead8)
+        .to_le_bytes()
 }

@@ -100,9 +100,7 @@ pub struct RunArgs<F: clap::Args> {
 }
 
 /// Trains.
-pub fn run<T: Task>(
-    args: &RunArgs<<T::Settings as Settings>::Flags>,
-) -> Result<ExitCode> {
+pub fn run<T: Task>(args: &RunArgs<<T::Settings as Settings>::Flags>) -> Result<ExitCode> {
     let mut run = Run::<T>::open(args)?;
     let steps = run.freeze.schedule().steps;
     let stop = args.max_steps.map_or(steps, |n| steps.min(n as usize));
@@ -123,7 +121,10 @@ pub fn run<T: Task>(
         }
         if interrupted && run.step < stop {
             report.close();
-            note(format!("saved after step {} of {steps}; to go on:", run.step));
+            note(format!(
+                "saved after step {} of {steps}; to go on:",
+                run.step
+            ));
             let (command, dir) = (T::Settings::COMMAND, quoted(&run.dir));
             note(format!("  vitfreeze {command} --resume {dir}"));
             return Ok(ExitCode::from(interrupt::EXIT_CODE));

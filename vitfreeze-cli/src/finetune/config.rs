@@ -83,7 +83,9 @@ impl FromStr for Freezing {
         };
         match epochs.parse::<f64>() {
             Ok(epochs) if epochs > 0.0 && epochs.is_finite() => Ok(Self::Gradual(epochs)),
-            _ => Err(format!("gradual:{epochs}: expected a number of epochs above 0")),
+            _ => Err(format!(
+                "gradual:{epochs}: expected a number of epochs above 0"
+            )),
         }
     }
 }
@@ -198,14 +200,33 @@ impl Settings for Config {
             preset(model)?;
         }
         if self.patch_size.is_some() && !scratch {
-            return Err(usage("patch-size is the checkpoint's; it can be chosen only from scratch (--model)"));
+            return Err(usage(
+                "patch-size is the checkpoint's; it can be chosen only from scratch (--model)",
+            ));
         }
-        let decay = *self.layer_decay.get_or_insert(if scratch { 1.0 } else { 0.75 });
+        let decay = *self
+            .layer_decay
+            .get_or_insert(if scratch { 1.0 } else { 0.75 });
         for (key, value, fits, range) in [
             ("layer-decay", decay, decay > 0.0 && decay <= 1.0, "(0, 1]"),
-            ("drop-path", self.drop_path, (0.0..1.0).contains(&self.drop_path), "[0, 1)"),
-            ("ema", self.ema.unwrap_or(0.0), (0.0..1.0).contains(&self.ema.unwrap_or(0.0)), "[0, 1)"),
-            ("erasing", self.erasing, (0.0..=1.0).contains(&self.erasing), "[0, 1]"),
+            (
+                "drop-path",
+                self.drop_path,
+                (0.0..1.0).contains(&self.drop_path),
+                "[0, 1)",
+            ),
+            (
+                "ema",
+                self.ema.unwrap_or(0.0),
+                (0.0..1.0).contains(&self.ema.unwrap_or(0.0)),
+                "[0, 1)",
+            ),
+            (
+                "erasing",
+                self.erasing,
+                (0.0..=1.0).contains(&self.erasing),
+                "[0, 1]",
+            ),
         ] {
             if !fits {
                 return Err(usage(format!("{key} is {value}, it must lie in {range}")));

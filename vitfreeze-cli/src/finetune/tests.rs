@@ -27,7 +27,11 @@ fn groups_are_maes() {
     assert_eq!(settings.len(), 4);
     for (setting, want) in settings {
         let (pool, decay) = setting.split_once(",layer_decay=").unwrap();
-        let pool = if pool.ends_with("True") { "avg" } else { "token" };
+        let pool = if pool.ends_with("True") {
+            "avg"
+        } else {
+            "token"
+        };
         let config = config(&format!("layer-decay = {decay}\npool = '{pool}'"));
         let encoder = scratch(&config, &Device::Cpu).unwrap();
         let model = with_head(encoder, 1000, &config).unwrap();
@@ -46,7 +50,11 @@ fn groups_are_maes() {
         let names = |s: &Setting| s.keys().cloned().collect::<Vec<_>>();
         assert_eq!(names(&got), names(&want), "{setting}");
         for (name, (rate, decay)) in &want {
-            assert!((got[name].0 - rate).abs() < 1e-12, "{setting} {name}: {:?}", got[name]);
+            assert!(
+                (got[name].0 - rate).abs() < 1e-12,
+                "{setting} {name}: {:?}",
+                got[name]
+            );
             assert_eq!(got[name].1, *decay, "{setting} {name}");
         }
     }
@@ -63,10 +71,16 @@ fn rates_of_all_steps_are_maes() {
     let config = config("accum = 1\nlr = 4e-3\nlayer-decay = 0.5");
     let training = &config.training;
     assert_eq!(
-        [training.min_lr, training.epochs as f64, training.warmup_epochs as f64],
+        [
+            training.min_lr,
+            training.epochs as f64,
+            training.warmup_epochs as f64
+        ],
         [number("min_lr"), number("epochs"), number("warmup_epochs")]
     );
-    let schedule = config.freezing(training.schedule(4000, 13).unwrap()).unwrap();
+    let schedule = config
+        .freezing(training.schedule(4000, 13).unwrap())
+        .unwrap();
     let group = groups(&config, 13)(&Param {
         name: "blocks.11.attn.qkv.weight",
         layer: Some(12),
@@ -89,9 +103,14 @@ fn rates_of_all_steps_are_maes() {
 #[test]
 fn gradual_unfreezing_is_a_plan() {
     let config = config("freeze = 'gradual:0.5'\naccum = 1\nepochs = 8\nwarmup-epochs = 1");
-    let schedule = config.freezing(config.training.schedule(10, 13).unwrap()).unwrap();
+    let schedule = config
+        .freezing(config.training.schedule(10, 13).unwrap())
+        .unwrap();
     let frozen = [0, 4, 5, 9, 10, 59, 60, 79].map(|step| schedule.frozen(step));
     assert_eq!(frozen, [12, 12, 11, 11, 10, 1, 0, 0]);
     assert!("gradual:0".parse::<config::Freezing>().is_err());
-    assert!("cubik".parse::<config::Freezing>().unwrap_err().contains("gradual:EPOCHS"));
+    assert!("cubik"
+        .parse::<config::Freezing>()
+        .unwrap_err()
+        .contains("gradual:EPOCHS"));
 }

@@ -26,9 +26,14 @@ pub struct Head {
 /// First variables: weights from (seed), everything else 0, variance 1.
 pub fn variables(width: usize, classes: usize, seed: u64, device: &Device) -> Result<VarMap> {
     let mut rng = rng(seed, "probe", 0, 0);
-    let weight: Vec<f32> = (0..classes * width).map(|_| STD * normal(&mut rng)).collect();
+    let weight: Vec<f32> = (0..classes * width)
+        .map(|_| STD * normal(&mut rng))
+        .collect();
     let tensors = [
-        ("head.weight", Tensor::from_vec(weight, (classes, width), device)?),
+        (
+            "head.weight",
+            Tensor::from_vec(weight, (classes, width), device)?,
+        ),
         ("head.bias", Tensor::zeros(classes, DType::F32, device)?),
         ("bn.running_mean", Tensor::zeros(width, DType::F32, device)?),
         ("bn.running_var", Tensor::ones(width, DType::F32, device)?),

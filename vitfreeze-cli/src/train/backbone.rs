@@ -31,10 +31,14 @@ pub fn load_encoder(training: &Training, origin: &str, device: &Device) -> Resul
         )));
     }
     if classes > 0 {
-        note(format!("note: the checkpoint's head ({classes} classes) is left out"));
+        note(format!(
+            "note: the checkpoint's head ({classes} classes) is left out"
+        ));
     }
     // Masked pretraining asks nothing of the class token; a classifier was trained with its own pooling.
-    let pool = training.pool.or((classes == 0 && !encoder.cfg.dist_token).then_some(Pool::Avg));
+    let pool = training
+        .pool
+        .or((classes == 0 && !encoder.cfg.dist_token).then_some(Pool::Avg));
     if let Some(pool) = pool {
         encoder.cfg.pool = pool.into();
     }

@@ -137,3 +137,86 @@ pub fn judged(p: &Preprocess, image_size: usize) -> EvalTransform {
         normalize: normalize(p),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datasets::{Error, Image};
+
+    struct Labels(Vec<String>, Vec<usize>);
+
+    impl Source for Labels {
+        fn len(&self) -> usize {
+            self.1.len()
+        }
+
+        fn classes(&self) -> &[String] {
+            &self.0
+        }
+
+        fn label(&self, index: usize) -> usize {
+            self.1[index]
+        }
+
+        fn image(&self, _: usize) -> Result<Image, Error> {
+            unreachable!("labels are checked before any image is read")
+        }
+
+        fn name(&self, index: usize) -> String {
+            format!("row {index}")
+        }
+
+        fn describe(&self) -> String {
+            "labels".into()
+        }
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.into()).collect()
+    }
+
+    #[test]
+    fn a_label_out_of_range_is_named() {
+        let source = |labels: &[usize]| Labels(names(&["cat", "dog"]), labels.to_vec());
+        assert!(check_labels("training", &source(&[0, 1, 1])).is_ok());
+        let error = check_labels("validation", &source(&[0, 1, 2])).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "validation image row 2 has label 2, there are 2 classes (0 to 1)"
+        );
+    }
+
+    #[test]
+    fn classes_must_be_the_same_in_the_same_order() {
+        let both = |a: &[&str], b: &[&str]| same_classes(&names(a), &names(b));
+        assert!(both(&["cat", "dog"], &["cat", "dog"]).is_ok());
+        for (a, b, want) in [
+            (
+                &["cat", "dog"][..],
+                &["cat"][..],
+                "(2) and validation (1) differ: validation has no 'dog'",
+            ),
+            (
+                &["cat", "dog"],
+                &["cat", "dog", "eel"],
+                "training has no 'eel'",
+            ),
+            (
+                &["cat", "dog"],
+                &["dog", "cat"],
+                "the same names in another order",
+            ),
+            (&["cat"], &["cat"], "1 class(es), at least 2"),
+        ] {
+            let error = both(a, b).unwrap_err().to_string();
+            assert!(error.contains(want), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_training_images_are_no_validation_split() {
+        let source = |labels: &[usize]| Labels(names(&["cat", "dog"]), labels.to_vec());
+        assert!(same_images(&source(&[0, 1]), &source(&[0, 1])));
+        assert!(!same_images(&source(&[0, 1]), &source(&[0, 1, 1])));
+    }
+}

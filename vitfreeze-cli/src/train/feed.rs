@@ -29,11 +29,17 @@ impl Feed {
     }
 
     /// All batches from this one on, without end. What is called images in a batch of features is its features.
-    pub fn stream(&self, epoch: usize, batch: usize) -> Box<dyn Iterator<Item = Result<Batch>> + '_> {
+    pub fn stream(
+        &self,
+        epoch: usize,
+        batch: usize,
+    ) -> Box<dyn Iterator<Item = Result<Batch>> + '_> {
         match self {
-            Self::Images(loader) => {
-                Box::new(loader.stream(epoch, batch).map(|b| b.context("loading images")))
-            }
+            Self::Images(loader) => Box::new(
+                loader
+                    .stream(epoch, batch)
+                    .map(|b| b.context("loading images")),
+            ),
             Self::Features(features) => Box::new(
                 (epoch..).flat_map(move |e| features.epoch(e, if e == epoch { batch } else { 0 })),
             ),

@@ -98,7 +98,8 @@ impl<T: Task> Run<T> {
     pub fn open(args: &RunArgs<<T::Settings as Settings>::Flags>) -> Result<Self> {
         let (config, resumed) = match &args.resume {
             Some(dir) => {
-                let (config, checkpoint, metrics) = folder::resume::<T::Settings>(dir, &args.flags)?;
+                let (config, checkpoint, metrics) =
+                    folder::resume::<T::Settings>(dir, &args.flags)?;
                 (config, Some((dir.clone(), checkpoint, metrics)))
             }
             None => (T::Settings::new(args.config.as_deref(), &args.flags)?, None),
@@ -127,7 +128,10 @@ impl<T: Task> Run<T> {
                 )));
             }
             if step > schedule.steps {
-                bail!("the checkpoint is of step {step}, the run has {} steps", schedule.steps);
+                bail!(
+                    "the checkpoint is of step {step}, the run has {} steps",
+                    schedule.steps
+                );
             }
         }
 
@@ -264,7 +268,9 @@ impl<T: Task> Run<T> {
     ) -> Result<Row> {
         let started = Instant::now();
         let (training, schedule) = (self.config.training(), self.freeze.schedule());
-        let micro = training.accum.min(self.feed.batches_per_epoch() - self.first_batch());
+        let micro = training
+            .accum
+            .min(self.feed.batches_per_epoch() - self.first_batch());
         let rate = |layer| {
             let group = (self.groups)(&Param {
                 name: "",
@@ -278,7 +284,11 @@ impl<T: Task> Run<T> {
             epoch: self.epoch(),
             loss: 0.0,
             stage_losses: Vec::new(),
-            lr: (0..schedule.layers).map(Some).chain([None]).map(rate).collect(),
+            lr: (0..schedule.layers)
+                .map(Some)
+                .chain([None])
+                .map(rate)
+                .collect(),
             frozen: self.freeze.frozen(),
             graph_nodes: 0,
             grad_norm: None,
@@ -291,7 +301,9 @@ impl<T: Task> Run<T> {
             let batch = timed(&mut row.seconds.data, || batches.next());
             self.tell_skipped(report);
             let batch = batch.context("the loader ended early")??;
-            let loss = timed(&mut row.seconds.forward, || self.task.loss(&self.model, batch))?;
+            let loss = timed(&mut row.seconds.forward, || {
+                self.task.loss(&self.model, batch)
+            })?;
             let value = f64::from(loss.to_scalar::<f32>()?);
             if !value.is_finite() {
                 bail!(
@@ -307,7 +319,9 @@ impl<T: Task> Run<T> {
                 _ => (loss * (1.0 / micro as f64))?,
             };
             row.graph_nodes = part.sorted_nodes().len();
-            grads.add(timed(&mut row.seconds.backward, || self.freeze.backward(&part))?)?;
+            grads.add(timed(&mut row.seconds.backward, || {
+                self.freeze.backward(&part)
+            })?)?;
         }
         row.grad_norm = timed(&mut row.seconds.optimizer, || -> Result<_> {
             let norm = self.opt.step(&self.freeze, step, &grads)?;
@@ -350,8 +364,9 @@ impl<T: Task> Run<T> {
     /// Evaluates, logs, and keeps the best. Part of the step before, so that a resumed run has the same lines and files.
     pub fn evaluate(&mut self, report: &Report) -> Result<()> {
         let step = self.step.saturating_sub(1);
-        let (evaluation, told) = self.judge(step)?;
-        self.metrics.write(&Logged::Evaluation(evaluation.clone()))?;
+        let (evaluation, told) = report.pause(|| self.judge(step))?;
+        self.metrics
+            .write(&Logged::Evaluation(evaluation.clone()))?;
         self.seconds += evaluation.seconds;
         self.judged = Some(self.step);
         let result = self.counted(&evaluation);
@@ -439,7 +454,9 @@ impl<T: Task> Run<T> {
             Some(ema) => ema.tensors().clone(),
             None => checkpoint::weights(&self.freeze),
         };
-        self.task.classifier(&weights)?.save_file(&self.dir.join(name))?;
+        self.task
+            .classifier(&weights)?
+            .save_file(&self.dir.join(name))?;
         Ok(())
     }
 
@@ -472,7 +489,7 @@ impl<T: Task> Run<T> {
     /// Exports the last classifier, writes result.json and says what there is now.
     pub fn finish(mut self, report: &Report) -> Result<ExitCode> {
         self.export("last.safetensors")?;
-        print(report.summary())?;
+        print(report.summary().trim_end())?;
         let mut result = self.best;
         if self.judged != Some(self.step) {
             // Stopped inside an epoch: told, but no evaluation of the whole run.
@@ -522,7 +539,9 @@ impl<T: Task> Run<T> {
         let left = self.freeze.schedule().steps - self.step;
         if left > 0 {
             let command = T::Settings::COMMAND;
-            print(format!("  vitfreeze {command} --resume {dir}    the other {left} steps"))?;
+            print(format!(
+                "  vitfreeze {command} --resume {dir}    the other {left} steps"
+            ))?;
         }
         print(format!("  vitfreeze classify --checkpoint {dir} IMAGE..."))?;
         Ok(ExitCode::SUCCESS)

@@ -119,7 +119,12 @@ pub struct TrainingFlags {
     #[arg(long, value_name = "X", help_heading = "Training")]
     pub blr: Option<f64>,
     /// Learning rate itself; goes before --blr
-    #[arg(long, value_name = "X", conflicts_with = "blr", help_heading = "Training")]
+    #[arg(
+        long,
+        value_name = "X",
+        conflicts_with = "blr",
+        help_heading = "Training"
+    )]
     pub lr: Option<f64>,
     /// Learning rate at the end [default: 1e-6, linprobe 0]
     #[arg(long, value_name = "X", help_heading = "Training")]
@@ -150,7 +155,11 @@ pub struct TrainingFlags {
 
 impl Training {
     /// What all commands start from, but for the recipe.
-    pub fn defaults(epochs: usize, warmup_epochs: usize, (batch_size, accum): (usize, usize)) -> Self {
+    pub fn defaults(
+        epochs: usize,
+        warmup_epochs: usize,
+        (batch_size, accum): (usize, usize),
+    ) -> Self {
         Self {
             checkpoint: None,
             data: String::new(),
@@ -184,7 +193,10 @@ impl Training {
             ));
         }
         self.data = absolute("data", &self.data)?;
-        for (key, path) in [("checkpoint", &mut self.checkpoint), ("val-data", &mut self.val_data)] {
+        for (key, path) in [
+            ("checkpoint", &mut self.checkpoint),
+            ("val-data", &mut self.val_data),
+        ] {
             if let Some(path) = path {
                 *path = absolute(key, path)?;
             }
