@@ -82,33 +82,57 @@ struct Kind {
     command: String,
 }
 
-/// Number of images, and a hash of their labels and file names in order.
+/// What a run is made from: number of images, a hash of their labels and file names in order, and a hash of the weights
+/// that it only reads (0: there are none).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
     pub images: usize,
     pub names: u64,
+    #[serde(default)]
+    pub weights: u64,
 }
 
 impl Fingerprint {
-    /// FNV-1a over labels and file names; folders do not count, so that a dataset may move.
+    /// Folders do not count, so that a dataset may move.
     pub fn of(source: &dyn datasets::Source) -> Self {
-        let mut hash = 0xcbf2_9ce4_8422_2325u64;
-        let mut add = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let mut hash = FNV;
         for index in 0..source.len() {
-            source
-                .label(index)
-                .to_le_bytes()
-                .into_iter()
-                .for_each(&mut add);
+            hash = fnv(hash, &source.label(index).to_le_bytes());
             let name = source.name(index);
             let name = Path::new(&name).file_name().unwrap_or_default();
-            name.as_encoded_bytes().iter().copied().for_each(&mut add);
+            hash = fnv(hash, name.as_encoded_bytes());
         }
         Self {
             images: source.len(),
             names: hash,
+            weights: 0,
         }
     }
+
+    /// The same with the hash of these weights.
+    pub fn with_weights(self, tensors: &BTreeMap<String, Tensor>) -> Result<Self> {
+        let mut hash = FNV;
+        for (name, tensor) in tensors {
+            hash = fnv(hash, name.as_bytes());
+            let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+            for value in tensor.flatten_all()?.to_vec1::<f32>()? {
+                hash = fnv(hash, &value.to_le_bytes());
+            }
+        }
+        Ok(Self {
+            weights: hash,
+            ..self
+        })
+    }
+}
+
+const FNV: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a.
+fn fnv(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// A checkpoint in memory.

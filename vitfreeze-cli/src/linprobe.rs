@@ -71,7 +71,8 @@ impl Task for Probe {
         let origin = training.checkpoint.clone().unwrap_or_default();
         let mut pretrained = load_encoder(training, &origin, device)?.pretrained;
         let size = pretrained.cfg.image_size;
-        let data = Data::open(training, size)?;
+        let mut data = Data::open(training, size)?;
+        data.fingerprint = data.fingerprint.with_weights(&pretrained.tensors)?;
         if training.batch_size > data.train.len() {
             return Err(usage(format!(
                 "batch-size {} is larger than the {} training images",

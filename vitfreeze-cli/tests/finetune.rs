@@ -401,6 +401,10 @@ fn linear_probes_learn_and_leave_the_encoder_as_it_is() {
         ok(go_on("linprobe", &parts, &[]));
         assert_same(&out, &parts);
     }
+    // An encoder that has been trained further is another one.
+    ok(resume(&run, &["--max-steps=3"]));
+    let line = fails(go_on("linprobe", &dir.path().join("cached-parts"), &[]), 2);
+    assert!(line.contains("other weights now"), "{line}");
 }
 
 #[test]

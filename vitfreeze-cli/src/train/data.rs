@@ -55,6 +55,7 @@ impl Data {
             fingerprint: Fingerprint {
                 images: a.images + b.images,
                 names: a.names ^ b.names.rotate_left(1),
+                weights: 0,
             },
         })
     }

@@ -121,6 +121,12 @@ impl<T: Task> Run<T> {
         let (mut step, mut best) = (0, None);
         if let Some((_, checkpoint, _)) = &resumed {
             (step, best) = (checkpoint.header.step, checkpoint.header.best);
+            if checkpoint.header.data.weights != data.fingerprint.weights {
+                return Err(usage(format!(
+                    "{} has other weights now than when the run began",
+                    training.checkpoint.as_deref().unwrap_or_default()
+                )));
+            }
             if checkpoint.header.data != data.fingerprint {
                 return Err(usage(format!(
                     "the run was made with other images than {} has now",
