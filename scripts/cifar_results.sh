@@ -23,8 +23,8 @@ subset() {
     for class in "$cifar/$1"/*/; do
         class=$(basename "$class")
         mkdir -p "$3/$class"
-        find "$cifar/$1/$class" -type f | LC_ALL=C sort | sed -n "1,$2p" |
-            while read -r image; do ln -s "$image" "$3/$class/"; done
+        find "$cifar/$1/$class" -type f | LC_ALL=C sort | sed -n "1,$2p" | tr '\n' '\0' |
+            xargs -0 ln -s -t "$3/$class"
     done
 }
 subset train 2000 "$out/unlabelled/train"
@@ -39,7 +39,7 @@ finetune() {
     "$vitfreeze" finetune --config "$repo/configs/finetune-tiny-cifar.toml" --data "$out/labelled" --seed 0 "$@"
 }
 linprobe() {
-    "$vitfreeze" linprobe --data "$out/labelled" --cached --batch-size 256 --accum 1 --seed 0 "$@"
+    "$vitfreeze" linprobe --data "$out/labelled" --cached --batch-size 256 --accum 1 --lr 6.4 --seed 0 "$@"
 }
 knn() {
     "$vitfreeze" knn --data "$out/labelled" "$@"

@@ -70,7 +70,8 @@ fn gradients_are_those_of_finite_differences() {
         .map(|i| (i * 5 % 7) as f64 / 15.0)
         .collect();
     let targets = Tensor::from_vec(targets, (batch, classes), &CPU).unwrap();
-    let losses: [(&str, Box<dyn Fn(&Tensor) -> Tensor>); 3] = [
+    type Loss = Box<dyn Fn(&Tensor) -> Tensor>;
+    let losses: [(&str, Loss); 3] = [
         (
             "soft",
             Box::new(move |z| soft_target_cross_entropy(z, &targets).unwrap()),

@@ -6,6 +6,7 @@ use anyhow::{anyhow, bail, Context, Result};
 
 use crate::checkpoint::Checkpoint;
 use crate::metrics::Metrics;
+use crate::report::note;
 use crate::settings::Settings;
 use crate::usage::usage;
 
@@ -119,6 +120,12 @@ pub fn start<S: Settings>(
                 let _ = std::fs::remove_dir(dir);
             }
         })
+}
+
+/// Says that a run has stopped, and how to go on with it.
+pub fn say_stopped(command: &str, dir: &Path, step: usize, steps: usize) {
+    note(format!("saved after step {step} of {steps}; to go on:"));
+    note(format!("  vitfreeze {command} --resume {}", quoted(dir)));
 }
 
 /// The same error, and where a checkpoint could not be written, what is still there.

@@ -27,7 +27,7 @@ use head::Head;
 const EXAMPLES: &str = "\
 Examples:
   vitfreeze linprobe --checkpoint runs/pretrain-1 --data imagenet                       MAE's recipe
-  vitfreeze linprobe --checkpoint runs/pretrain-1 --data cifar10 --cached --batch-size 256 --accum 1
+  vitfreeze linprobe --checkpoint runs/pretrain-1 --data cifar10 --cached --batch-size 256 --accum 1 --lr 6.4
   vitfreeze linprobe --checkpoint hf://facebook/dinov2-small --pool token --data imagenet --cached
   vitfreeze linprobe --resume runs/linprobe-1            go on where a run stopped
 

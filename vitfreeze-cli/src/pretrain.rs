@@ -84,14 +84,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
         if interrupted && run.step < stop {
             report.close();
-            note(format!(
-                "saved after step {} of {steps}; to go on:",
-                run.step
-            ));
-            note(format!(
-                "  vitfreeze pretrain --resume {}",
-                quoted(&run.dir)
-            ));
+            folder::say_stopped("pretrain", &run.dir, run.step, steps);
             return Ok(ExitCode::from(interrupt::EXIT_CODE));
         }
     }
@@ -306,7 +299,7 @@ impl Run {
         let mut grads = Gradients::default();
         for _ in 0..micro {
             let batch = timed(&mut row.seconds.data, || batches.next());
-            self.tell_skipped(report);
+            report.tell_skipped(&mut self.told, self.loader.skipped());
             let batch = batch.context("the loader ended early")??;
             let masking = self.masking(&batch)?;
             let size = self.config.image_size;
@@ -381,15 +374,6 @@ impl Run {
             checkpoint_path(&self.dir).display(),
             self.saved,
         )
-    }
-
-    /// Warns of damaged images as they turn up.
-    fn tell_skipped(&mut self, report: &Report) {
-        for image in self.loader.skipped() {
-            if self.told.insert(image.index) {
-                report.say(format!("warning: skipped {}: {}", image.name, image.reason));
-            }
-        }
     }
 
     fn save(&mut self) -> Result<()> {

@@ -1,7 +1,9 @@
 //! What a person sees of a run: a progress bar on a terminal, plain lines otherwise, freezes, the summary.
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use datasets::Skipped;
 use freezeout::Schedule;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -93,6 +95,15 @@ impl Report {
     /// One line above the bar.
     pub fn say(&self, line: impl AsRef<str>) {
         self.bar.suspend(|| note(line));
+    }
+
+    /// Warns of damaged images as they turn up, of each once.
+    pub fn tell_skipped(&self, told: &mut BTreeSet<usize>, skipped: Vec<Skipped>) {
+        for image in skipped {
+            if told.insert(image.index) {
+                self.say(format!("warning: skipped {}: {}", image.name, image.reason));
+            }
+        }
     }
 
     /// Takes the bar away while something else draws one.

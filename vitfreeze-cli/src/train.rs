@@ -22,10 +22,9 @@ pub use feed::{Features, Feed};
 pub use settings::{TrainSettings, Training, TrainingFlags, FREE_KEYS};
 
 use crate::accuracy::Accuracy;
-use crate::folder::quoted;
-use crate::interrupt;
-use crate::report::{note, Report};
+use crate::report::Report;
 use crate::settings::Settings;
+use crate::{folder, interrupt};
 use run::Run;
 
 /// What is trained.
@@ -121,12 +120,7 @@ pub fn run<T: Task>(args: &RunArgs<<T::Settings as Settings>::Flags>) -> Result<
         }
         if interrupted && run.step < stop {
             report.close();
-            note(format!(
-                "saved after step {} of {steps}; to go on:",
-                run.step
-            ));
-            let (command, dir) = (T::Settings::COMMAND, quoted(&run.dir));
-            note(format!("  vitfreeze {command} --resume {dir}"));
+            folder::say_stopped(T::Settings::COMMAND, &run.dir, run.step, steps);
             return Ok(ExitCode::from(interrupt::EXIT_CODE));
         }
     }

@@ -305,7 +305,7 @@ impl<T: Task> Run<T> {
         let mut grads = Gradients::default();
         for _ in 0..micro {
             let batch = timed(&mut row.seconds.data, || batches.next());
-            self.tell_skipped(report);
+            report.tell_skipped(&mut self.told, self.feed.skipped());
             let batch = batch.context("the loader ended early")??;
             let loss = timed(&mut row.seconds.forward, || {
                 self.task.loss(&self.model, batch)
@@ -464,15 +464,6 @@ impl<T: Task> Run<T> {
             .classifier(&weights)?
             .save_file(&self.dir.join(name))?;
         Ok(())
-    }
-
-    /// Warns of damaged images as they turn up.
-    fn tell_skipped(&mut self, report: &Report) {
-        for image in self.feed.skipped() {
-            if self.told.insert(image.index) {
-                report.say(format!("warning: skipped {}: {}", image.name, image.reason));
-            }
-        }
     }
 
     pub fn save(&mut self) -> Result<()> {
