@@ -53,6 +53,8 @@ pub struct Best {
     pub top1: f64,
     pub top5: f64,
     pub loss: f64,
+    /// Images judged.
+    pub images: usize,
 }
 
 fn pretrain() -> String {

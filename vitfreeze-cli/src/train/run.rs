@@ -9,7 +9,7 @@ use anyhow::{bail, Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use datasets::Batch;
-use freezeout::{Ema, FreezeOut, Gradients, Optimizer, Param};
+use freezeout::{Change, Ema, FreezeOut, Gradients, Optimizer, Param, Schedule};
 use serde::{Deserialize, Serialize};
 
 use super::feed::Feed;
@@ -61,6 +61,13 @@ impl Line for Logged {
             Self::Evaluation(evaluation) => evaluation.step,
         }
     }
+}
+
+/// `0: 12, 40: 11, ...`: how many layers are frozen from which step on.
+fn plan(schedule: &Schedule) -> String {
+    let change = |c: &Change| format!("{}: {}", c.step, c.frozen);
+    let all: Vec<String> = schedule.changes().iter().map(change).collect();
+    all.join(", ")
 }
 
 /// A training in progress.
@@ -224,8 +231,12 @@ impl<T: Task> Run<T> {
             count as f64 / 1e6,
             training.device,
         ));
+        let changes = match schedule.changes().len() {
+            0 => String::new(),
+            _ => format!("; layers frozen from step on: {}", plan(schedule)),
+        };
         note(format!(
-            "{} epochs of {} steps, {} images each; learning rate {:.2e}",
+            "{} epochs of {} steps, {} images each; learning rate {:.2e}{changes}",
             training.epochs,
             self.steps_per_epoch,
             training.batch_size * training.accum.min(self.feed.batches_per_epoch()),
@@ -451,6 +462,7 @@ impl<T: Task> Run<T> {
             top1: e.ema_top1.unwrap_or(e.top1),
             top5: e.ema_top5.unwrap_or(e.top5),
             loss: e.ema_loss.unwrap_or(e.loss),
+            images: e.images,
         }
     }
 
@@ -509,7 +521,7 @@ impl<T: Task> Run<T> {
             top5: result.map(|r| r.top5),
             loss: result.map(|r| r.loss),
             best_epoch: self.best.map(|b| b.epoch),
-            images: self.data.images,
+            images: result.map_or(0, |r| r.images),
             seconds: self.seconds,
             settings: serde_json::to_value(&self.config)?,
             versions: result::versions(),
