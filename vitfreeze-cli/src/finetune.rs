@@ -28,12 +28,12 @@ use config::{Config, Flags};
 
 const EXAMPLES: &str = "\
 Examples:
-  vitfreeze finetune --checkpoint runs/pretrain-1 --data cifar10 --epochs 20 --warmup-epochs 2 --batch-size 128 --accum 1
-  vitfreeze finetune --checkpoint runs/pretrain-1 --data imagenet --config configs/finetune-vit-b16-imagenet.toml
-  vitfreeze finetune --checkpoint hf://facebook/dinov2-small --pool token --data imagenet --freeze gradual:1
-  vitfreeze finetune --model vit-tiny --image-size 32 --patch-size 4 --data cifar10     from scratch
-  vitfreeze finetune --resume runs/finetune-1            go on where a run stopped
-  vitfreeze finetune --checkpoint runs/pretrain-1 --data cifar10 --max-steps 20         a quick look
+  vitfreeze finetune --checkpoint runs/p --data imagenet --device cuda      LocalMIM's recipe
+  vitfreeze finetune --checkpoint runs/p --data cifar10 --config configs/finetune-tiny-cifar.toml
+  vitfreeze finetune --checkpoint hf://facebook/dinov2-small --data imagenet --freeze gradual:1
+  vitfreeze finetune --model vit-tiny --image-size 32 --patch-size 4 --data cifar10    from scratch
+  vitfreeze finetune --checkpoint runs/p --data cifar10 --max-steps 20      a quick look
+  vitfreeze finetune --resume runs/finetune-1                               go on after a stop
 
 The defaults are LocalMIM's for ViT-B on ImageNet (100 epochs of batch 1024); docs/finetune.md says more.";
 

@@ -87,7 +87,7 @@ pub struct RunArgs<F: clap::Args> {
     /// TOML file with the same keys as the flags; flags win
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Folder for the run's files [default: runs/finetune-N or runs/linprobe-N, the next free N]
+    /// Folder for the run's files [default: runs/COMMAND-N, the next free N]
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     pub out: Option<PathBuf>,
     /// Go on with the run in this folder
