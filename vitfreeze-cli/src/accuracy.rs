@@ -1,4 +1,4 @@
-//! Top-1, top-5, mean cross entropy and the confusion matrix of a classifier, counted batch by batch.
+//! Top-1, top-5 and mean cross entropy of a classifier, counted batch by batch.
 
 /// What has been counted so far.
 pub struct Accuracy {
@@ -8,7 +8,6 @@ pub struct Accuracy {
     /// Sum of the cross entropies.
     loss: f64,
     images: usize,
-    confusion: Vec<u64>,
 }
 
 impl Accuracy {
@@ -20,7 +19,6 @@ impl Accuracy {
             top5: 0,
             loss: 0.0,
             images: 0,
-            confusion: vec![0; classes * classes],
         }
     }
 
@@ -37,14 +35,12 @@ impl Accuracy {
                 .enumerate()
                 .filter(|&(i, &x)| before(i, x))
                 .count();
-            let best = (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
             self.top1 += usize::from(rank == 0);
             self.top5 += usize::from(rank < 5);
             let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
             self.loss += sum.ln() - f64::from(own - max);
             self.images += 1;
-            self.confusion[label * self.classes + best] += 1;
         }
     }
 
@@ -66,5 +62,29 @@ impl Accuracy {
     /// Images counted.
     pub fn images(&self) -> usize {
         self.images
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_and_losses_by_hand() {
+        let mut accuracy = Accuracy::new(6);
+        let rows = [
+            [5.0f32, 4.0, 3.0, 2.0, 1.0, 0.0],
+            [5.0, 4.0, 3.0, 2.0, 1.0, 0.0],
+            [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        ];
+        // First, last, and second among equals.
+        accuracy.add(&rows[..2].concat(), &[0, 5]);
+        accuracy.add(&rows[2], &[1]);
+        assert_eq!(accuracy.images(), 3);
+        assert!((accuracy.top1() - 100.0 / 3.0).abs() < 1e-9);
+        assert!((accuracy.top5() - 200.0 / 3.0).abs() < 1e-9);
+        let all: f64 = (0..6).map(|i| (-f64::from(i)).exp()).sum();
+        let want = (all.ln() + (all.ln() + 5.0) + 6f64.ln()) / 3.0;
+        assert!((accuracy.loss() - want).abs() < 1e-6, "{want}");
     }
 }

@@ -92,3 +92,15 @@ fn masked(data: &[u8]) -> [u8; 4] {
         .wrapping_add(0xa282_ead8)
         .to_le_bytes()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// CRC-32C of "123456789" is e3069283 (RFC 3720); the mask is TFRecord's.
+    #[test]
+    fn checksums_are_masked_crc32c() {
+        let want = 0xe306_9283u32.rotate_right(15).wrapping_add(0xa282_ead8);
+        assert_eq!(masked(b"123456789"), want.to_le_bytes());
+    }
+}

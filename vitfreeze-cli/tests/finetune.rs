@@ -407,6 +407,29 @@ fn linear_probes_learn_and_leave_the_encoder_as_it_is() {
     assert!(line.contains("other weights now"), "{line}");
 }
 
+/// It must not be judged by another image's label, nor count.
+#[test]
+fn an_unreadable_validation_image_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, out) = (dir.path().join("data"), dir.path().join("out"));
+    write_images(&data);
+    let one = data.join("val/dark/00.png");
+    for i in 0..100 {
+        std::fs::copy(&one, data.join(format!("val/dark/more{i}.png"))).unwrap();
+    }
+    std::fs::write(&one, b"not an image").unwrap();
+    let few = "--model=vit-tiny --image-size=16 --patch-size=4 --batch-size=8 --accum=1 --epochs=1 --warmup-epochs=0";
+    let mut command = vitfreeze(["finetune", "--data"]);
+    command
+        .arg(&data)
+        .args(few.split(' '))
+        .arg("--out")
+        .arg(&out);
+    let said = ok(command);
+    assert!(said.contains("00.png"), "{said}");
+    assert_eq!(evaluations(&out)[0]["images"], 119);
+}
+
 #[test]
 fn mistakes_are_told_before_anything_is_written() {
     let (dir, data, run) = prepared();

@@ -72,7 +72,8 @@ impl<T: Task> Run<T> {
             self.best = Some(result);
             self.export("best.safetensors")?;
         }
-        report.say(told);
+        let (epoch, epochs) = (evaluation.epoch + 1, self.training().epochs);
+        report.say(format!("epoch {epoch}/{epochs}: {told}"));
         let Some(events) = &mut self.events else {
             return Ok(());
         };
@@ -123,13 +124,7 @@ impl<T: Task> Run<T> {
             let (top1, top5, loss) = (a.top1(), a.top5(), a.loss());
             format!("top-1 {top1:.2} %, top-5 {top5:.2} %, loss {loss:.4}")
         };
-        let mut told = format!(
-            "epoch {}/{}: {} on {} validation images",
-            evaluation.epoch + 1,
-            self.training().epochs,
-            say(&own),
-            own.images()
-        );
+        let mut told = format!("{} on {} validation images", say(&own), own.images());
         if let Some(average) = &average {
             told += &format!("; moving average {}", say(average));
         }
