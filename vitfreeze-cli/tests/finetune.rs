@@ -342,6 +342,12 @@ fn an_encoder_becomes_a_classifier() {
         "no whole epoch was judged"
     );
     assert!(out.join("result.json").exists());
+
+    // A run that is not over has only its training state, which gives the same.
+    std::fs::remove_file(run.join("encoder.safetensors")).unwrap();
+    let (_, again) = finetune(&run, "state", &["--pool=token", "--max-steps=1"]);
+    let last = |dir: &Path| tensors(&dir.join("last.safetensors"));
+    assert!(last(&out) == last(&again));
 }
 
 #[test]

@@ -144,12 +144,8 @@ impl<T: Task> Run<T> {
                 }
             }
         }
-        let events = match training.tensorboard {
-            true => Some(EventFile::open(&dir, step)?),
-            false => None,
-        };
         let steps_per_epoch = per_epoch.div_ceil(training.accum);
-        let run = Self {
+        let mut run = Self {
             save_every: training.save_every.unwrap_or(steps_per_epoch),
             model: task.model(freeze.vars())?,
             groups: task.groups(&config),
@@ -166,7 +162,7 @@ impl<T: Task> Run<T> {
             ema,
             device,
             metrics,
-            events,
+            events: None,
             rows,
             best,
             seconds,
@@ -174,6 +170,9 @@ impl<T: Task> Run<T> {
             judged,
         };
         folder::start(&run.dir, &run.config, fresh, || run.write_checkpoint())?;
+        if run.training().tensorboard {
+            run.events = Some(EventFile::open(&run.dir, step)?);
+        }
         run.banner(&data.describe(), threads);
         Ok(run)
     }
