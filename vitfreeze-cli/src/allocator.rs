@@ -22,6 +22,7 @@ pub fn keep_memory() {
 
 /// Hands free memory back now: after a freeze, which leaves much of it over.
 pub fn release_memory() {
+    vit::ops::release_buffers();
     // SAFETY: walks the allocator's own lists of free pages; allowed at any time from any thread.
     unsafe { libmimalloc_sys::mi_collect(true) }
 }

@@ -110,13 +110,15 @@ struct BlockOp {
 }
 
 /// Kept for backward, 9 numbers for each of x (with an MLP of ratio 4): normalised inputs and GELU are computed again.
+///
+/// Given back to the allocator and not to the pool: the weights' gradients, of about the same size, take its place.
 struct Kept {
-    qkv: Buffer,
+    qkv: Vec<f32>,
     /// The heads' outputs, times the path's factor.
-    heads: Buffer,
-    x1: Buffer,
+    heads: Vec<f32>,
+    x1: Vec<f32>,
     /// The MLP's hidden layer before GELU.
-    hidden: Buffer,
+    hidden: Vec<f32>,
 }
 
 /// Rows in one task.
@@ -166,16 +168,16 @@ impl BlockOp {
         let width = norm1.len();
         let mut n = Buffer::new(x.len());
         layer_norm::forward(x, norm1, norm1_b, self.eps, &mut n);
-        let mut qkv = Buffer::new(3 * x.len());
+        let mut qkv = vec![0f32; 3 * x.len()];
         linear::forward(&n, qkv_w, qkv_b, &mut qkv);
-        let mut heads = Buffer::new(x.len());
+        let mut heads = vec![0f32; x.len()];
         attention::forward(&qkv, (tokens, width), self.heads, &mut heads);
         self.scale(0, &mut heads, tokens, width);
-        let mut x1 = Buffer::new(x.len());
+        let mut x1 = vec![0f32; x.len()];
         self.residual(0, x, proj_b, &mut x1, tokens);
         linear::add_product(&heads, proj, width, &mut x1);
         layer_norm::forward(&x1, norm2, norm2_b, self.eps, &mut n);
-        let mut hidden = Buffer::new(x.len() / width * fc1_b.len());
+        let mut hidden = vec![0f32; x.len() / width * fc1_b.len()];
         linear::forward(&n, fc1, fc1_b, &mut hidden);
         Kept {
             qkv,
