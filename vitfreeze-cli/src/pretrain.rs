@@ -299,7 +299,9 @@ impl Run {
         let mut grads = Gradients::default();
         for _ in 0..micro {
             let batch = timed(&mut row.seconds.data, || batches.next());
-            report.tell_skipped(&mut self.told, self.loader.skipped());
+            if self.loader.skipped_count() > self.told.len() {
+                report.tell_skipped(&mut self.told, self.loader.skipped());
+            }
             let batch = batch.context("the loader ended early")??;
             let masking = self.masking(&batch)?;
             let size = self.config.image_size;
@@ -402,7 +404,7 @@ impl Run {
         vit::save_encoder(&encoder, &self.cfg.vit, &tensors)?;
         let (steps, dir) = (self.freeze.schedule().steps, quoted(&self.dir));
         print(report.summary())?;
-        let skipped = self.loader.skipped().len();
+        let skipped = self.loader.skipped_count();
         if skipped > 0 {
             print(format!("  {skipped} damaged image(s) skipped"))?;
         }
