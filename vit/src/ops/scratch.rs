@@ -33,7 +33,7 @@ impl Buffer {
         pool.requests += 1;
         let now = pool.requests;
         let found = pool.free.get_mut(&length).and_then(Vec::pop);
-        if now % 256 == 0 {
+        if now.is_multiple_of(256) {
             pool.free.retain(|_, vectors| {
                 vectors.retain(|(since, _)| now - since < AGE);
                 !vectors.is_empty()
