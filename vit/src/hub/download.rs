@@ -154,10 +154,7 @@ fn range_start(answer: &Response) -> Option<u64> {
 fn check(file: &mut File, meta: &Meta) -> io::Result<Option<String>> {
     let length = file.metadata()?.len();
     if length != meta.size {
-        return Ok(Some(format!(
-            "came with {length} of {} bytes",
-            meta.size
-        )));
+        return Ok(Some(format!("came with {length} of {} bytes", meta.size)));
     }
     let is_hex = meta.etag.bytes().all(|b| b.is_ascii_hexdigit());
     let (name, hash) = match meta.etag.len() {

@@ -52,7 +52,8 @@ impl Http {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(token) = token {
             let value = HeaderValue::from_str(&format!("Bearer {token}"));
-            let mut value = value.map_err(|_| "the token (HF_TOKEN) has characters that none has")?;
+            let mut value =
+                value.map_err(|_| "the token (HF_TOKEN) has characters that none has")?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
@@ -165,7 +166,9 @@ fn meta(etag: &str, commit: Option<String>, size: Option<String>) -> Result<Meta
         ));
     }
     let Some(commit) = commit.filter(|c| is_commit(c)) else {
-        return Err("the server states no commit (X-Repo-Commit): it is no Hugging Face Hub".into());
+        return Err(
+            "the server states no commit (X-Repo-Commit): it is no Hugging Face Hub".into(),
+        );
     };
     let Some(size) = size.and_then(|s| s.parse().ok()) else {
         return Err("the server states no length".into());

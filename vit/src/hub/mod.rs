@@ -135,9 +135,9 @@ impl<'a> Fetch<'a> {
     fn new(hub: &Hub, repo: &'a Repo, on_progress: &'a OnProgress) -> Result<Self, Error> {
         let http = match hub.offline {
             true => None,
-            false => Some(
-                Http::new(&hub.endpoint, hub.token.as_deref()).map_err(|e| repo.error(e))?,
-            ),
+            false => {
+                Some(Http::new(&hub.endpoint, hub.token.as_deref()).map_err(|e| repo.error(e))?)
+            }
         };
         let cache = Cache::new(&hub.cache, repo);
         let cached = cache.commit(&repo.revision);
@@ -202,7 +202,10 @@ impl<'a> Fetch<'a> {
             let has = |name: &&str| self.cache.find(commit, name).is_some();
             !self.reached && WEIGHTS.iter().any(|name| has(&name))
         });
-        let meta = match (http.head(self.repo, revision, name, cached.is_none()), cached) {
+        let meta = match (
+            http.head(self.repo, revision, name, cached.is_none()),
+            cached,
+        ) {
             (Err(Refusal::Transient(reason)), Some(commit)) => {
                 self.trouble = Some(reason);
                 self.http = None;
@@ -229,7 +232,13 @@ impl<'a> Fetch<'a> {
     }
 
     /// Fetches content that the cache does not have, and links the file to it.
-    fn content(&self, http: &Http, name: &str, commit: &str, meta: &Meta) -> Result<PathBuf, Error> {
+    fn content(
+        &self,
+        http: &Http,
+        name: &str,
+        commit: &str,
+        meta: &Meta,
+    ) -> Result<PathBuf, Error> {
         let blob = self.cache.blob(&meta.etag);
         let fail = |e: std::io::Error| self.repo.error(format!("{}: {e}", blob.display()));
         let is_there = || fs::metadata(&blob).is_ok_and(|m| m.len() == meta.size);
