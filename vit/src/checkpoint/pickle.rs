@@ -360,10 +360,7 @@ impl Machine<'_> {
         self.memory += bytes;
         match self.memory <= MAX_MEMORY {
             true => Ok(()),
-            false => Err(format!(
-                "its values need more than {} MB",
-                MAX_MEMORY >> 20
-            )),
+            false => Err(format!("its values need more than {} MB", MAX_MEMORY >> 20)),
         }
     }
 

@@ -164,7 +164,6 @@ impl<'a> Fetch<'a> {
             if name.ends_with(".index.json") {
                 for shard in crate::checkpoint::shard_names(&weights)? {
                     if self.file(&shard)?.is_none() {
-                        let shard = shard.escape_debug();
                         let reason = format!("{name} names '{shard}', which is not there");
                         return Err(self.repo.error(reason));
                     }
