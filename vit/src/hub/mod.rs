@@ -199,7 +199,7 @@ impl<'a> Fetch<'a> {
         // Serves when there is no connection at all.
         let cached = self.cache.commit(revision).filter(|commit| {
             let has = |name: &&str| self.cache.find(commit, name).is_some();
-            !self.reached && WEIGHTS.iter().any(|name| has(&name))
+            !self.reached && WEIGHTS.iter().any(has)
         });
         let meta = match (
             http.head(self.repo, revision, name, cached.is_none()),
