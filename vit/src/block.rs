@@ -119,6 +119,11 @@ impl Block {
 
     /// The same, dropping what `drops` says, if anything.
     pub(crate) fn run(&self, x: &Tensor, drops: Option<Drops>) -> Result<Tensor> {
+        let plain_mlp = self.mlp.activation == Activation::Gelu && self.scales.is_none();
+        let drops_numbers = drops.is_some() && self.drop_rate > 0.0;
+        if ops::is_fused(x) && plain_mlp && !drops_numbers {
+            return self.fused(x, drops);
+        }
         let dropout = |x: Tensor, site| match drops {
             Some(drops) => drops.dropout(&x, self.drop_rate, self.site + site),
             None => Ok(x),
@@ -139,5 +144,23 @@ impl Block {
         let y = dropout(self.mlp.hidden(&self.norm2.forward(&x)?)?, 2)?;
         let y = dropout(self.mlp.fc2.forward(&y)?, 3)?;
         &x + branch(y, self.scales.as_ref().map(|s| &s.1), 4)?
+    }
+    /// The same as one op.
+    fn fused(&self, x: &Tensor, drops: Option<Drops>) -> Result<Tensor> {
+        let batch = x.dim(0)?;
+        let path = |site| match drops {
+            Some(drops) => drops.path_factors(batch, self.drop_path, self.site + site),
+            None => Ok(None),
+        };
+        let weights = ops::BlockWeights {
+            norm1: self.norm1.pair(),
+            qkv: self.attn.qkv.pair(),
+            proj: self.attn.proj.pair(),
+            norm2: self.norm2.pair(),
+            fc1: self.mlp.fc1.pair(),
+            fc2: self.mlp.fc2.pair(),
+        };
+        let paths = [path(1)?, path(4)?];
+        ops::block(x, &weights, self.attn.heads, self.norm1.eps(), paths)
     }
 }

@@ -16,7 +16,9 @@ impl Drops<'_> {
             return Ok(x.clone());
         }
         let numbers = x.elem_count() / x.dim(0)?.max(1);
-        x * self.mask(x, rate, site, numbers)?.reshape(x.shape())?
+        let factors = self.factors(x.dim(0)?, rate, site, numbers)?;
+        let factors = Tensor::from_vec(factors, x.shape(), x.device())?;
+        x * factors.to_dtype(x.dtype())?
     }
 
     /// Drop path: the same for whole images.
@@ -27,26 +29,40 @@ impl Drops<'_> {
         let shape: Vec<usize> = (0..x.rank())
             .map(|d| if d == 0 { x.dims()[0] } else { 1 })
             .collect();
-        x.broadcast_mul(&self.mask(x, rate, site, 1)?.reshape(shape)?)
+        let factors = self.factors(x.dim(0)?, rate, site, 1)?;
+        let factors = Tensor::from_vec(factors, shape, x.device())?;
+        x.broadcast_mul(&factors.to_dtype(x.dtype())?)
+    }
+
+    /// The factors of [`Drops::path`] for each of `batch` images, `None` where there are none.
+    pub(crate) fn path_factors(
+        &self,
+        batch: usize,
+        rate: f64,
+        site: u64,
+    ) -> Result<Option<Vec<f32>>> {
+        match rate == 0.0 {
+            true => Ok(None),
+            false => self.factors(batch, rate, site, 1).map(Some),
+        }
     }
 
     /// `(B * count)`: 0 or `1 / (1 - rate)`.
-    fn mask(&self, x: &Tensor, rate: f64, site: u64, count: usize) -> Result<Tensor> {
-        if self.0.len() != x.dim(0)? {
-            candle_core::bail!("{} seeds for {} images", self.0.len(), x.dim(0)?);
+    fn factors(&self, batch: usize, rate: f64, site: u64, count: usize) -> Result<Vec<f32>> {
+        if self.0.len() != batch {
+            candle_core::bail!("{} seeds for {batch} images", self.0.len());
         }
         let keep = (1.0 / (1.0 - rate)) as f32;
         let threshold = (rate * f64::from(u32::MAX)) as u32;
-        let mut mask = Vec::with_capacity(self.0.len() * count);
+        let mut factors = Vec::with_capacity(batch * count);
         for &seed in self.0 {
             let mut rng = generator(seed, site);
-            mask.extend((0..count).map(|_| match rng.next_u32() < threshold {
+            factors.extend((0..count).map(|_| match rng.next_u32() < threshold {
                 true => 0.0,
                 false => keep,
             }));
         }
-        let length = mask.len();
-        Tensor::from_vec(mask, length, x.device())?.to_dtype(x.dtype())
+        Ok(factors)
     }
 }
 

@@ -45,6 +45,10 @@ impl Linear {
         ops::linear(x, &self.weight, &self.bias)
     }
 
+    pub(crate) fn pair(&self) -> [&Tensor; 2] {
+        [&self.weight, &self.bias]
+    }
+
     /// Whether its weights are variables that train.
     pub fn is_live(&self) -> bool {
         self.weight.track_op()
@@ -78,6 +82,14 @@ impl LayerNorm {
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::layer_norm(x, &self.weight, &self.bias, self.eps)
+    }
+
+    pub(crate) fn eps(&self) -> f64 {
+        self.eps
+    }
+
+    pub(crate) fn pair(&self) -> [&Tensor; 2] {
+        [&self.weight, &self.bias]
     }
 }
 

@@ -379,3 +379,58 @@ fn nan_is_named() {
         "{text}"
     );
 }
+
+/// One file with everything: names of the classes, preprocessing, pooling, and the table where there was none.
+#[test]
+fn a_classifier_in_one_file() {
+    use vit::{PosEmbed, Preprocess, Pretrained, VitConfig};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("best.safetensors");
+    let cfg = VitConfig {
+        image_size: 32,
+        patch_size: 8,
+        embed_dim: 24,
+        num_heads: 2,
+        depth: 2,
+        pool: Pool::Avg,
+        pos_embed: PosEmbed::SinCos,
+        num_classes: 3,
+        ..VitConfig::default()
+    };
+    let vars = candle_nn::VarMap::new();
+    let vb = candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &CPU);
+    vit::Vit::new(&cfg, vb).unwrap();
+    vit::init(&vars, 5).unwrap();
+    let map = vars.data().lock().unwrap();
+    let tensors = map.iter().map(|(n, v)| (n.clone(), v.as_detached_tensor()));
+    let names = ["cat", "dog", "eel"].map(str::to_owned);
+    let fixed = Pretrained {
+        cfg,
+        tensors: tensors.collect(),
+        labels: names.into_iter().enumerate().collect(),
+        preprocess: Preprocess {
+            crop_pct: 1.0,
+            mean: [0.5; 3],
+            known: true,
+            ..Preprocess::default()
+        },
+    };
+    let images = Tensor::arange(0f32, (3 * 32 * 32) as f32, &CPU).unwrap();
+    let images = (images.reshape((1, 3, 32, 32)).unwrap() / 3072.0).unwrap();
+    let want = fixed.model().unwrap().forward(&images).unwrap();
+    let learnt = fixed.clone().with_learnt_table().unwrap();
+    assert_eq!(learnt.tensors["pos_embed"].dims(), [1, 17, 24]);
+    for (pretrained, pos_embed) in [(fixed, PosEmbed::SinCos), (learnt, PosEmbed::Learnt)] {
+        pretrained.save_file(&path).unwrap();
+        // By its folder, too.
+        let checkpoint = Checkpoint::open(folder.path().to_str().unwrap()).unwrap();
+        assert_eq!(checkpoint.config().pos_embed, pos_embed);
+        assert_eq!(checkpoint.config().pool, Pool::Avg);
+        let loaded = checkpoint.load(&LoadOptions::default()).unwrap();
+        assert_eq!(loaded.labels, pretrained.labels);
+        assert_eq!(loaded.preprocess, pretrained.preprocess);
+        let got = loaded.model().unwrap().forward(&images).unwrap();
+        close(&got, &want, "logits");
+    }
+}

@@ -165,6 +165,125 @@ fn layer_norm() {
     }
 }
 
+/// A block of ops without drop path, or with these factors.
+fn plain_block(x: &[Tensor], heads: usize, paths: &[Option<Vec<f32>>; 2]) -> Result<Tensor> {
+    let factor = |y: Tensor, path: &Option<Vec<f32>>| match path {
+        Some(path) => {
+            let path = Tensor::new(path.as_slice(), &CPU)?.to_dtype(y.dtype())?;
+            y.broadcast_mul(&path.reshape((path.elem_count(), 1, 1))?)
+        }
+        None => Ok(y),
+    };
+    let n = plain::layer_norm(&x[0], &x[1], &x[2], 1e-6)?;
+    let a = plain::attention(&plain::linear(&n, &x[3], &x[4])?, heads)?;
+    let x1 = (&x[0] + factor(plain::linear(&a, &x[5], &x[6])?, &paths[0])?)?;
+    let n = plain::layer_norm(&x1, &x[7], &x[8], 1e-6)?;
+    let h = plain::gelu(&plain::linear(&n, &x[9], &x[10])?)?;
+    &x1 + factor(plain::linear(&h, &x[11], &x[12])?, &paths[1])?
+}
+
+fn fused_block(x: &[Tensor], heads: usize, paths: &[Option<Vec<f32>>; 2]) -> Result<Tensor> {
+    let pair = |i: usize| [&x[i], &x[i + 1]];
+    let weights = ops::BlockWeights {
+        norm1: pair(1),
+        qkv: pair(3),
+        proj: pair(5),
+        norm2: pair(7),
+        fc1: pair(9),
+        fc2: pair(11),
+    };
+    ops::block(&x[0], &weights, heads, 1e-6, paths.clone())
+}
+
+fn block_shapes(batch: usize, tokens: usize, d: usize, hidden: usize) -> Vec<Vec<usize>> {
+    vec![
+        vec![batch, tokens, d],
+        vec![d],
+        vec![d],
+        vec![3 * d, d],
+        vec![3 * d],
+        vec![d, d],
+        vec![d],
+        vec![d],
+        vec![d],
+        vec![hidden, d],
+        vec![hidden],
+        vec![d, hidden],
+        vec![d],
+    ]
+}
+
+#[test]
+fn block() {
+    let some = |factors: &[f32]| Some(factors.to_vec());
+    for (batch, tokens, heads, dim, hidden, paths) in [
+        (1, 1, 1, 2, 1, [None, None]),
+        (2, 3, 2, 3, 7, [None, None]),
+        (2, 5, 1, 4, 8, [some(&[0.0, 1.25]), some(&[2.0, 0.0])]),
+        (1, 9, 2, 1, 5, [None, some(&[1.5])]),
+    ] {
+        let shapes = block_shapes(batch, tokens, heads * dim, hidden);
+        let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+        check(
+            "block",
+            &shapes,
+            |x| fused_block(x, heads, &paths),
+            |x| plain_block(x, heads, &paths),
+        );
+    }
+}
+
+/// A second backward over the same graph, after the kept activations are gone, gives the same gradients; so do other blocks
+/// before and after that use the same memory.
+#[test]
+fn block_backward_twice() {
+    let shapes = block_shapes(2, 5, 6, 11);
+    let var = |(i, shape): (usize, &Vec<usize>)| Var::from_tensor(&numbers(shape, i as u64));
+    let vars: Vec<Var> = shapes
+        .iter()
+        .enumerate()
+        .map(var)
+        .map(Result::unwrap)
+        .collect();
+    let mut inputs: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+    let none = [None, None];
+    let first = fused_block(&inputs, 2, &none).unwrap();
+    inputs[0] = first.clone();
+    let y = fused_block(&inputs, 2, &none).unwrap();
+    let loss = y.sqr().unwrap().sum_all().unwrap();
+    let (a, b) = (loss.backward().unwrap(), loss.backward().unwrap());
+    for var in &vars {
+        assert_eq!(flat(a.get(var).unwrap()), flat(b.get(var).unwrap()));
+    }
+}
+
+/// Wrong shapes are errors.
+#[test]
+fn block_refuses_what_does_not_fit() {
+    for wrong in 0..13 {
+        let mut shapes = block_shapes(2, 3, 4, 8);
+        if let Some(last) = shapes[wrong].last_mut() {
+            *last += 1;
+        }
+        let x: Vec<Tensor> = shapes.iter().map(|s| numbers(s, 1)).collect();
+        assert!(fused_block(&x, 2, &[None, None]).is_err(), "{wrong}");
+    }
+    let x: Vec<Tensor> = block_shapes(2, 3, 4, 8)
+        .iter()
+        .map(|s| numbers(s, 1))
+        .collect();
+    assert!(fused_block(&x, 3, &[None, None]).is_err());
+    assert!(fused_block(&x, 2, &[Some(vec![1.0]), None]).is_err());
+    let empty: Vec<Tensor> = block_shapes(0, 3, 4, 8)
+        .iter()
+        .map(|s| numbers(s, 1))
+        .collect();
+    assert_eq!(
+        fused_block(&empty, 2, &[None, None]).unwrap().dims(),
+        [0, 3, 4]
+    );
+}
+
 #[test]
 fn attention() {
     for (batch, tokens, heads, dim) in [(1, 1, 1, 1), (2, 3, 2, 4), (1, 17, 3, 2), (3, 5, 1, 7)] {

@@ -9,9 +9,10 @@ use localmim::{LocalMim, LocalMimConfig, Masking};
 use serde::Serialize;
 use vit::VitConfig;
 
-use crate::config::{batch_fits, bounded, preset, stages};
+use crate::config::{batch_fits, preset, stages};
 use crate::metrics::{median, timed};
 use crate::report::{note, print};
+use crate::settings::bounded;
 use crate::usage::usage;
 use crate::{allocator, device, memory};
 

@@ -5,6 +5,7 @@
 //! | `<name>` | a weight |
 //! | `optimizer.exp_avg.<name>`, `optimizer.exp_avg_sq.<name>` | AdamW's moments of a live weight |
 //! | `optimizer.updates.<name>` | how often it was updated (i64 scalar) |
+//! | `ema.<name>` | the weights' moving average, where the run keeps one |
 //!
 //! The metadata key `vitfreeze` holds [`Header`] as JSON. What is frozen follows from the step; everything random
 //! follows from (seed, epoch, index): nothing else is needed.
@@ -13,90 +14,156 @@ use std::path::Path;
 
 use anyhow::{anyhow, bail, Context, Result};
 use candle_core::{DType, Device, Tensor};
-use freezeout::{FreezeOut, Optimizer};
+use freezeout::{Ema, FreezeOut, Optimizer};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
+use crate::settings::Settings;
+use crate::usage::usage;
 
 const KEY: &str = "vitfreeze";
 const PREFIX: &str = "optimizer.";
+const AVERAGE: &str = "ema.";
 
 /// What is not a tensor.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Header {
+pub struct Header<C> {
     /// Version of this layout.
     pub format: u32,
+    /// The subcommand whose run it is.
+    #[serde(default = "pretrain")]
+    pub command: String,
     /// Optimiser steps done.
     pub step: usize,
     /// What the dataset is, to notice another one.
     pub data: Fingerprint,
     /// Numbers of the run.
-    pub config: Config,
+    pub config: C,
     /// The program that wrote it.
     pub version: String,
+    /// The best evaluation so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
 }
 
-/// Number of images, and a hash of their labels and file names in order.
+/// An evaluation, in percent.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    pub epoch: usize,
+    pub top1: f64,
+    pub top5: f64,
+    pub loss: f64,
+    /// Images judged.
+    pub images: usize,
+}
+
+fn pretrain() -> String {
+    "pretrain".into()
+}
+
+impl<S: Settings> Header<S> {
+    /// After so many steps.
+    pub fn new(config: &S, step: usize, data: Fingerprint, best: Option<Best>) -> Self {
+        Self {
+            format: 1,
+            command: S::COMMAND.into(),
+            step,
+            data,
+            config: config.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            best,
+        }
+    }
+}
+
+/// What is read before the configuration, whose type depends on it.
+#[derive(Deserialize)]
+struct Kind {
+    format: u32,
+    #[serde(default = "pretrain")]
+    command: String,
+}
+
+/// What a run is made from: number of images, a hash of their labels and file names in order, and a hash of the weights
+/// that it only reads (0: there are none).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
     pub images: usize,
     pub names: u64,
+    #[serde(default)]
+    pub weights: u64,
 }
 
 impl Fingerprint {
-    /// FNV-1a over labels and file names; folders do not count, so that a dataset may move.
+    /// Folders do not count, so that a dataset may move.
     pub fn of(source: &dyn datasets::Source) -> Self {
-        let mut hash = 0xcbf2_9ce4_8422_2325u64;
-        let mut add = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let mut hash = FNV;
         for index in 0..source.len() {
-            source
-                .label(index)
-                .to_le_bytes()
-                .into_iter()
-                .for_each(&mut add);
+            hash = fnv(hash, &source.label(index).to_le_bytes());
             let name = source.name(index);
             let name = Path::new(&name).file_name().unwrap_or_default();
-            name.as_encoded_bytes().iter().copied().for_each(&mut add);
+            hash = fnv(hash, name.as_encoded_bytes());
         }
         Self {
             images: source.len(),
             names: hash,
+            weights: 0,
         }
+    }
+
+    /// The same with the hash of these weights.
+    pub fn with_weights(self, tensors: &BTreeMap<String, Tensor>) -> Result<Self> {
+        let mut hash = FNV;
+        for (name, tensor) in tensors {
+            hash = fnv(hash, name.as_bytes());
+            let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+            for value in tensor.flatten_all()?.to_vec1::<f32>()? {
+                hash = fnv(hash, &value.to_le_bytes());
+            }
+        }
+        Ok(Self {
+            weights: hash,
+            ..self
+        })
     }
 }
 
+const FNV: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a.
+fn fnv(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 /// A checkpoint in memory.
-pub struct Checkpoint {
-    pub header: Header,
+pub struct Checkpoint<C> {
+    pub header: Header<C>,
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// Writes the state after `step` optimiser steps; the file is replaced as a whole or not at all. A state that is no longer
+/// Writes the state that `header` describes; the file is replaced as a whole or not at all. A state that is no longer
 /// finite is refused: the file then still holds the last good one.
-pub fn save(
+pub fn save<C: Serialize>(
     path: &Path,
-    config: &Config,
-    step: usize,
-    data: Fingerprint,
+    header: &Header<C>,
     freeze: &FreezeOut,
     opt: &Optimizer,
+    ema: Option<&Ema>,
 ) -> Result<()> {
-    let header = Header {
-        format: 1,
-        step,
-        data,
-        config: config.clone(),
-        version: env!("CARGO_PKG_VERSION").into(),
-    };
+    let step = header.step;
     let mut tensors = weights(freeze);
     for (name, tensor) in opt.state(freeze)? {
         tensors.insert(format!("{PREFIX}{name}"), tensor);
     }
+    for (name, tensor) in ema.into_iter().flat_map(Ema::tensors) {
+        tensors.insert(format!("{AVERAGE}{name}"), tensor.clone());
+    }
     if let Some(name) = not_finite(&tensors)? {
         bail!("after step {step} '{name}' is no longer finite; start again with a lower --lr");
     }
-    vit::save_atomic(path, &tensors, (KEY, serde_json::to_string(&header)?))?;
+    vit::save_atomic(path, &tensors, (KEY, serde_json::to_string(header)?))?;
     Ok(())
 }
 
@@ -123,7 +190,7 @@ pub fn weights(freeze: &FreezeOut) -> BTreeMap<String, Tensor> {
     freeze.all().map(detached).collect()
 }
 
-impl Checkpoint {
+impl<S: Settings> Checkpoint<S> {
     /// Reads a file that [`save`] wrote.
     pub fn load(path: &Path) -> Result<Self> {
         let at = || path.display().to_string();
@@ -136,10 +203,18 @@ impl Checkpoint {
             .as_ref()
             .and_then(|m| m.get(KEY))
             .ok_or_else(|| damaged(format!("no metadata '{KEY}'")))?;
-        let header: Header = serde_json::from_str(json).map_err(|e| damaged(e.to_string()))?;
-        if header.format != 1 {
-            bail!("{}: format {}, this program reads 1", at(), header.format);
+        let kind: Kind = serde_json::from_str(json).map_err(|e| damaged(e.to_string()))?;
+        if kind.format != 1 {
+            bail!("{}: format {}, this program reads 1", at(), kind.format);
         }
+        if kind.command != S::COMMAND {
+            return Err(usage(format!(
+                "{} is of a run of vitfreeze {}, resume it with that",
+                at(),
+                kind.command.escape_debug()
+            )));
+        }
+        let header = serde_json::from_str(json).map_err(|e| damaged(e.to_string()))?;
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
             .map_err(|e| damaged(e.to_string()))?
             .into_iter()
@@ -150,14 +225,23 @@ impl Checkpoint {
         Ok(Self { header, tensors })
     }
 
-    /// Puts weights and moments in their places.
-    pub fn restore(self, freeze: &FreezeOut, opt: &mut Optimizer) -> Result<()> {
+    /// Puts weights, moments and average in their places.
+    pub fn restore(
+        self,
+        freeze: &FreezeOut,
+        opt: &mut Optimizer,
+        ema: Option<&mut Ema>,
+    ) -> Result<()> {
         let (mut state, mut weights) = (BTreeMap::new(), BTreeMap::new());
+        let mut average = BTreeMap::new();
         for (name, tensor) in self.tensors {
-            match name.strip_prefix(PREFIX) {
-                Some(name) => state.insert(name.to_owned(), tensor),
-                None => weights.insert(name, tensor),
-            };
+            if let Some(name) = name.strip_prefix(PREFIX) {
+                state.insert(name.to_owned(), tensor);
+            } else if let Some(name) = name.strip_prefix(AVERAGE) {
+                average.insert(name.to_owned(), tensor);
+            } else {
+                weights.insert(name, tensor);
+            }
         }
         for (name, var) in freeze.all() {
             let Some(tensor) = weights.remove(name) else {
@@ -188,6 +272,11 @@ impl Checkpoint {
             }
         }
         opt.load_state(freeze, &state)?;
+        match ema {
+            Some(ema) => ema.load(&average)?,
+            None if !average.is_empty() => bail!("the checkpoint has an average, the run none"),
+            None => {}
+        }
         Ok(())
     }
 }

@@ -1,18 +1,13 @@
 //! Every number of a pretraining run: its default, its flag, its key in a TOML file.
-//!
-//! Defaults, then the file, then the flags; the later wins. Flags and keys have the same names.
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use clap::CommandFactory;
+use anyhow::Result;
 use freezeout::{AdamW, LayerLr, Schedule, Spacing, Warmup};
 use localmim::{LocalMimConfig, Masking, Stage};
-use serde::de::value::{Error as ValueError, StrDeserializer};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use toml::Table;
 use vit::VitConfig;
 
+use crate::settings::{absolute, bounded, name, not_negative, parse, Settings};
 use crate::usage::usage;
 
 /// The run without arguments: no data needed, a few minutes on two cores.
@@ -94,9 +89,6 @@ impl Default for Config {
         }
     }
 }
-
-/// Keys that a resumed run may change: they alter no number that training computes on one device.
-const FREE_KEYS: [&str; 4] = ["data", "threads", "device", "save-every"];
 
 /// The same as flags: all optional.
 #[derive(Debug, Clone, Default, clap::Args, Serialize, Deserialize)]
@@ -211,62 +203,22 @@ pub struct Flags {
     pub device: Option<String>,
 }
 
-/// Parses an enum by the names that its serde form has.
-fn name<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    let text: StrDeserializer<ValueError> = StrDeserializer::new(text);
-    T::deserialize(text).map_err(|e| e.to_string().replace('`', "'"))
-}
+impl Settings for Config {
+    type Flags = Flags;
+    const COMMAND: &'static str = "pretrain";
+    const FREE_KEYS: &'static [&'static str] = &["data", "threads", "device", "save-every"];
 
-impl Config {
-    /// The configuration of a new run: `file`'s keys (or the embedded demonstration's, if there is neither file nor
-    /// data), then the flags.
-    pub fn new(file: Option<&Path>, flags: &Flags) -> Result<Self> {
-        let base = match file {
-            Some(path) => Some((read(path)?, path.display().to_string())),
+    /// Without file and data, the embedded demonstration's.
+    fn new(file: Option<&Path>, flags: &Flags) -> Result<Self> {
+        match file {
+            Some(path) => Self::of_run(path, flags),
             None if flags.data.as_deref().unwrap_or("shapes") == "shapes" => {
-                Some((TINY_SHAPES.to_owned(), "tiny-shapes".to_owned()))
+                Self::merge(parse::<Self>(TINY_SHAPES, "tiny-shapes")?, flags)
             }
-            None => None,
-        };
-        let base = base
-            .map(|(text, origin)| parse(&text, &origin))
-            .transpose()?;
-        Self::merge(base.unwrap_or_default(), flags)
-    }
-
-    /// The configuration that a run saved, then the flags.
-    pub fn of_run(path: &Path, flags: &Flags) -> Result<Self> {
-        Self::merge(parse(&read(path)?, &path.display().to_string())?, flags)
-    }
-
-    /// The configuration that a checkpoint holds, then the flags.
-    pub fn of_checkpoint(saved: &Config, flags: &Flags) -> Result<Self> {
-        Self::merge(parse(&saved.to_toml()?, "checkpoint")?, flags)
-    }
-
-    fn merge(file: Flags, flags: &Flags) -> Result<Self> {
-        let table = |flags: &Flags| {
-            // TOML has no integers beyond i64.
-            Table::try_from(flags).map_err(|e| usage(format!("a number is too large: {e}")))
-        };
-        let mut merged = table(&file)?;
-        if flags.blr.is_some() {
-            merged.remove("lr");
+            None => Self::merge(Flags::default(), flags),
         }
-        merged.extend(table(flags)?);
-        for key in ["image-size", "patch-size", "hog-bins"] {
-            if merged.get(key).and_then(|v| v.as_integer()) == Some(0) {
-                return Err(usage(format!("{key} is 0, it must be at least 1")));
-            }
-        }
-        let mut config: Config = merged
-            .try_into()
-            .map_err(|e: toml::de::Error| usage(one_line(&e, "")))?;
-        config.resolve()?;
-        Ok(config)
     }
 
-    /// Fills in what depends on the model, makes the path absolute and refuses numbers that do not fit together.
     fn resolve(&mut self) -> Result<()> {
         let preset = preset(&self.model)?;
         let or = |value: &mut usize, default| {
@@ -277,12 +229,7 @@ impl Config {
         or(&mut self.image_size, preset.image_size);
         or(&mut self.patch_size, preset.patch_size);
         or(&mut self.hog_bins, if preset.depth > 12 { 18 } else { 9 });
-        if self.data != "shapes" && !self.data.starts_with("hf://") {
-            self.data = std::path::absolute(&self.data)
-                .map_err(|e| usage(format!("data '{}': {e}", self.data)))?
-                .to_string_lossy()
-                .into_owned();
-        }
+        self.data = absolute("data", &self.data)?;
         // Bounds far beyond use, so that nothing overflows and most typing errors end here.
         bounded(&[
             ("samples", self.samples, 100_000_000),
@@ -317,19 +264,13 @@ impl Config {
                 return Err(usage(format!("{key} is {value}, it must lie in [0, 1)")));
             }
         }
-        for (key, value) in [
+        not_negative(&[
             ("blr", self.blr),
             ("lr", self.lr.unwrap_or(0.0)),
             ("min-lr", self.min_lr),
             ("weight-decay", self.weight_decay),
             ("eps", self.eps),
-        ] {
-            if !(value.is_finite() && value >= 0.0) {
-                return Err(usage(format!(
-                    "{key} is {value}, it must be a finite number, 0 or more"
-                )));
-            }
-        }
+        ])?;
         let model = self.model()?;
         Masking::visible(model.vit.patches(), self.mask_ratio).map_err(usage)?;
         // How many steps an epoch has is not known yet, so that a plan in steps must wait.
@@ -338,7 +279,9 @@ impl Config {
         }
         Ok(())
     }
+}
 
+impl Config {
     /// The model.
     pub fn model(&self) -> Result<LocalMimConfig> {
         let preset = preset(&self.model)?;
@@ -390,23 +333,6 @@ impl Config {
             weight_decay: self.weight_decay,
         }
     }
-
-    /// As TOML, to be saved.
-    pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).context("configuration")
-    }
-
-    /// The keys in which a resumed run differs from its checkpoint and must not, as "key: was -> is".
-    pub fn differences(&self, saved: &Config) -> Result<Vec<String>> {
-        let (new, old) = (Table::try_from(self)?, Table::try_from(saved)?);
-        let keys: std::collections::BTreeSet<&String> = new.keys().chain(old.keys()).collect();
-        let show = |value: Option<&toml::Value>| value.map_or("unset".into(), |v| v.to_string());
-        Ok(keys
-            .into_iter()
-            .filter(|key| !FREE_KEYS.contains(&key.as_str()) && new.get(*key) != old.get(*key))
-            .map(|key| format!("{key}: {} -> {}", show(old.get(key)), show(new.get(key))))
-            .collect())
-    }
 }
 
 /// The architecture of this name; only the plain ones, which LocalMIM pretrains.
@@ -419,59 +345,9 @@ pub fn preset(model: &str) -> Result<VitConfig> {
     })
 }
 
-/// Refuses a (name, number, most) whose number is 0 or more than most.
-pub fn bounded(numbers: &[(&str, usize, usize)]) -> Result<()> {
-    for (name, value, most) in numbers {
-        if *value == 0 || value > most {
-            return Err(usage(format!("{name} is {value}, it must be 1 to {most}")));
-        }
-    }
-    Ok(())
-}
-
 /// Whether a batch of square images stays below 2^30 pixels.
 pub fn batch_fits(batch_size: usize, image_size: usize) -> bool {
     batch_size * image_size * image_size <= 1 << 30
-}
-
-fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| usage(format!("cannot read {}: {e}", path.display())))
-}
-
-/// Parses a file; an unknown key is an error that suggests the near one.
-fn parse(text: &str, origin: &str) -> Result<Flags> {
-    let fail = |e: toml::de::Error| usage(format!("{origin}: {}", one_line(&e, text)));
-    let table: Table = toml::from_str(text).map_err(fail)?;
-    let known: Vec<String> = crate::pretrain::Args::command()
-        .get_arguments()
-        .filter(|a| a.get_help_heading().is_some())
-        .filter_map(|a| a.get_long().map(str::to_owned))
-        .collect();
-    for key in table.keys() {
-        if known.contains(key) {
-            continue;
-        }
-        let near = known
-            .iter()
-            .map(|k| (strsim::jaro_winkler(k, &key.replace('_', "-")), k))
-            .max_by(|a, b| a.0.total_cmp(&b.0))
-            .filter(|(score, _)| *score > 0.75);
-        let hint = near.map_or(
-            "see vitfreeze pretrain --help for the keys".into(),
-            |(_, k)| format!("did you mean '{k}'?"),
-        );
-        return Err(usage(format!("{origin}: unknown key '{key}'; {hint}")));
-    }
-    toml::from_str(text).map_err(fail)
-}
-
-/// A TOML error as one line with its line number.
-fn one_line(error: &toml::de::Error, text: &str) -> String {
-    let line = error
-        .span()
-        .and_then(|s| text.get(..s.start))
-        .map_or(1, |before| before.matches('\n').count() + 1);
-    format!("line {line}: {}", error.message().replace('\n', " "))
 }
 
 /// `default`, `all`, or `BLOCK:SCALE,...`.

@@ -2,11 +2,12 @@
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{anyhow, bail, Context, Result};
 
 use crate::checkpoint::Checkpoint;
-use crate::config::{Config, Flags};
 use crate::metrics::Metrics;
+use crate::report::note;
+use crate::settings::Settings;
 use crate::usage::usage;
 
 /// The training state of the run in `dir`.
@@ -14,13 +15,8 @@ pub fn checkpoint_path(dir: &Path) -> PathBuf {
     dir.join("checkpoint.safetensors")
 }
 
-/// What a run writes.
-pub const FILES: [&str; 4] = [
-    "config.toml",
-    "metrics.jsonl",
-    "checkpoint.safetensors",
-    "encoder.safetensors",
-];
+/// What a run has written when it starts.
+const FIRST_FILES: [&str; 3] = ["config.toml", "metrics.jsonl", "checkpoint.safetensors"];
 
 /// A path as a shell takes it.
 pub fn quoted(path: &Path) -> String {
@@ -34,7 +30,7 @@ pub fn quoted(path: &Path) -> String {
 }
 
 /// A run to go on with: its configuration, its checkpoint, and its metrics, which are locked before anything is read.
-pub fn resume(dir: &Path, flags: &Flags) -> Result<(Config, Checkpoint, Metrics)> {
+pub fn resume<S: Settings>(dir: &Path, flags: &S::Flags) -> Result<(S, Checkpoint<S>, Metrics)> {
     let path = checkpoint_path(dir);
     if !path.is_file() {
         return Err(usage(format!(
@@ -43,13 +39,13 @@ pub fn resume(dir: &Path, flags: &Flags) -> Result<(Config, Checkpoint, Metrics)
         )));
     }
     let metrics = Metrics::lock(&dir.join("metrics.jsonl"))?;
-    let checkpoint = Checkpoint::load(&path)?;
+    let checkpoint = Checkpoint::<S>::load(&path)?;
     let saved = &checkpoint.header.config;
     // Where config.toml has got lost, the checkpoint knows its numbers.
     let file = dir.join("config.toml");
     let config = match file.is_file() {
-        true => Config::of_run(&file, flags)?,
-        false => Config::of_checkpoint(saved, flags)?,
+        true => S::of_run(&file, flags)?,
+        false => S::of_checkpoint(saved, flags)?,
     };
     let differences = config.differences(saved)?;
     if !differences.is_empty() {
@@ -62,12 +58,12 @@ pub fn resume(dir: &Path, flags: &Flags) -> Result<(Config, Checkpoint, Metrics)
     Ok((config, checkpoint, metrics))
 }
 
-/// Makes the folder `out`, or runs/pretrain-N with the first N that is free. Nothing that exists is written over.
-pub fn claim(out: Option<&Path>) -> Result<PathBuf> {
+/// Makes the folder `out`, or runs/COMMAND-N with the first N that is free. Nothing that exists is written over.
+pub fn claim(out: Option<&Path>, command: &str) -> Result<PathBuf> {
     let Some(out) = out else {
         std::fs::create_dir_all("runs").context("cannot make the folder runs")?;
         for n in 1.. {
-            let dir = PathBuf::from(format!("runs/pretrain-{n}"));
+            let dir = PathBuf::from(format!("runs/{command}-{n}"));
             match std::fs::create_dir(&dir) {
                 Ok(()) => return Ok(dir),
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
@@ -101,8 +97,50 @@ pub fn claim(out: Option<&Path>) -> Result<PathBuf> {
     Ok(out.to_owned())
 }
 
+/// Writes a new (`fresh`) run's first checkpoint, and config.toml: from here on a kill at any moment leaves something to
+/// resume. If that fails, a new run leaves nothing behind.
+pub fn start<S: Settings>(
+    dir: &Path,
+    config: &S,
+    fresh: bool,
+    write_checkpoint: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    // The checkpoint first: it knows the configuration, should this be cut off in between.
+    let written = match fresh {
+        true => write_checkpoint(),
+        false => Ok(()),
+    };
+    written
+        .and_then(|()| write_config(dir, config))
+        .inspect_err(|_| {
+            if fresh {
+                for name in FIRST_FILES {
+                    let _ = std::fs::remove_file(dir.join(name));
+                }
+                let _ = std::fs::remove_dir(dir);
+            }
+        })
+}
+
+/// Says that a run has stopped, and how to go on with it.
+pub fn say_stopped(command: &str, dir: &Path, step: usize, steps: usize) {
+    note(format!("saved after step {step} of {steps}; to go on:"));
+    note(format!("  vitfreeze {command} --resume {}", quoted(dir)));
+}
+
+/// The same error, and where a checkpoint could not be written, what is still there.
+pub fn untouched(error: anyhow::Error, command: &str, dir: &Path, saved: usize) -> anyhow::Error {
+    match error.is::<vit::Error>() {
+        true => anyhow!(
+            "{error:#}; the checkpoint of step {saved} is untouched: vitfreeze {command} --resume {}",
+            quoted(dir)
+        ),
+        false => error,
+    }
+}
+
 /// Replaces config.toml as a whole or not at all; nothing to do if it is as it should be.
-pub fn write_config(dir: &Path, config: &Config) -> Result<()> {
+fn write_config<S: Settings>(dir: &Path, config: &S) -> Result<()> {
     let (path, temporary) = (dir.join("config.toml"), dir.join(".config.toml.saving"));
     let text = config.to_toml()?;
     if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {

@@ -1,6 +1,7 @@
 //! `vitfreeze`: pretraining Vision Transformers that freeze while they train.
 //!
 //! A table of contents: one file per subcommand.
+mod accuracy;
 mod allocator;
 mod bench;
 mod checkpoint;
@@ -11,9 +12,12 @@ mod costs;
 mod data;
 mod device;
 mod embed;
+mod features;
+mod finetune;
 mod folder;
 mod inspect;
 mod interrupt;
+mod linprobe;
 mod memory;
 mod metrics;
 mod plot;
@@ -21,7 +25,11 @@ mod pretrain;
 mod pretrained;
 mod progress;
 mod report;
+mod result;
 mod schedule;
+mod settings;
+mod tensorboard;
+mod train;
 mod usage;
 
 use std::process::ExitCode;
@@ -44,6 +52,10 @@ struct Cli {
 enum Command {
     /// Pretrain a ViT: LocalMIM under FreezeOut (without arguments: a two-minute demonstration)
     Pretrain(Box<pretrain::Args>),
+    /// Fine-tune an encoder into a classifier (or train one from scratch)
+    Finetune(Box<finetune::Args>),
+    /// Train a linear classifier on an encoder's features
+    Linprobe(Box<linprobe::Args>),
     /// Time the training step with more and more layers frozen
     Bench(bench::Args),
     /// Print and draw what a freezing schedule will do; trains nothing
@@ -64,6 +76,8 @@ fn main() -> ExitCode {
     allocator::keep_memory();
     let result = match Cli::parse().command {
         Command::Pretrain(args) => pretrain::run(*args),
+        Command::Finetune(args) => finetune::run(*args),
+        Command::Linprobe(args) => linprobe::run(*args),
         Command::Bench(args) => bench::run(args),
         Command::Schedule(args) => schedule::run(*args),
         Command::Inspect(args) => inspect::run(args),

@@ -1,14 +1,21 @@
-//! `metrics.jsonl`: one JSON object per optimiser step.
+//! `metrics.jsonl`: one JSON object per optimiser step, and one per evaluation.
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::report::note;
 use crate::usage::usage;
+
+/// A line that belongs to a step.
+pub trait Line: Serialize + DeserializeOwned {
+    /// Steps done before this one.
+    fn step(&self) -> usize;
+}
 
 /// One step.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -18,7 +25,8 @@ pub struct Row {
     pub epoch: usize,
     /// Sum of the live stages' losses, mean over the batches of the step.
     pub loss: f64,
-    /// Each stage's own loss, null once it is frozen.
+    /// In pretraining, each stage's own loss, null once it is frozen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stage_losses: Vec<Option<f64>>,
     /// Learning rate of each layer, 0 where frozen.
     pub lr: Vec<f64>,
@@ -26,9 +34,18 @@ pub struct Row {
     pub frozen: usize,
     /// Nodes that the backward pass walked.
     pub graph_nodes: usize,
+    /// The gradients' global norm before clipping, where there is clipping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f64>,
     pub images: usize,
     pub images_per_second: f64,
     pub seconds: Seconds,
+}
+
+impl Line for Row {
+    fn step(&self) -> usize {
+        self.step
+    }
 }
 
 /// Wall time of one step, split.
@@ -89,7 +106,7 @@ impl Metrics {
 
     /// The rows of the first `steps` steps. Those of later steps (done after the checkpoint) and a torn last line are cut
     /// off: these steps will be done again.
-    pub fn take_up(&mut self, steps: usize) -> Result<Vec<Row>> {
+    pub fn take_up<L: Line>(&mut self, steps: usize) -> Result<Vec<L>> {
         let path = &self.path;
         let mut old = Vec::new();
         self.file
@@ -97,8 +114,8 @@ impl Metrics {
             .with_context(|| format!("cannot read {}", path.display()))?;
         let (mut rows, mut length, mut unreadable) = (Vec::new(), 0, 0);
         for line in old.split_inclusive(|&byte| byte == b'\n') {
-            match serde_json::from_slice::<Row>(line) {
-                Ok(row) if row.step >= steps => break,
+            match serde_json::from_slice::<L>(line) {
+                Ok(row) if row.step() >= steps => break,
                 Ok(row) if line.ends_with(b"\n") => rows.push(row),
                 _ if line.ends_with(b"\n") => unreadable += 1,
                 _ => break,
@@ -117,7 +134,7 @@ impl Metrics {
         Ok(rows)
     }
 
-    pub fn write(&mut self, row: &Row) -> Result<()> {
+    pub fn write(&mut self, row: &impl Line) -> Result<()> {
         let mut line = serde_json::to_string(row)?;
         line.push('\n');
         self.file

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{anyhow, bail, Context, Result};
+use anyhow::{bail, Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use datasets::{Loader, LoaderConfig, PretrainTransform, Shapes, Source, MAX_PIXELS};
@@ -16,7 +16,8 @@ use crate::checkpoint::{self, Fingerprint, Header};
 use crate::config::{Config, Flags};
 use crate::folder::{self, checkpoint_path, quoted};
 use crate::metrics::{timed, Metrics, Row, Seconds};
-use crate::report::{note, print, Report};
+use crate::report::{changed_layers, note, print, Report};
+use crate::settings::Settings as _;
 use crate::usage::usage;
 use crate::{allocator, data, device, interrupt};
 
@@ -65,7 +66,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
             run.model = LocalMim::new(&run.cfg, run.freeze.vars())?;
             allocator::release_memory();
         }
-        if let Some(what) = run.newly_frozen(step) {
+        let name = |layer| run.layer_name(layer);
+        if let Some(what) = changed_layers(run.freeze.schedule(), step, name) {
             report.froze(step, &what, run.freeze.frozen());
         }
         let gradients = run.forward_backward(step, &mut batches, &report);
@@ -82,14 +84,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
         if interrupted && run.step < stop {
             report.close();
-            note(format!(
-                "saved after step {} of {steps}; to go on:",
-                run.step
-            ));
-            note(format!(
-                "  vitfreeze pretrain --resume {}",
-                quoted(&run.dir)
-            ));
+            folder::say_stopped("pretrain", &run.dir, run.step, steps);
             return Ok(ExitCode::from(interrupt::EXIT_CODE));
         }
     }
@@ -140,7 +135,7 @@ impl Run {
     fn open(args: &Args) -> Result<Self> {
         let (config, resumed) = match &args.resume {
             Some(dir) => {
-                let (config, checkpoint, metrics) = folder::resume(dir, &args.flags)?;
+                let (config, checkpoint, metrics) = folder::resume::<Config>(dir, &args.flags)?;
                 (config, Some((dir.clone(), checkpoint, metrics)))
             }
             None => (Config::new(args.config.as_deref(), &args.flags)?, None),
@@ -194,12 +189,12 @@ impl Run {
                     model = LocalMim::new(&cfg, freeze.vars())?;
                 }
                 checkpoint
-                    .restore(&freeze, &mut opt)
+                    .restore(&freeze, &mut opt, None)
                     .with_context(|| checkpoint_path(&dir).display().to_string())?;
                 (dir, metrics)
             }
             None => {
-                let dir = folder::claim(args.out.as_deref())?;
+                let dir = folder::claim(args.out.as_deref(), "pretrain")?;
                 let metrics = Metrics::lock(&dir.join("metrics.jsonl"))?;
                 (dir, metrics)
             }
@@ -225,29 +220,9 @@ impl Run {
             told: BTreeSet::new(),
             started: Instant::now(),
         };
-        run.start(fresh)?;
+        folder::start(&run.dir, &run.config, fresh, || run.write_checkpoint())?;
         run.banner(&line, threads);
         Ok(run)
-    }
-
-    /// Writes a new run's first checkpoint, and config.toml: from here on a kill at any moment leaves something to
-    /// resume. If that fails, a new run leaves nothing behind.
-    fn start(&self, fresh: bool) -> Result<()> {
-        let write = || {
-            // The checkpoint first: it knows the configuration, should this be cut off in between.
-            if fresh {
-                self.write_checkpoint()?;
-            }
-            folder::write_config(&self.dir, &self.config)
-        };
-        write().inspect_err(|_: &anyhow::Error| {
-            if fresh {
-                for name in folder::FILES {
-                    let _ = std::fs::remove_file(self.dir.join(name));
-                }
-                let _ = std::fs::remove_dir(&self.dir);
-            }
-        })
     }
 
     fn banner(&self, data: &str, threads: usize) {
@@ -316,6 +291,7 @@ impl Run {
                 .collect(),
             frozen: self.freeze.frozen(),
             graph_nodes: 0,
+            grad_norm: None,
             images: micro * self.config.batch_size,
             images_per_second: 0.0,
             seconds: Seconds::default(),
@@ -323,7 +299,7 @@ impl Run {
         let mut grads = Gradients::default();
         for _ in 0..micro {
             let batch = timed(&mut row.seconds.data, || batches.next());
-            self.tell_skipped(report);
+            report.tell_skipped(&mut self.told, self.loader.skipped());
             let batch = batch.context("the loader ended early")??;
             let masking = self.masking(&batch)?;
             let size = self.config.image_size;
@@ -380,17 +356,6 @@ impl Run {
         )?)
     }
 
-    /// What `step` is the first to find frozen, or thawed.
-    fn newly_frozen(&self, step: usize) -> Option<String> {
-        let before = self.freeze.schedule().frozen(step.saturating_sub(1));
-        let now = self.freeze.frozen();
-        let names: Vec<String> = (before.min(now)..before.max(now))
-            .map(|layer| self.layer_name(layer))
-            .collect();
-        let verb = if now < before { "unfroze" } else { "froze" };
-        (!names.is_empty()).then(|| format!("{verb} {}", names.join(", ")))
-    }
-
     fn layer_name(&self, layer: usize) -> String {
         let Some(block) = layer.checked_sub(1) else {
             return "patch_embed".to_owned();
@@ -411,27 +376,11 @@ impl Run {
         )
     }
 
-    /// Warns of damaged images as they turn up.
-    fn tell_skipped(&mut self, report: &Report) {
-        for image in self.loader.skipped() {
-            if self.told.insert(image.index) {
-                report.say(format!("warning: skipped {}: {}", image.name, image.reason));
-            }
-        }
-    }
-
     fn save(&mut self) -> Result<()> {
         let start = Instant::now();
         self.metrics.flush()?;
         self.write_checkpoint()
-            .map_err(|e| match e.is::<vit::Error>() {
-                true => anyhow!(
-                    "{e:#}; the checkpoint of step {} is untouched: vitfreeze pretrain --resume {}",
-                    self.saved,
-                    quoted(&self.dir)
-                ),
-                false => e,
-            })?;
+            .map_err(|e| folder::untouched(e, "pretrain", &self.dir, self.saved))?;
         self.saved = self.step;
         // Saving is no part of a step's time.
         self.started += start.elapsed();
@@ -439,14 +388,9 @@ impl Run {
     }
 
     fn write_checkpoint(&self) -> Result<()> {
-        checkpoint::save(
-            &checkpoint_path(&self.dir),
-            &self.config,
-            self.step,
-            self.data,
-            &self.freeze,
-            &self.opt,
-        )
+        let header = Header::new(&self.config, self.step, self.data, None);
+        let path = checkpoint_path(&self.dir);
+        checkpoint::save(&path, &header, &self.freeze, &self.opt, None)
     }
 
     /// Exports the encoder and says what there is now.

@@ -10,7 +10,7 @@ use crate::report::note;
 use crate::usage::usage;
 
 /// Flags for what no file of a checkpoint tells.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct ModelArgs {
     /// Attention heads, where no config.json tells them
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -18,6 +18,16 @@ pub struct ModelArgs {
     /// Height and width of the images in pixels, 384 or 256x192; the position table is resampled [default: the checkpoint's]
     #[arg(long, value_name = "PX|HxW", value_parser = image_size)]
     image_size: Option<(usize, usize)>,
+}
+
+impl ModelArgs {
+    /// Images of this height and width.
+    pub fn with_image(size: (usize, usize)) -> Self {
+        Self {
+            image_size: Some(size),
+            ..Self::default()
+        }
+    }
 }
 
 fn image_size(text: &str) -> Result<(usize, usize), String> {

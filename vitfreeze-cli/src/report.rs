@@ -1,7 +1,10 @@
 //! What a person sees of a run: a progress bar on a terminal, plain lines otherwise, freezes, the summary.
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use datasets::Skipped;
+use freezeout::Schedule;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::metrics::{duration, median, Row, Seconds};
@@ -22,6 +25,21 @@ pub fn print(line: impl AsRef<str>) -> std::io::Result<()> {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e),
         _ => Ok(()),
     }
+}
+
+/// What `step` is the first to find frozen, or thawed, by the layers' names.
+pub fn changed_layers(
+    schedule: &Schedule,
+    step: usize,
+    name: impl Fn(usize) -> String,
+) -> Option<String> {
+    let (before, now) = (
+        schedule.frozen(step.saturating_sub(1)),
+        schedule.frozen(step),
+    );
+    let names: Vec<String> = (before.min(now)..before.max(now)).map(name).collect();
+    let verb = if now < before { "unfroze" } else { "froze" };
+    (!names.is_empty()).then(|| format!("{verb} {}", names.join(", ")))
 }
 
 /// Live output of a run.
@@ -79,6 +97,20 @@ impl Report {
         self.bar.suspend(|| note(line));
     }
 
+    /// Warns of damaged images as they turn up, of each once.
+    pub fn tell_skipped(&self, told: &mut BTreeSet<usize>, skipped: Vec<Skipped>) {
+        for image in skipped {
+            if told.insert(image.index) {
+                self.say(format!("warning: skipped {}: {}", image.name, image.reason));
+            }
+        }
+    }
+
+    /// Takes the bar away while something else draws one.
+    pub fn pause<T>(&self, f: impl FnOnce() -> T) -> T {
+        self.bar.suspend(f)
+    }
+
     /// A step has been done.
     pub fn step(&mut self, row: Row) {
         let done = row.step + 1;
@@ -93,11 +125,13 @@ impl Report {
         } else {
             format!("{low:.1e}..{high:.1e}")
         };
+        let frozen = match self.layers {
+            0 | 1 => String::new(),
+            layers => format!("  frozen {}/{layers}", row.frozen),
+        };
         let text = format!(
-            "ETA {eta}  loss {:.4}  frozen {}/{}  {:.0} img/s  lr {lr}  epoch {}/{}",
+            "ETA {eta}  loss {:.4}{frozen}  {:.0} img/s  lr {lr}  epoch {}/{}",
             row.loss,
-            row.frozen,
-            self.layers,
             row.images_per_second,
             row.epoch + 1,
             self.epochs,
@@ -182,28 +216,33 @@ impl Report {
         text
     }
 
-    /// Each stage's loss over its first and its last steps: the total says little, since a frozen stage leaves it.
+    /// The loss over the first and the last epoch; in pretraining each stage's, since a frozen stage leaves the total.
     fn losses(&self) -> String {
         let stages = self.rows.first().map_or(0, |r| r.stage_losses.len());
+        let all: Vec<String> = (0..stages)
+            .map(|k| self.first_and_last(|r| *r.stage_losses.get(k)?))
+            .collect();
+        match all.is_empty() {
+            true => format!(
+                "  loss, first -> last epoch: {}\n",
+                self.first_and_last(|r| Some(r.loss))
+            ),
+            false => format!(
+                "  loss by stage, first -> last epoch:\n    {}\n",
+                all.join(", ")
+            ),
+        }
+    }
+
+    fn first_and_last(&self, loss: impl Fn(&Row) -> Option<f64>) -> String {
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-        let stage = |k: usize| {
-            let values: Vec<f64> = self
-                .rows
-                .iter()
-                .filter_map(|r| *r.stage_losses.get(k)?)
-                .collect();
-            if values.is_empty() {
-                return "-".into();
-            }
-            let some = self.per_epoch.min(values.len());
-            let (first, last) = (&values[..some], &values[values.len() - some..]);
-            format!("{:.4} -> {:.4}", mean(first), mean(last))
-        };
-        let all: Vec<String> = (0..stages).map(stage).collect();
-        format!(
-            "  loss by stage, first -> last epoch:\n    {}\n",
-            all.join(", ")
-        )
+        let values: Vec<f64> = self.rows.iter().filter_map(loss).collect();
+        if values.is_empty() {
+            return "-".into();
+        }
+        let some = self.per_epoch.min(values.len());
+        let (first, last) = (&values[..some], &values[values.len() - some..]);
+        format!("{:.4} -> {:.4}", mean(first), mean(last))
     }
 
     fn saving(&self) -> String {
@@ -212,6 +251,9 @@ impl Report {
         };
         let frozen: Vec<&Row> = self.rows.iter().filter(|r| r.frozen > 0).collect();
         if frozen.is_empty() {
+            if self.layers < 2 {
+                return String::new();
+            }
             return "  no layer was frozen in these steps\n".into();
         }
         let saved: f64 = frozen.iter().map(|r| unfrozen - r.seconds.total).sum();

@@ -10,6 +10,7 @@ use crate::config::{Config, Flags};
 use crate::costs;
 use crate::plot;
 use crate::report::{note, print};
+use crate::settings::Settings as _;
 use crate::usage::usage;
 
 const EXAMPLES: &str = "\

@@ -36,12 +36,12 @@ pub fn decays(name: &str, rank: usize) -> bool {
 }
 
 /// Layer-wise learning rate decay (ELECTRA, arXiv 2003.10555; BEiT, MAE): a variable of layer i has the factor
-/// `decay^(layers - i)`, variables in no layer (the head) 1. For a ViT `layers` is its depth + 1. Class token and position
-/// embedding (`cls_token`, `pos_embed`) have no weight decay, as in MAE.
+/// `decay^(layers - i)`, variables in no layer (the head) 1. For a ViT `layers` is its depth + 1. Tokens and position
+/// embedding (`cls_token`, `dist_token`, `reg_token`, `pos_embed`) have no weight decay, as in MAE and timm.
 pub fn layer_decay(decay: f64, layers: usize) -> impl Fn(&Param<'_>) -> Group + Send + 'static {
     move |param| {
         let layer = param.layer.unwrap_or(layers).min(layers);
-        let token = ["cls_token", "pos_embed"].contains(&param.name);
+        let token = ["cls_token", "dist_token", "reg_token", "pos_embed"].contains(&param.name);
         Group {
             lr_scale: decay.powi(i32::try_from(layers - layer).unwrap_or(i32::MAX)),
             weight_decay: if token {

@@ -197,12 +197,25 @@ impl Description {
         };
     }
 
-    /// The metadata key `vitfreeze` of our own files: a [`VitConfig`], or the head of a training state.
+    /// The metadata key `vitfreeze` of our own files: a [`VitConfig`] (a classifier's with class names and preprocessing), or
+    /// the head of a training state.
     pub fn add_metadata(&mut self, text: &str) {
         let Ok(json) = serde_json::from_str::<Value>(text) else {
             return;
         };
         let before = std::mem::take(&mut self.hints);
+        self.labels = labels(&json["labels"]);
+        let images = &json["preprocess"];
+        if let (Some(mean), Some(std)) = (three(&images["mean"]), three(&images["std"])) {
+            self.preprocess = Preprocess {
+                size: None,
+                crop_pct: positive(&images["crop_pct"]).unwrap_or(0.875),
+                bicubic: images["bicubic"] != false,
+                mean,
+                std,
+                known: true,
+            };
+        }
         let run = &json["config"];
         self.hints = before.or(match serde_json::from_str::<VitConfig>(text) {
             Ok(cfg) => Hints::of(&cfg),

@@ -14,11 +14,13 @@ use crate::Error;
 /// Longest JSON file that is read. An index of shards has about 100 bytes a tensor.
 const MAX_JSON: u64 = 16 << 20;
 /// What a folder's weights are called, the first that is there.
-const WEIGHTS: [&str; 6] = [
+const WEIGHTS: [&str; 8] = [
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "best.safetensors",
+    "last.safetensors",
     "encoder.safetensors",
     "checkpoint.safetensors",
 ];

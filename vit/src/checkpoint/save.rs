@@ -58,6 +58,41 @@ impl Pretrained {
         Ok(notes)
     }
 
+    /// Writes one safetensors file that [`Checkpoint::open`](crate::Checkpoint::open) loads as it is: all tensors under
+    /// timm's names, and under the metadata key `vitfreeze` the [`VitConfig`] as JSON with `labels` (names of the classes)
+    /// and `preprocess` (`crop_pct`, `bicubic`, `mean`, `std`) beside its own keys.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn save_file(&self, path: &Path) -> Result<(), Error> {
+        let p = &self.preprocess;
+        let fail = |e: serde_json::Error| Error::Config(e.to_string());
+        let mut json = serde_json::to_value(self.cfg).map_err(fail)?;
+        json["labels"] = serde_json::to_value(&self.labels).map_err(fail)?;
+        json["preprocess"] = json!({
+            "crop_pct": p.crop_pct,
+            "bicubic": p.bicubic,
+            "mean": p.mean,
+            "std": p.std,
+        });
+        crate::save_atomic(path, &self.tensors, ("vitfreeze", json.to_string()))
+    }
+
+    /// The same model with its position table as a tensor that can train, also where it was the fixed one.
+    ///
+    /// # Errors
+    /// An error of candle.
+    pub fn with_learnt_table(self) -> Result<Self, Error> {
+        Ok(Self {
+            tensors: self.with_table()?,
+            cfg: VitConfig {
+                pos_embed: PosEmbed::Learnt,
+                ..self.cfg
+            },
+            ..self
+        })
+    }
+
     /// All tensors, the position table among them even where it is fixed.
     pub(super) fn with_table(&self) -> Result<BTreeMap<String, Tensor>, Error> {
         let mut tensors = self.tensors.clone();

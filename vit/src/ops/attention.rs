@@ -2,8 +2,9 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::math::{exp, simd, sum, sum_by};
+use super::math::{exp, simd_fn, sum, sum_by};
 use super::matmul::{matmul, Mat, Threads};
+use super::scratch::Buffer;
 use super::storage::{cpu_f32, slice};
 
 /// `(B, T, 3D) -> (B, T, D)`: `softmax(Q K^T / sqrt(D / H)) V` per head, with `qkv` packed as timm packs it: queries of
@@ -21,11 +22,6 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     } else {
         super::plain::attention(qkv, heads)
     }
-}
-
-/// Keeps for backward: qkv. The score matrix is computed again, never stored.
-struct AttentionOp {
-    heads: usize,
 }
 
 /// One head of one image inside its packed (T, 3D) block.
@@ -66,7 +62,118 @@ impl<'a> Head<'a> {
             false,
             Threads::One,
         );
-        simd(|| p.chunks_exact_mut(t).for_each(softmax));
+        softmax_rows(p, t);
+    }
+}
+
+/// `(B, T, 3D) -> (B, T, D)`; `tokens` and `width` are T and D, both at least 1.
+pub(super) fn forward(qkv: &[f32], (tokens, width): (usize, usize), heads: usize, out: &mut [f32]) {
+    let dim = width / heads;
+    // Each head of each image is a task with its own piece of memory; then the pieces are interleaved.
+    let mut pieces = Buffer::new(out.len());
+    pieces
+        .par_chunks_mut(tokens * dim)
+        .enumerate()
+        .for_each_init(
+            || vec![0f32; tokens * tokens],
+            |p, (i, out)| {
+                let image = &qkv[i / heads * tokens * 3 * width..];
+                let h = Head::new(image, tokens, width, heads, i % heads);
+                h.probabilities(p);
+                let (shape, p) = ((tokens, tokens, dim), Mat::rows(p, tokens));
+                matmul(shape, 1.0, p, h.v, out, dim, false, Threads::One);
+            },
+        );
+    out.par_chunks_mut(tokens * width)
+        .zip(pieces.par_chunks(tokens * width))
+        .for_each(|(out, pieces)| {
+            for (head, piece) in pieces.chunks_exact(tokens * dim).enumerate() {
+                interleave(piece, dim, &mut out[head * dim..], width);
+            }
+        });
+}
+
+/// The gradient of qkv into `d` (B, T, 3D), from that of the output, `g` (B, T, D). With `P` the probabilities:
+/// `dV = P^T dO`, `dP = dO V^T`, `dS = P * (dP - rowsum(P * dP))`, `dQ = scale dS K`, `dK = scale dS^T Q`.
+pub(super) fn backward(
+    qkv: &[f32],
+    g: &[f32],
+    (tokens, width): (usize, usize),
+    heads: usize,
+    d: &mut [f32],
+) {
+    let dim = width / heads;
+    let mut pieces = Buffer::new(d.len());
+    pieces
+        .par_chunks_mut(3 * tokens * dim)
+        .enumerate()
+        .for_each_init(
+            || (vec![0f32; tokens * tokens], vec![0f32; tokens * tokens]),
+            |(p, dp), (i, d)| {
+                let (image, head) = (i / heads, i % heads);
+                let g = &g[image * tokens * width + head * dim..];
+                let h = Head::new(
+                    &qkv[image * tokens * 3 * width..],
+                    tokens,
+                    width,
+                    heads,
+                    head,
+                );
+                h.backward(p, dp, Mat::rows(g, width), d);
+            },
+        );
+    d.par_chunks_mut(tokens * 3 * width)
+        .zip(pieces.par_chunks(tokens * 3 * width))
+        .for_each(|(d, pieces)| {
+            for (i, piece) in pieces.chunks_exact(tokens * dim).enumerate() {
+                // Of each head the gradients of queries, keys and values.
+                let (head, part) = (i / 3, i % 3);
+                interleave(piece, dim, &mut d[part * width + head * dim..], 3 * width);
+            }
+        });
+}
+
+/// Rows of `dim` numbers to places `stride` apart.
+fn interleave(from: &[f32], dim: usize, to: &mut [f32], stride: usize) {
+    for (from, to) in from.chunks_exact(dim).zip(to.chunks_mut(stride)) {
+        to[..dim].copy_from_slice(from);
+    }
+}
+
+impl Head<'_> {
+    /// The gradients of queries, keys and values, one after the other, into `d`.
+    fn backward(&self, p: &mut [f32], dp: &mut [f32], g: Mat, d: &mut [f32]) {
+        let (t, dim) = (self.tokens, self.dim);
+        let one = Threads::One;
+        self.probabilities(p);
+        let (inner, outer) = ((t, t, dim), (t, dim, t));
+        let (dq, rest) = d.split_at_mut(t * dim);
+        let (dk, dv) = rest.split_at_mut(t * dim);
+        matmul(inner, 1.0, Mat::rows(p, t).t(), g, dv, dim, false, one);
+        matmul(outer, 1.0, g, self.v.t(), dp, t, false, one);
+        softmax_gradient(p, dp, t);
+        let ds = Mat::rows(dp, t);
+        matmul(inner, self.scale, ds, self.k, dq, dim, false, one);
+        matmul(inner, self.scale, ds.t(), self.q, dk, dim, false, one);
+    }
+}
+
+simd_fn! {
+    /// Softmax of every row of `p`, `t` wide.
+    fn softmax_rows<'a>(p: &'a mut [f32], t: usize) -> () {
+        p.chunks_exact_mut(t).for_each(softmax);
+    }
+}
+
+simd_fn! {
+    /// `dp` becomes `p * (dp - rowsum(p * dp))`.
+    fn softmax_gradient<'a>(p: &'a [f32], dp: &'a mut [f32], t: usize) -> () {
+        for (dp, p) in dp.chunks_exact_mut(t).zip(p.chunks_exact(t)) {
+            let dot = sum_by(dp, p, |a, b| a * b);
+            for (dp, &p) in dp.iter_mut().zip(p) {
+                *dp = p * (*dp - dot);
+            }
+        }
     }
 }
 
@@ -100,6 +207,11 @@ fn softmax(row: &mut [f32]) {
     }
 }
 
+/// Keeps for backward: qkv. The score matrix is computed again, never stored.
+struct AttentionOp {
+    heads: usize,
+}
+
 impl CustomOp1 for AttentionOp {
     fn name(&self) -> &'static str {
         "attention"
@@ -108,86 +220,22 @@ impl CustomOp1 for AttentionOp {
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (batch, tokens, packed) = layout.shape().dims3()?;
         let width = packed / 3;
-        let qkv = slice(qkv, layout)?;
         let mut out = vec![0f32; batch * tokens * width];
         if tokens > 0 {
-            out.par_chunks_mut(tokens * width)
-                .zip(qkv.par_chunks(tokens * packed))
-                .for_each_init(
-                    || vec![0f32; tokens * tokens],
-                    |p, (out, qkv)| {
-                        for head in 0..self.heads {
-                            let h = Head::new(qkv, tokens, width, self.heads, head);
-                            h.probabilities(p);
-                            let out = &mut out[head * h.dim..];
-                            let shape = (tokens, tokens, h.dim);
-                            let p = Mat::rows(p, tokens);
-                            matmul(shape, 1.0, p, h.v, out, width, false, Threads::One);
-                        }
-                    },
-                );
+            forward(slice(qkv, layout)?, (tokens, width), self.heads, &mut out);
         }
         let shape = Shape::from((batch, tokens, width));
         Ok((CpuStorage::F32(out), shape))
     }
 
-    /// With `P` the probabilities: `dV = P^T dO`, `dP = dO V^T`, `dS = P * (dP - rowsum(P * dP))`,
-    /// `dQ = scale dS K`, `dK = scale dS^T Q`.
     fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (_, tokens, packed) = qkv.dims3()?;
-        let width = packed / 3;
         let grad = grad.contiguous()?;
-        let (data, g) = (cpu_f32(qkv)?, cpu_f32(&grad)?);
-        let mut d = vec![0f32; data.len()];
+        let mut d = vec![0f32; qkv.elem_count()];
         if tokens > 0 {
-            d.par_chunks_mut(tokens * packed)
-                .zip(data.par_chunks(tokens * packed))
-                .zip(g.par_chunks(tokens * width))
-                .for_each_init(
-                    || (vec![0f32; tokens * tokens], vec![0f32; tokens * tokens]),
-                    |(p, dp), ((d, qkv), g)| {
-                        for head in 0..self.heads {
-                            let h = Head::new(qkv, tokens, width, self.heads, head);
-                            let g = Mat::rows(&g[head * h.dim..], width);
-                            h.backward(p, dp, g, &mut d[head * h.dim..], width);
-                        }
-                    },
-                );
+            let (qkv, grad) = (cpu_f32(qkv)?, cpu_f32(&grad)?);
+            backward(&qkv, &grad, (tokens, packed / 3), self.heads, &mut d);
         }
-        drop((data, g));
         Ok(Some(Tensor::from_vec(d, qkv.shape(), qkv.device())?))
-    }
-}
-
-impl Head<'_> {
-    fn backward(&self, p: &mut [f32], dp: &mut [f32], g: Mat, d: &mut [f32], width: usize) {
-        let (t, dim) = (self.tokens, self.dim);
-        let one = Threads::One;
-        self.probabilities(p);
-        let (inner, outer) = ((t, t, dim), (t, dim, t));
-        let dv = &mut d[2 * width..];
-        matmul(
-            inner,
-            1.0,
-            Mat::rows(p, t).t(),
-            g,
-            dv,
-            3 * width,
-            false,
-            one,
-        );
-        matmul(outer, 1.0, g, self.v.t(), dp, t, false, one);
-        simd(|| {
-            for (dp, p) in dp.chunks_exact_mut(t).zip(p.chunks_exact(t)) {
-                let dot = sum_by(dp, p, |a, b| a * b);
-                for (dp, &p) in dp.iter_mut().zip(p) {
-                    *dp = p * (*dp - dot);
-                }
-            }
-        });
-        let ds = Mat::rows(dp, t);
-        matmul(inner, self.scale, ds, self.k, d, 3 * width, false, one);
-        let dk = &mut d[width..];
-        matmul(inner, self.scale, ds.t(), self.q, dk, 3 * width, false, one);
     }
 }

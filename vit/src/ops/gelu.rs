@@ -2,7 +2,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::math::{erf, exp, simd};
+use super::math::{erf, exp, simd_fn};
 use super::storage::{cpu_f32, slice};
 
 /// `y = x / 2 * (1 + erf(x / sqrt 2))`, element-wise (Hendrycks and Gimpel, arXiv 1606.08415).
@@ -17,10 +17,55 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
     }
 }
 
+const CHUNK: usize = 16 * 1024;
+
+/// `y = gelu(x)`
+pub(super) fn forward(x: &[f32], y: &mut [f32]) {
+    y.par_chunks_mut(CHUNK)
+        .zip(x.par_chunks(CHUNK))
+        .for_each(|(y, x)| values(x, y));
+}
+
+/// `y = gelu(x)`, and `x` becomes the derivative `Phi(x) + x phi(x)`, with the normal distribution's Phi and phi.
+pub(super) fn forward_and_derivative(x: &mut [f32], y: &mut [f32]) {
+    y.par_chunks_mut(CHUNK)
+        .zip(x.par_chunks_mut(CHUNK))
+        .for_each(|(y, x)| values_and_derivatives(x, y));
+}
+
+/// `a *= b`
+pub(super) fn multiply(a: &mut [f32], b: &[f32]) {
+    a.par_chunks_mut(CHUNK)
+        .zip(b.par_chunks(CHUNK))
+        .for_each(|(a, b)| a.iter_mut().zip(b).for_each(|(a, b)| *a *= b));
+}
+
+#[inline(always)]
+fn phi_of(x: f32) -> f32 {
+    0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+simd_fn! {
+    fn values<'a>(x: &'a [f32], y: &'a mut [f32]) -> () {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * phi_of(x);
+        }
+    }
+}
+
+simd_fn! {
+    fn values_and_derivatives<'a>(x: &'a mut [f32], y: &'a mut [f32]) -> () {
+        const INV_SQRT_2PI: f32 = 0.398_942_3;
+        for (y, x) in y.iter_mut().zip(x) {
+            let cdf = phi_of(*x);
+            *y = *x * cdf;
+            *x = cdf + *x * INV_SQRT_2PI * exp(-0.5 * *x * *x);
+        }
+    }
+}
+
 /// Keeps for backward: x.
 struct GeluOp;
-
-const CHUNK: usize = 16 * 1024;
 
 impl CustomOp1 for GeluOp {
     fn name(&self) -> &'static str {
@@ -30,37 +75,16 @@ impl CustomOp1 for GeluOp {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = slice(x, layout)?;
         let mut y = vec![0f32; x.len()];
-        y.par_chunks_mut(CHUNK)
-            .zip(x.par_chunks(CHUNK))
-            .for_each(|(y, x)| {
-                simd(|| {
-                    for (y, &x) in y.iter_mut().zip(x) {
-                        *y = 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
-                    }
-                })
-            });
+        forward(x, &mut y);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
-    /// `dy/dx = Phi(x) + x phi(x)` with the normal distribution's Phi and phi.
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        const INV_SQRT_2PI: f32 = 0.398_942_3;
         let grad = grad.contiguous()?;
-        let (xs, g) = (cpu_f32(x)?, cpu_f32(&grad)?);
-        let mut dx = vec![0f32; xs.len()];
-        dx.par_chunks_mut(CHUNK)
-            .zip(xs.par_chunks(CHUNK))
-            .zip(g.par_chunks(CHUNK))
-            .for_each(|((dx, x), g)| {
-                simd(|| {
-                    for ((dx, &x), &g) in dx.iter_mut().zip(x).zip(g) {
-                        let cdf = 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
-                        let pdf = INV_SQRT_2PI * exp(-0.5 * x * x);
-                        *dx = g * (cdf + x * pdf);
-                    }
-                })
-            });
-        drop((xs, g));
+        let mut dx = cpu_f32(x)?.to_vec();
+        let mut y = super::scratch::Buffer::new(dx.len());
+        forward_and_derivative(&mut dx, &mut y);
+        multiply(&mut dx, &cpu_f32(&grad)?);
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
 }

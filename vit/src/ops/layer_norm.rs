@@ -3,7 +3,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::linear::sum_all;
-use super::math::{simd, sum, sum_by};
+use super::math::{simd_fn, sum, sum_by};
 use super::storage::{cpu_f32, slice};
 
 /// `(.., D) -> (.., D)`: `y = (x - mean) / sqrt(var + eps) * weight + bias` over the last dimension, with the biased
@@ -20,13 +20,40 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     }
 }
 
-/// Keeps for backward: x; mean and variance are computed again.
-struct LayerNormOp {
-    eps: f32,
-}
-
 /// Rows per task; fixed, so that the bits do not depend on the number of threads.
 const ROWS: usize = 32;
+
+/// `y = (x - mean) / sqrt(var + eps) * w + b` for rows as wide as `w`, which is not empty.
+pub(super) fn forward(x: &[f32], w: &[f32], b: &[f32], eps: f32, y: &mut [f32]) {
+    y.par_chunks_mut(ROWS * w.len())
+        .zip(x.par_chunks(ROWS * w.len()))
+        .for_each(|(y, x)| normalise(x, w, b, eps, y));
+}
+
+/// With `h = (x - mean) * rstd` and `d = g * w`: `dx += rstd * (d - mean(d) - h * mean(d * h))`; returns
+/// `dw = sum g * h` and `db = sum g`.
+pub(super) fn backward(
+    x: &[f32],
+    w: &[f32],
+    eps: f32,
+    g: &[f32],
+    dx: &mut [f32],
+) -> (Vec<f32>, Vec<f32>) {
+    let width = w.len();
+    let partial: Vec<(Vec<f32>, Vec<f32>)> = dx
+        .par_chunks_mut(ROWS * width)
+        .zip(x.par_chunks(ROWS * width))
+        .zip(g.par_chunks(ROWS * width))
+        .map(|((dx, x), g)| {
+            let (mut dw, mut db) = (vec![0f32; width], vec![0f32; width]);
+            let (mut h, mut d) = (vec![0f32; width], vec![0f32; width]);
+            gradients(x, w, eps, g, dx, &mut dw, &mut db, &mut h, &mut d);
+            (dw, db)
+        })
+        .collect();
+    let (dw, db): (Vec<_>, Vec<_>) = partial.into_iter().unzip();
+    (sum_all(dw, width), sum_all(db, width))
+}
 
 #[inline(always)]
 fn moments(x: &[f32], eps: f32) -> (f32, f32) {
@@ -34,6 +61,58 @@ fn moments(x: &[f32], eps: f32) -> (f32, f32) {
     let mean = sum(x) / n;
     let var = sum_by(x, x, |a, _| (a - mean) * (a - mean)) / n;
     (mean, 1.0 / (var + eps).sqrt())
+}
+
+simd_fn! {
+    fn normalise<'a>(x: &'a [f32], w: &'a [f32], b: &'a [f32], eps: f32, y: &'a mut [f32]) -> () {
+        let width = w.len();
+        for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+            let (mean, rstd) = moments(x, eps);
+            for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(w).zip(b) {
+                *y = (x - mean) * rstd * w + b;
+            }
+        }
+    }
+}
+
+simd_fn! {
+    fn gradients<'a>(
+        x: &'a [f32],
+        w: &'a [f32],
+        eps: f32,
+        g: &'a [f32],
+        dx: &'a mut [f32],
+        dw: &'a mut [f32],
+        db: &'a mut [f32],
+        h: &'a mut [f32],
+        d: &'a mut [f32],
+    ) -> () {
+        let width = w.len();
+        let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width));
+        for ((dx, x), g) in rows.zip(g.chunks_exact(width)) {
+            let (mean, rstd) = moments(x, eps);
+            for (h, &x) in h.iter_mut().zip(x) {
+                *h = (x - mean) * rstd;
+            }
+            for ((dw, &h), &g) in dw.iter_mut().zip(&*h).zip(g) {
+                *dw += g * h;
+            }
+            for ((db, &g), (d, &w)) in db.iter_mut().zip(g).zip(d.iter_mut().zip(w)) {
+                *db += g;
+                *d = g * w;
+            }
+            let mean_d = sum(d) / width as f32;
+            let mean_dh = sum_by(d, h, |d, h| d * h) / width as f32;
+            for ((dx, &d), &h) in dx.iter_mut().zip(&*d).zip(&*h) {
+                *dx += rstd * (d - mean_d - h * mean_dh);
+            }
+        }
+    }
+}
+
+/// Keeps for backward: x; mean and variance are computed again.
+struct LayerNormOp {
+    eps: f32,
 }
 
 impl CustomOp3 for LayerNormOp {
@@ -51,32 +130,19 @@ impl CustomOp3 for LayerNormOp {
         bl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, w, b) = (slice(x, xl)?, slice(w, wl)?, slice(b, bl)?);
-        let width = w.len();
-        if width == 0 || xl.dims().last() != Some(&width) || b.len() != width {
+        if w.is_empty() || xl.dims().last() != Some(&w.len()) || b.len() != w.len() {
             candle_core::bail!(
-                "layer_norm: input {:?}, weight ({width}), bias ({})",
+                "layer_norm: input {:?}, weight ({}), bias ({})",
                 xl.dims(),
+                w.len(),
                 b.len()
             );
         }
         let mut y = vec![0f32; x.len()];
-        y.par_chunks_mut(ROWS * width)
-            .zip(x.par_chunks(ROWS * width))
-            .for_each(|(y, x)| {
-                simd(|| {
-                    for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                        let (mean, rstd) = moments(x, self.eps);
-                        for i in 0..width {
-                            y[i] = (x[i] - mean) * rstd * w[i] + b[i];
-                        }
-                    }
-                })
-            });
+        forward(x, w, b, self.eps, &mut y);
         Ok((CpuStorage::F32(y), xl.shape().clone()))
     }
 
-    /// With `h = (x - mean) * rstd` and `d = grad * weight`: `dx = rstd * (d - mean(d) - h * mean(d * h))`,
-    /// `dweight = sum grad * h`, `dbias = sum grad`.
     fn bwd(
         &self,
         x: &Tensor,
@@ -86,48 +152,18 @@ impl CustomOp3 for LayerNormOp {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let (xs, g, weight) = (cpu_f32(x)?, cpu_f32(&grad)?, cpu_f32(w)?);
-        let width = weight.len();
-        let weight: &[f32] = &weight;
-        let mut dx = vec![0f32; xs.len()];
-        let partial: Vec<(Vec<f32>, Vec<f32>)> = dx
-            .par_chunks_mut(ROWS * width)
-            .zip(xs.par_chunks(ROWS * width))
-            .zip(g.par_chunks(ROWS * width))
-            .map(|((dx, x), g)| {
-                let (mut dw, mut db) = (vec![0f32; width], vec![0f32; width]);
-                let mut h = vec![0f32; width];
-                simd(|| {
-                    let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width));
-                    for ((dx, x), g) in rows.zip(g.chunks_exact(width)) {
-                        let (mean, rstd) = moments(x, self.eps);
-                        for i in 0..width {
-                            h[i] = (x[i] - mean) * rstd;
-                            dw[i] += g[i] * h[i];
-                            db[i] += g[i];
-                            dx[i] = g[i] * weight[i];
-                        }
-                        let mean_d = sum(dx) / width as f32;
-                        let mean_dh = sum_by(dx, &h, |d, h| d * h) / width as f32;
-                        for i in 0..width {
-                            dx[i] = rstd * (dx[i] - mean_d - h[i] * mean_dh);
-                        }
-                    }
-                });
-                (dw, db)
-            })
-            .collect();
-        let (dw, db): (Vec<_>, Vec<_>) = partial.into_iter().unzip();
-        let device = x.device();
-        let param = |t: &Tensor, partial| -> Result<Option<Tensor>> {
-            t.track_op()
-                .then(|| Tensor::from_vec(sum_all(partial, width), t.shape(), device))
-                .transpose()
+        let mut dx = vec![0f32; grad.elem_count()];
+        let (dw, db) = backward(
+            &cpu_f32(x)?,
+            &cpu_f32(w)?,
+            self.eps,
+            &cpu_f32(&grad)?,
+            &mut dx,
+        );
+        let of = |t: &Tensor, values: Vec<f32>| -> Result<Option<Tensor>> {
+            let tensor = || Tensor::from_vec(values, t.shape(), t.device());
+            t.track_op().then(tensor).transpose()
         };
-        let dx = x
-            .track_op()
-            .then(|| Tensor::from_vec(dx, x.shape(), device))
-            .transpose()?;
-        Ok((dx, param(w, dw)?, param(b, db)?))
+        Ok((of(x, dx)?, of(w, dw)?, of(b, db)?))
     }
 }

@@ -2,6 +2,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::math::simd_fn;
 use super::matmul::{matmul, Mat, Threads};
 use super::storage::{cpu_f32, slice};
 
@@ -20,11 +21,44 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// Rows in one task; fixed, so that the bits do not depend on the number of threads.
+const ROWS: usize = 128;
+
+/// `y = x W^T + b`; `b` tells the outputs, at least 1.
+pub(super) fn forward(x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) {
+    y.par_chunks_mut(ROWS * b.len())
+        .flat_map_iter(|rows| rows.chunks_exact_mut(b.len()))
+        .for_each(|row| row.copy_from_slice(b));
+    add_product(x, w, b.len(), y);
+}
+
+/// `y += x W^T`, rows of y `outputs` wide.
+pub(super) fn add_product(x: &[f32], w: &[f32], outputs: usize, y: &mut [f32]) {
+    let inputs = w.len() / outputs;
+    let (x, w) = (Mat::rows(x, inputs), Mat::rows(w, inputs).t());
+    let shape = (y.len() / outputs, inputs, outputs);
+    matmul(shape, 1.0, x, w, y, outputs, true, Threads::All);
+}
+
+/// `dx = g W`, rows of g `outputs` wide.
+pub(super) fn input_gradient(g: &[f32], w: &[f32], outputs: usize, dx: &mut [f32]) {
+    let inputs = w.len() / outputs;
+    let shape = (g.len() / outputs, outputs, inputs);
+    let (g, w) = (Mat::rows(g, outputs), Mat::rows(w, inputs));
+    matmul(shape, 1.0, g, w, dx, inputs, false, Threads::All);
+}
+
+/// `dW = g^T x`, (outputs, inputs).
+pub(super) fn weight_gradient(g: &[f32], x: &[f32], outputs: usize, inputs: usize) -> Vec<f32> {
+    let mut dw = vec![0f32; outputs * inputs];
+    let shape = (outputs, g.len() / outputs, inputs);
+    let (g, x) = (Mat::rows(g, outputs).t(), Mat::rows(x, inputs));
+    matmul(shape, 1.0, g, x, &mut dw, inputs, false, Threads::All);
+    dw
+}
+
 /// Keeps for backward: x and W, which live anyway.
 struct LinearOp;
-
-/// Rows summed in one task for the bias gradient; fixed, so that the bits do not depend on the number of threads.
-const ROWS: usize = 128;
 
 impl CustomOp3 for LinearOp {
     fn name(&self) -> &'static str {
@@ -53,21 +87,8 @@ impl CustomOp3 for LinearOp {
             *last = outputs;
         }
         let rows = x.len() / inputs;
-        // The rows start as the bias and the product is added to them.
-        let mut y = Vec::with_capacity(rows * outputs);
-        for _ in 0..rows {
-            y.extend_from_slice(b);
-        }
-        matmul(
-            (rows, inputs, outputs),
-            1.0,
-            Mat::rows(x, inputs),
-            Mat::rows(w, inputs).t(),
-            &mut y,
-            outputs,
-            true,
-            Threads::All,
-        );
+        let mut y = vec![0f32; rows * outputs];
+        forward(x, w, b, &mut y);
         Ok((CpuStorage::F32(y), Shape::from(dims)))
     }
 
@@ -86,32 +107,13 @@ impl CustomOp3 for LinearOp {
         let device = x.device();
         let dx = if x.track_op() {
             let mut dx = vec![0f32; rows * inputs];
-            matmul(
-                (rows, outputs, inputs),
-                1.0,
-                Mat::rows(&g, outputs),
-                Mat::rows(&cpu_f32(w)?, inputs),
-                &mut dx,
-                inputs,
-                false,
-                Threads::All,
-            );
+            input_gradient(&g, &cpu_f32(w)?, outputs, &mut dx);
             Some(Tensor::from_vec(dx, x.shape(), device)?)
         } else {
             None
         };
         let dw = if w.track_op() {
-            let mut dw = vec![0f32; outputs * inputs];
-            matmul(
-                (outputs, rows, inputs),
-                1.0,
-                Mat::rows(&g, outputs).t(),
-                Mat::rows(&cpu_f32(x)?, inputs),
-                &mut dw,
-                inputs,
-                false,
-                Threads::All,
-            );
+            let dw = weight_gradient(&g, &cpu_f32(x)?, outputs, inputs);
             Some(Tensor::from_vec(dw, w.shape(), device)?)
         } else {
             None
@@ -135,11 +137,7 @@ pub(super) fn column_sums(data: &[f32], cols: usize) -> Vec<f32> {
         .par_chunks(ROWS * cols)
         .map(|rows| {
             let mut sums = vec![0f32; cols];
-            super::math::simd(|| {
-                for row in rows.chunks_exact(cols) {
-                    add(&mut sums, row);
-                }
-            });
+            add_rows(rows, &mut sums);
             sums
         })
         .collect();
@@ -150,14 +148,17 @@ pub(super) fn column_sums(data: &[f32], cols: usize) -> Vec<f32> {
 pub(super) fn sum_all(partial: Vec<Vec<f32>>, cols: usize) -> Vec<f32> {
     let mut total = vec![0f32; cols];
     for sums in &partial {
-        add(&mut total, sums);
+        add_rows(sums, &mut total);
     }
     total
 }
 
-#[inline(always)]
-fn add(sums: &mut [f32], row: &[f32]) {
-    for (sum, &x) in sums.iter_mut().zip(row) {
-        *sum += x;
+simd_fn! {
+    fn add_rows<'a>(rows: &'a [f32], sums: &'a mut [f32]) -> () {
+        for row in rows.chunks_exact(sums.len()) {
+            for (sum, &x) in sums.iter_mut().zip(row) {
+                *sum += x;
+            }
+        }
     }
 }

@@ -2,7 +2,37 @@
 //!
 //! Multiplications and additions are left unfused, so that every instruction set gives the same bits.
 
-/// Runs `f` compiled for the best instruction set of this machine (AVX-512, AVX2, NEON or plain).
+/// Defines a function that is compiled for the best instruction set of the machine (AVX-512, AVX2, NEON or plain), found at
+/// run time. All references have the lifetime `'a`.
+///
+/// Its body becomes the method of a type, because only that is sure to be inlined into the code for the instruction set: of
+/// a closure the compiler may make a function of its own, for the plainest one.
+macro_rules! simd_fn {
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident<'a>($($arg:ident: $type:ty),* $(,)?) -> $output:ty $body:block) => {
+        $(#[$attribute])*
+        #[allow(clippy::too_many_arguments)]
+        $visibility fn $name<'a>($($arg: $type),*) -> $output {
+            struct Kernel<'a> {
+                $($arg: $type,)*
+                lifetime: std::marker::PhantomData<&'a ()>,
+            }
+            impl<'a> pulp::NullaryFnOnce for Kernel<'a> {
+                type Output = $output;
+
+                #[inline(always)]
+                fn call(self) -> $output {
+                    let Self { $($arg,)* lifetime: _ } = self;
+                    $body
+                }
+            }
+            let lifetime = std::marker::PhantomData;
+            pulp::Arch::new().dispatch(Kernel { $($arg,)* lifetime })
+        }
+    };
+}
+pub(crate) use simd_fn;
+
+/// Runs `f` compiled for the best instruction set of this machine (AVX-512, AVX2, NEON or plain), if the compiler inlines it.
 #[inline(always)]
 pub fn simd<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)

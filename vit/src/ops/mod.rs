@@ -4,12 +4,15 @@
 //! one composed of candle's ops for every other device and type ([`plain`]). Tests compare the two, and the fused
 //! gradients with finite differences. `VITFREEZE_PLAIN_OPS=1` runs the plain ones everywhere.
 mod attention;
+mod block;
+mod bundle;
 mod gelu;
 mod layer_norm;
 mod linear;
 mod math;
 mod matmul;
 pub mod plain;
+mod scratch;
 mod storage;
 mod unshuffle;
 
@@ -18,10 +21,12 @@ use std::sync::OnceLock;
 use candle_core::{DType, Tensor};
 
 pub use attention::attention;
+pub use block::{block, BlockWeights};
 pub use gelu::gelu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use math::simd;
+pub use scratch::release_buffers;
 pub use storage::{cpu_f32, CpuF32};
 pub use unshuffle::unshuffle;
 

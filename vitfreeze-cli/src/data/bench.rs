@@ -7,9 +7,9 @@ use datasets::{Loader, LoaderConfig};
 use serde::Serialize;
 
 use super::{Kind, Which};
-use crate::config::bounded;
 use crate::device;
 use crate::report::print;
+use crate::settings::bounded;
 use crate::usage::usage;
 
 /// Flags of `vitfreeze data bench`.

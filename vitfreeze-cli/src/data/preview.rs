@@ -8,8 +8,8 @@ use datasets::{Image, Source, Transform};
 use image::{imageops::replace, Rgb, RgbImage};
 
 use super::{Kind, Which};
-use crate::config::bounded;
 use crate::report::print;
+use crate::settings::bounded;
 
 /// Pixels between the samples.
 const GAP: usize = 2;

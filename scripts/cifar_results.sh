@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# The experiment of docs/results: does pretraining pay, and what does freezing cost?
+#
+#   bash scripts/cifar_results.sh CIFAR OUT
+#
+# CIFAR holds train/<class>/<image> and test/<class>/<image> of CIFAR-10. Everything is written below OUT, which must not
+# exist. A ViT of 12 blocks of width 192 on 32 px with patch 4 is pretrained without labels, with and without freezing;
+# then both are fine-tuned, probed and asked for their neighbours on 500 labelled images a class, beside one trained from
+# scratch for as long; accuracy is that on 200 test images a class. About 25 minutes on two cores. Every number is below,
+# in configs/tiny-cifar.toml or in configs/finetune-tiny-cifar.toml; the seed is 0 everywhere.
+set -euo pipefail
+
+cifar=$(realpath "${1:?usage: cifar_results.sh CIFAR OUT}")
+out=${2:?usage: cifar_results.sh CIFAR OUT}
+repo=$(cd "$(dirname "$0")/.." && pwd)
+vitfreeze=${VITFREEZE:-$repo/target/release/vitfreeze}
+mkdir "$out"
+out=$(realpath "$out")
+started=$SECONDS
+
+# Links to the first images of every class, by name: SPLIT, how many, into which folder.
+subset() {
+    for class in "$cifar/$1"/*/; do
+        class=$(basename "$class")
+        mkdir -p "$3/$class"
+        find "$cifar/$1/$class" -type f | LC_ALL=C sort | sed -n "1,$2p" | tr '\n' '\0' |
+            xargs -0 ln -s -t "$3/$class"
+    done
+}
+subset train 2000 "$out/unlabelled/train"
+subset train 500 "$out/labelled/train"
+subset test 200 "$out/labelled/val"
+
+pretrain() {
+    "$vitfreeze" pretrain --config "$repo/configs/tiny-cifar.toml" --data "$out/unlabelled" \
+        --epochs 6 --warmup-epochs 1 --seed 0 "$@"
+}
+finetune() {
+    "$vitfreeze" finetune --config "$repo/configs/finetune-tiny-cifar.toml" --data "$out/labelled" --seed 0 "$@"
+}
+linprobe() {
+    "$vitfreeze" linprobe --data "$out/labelled" --cached --batch-size 256 --accum 1 --lr 6.4 --seed 0 "$@"
+}
+knn() {
+    "$vitfreeze" knn --data "$out/labelled" "$@"
+}
+
+pretrain --freeze none --out "$out/pretrain-unfrozen"
+pretrain --freeze cubic --t0 0.8 --out "$out/pretrain-frozen"
+for run in unfrozen frozen; do
+    encoder=$out/pretrain-$run
+    finetune --checkpoint "$encoder" --out "$out/finetune-$run"
+    linprobe --checkpoint "$encoder" --out "$out/linprobe-$run"
+    knn --checkpoint "$encoder" --out "$out/knn-$run"
+done
+finetune --model vit-tiny --image-size 32 --patch-size 4 --layer-decay 1 --out "$out/finetune-scratch"
+"$vitfreeze" compare "$out"/pretrain-* "$out"/finetune-* "$out"/linprobe-* "$out"/knn-*
+echo "all in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s"

@@ -1,0 +1,139 @@
+//! One operand for many: candle's `CustomOp`s take at most three tensors.
+//!
+//! A bundle is a tree of nodes without content, each the result of an op on up to three parameters or smaller bundles. An op
+//! that takes its root as an operand is thereby connected to all parameters. It computes their gradients itself and leaves them
+//! in the bundle; candle's backward, which visits the nodes afterwards, fetches them there and hands them to the parameters.
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+
+/// Gradients on their way, by the parameter's number.
+#[derive(Clone, Default)]
+pub(super) struct Gradients(Arc<Mutex<Vec<Option<Tensor>>>>);
+
+impl Gradients {
+    /// Leaves one for each parameter, `None` for those that are no variables.
+    pub fn put(&self, gradients: Vec<Option<Tensor>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = gradients;
+    }
+
+    fn take(&self, number: usize) -> Option<Tensor> {
+        let mut gradients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        gradients.get_mut(number)?.take()
+    }
+}
+
+/// The bundle of these parameters: (1), of value 0.
+///
+/// # Errors
+/// An error of candle.
+pub(super) fn bundle(parameters: &[Tensor], gradients: &Gradients) -> Result<Tensor> {
+    let mut nodes: Vec<Tensor> = Vec::with_capacity(parameters.len());
+    for (i, parameter) in parameters.iter().enumerate() {
+        // A parameter that is no variable needs no place in the tree.
+        if parameter.track_op() {
+            let leaf = Leaf {
+                number: i,
+                gradients: gradients.clone(),
+            };
+            nodes.push(parameter.apply_op1(leaf)?);
+        }
+    }
+    while nodes.len() > 1 {
+        nodes = nodes
+            .chunks(3)
+            .map(|nodes| match nodes {
+                [a, b, c] => a.apply_op3(b, c, Knot),
+                [a, b] => a.apply_op2(b, Knot),
+                _ => Ok(nodes[0].clone()),
+            })
+            .collect::<Result<_>>()?;
+    }
+    match nodes.pop() {
+        Some(root) => Ok(root),
+        None => Tensor::zeros(1, candle_core::DType::F32, &candle_core::Device::Cpu),
+    }
+}
+
+fn nothing() -> Result<(CpuStorage, Shape)> {
+    Ok((CpuStorage::F32(vec![0.0]), Shape::from(1)))
+}
+
+/// From one parameter; its backward fetches the gradient.
+struct Leaf {
+    number: usize,
+    gradients: Gradients,
+}
+
+impl CustomOp1 for Leaf {
+    fn name(&self) -> &'static str {
+        "parameter"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        nothing()
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+        Ok(self.gradients.take(self.number))
+    }
+}
+
+/// From nodes to a node; its backward passes the visit on.
+struct Knot;
+
+impl CustomOp2 for Knot {
+    fn name(&self) -> &'static str {
+        "parameters"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        nothing()
+    }
+
+    fn bwd(
+        &self,
+        _: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        visit: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(visit.clone()), Some(visit.clone())))
+    }
+}
+
+impl CustomOp3 for Knot {
+    fn name(&self) -> &'static str {
+        "parameters"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        nothing()
+    }
+
+    fn bwd(
+        &self,
+        _: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        visit: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let visit = || Some(visit.clone());
+        Ok((visit(), visit(), visit()))
+    }
+}

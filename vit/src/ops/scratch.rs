@@ -1,0 +1,96 @@
+//! Memory that is used again: temporaries and kept activations of the fused ops.
+//!
+//! A new vector must be zeroed (by one thread) and may cost a page fault every 4 KiB; these hold whatever was in them.
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Requests after which a vector that nobody has taken is freed: several steps of the deepest models.
+const AGE: u64 = 4096;
+
+/// Unused vectors by their length, each with the request at which it came back; the latest last.
+struct Pool {
+    free: BTreeMap<usize, Vec<(u64, Vec<f32>)>>,
+    requests: u64,
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool {
+    free: BTreeMap::new(),
+    requests: 0,
+});
+
+fn pool() -> MutexGuard<'static, Pool> {
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A vector of numbers that goes back to the pool when it is dropped.
+pub(super) struct Buffer(Vec<f32>);
+
+impl Buffer {
+    /// `length` numbers, of whatever values.
+    pub fn new(length: usize) -> Self {
+        let mut pool = pool();
+        pool.requests += 1;
+        let now = pool.requests;
+        let found = pool.free.get_mut(&length).and_then(Vec::pop);
+        if now % 256 == 0 {
+            pool.free.retain(|_, vectors| {
+                vectors.retain(|(since, _)| now - since < AGE);
+                !vectors.is_empty()
+            });
+        }
+        drop(pool);
+        Self(found.map_or_else(|| vec![0.0; length], |(_, vector)| vector))
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let vector = std::mem::take(&mut self.0);
+        let mut pool = pool();
+        let now = pool.requests;
+        pool.free
+            .entry(vector.len())
+            .or_default()
+            .push((now, vector));
+    }
+}
+
+/// Frees the memory that the fused ops keep for their next call. To be called when a model shrinks (layers have been
+/// frozen) or is done; nothing but speed depends on it.
+pub fn release_buffers() {
+    pool().free.clear();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gives_back_what_it_got_and_frees_what_is_old() {
+        // A length that no other test asks for.
+        const LENGTH: usize = 1_000_003;
+        let mut first = Buffer::new(LENGTH);
+        first.fill(7.0);
+        drop(first);
+        assert!(Buffer::new(LENGTH).iter().all(|&x| x == 7.0));
+        for _ in 0..AGE + 256 {
+            drop(Buffer::new(1_000_033));
+        }
+        assert!(Buffer::new(LENGTH).iter().all(|&x| x == 0.0));
+    }
+}

@@ -1,0 +1,90 @@
+//! Top-1, top-5 and mean cross entropy of a classifier, counted batch by batch.
+
+/// What has been counted so far.
+pub struct Accuracy {
+    classes: usize,
+    top1: usize,
+    top5: usize,
+    /// Sum of the cross entropies.
+    loss: f64,
+    images: usize,
+}
+
+impl Accuracy {
+    /// For so many classes.
+    pub fn new(classes: usize) -> Self {
+        Self {
+            classes,
+            top1: 0,
+            top5: 0,
+            loss: 0.0,
+            images: 0,
+        }
+    }
+
+    /// Counts a batch: `logits` is (B, classes), `labels` (B). Of equal logits the first class goes before.
+    pub fn add(&mut self, logits: &[f32], labels: &[u32]) {
+        for (row, &label) in logits.chunks_exact(self.classes.max(1)).zip(labels) {
+            let label = label as usize;
+            let Some(&own) = row.get(label) else {
+                continue;
+            };
+            let before = |i: usize, x: f32| x > own || (x == own && i < label);
+            let rank = row
+                .iter()
+                .enumerate()
+                .filter(|&(i, &x)| before(i, x))
+                .count();
+            self.top1 += usize::from(rank == 0);
+            self.top5 += usize::from(rank < 5);
+            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
+            self.loss += sum.ln() - f64::from(own - max);
+            self.images += 1;
+        }
+    }
+
+    /// Percent of the images whose class has the largest logit.
+    pub fn top1(&self) -> f64 {
+        100.0 * self.top1 as f64 / self.images.max(1) as f64
+    }
+
+    /// Percent of the images whose class is among the five largest.
+    pub fn top5(&self) -> f64 {
+        100.0 * self.top5 as f64 / self.images.max(1) as f64
+    }
+
+    /// Mean cross entropy.
+    pub fn loss(&self) -> f64 {
+        self.loss / self.images.max(1) as f64
+    }
+
+    /// Images counted.
+    pub fn images(&self) -> usize {
+        self.images
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_and_losses_by_hand() {
+        let mut accuracy = Accuracy::new(6);
+        let rows = [
+            [5.0f32, 4.0, 3.0, 2.0, 1.0, 0.0],
+            [5.0, 4.0, 3.0, 2.0, 1.0, 0.0],
+            [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        ];
+        // First, last, and second among equals.
+        accuracy.add(&rows[..2].concat(), &[0, 5]);
+        accuracy.add(&rows[2], &[1]);
+        assert_eq!(accuracy.images(), 3);
+        assert!((accuracy.top1() - 100.0 / 3.0).abs() < 1e-9);
+        assert!((accuracy.top5() - 200.0 / 3.0).abs() < 1e-9);
+        let all: f64 = (0..6).map(|i| (-f64::from(i)).exp()).sum();
+        let want = (all.ln() + (all.ln() + 5.0) + 6f64.ln()) / 3.0;
+        assert!((accuracy.loss() - want).abs() < 1e-6, "{want}");
+    }
+}

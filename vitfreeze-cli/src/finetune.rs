@@ -1,0 +1,330 @@
+//! `vitfreeze finetune`: an encoder becomes a classifier; all of it trains.
+mod config;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{VarBuilder, VarMap};
+use datasets::rng::{below, normal, rng};
+use datasets::{
+    Batch, EraseFill, EvalTransform, FinetuneTransform, Loader, LoaderConfig, Mixup, RandomErasing,
+    RandomResizedCrop, Source,
+};
+use freezeout::{layer_decay, AdamW, Optimizer, Schedule};
+use vit::{Drops, Pool, PosEmbed, Preprocess, Pretrained, Vit, VitConfig};
+
+use crate::accuracy::Accuracy;
+use crate::config::preset;
+use crate::features::{extract, Output};
+use crate::progress::{Progress, Unit};
+use crate::train::{
+    self, judged, load_encoder, normalize, Data, Encoder, Feed, Groups, RunArgs, Start, Task,
+};
+use crate::usage::usage;
+use config::{Config, Flags};
+
+const EXAMPLES: &str = "\
+Examples:
+  vitfreeze finetune --checkpoint runs/p --data imagenet --device cuda      LocalMIM's recipe
+  vitfreeze finetune --checkpoint runs/p --data cifar10 --config configs/finetune-tiny-cifar.toml
+  vitfreeze finetune --checkpoint hf://facebook/dinov2-small --data imagenet --freeze gradual:1
+  vitfreeze finetune --model vit-tiny --image-size 32 --patch-size 4 --data cifar10    from scratch
+  vitfreeze finetune --checkpoint runs/p --data cifar10 --max-steps 20      a quick look
+  vitfreeze finetune --resume runs/finetune-1                               go on after a stop
+
+The defaults are LocalMIM's for ViT-B on ImageNet (100 epochs of batch 1024); docs/finetune.md says more.";
+
+/// Standard deviation of a new head's weights (MAE, BEiT).
+const HEAD_STD: f32 = 2e-5;
+
+/// Flags of `vitfreeze finetune`.
+#[derive(clap::Parser)]
+#[command(after_help = EXAMPLES, args_override_self = true, allow_negative_numbers = true)]
+pub struct Args {
+    #[command(flatten)]
+    run: RunArgs<Flags>,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<ExitCode> {
+    train::run::<Finetune>(&args.run)
+}
+
+/// A classifier that trains as a whole.
+struct Finetune {
+    /// Where the weights come from.
+    origin: String,
+    cfg: VitConfig,
+    /// Names of the classes, and how images are judged, for the saved classifiers.
+    labels: BTreeMap<usize, String>,
+    preprocess: Preprocess,
+    mixup: Mixup,
+    seed: u64,
+    batch_size: usize,
+    threads: usize,
+    device: Device,
+    val: Arc<dyn Source>,
+    judged: EvalTransform,
+}
+
+impl Task for Finetune {
+    type Settings = Config;
+    type Model = Vit;
+
+    fn open(config: &Config, device: &Device, threads: usize) -> Result<(Self, Start)> {
+        let training = &config.training;
+        let (encoder, origin) = match &training.checkpoint {
+            Some(origin) => (load_encoder(training, origin, device)?, origin.clone()),
+            None => (scratch(config, device)?, "scratch".to_owned()),
+        };
+        let size = encoder.pretrained.cfg.image_size;
+        let data = Data::open(training, size)?;
+        let pretrained = with_head(encoder, data.classes().len(), config)?;
+        let p = &pretrained.preprocess;
+        let transform = FinetuneTransform {
+            crop: RandomResizedCrop {
+                scale: (training.crop_scale, 1.0),
+                ..FinetuneTransform::imagenet(size).crop
+            },
+            rand_augment: config.rand_augment()?,
+            erasing: (config.erasing > 0.0)
+                .then(|| RandomErasing::new(config.erasing, EraseFill::Pixel)),
+            normalize: normalize(p),
+            ..FinetuneTransform::imagenet(size)
+        };
+        let loader = LoaderConfig {
+            batch_size: training.batch_size,
+            seed: training.seed,
+            threads,
+            ..LoaderConfig::default()
+        };
+        let loader = Loader::new(Arc::clone(&data.train), transform, loader).map_err(usage)?;
+        let judged = judged(p, size);
+        let task = Self {
+            origin,
+            cfg: pretrained.cfg,
+            labels: data.classes().iter().cloned().enumerate().collect(),
+            preprocess: Preprocess {
+                size: None,
+                crop_pct: judged.crop_pct,
+                bicubic: true,
+                known: true,
+                ..p.clone()
+            },
+            mixup: config.mixup(data.classes().len()),
+            seed: training.seed,
+            batch_size: training.batch_size,
+            threads,
+            device: device.clone(),
+            val: Arc::clone(&data.val),
+            judged,
+        };
+        let start = Start {
+            data,
+            feed: Feed::Images(loader),
+            vars: pretrained.vars()?,
+        };
+        Ok((task, start))
+    }
+
+    fn describe(&self) -> String {
+        let cfg = &self.cfg;
+        format!(
+            "{} blocks of width {}, {} px, patch {}, head of {} classes on {}, from {}; judged on {}",
+            cfg.depth,
+            cfg.embed_dim,
+            cfg.image_size,
+            cfg.patch_size,
+            cfg.num_classes,
+            match cfg.pool {
+                Pool::Token => "the class token",
+                Pool::Avg => "the mean of the patches",
+                Pool::TokenAvg => "class token and mean of the patches",
+            },
+            self.origin,
+            match self.judged.crop_pct {
+                1.0 => "whole images".to_owned(),
+                part => format!("the middle {:.1} %", 100.0 * part),
+            }
+        )
+    }
+
+    fn layers(&self) -> usize {
+        self.cfg.depth + 1
+    }
+
+    fn layer_of(&self, name: &str) -> Option<usize> {
+        layer_of(name)
+    }
+
+    fn layer_name(&self, layer: usize) -> String {
+        match layer.checked_sub(1) {
+            None => "patch_embed".to_owned(),
+            Some(block) => format!("blocks.{block}"),
+        }
+    }
+
+    fn schedule(&self, config: &Config, plain: Schedule) -> Result<Schedule> {
+        config.freezing(plain)
+    }
+
+    fn optimizer(&self, config: &Config) -> Optimizer {
+        optimizer(config)
+    }
+
+    fn groups(&self, config: &Config) -> Groups {
+        groups(config, self.layers())
+    }
+
+    fn model(&self, vb: VarBuilder) -> Result<Vit> {
+        Ok(Vit::new(&self.cfg, vb)?)
+    }
+
+    fn loss(&self, model: &Vit, mut batch: Batch) -> Result<Tensor> {
+        let (count, (height, width)) = (batch.labels.len(), self.cfg.image());
+        let targets = self.mixup.apply(&mut batch, (height, width), self.seed)?;
+        let targets = Tensor::from_vec(targets, (count, self.cfg.num_classes), &self.device)?;
+        let drops: Vec<u64> = (batch.indices.iter())
+            .map(|&index| {
+                let mut rng = rng(self.seed, "drop", batch.epoch as u64, index);
+                below(&mut rng, usize::MAX) as u64
+            })
+            .collect();
+        let images = Tensor::from_vec(batch.images, (count, 3, height, width), &self.device)?;
+        let logits = model.forward_train(&images, Drops(&drops))?;
+        Ok(vit::soft_target_cross_entropy(&logits, &targets)?)
+    }
+
+    fn evaluate(&self, model: &Vit) -> Result<Accuracy> {
+        let mut accuracy = Accuracy::new(self.cfg.num_classes);
+        let progress = Progress::new(self.val.len() as u64, Unit::Images);
+        extract(
+            model,
+            &self.val,
+            self.judged,
+            self.batch_size,
+            self.threads,
+            &self.device,
+            Output::Logits,
+            &progress,
+            |batch, logits| {
+                accuracy.add(&logits, &batch.labels);
+                Ok(())
+            },
+        )?;
+        progress.close();
+        Ok(accuracy)
+    }
+
+    fn classifier(&self, weights: &BTreeMap<String, Tensor>) -> Result<Pretrained> {
+        Ok(Pretrained {
+            cfg: VitConfig {
+                drop_path_rate: 0.0,
+                ..self.cfg
+            },
+            tensors: weights.clone(),
+            labels: self.labels.clone(),
+            preprocess: self.preprocess.clone(),
+        })
+    }
+}
+
+/// Layer 0: what comes before the blocks; k + 1: block k; none: the last norm and the head.
+fn layer_of(name: &str) -> Option<usize> {
+    let mut parts = name.split('.');
+    match parts.next()? {
+        "cls_token" | "dist_token" | "reg_token" | "pos_embed" | "patch_embed" | "norm_pre" => {
+            Some(0)
+        }
+        "blocks" => parts.next()?.parse::<usize>().ok().map(|block| block + 1),
+        _ => None,
+    }
+}
+
+fn optimizer(config: &Config) -> Optimizer {
+    let opt = Optimizer::new(AdamW {
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weight_decay: config.training.weight_decay,
+    });
+    match config.clip_grad {
+        Some(norm) => opt.clip_norm(norm),
+        None => opt,
+    }
+}
+
+fn groups(config: &Config, layers: usize) -> Groups {
+    Box::new(layer_decay(config.layer_decay.unwrap_or(1.0), layers))
+}
+
+/// First weights of the model that the flags describe. The position table starts as the sin-cos one, as a pretrained
+/// encoder's and MAE's from scratch (arXiv 2111.06377, A.2).
+fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
+    let training = &config.training;
+    let preset = preset(config.model.as_deref().unwrap_or_default())?;
+    let cfg = VitConfig {
+        image_size: training.image_size.unwrap_or(preset.image_size),
+        patch_size: config.patch_size.unwrap_or(preset.patch_size),
+        pos_embed: PosEmbed::SinCos,
+        pool: training.pool.map_or(Pool::Avg, Pool::from),
+        ..preset
+    };
+    cfg.validate().map_err(usage)?;
+    training.check_batch(cfg.image_size)?;
+    let vars = VarMap::new();
+    Vit::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, device))?;
+    vit::init(&vars, training.seed)?;
+    let map = vars.data().lock().unwrap_or_else(|e| e.into_inner());
+    let tensors = (map.iter()).map(|(name, var)| (name.clone(), var.as_detached_tensor()));
+    Ok(Encoder {
+        pretrained: Pretrained {
+            cfg,
+            tensors: tensors.collect(),
+            labels: BTreeMap::new(),
+            preprocess: Preprocess::default(),
+        },
+        classifier: false,
+    })
+}
+
+/// The encoder as MAE fine-tunes it: a new head, drop path, and where the mean of the patches is what the head sees, a
+/// new norm behind it (`fc_norm`) instead of the encoder's own before it.
+fn with_head(encoder: Encoder, classes: usize, config: &Config) -> Result<Pretrained> {
+    let mut all = encoder.pretrained.with_learnt_table()?;
+    let device = match all.tensors.values().next() {
+        Some(tensor) => tensor.device().clone(),
+        None => Device::Cpu,
+    };
+    if all.cfg.pool == Pool::Avg && !encoder.classifier {
+        all.tensors.retain(|name, _| !name.starts_with("norm."));
+        let ones = Tensor::ones(all.cfg.embed_dim, DType::F32, &device)?;
+        all.tensors
+            .insert("fc_norm.bias".into(), ones.zeros_like()?);
+        all.tensors.insert("fc_norm.weight".into(), ones);
+        all.cfg.fc_norm = true;
+    }
+    all.cfg.num_classes = classes;
+    all.cfg.drop_path_rate = config.drop_path;
+    all.cfg.validate().map_err(usage)?;
+    let width = all.cfg.features();
+    for (i, head) in ["head", "head_dist"].into_iter().enumerate() {
+        if i == 0 || all.cfg.dist_token {
+            let mut rng = rng(config.training.seed, "head", 0, i as u64);
+            let weight: Vec<f32> = (0..classes * width)
+                .map(|_| HEAD_STD * normal(&mut rng))
+                .collect();
+            let weight = Tensor::from_vec(weight, (classes, width), &device)?;
+            all.tensors.insert(format!("{head}.weight"), weight);
+            let bias = Tensor::zeros(classes, DType::F32, &device)?;
+            all.tensors.insert(format!("{head}.bias"), bias);
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests;

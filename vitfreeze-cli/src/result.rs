@@ -1,0 +1,37 @@
+//! `result.json`: what a run came to, for programs that compare runs.
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// Accuracies in percent.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RunResult {
+    /// The subcommand.
+    pub kind: String,
+    pub top1: Option<f64>,
+    pub top5: Option<f64>,
+    pub loss: Option<f64>,
+    /// The epoch, from 0, whose numbers these are.
+    pub best_epoch: Option<usize>,
+    pub images: usize,
+    pub seconds: f64,
+    pub settings: serde_json::Value,
+    pub versions: BTreeMap<String, String>,
+}
+
+/// Versions of the crates that compute.
+pub fn versions() -> BTreeMap<String, String> {
+    BTreeMap::from([("vitfreeze".into(), env!("CARGO_PKG_VERSION").into())])
+}
+
+/// Writes `dir/result.json` as a whole or not at all.
+pub fn write(dir: &Path, result: &RunResult) -> Result<()> {
+    let (path, temporary) = (dir.join("result.json"), dir.join(".result.json.saving"));
+    let text = serde_json::to_string_pretty(result)? + "\n";
+    std::fs::write(&temporary, text)
+        .and_then(|()| std::fs::File::open(&temporary)?.sync_all())
+        .and_then(|()| std::fs::rename(&temporary, &path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}

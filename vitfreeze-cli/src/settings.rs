@@ -1,0 +1,173 @@
+//! Numbers of a run: defaults, then a TOML file, then flags; the later wins. Flags and keys have the same names.
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::de::value::{Error as ValueError, StrDeserializer};
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+use toml::{Spanned, Table, Value};
+
+use crate::usage::usage;
+
+/// All numbers of one command's run, each with its default.
+pub trait Settings: Clone + Default + Serialize + DeserializeOwned {
+    /// The same as flags: all optional, under the same names.
+    type Flags: clap::Args + Default + Serialize + DeserializeOwned;
+
+    /// The subcommand.
+    const COMMAND: &'static str;
+
+    /// Keys that a resumed run may change: they alter no number that training computes on one device.
+    const FREE_KEYS: &'static [&'static str];
+
+    /// Fills in what follows from other numbers, makes paths absolute and refuses what does not fit together.
+    fn resolve(&mut self) -> Result<()>;
+
+    /// The configuration of a new run: `file`'s keys, then the flags.
+    fn new(file: Option<&Path>, flags: &Self::Flags) -> Result<Self> {
+        match file {
+            Some(path) => Self::of_run(path, flags),
+            None => Self::merge(Self::Flags::default(), flags),
+        }
+    }
+
+    /// The configuration in this file, then the flags.
+    fn of_run(path: &Path, flags: &Self::Flags) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| usage(format!("cannot read {}: {e}", path.display())))?;
+        Self::merge(parse::<Self>(&text, &path.display().to_string())?, flags)
+    }
+
+    /// The configuration that a checkpoint holds, then the flags.
+    fn of_checkpoint(saved: &Self, flags: &Self::Flags) -> Result<Self> {
+        Self::merge(parse::<Self>(&saved.to_toml()?, "checkpoint")?, flags)
+    }
+
+    /// `file`'s keys, then the flags.
+    fn merge(file: Self::Flags, flags: &Self::Flags) -> Result<Self> {
+        let table = |flags: &Self::Flags| {
+            // TOML has no integers beyond i64.
+            Table::try_from(flags).map_err(|e| usage(format!("a number is too large: {e}")))
+        };
+        let (mut given, flags) = (table(&file)?, table(flags)?);
+        if flags.contains_key("blr") {
+            given.remove("lr");
+        }
+        given.extend(flags);
+        // In the defaults 0 says "the model's own".
+        for key in ["image-size", "patch-size", "hog-bins"] {
+            if given.get(key).and_then(Value::as_integer) == Some(0) {
+                return Err(usage(format!("{key} is 0, it must be at least 1")));
+            }
+        }
+        let mut merged = Table::try_from(Self::default())?;
+        merged.extend(given);
+        let mut config: Self = merged
+            .try_into()
+            .map_err(|e: toml::de::Error| usage(one_line(&e, "")))?;
+        config.resolve()?;
+        Ok(config)
+    }
+
+    /// As TOML, to be saved.
+    fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).context("configuration")
+    }
+
+    /// The keys in which a resumed run differs from its checkpoint and must not, as "key: was -> is".
+    fn differences(&self, saved: &Self) -> Result<Vec<String>> {
+        let (new, old) = (Table::try_from(self)?, Table::try_from(saved)?);
+        let keys: BTreeSet<&String> = new.keys().chain(old.keys()).collect();
+        let show = |value: Option<&Value>| value.map_or("unset".into(), |v| v.to_string());
+        Ok(keys
+            .into_iter()
+            .filter(|key| {
+                !Self::FREE_KEYS.contains(&key.as_str()) && new.get(*key) != old.get(*key)
+            })
+            .map(|key| format!("{key}: {} -> {}", show(old.get(key)), show(new.get(key))))
+            .collect())
+    }
+}
+
+/// Parses a file; an unknown key is an error that suggests the near one.
+pub fn parse<S: Settings>(text: &str, origin: &str) -> Result<S::Flags> {
+    let fail = |e: toml::de::Error| usage(format!("{origin}: {}", one_line(&e, text)));
+    let table: BTreeMap<String, Spanned<Value>> = toml::from_str(text).map_err(fail)?;
+    let command = <S::Flags as clap::Args>::augment_args(clap::Command::new(S::COMMAND));
+    let known: Vec<&str> = command
+        .get_arguments()
+        .filter_map(|a| a.get_long())
+        .collect();
+    for (key, value) in &table {
+        if !known.contains(&key.as_str()) {
+            let near = known
+                .iter()
+                .map(|k| (strsim::jaro_winkler(k, &key.replace('_', "-")), k))
+                .max_by(|a, b| a.0.total_cmp(&b.0))
+                .filter(|(score, _)| *score > 0.75);
+            let hint = near.map_or(
+                format!("see vitfreeze {} --help for the keys", S::COMMAND),
+                |(_, k)| format!("did you mean '{k}'?"),
+            );
+            return Err(usage(format!("{origin}: unknown key '{key}'; {hint}")));
+        }
+        // Alone, so that the message can name the key.
+        let alone = Table::from_iter([(key.clone(), value.get_ref().clone())]);
+        if let Err(e) = alone.try_into::<S::Flags>() {
+            let line = line_of(text, value.span().start);
+            let message = e.message().replace('\n', " ");
+            return Err(usage(format!("{origin}: line {line}: {key}: {message}")));
+        }
+    }
+    let table: Table = toml::from_str(text).map_err(fail)?;
+    table.try_into().map_err(fail)
+}
+
+/// A TOML error as one line with its line number.
+fn one_line(error: &toml::de::Error, text: &str) -> String {
+    let line = line_of(text, error.span().map_or(0, |span| span.start));
+    format!("line {line}: {}", error.message().replace('\n', " "))
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text.get(..at)
+        .map_or(1, |before| before.matches('\n').count() + 1)
+}
+
+/// Parses an enum by the names that its serde form has.
+pub fn name<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let text: StrDeserializer<ValueError> = StrDeserializer::new(text);
+    T::deserialize(text).map_err(|e| e.to_string().replace('`', "'"))
+}
+
+/// Refuses a (name, number, most) whose number is 0 or more than most.
+pub fn bounded(numbers: &[(&str, usize, usize)]) -> Result<()> {
+    for (name, value, most) in numbers {
+        if *value == 0 || value > most {
+            return Err(usage(format!("{name} is {value}, it must be 1 to {most}")));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a (name, number) that is negative, infinite or NaN.
+pub fn not_negative(numbers: &[(&str, f64)]) -> Result<()> {
+    for (name, value) in numbers {
+        if !(value.is_finite() && *value >= 0.0) {
+            return Err(usage(format!(
+                "{name} is {value}, it must be a finite number, 0 or more"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A dataset or checkpoint on this machine by its absolute path, so that a run can be resumed from anywhere.
+pub fn absolute(what: &str, path: &str) -> Result<String> {
+    if path == "shapes" || path.starts_with("hf://") {
+        return Ok(path.to_owned());
+    }
+    let absolute = std::path::absolute(path).map_err(|e| usage(format!("{what} '{path}': {e}")))?;
+    Ok(absolute.to_string_lossy().into_owned())
+}

@@ -1,0 +1,51 @@
+//! The encoder that is trained or probed, without a head.
+use anyhow::Result;
+use candle_core::Device;
+use vit::{Head, Pretrained};
+
+use super::settings::{Pool, Training};
+use crate::pretrained::{input_size, load, open, ModelArgs};
+use crate::report::note;
+use crate::usage::usage;
+
+/// An encoder and where it comes from.
+pub struct Encoder {
+    pub pretrained: Pretrained,
+    /// Whether the checkpoint has a head, so that its pooling and last norm have been trained.
+    pub classifier: bool,
+}
+
+/// The encoder of `training.checkpoint` on square images of the size asked for, and how its tokens are pooled.
+pub fn load_encoder(training: &Training, origin: &str, device: &Device) -> Result<Encoder> {
+    let checkpoint = open(origin, &ModelArgs::default())?;
+    let classes = checkpoint.config().num_classes;
+    let args = match training.image_size {
+        Some(n) => ModelArgs::with_image((n, n)),
+        None => input_size(&checkpoint, ModelArgs::default()),
+    };
+    let mut encoder = load(&checkpoint, &args, Head::Drop, device)?;
+    let (height, width) = encoder.cfg.image();
+    if height != width {
+        return Err(usage(format!(
+            "{origin}: made for images of {height} x {width} pixels, training needs square ones; give --image-size PX"
+        )));
+    }
+    if classes > 0 {
+        note(format!(
+            "note: the checkpoint's head ({classes} classes) is left out"
+        ));
+    }
+    // Masked pretraining asks nothing of the class token; a classifier was trained with its own pooling.
+    let pool = training
+        .pool
+        .or((classes == 0 && !encoder.cfg.dist_token).then_some(Pool::Avg));
+    if let Some(pool) = pool {
+        encoder.cfg.pool = pool.into();
+    }
+    encoder.cfg.validate().map_err(usage)?;
+    training.check_batch(height)?;
+    Ok(Encoder {
+        pretrained: encoder,
+        classifier: classes > 0,
+    })
+}

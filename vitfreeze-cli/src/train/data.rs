@@ -1,0 +1,223 @@
+//! The images of a classifier's training, checked before anything is computed.
+use std::sync::Arc;
+
+use anyhow::Result;
+use datasets::{EvalTransform, Interpolation, Normalize, Shapes, Source, MAX_PIXELS};
+use vit::Preprocess;
+
+use super::settings::Training;
+use crate::checkpoint::Fingerprint;
+use crate::data;
+use crate::usage::usage;
+
+/// Images that are judged whole up to this side, and cropped to the middle 7/8 above it.
+const WHOLE: usize = 64;
+
+/// Both splits, with the same classes.
+pub struct Data {
+    pub train: Arc<dyn Source>,
+    pub val: Arc<dyn Source>,
+    pub fingerprint: Fingerprint,
+}
+
+impl Data {
+    /// Opens both splits and compares them.
+    pub fn open(training: &Training, image_size: usize) -> Result<Self> {
+        let from = training.val_data.as_ref().unwrap_or(&training.data);
+        let open = |data: &str, split| -> Result<Arc<dyn Source>> {
+            Ok(match (data, split) {
+                ("shapes", "train") => Arc::new(Shapes::new(0, image_size, training.samples)),
+                ("shapes", _) => {
+                    // Other seeds draw other images.
+                    let count = (training.samples / 4).max(10);
+                    Arc::new(Shapes::new(1, image_size, count))
+                }
+                _ => data::open(data, split, MAX_PIXELS)?,
+            })
+        };
+        let (train, val) = (open(&training.data, "train")?, open(from, "val")?);
+        if val.is_empty() {
+            return Err(usage(format!("{from}: the validation split has no images")));
+        }
+        // A source without splits gives all it has whatever is asked for.
+        if training.val_data.is_none() && same_images(&*train, &*val) {
+            return Err(usage(format!(
+                "{from}: no validation split, only the training images; give other ones with --val-data SRC"
+            )));
+        }
+        same_classes(train.classes(), val.classes())?;
+        check_labels("training", &*train)?;
+        check_labels("validation", &*val)?;
+        let (a, b) = (Fingerprint::of(&*train), Fingerprint::of(&*val));
+        Ok(Self {
+            train,
+            val,
+            fingerprint: Fingerprint {
+                images: a.images + b.images,
+                names: a.names ^ b.names.rotate_left(1),
+                weights: 0,
+            },
+        })
+    }
+
+    /// Names of the classes.
+    pub fn classes(&self) -> &[String] {
+        self.train.classes()
+    }
+
+    /// Both splits in a line each.
+    pub fn describe(&self) -> String {
+        format!(
+            "training:   {}\nvalidation: {}",
+            self.train.describe(),
+            self.val.describe()
+        )
+    }
+}
+
+fn same_images(a: &dyn Source, b: &dyn Source) -> bool {
+    a.len() == b.len()
+        && a.describe() == b.describe()
+        && (0..a.len()).all(|i| a.name(i) == b.name(i))
+}
+
+fn same_classes(train: &[String], val: &[String]) -> Result<()> {
+    if train.len() < 2 {
+        return Err(usage(format!(
+            "the training images have {} class(es), at least 2 are needed",
+            train.len()
+        )));
+    }
+    if train == val {
+        return Ok(());
+    }
+    let only = |these: &[String], those: &[String]| {
+        let missing = these.iter().find(|name| !those.contains(name));
+        missing.map(|name| format!("'{}'", name.escape_debug()))
+    };
+    let what = match (only(train, val), only(val, train)) {
+        (Some(name), _) => format!("validation has no {name}"),
+        (None, Some(name)) => format!("training has no {name}"),
+        (None, None) => "the same names in another order".into(),
+    };
+    Err(usage(format!(
+        "the classes of training ({}) and validation ({}) differ: {what}",
+        train.len(),
+        val.len()
+    )))
+}
+
+fn check_labels(split: &str, source: &dyn Source) -> Result<()> {
+    let classes = source.classes().len();
+    let bad = (0..source.len()).find(|&i| source.label(i) >= classes);
+    match bad {
+        None => Ok(()),
+        Some(i) => Err(usage(format!(
+            "{split} image {} has label {}, there are {classes} classes (0 to {})",
+            source.name(i).escape_debug(),
+            source.label(i),
+            classes.saturating_sub(1)
+        ))),
+    }
+}
+
+/// The checkpoint's normalisation.
+pub fn normalize(p: &Preprocess) -> Normalize {
+    Normalize {
+        mean: p.mean,
+        std: p.std,
+    }
+}
+
+/// How images are prepared to be judged: small ones whole, others as the middle 7/8 (256 -> 224), bicubic.
+pub fn judged(p: &Preprocess, image_size: usize) -> EvalTransform {
+    EvalTransform {
+        size: (image_size, image_size),
+        crop_pct: if image_size <= WHOLE { 1.0 } else { 0.875 },
+        interpolation: Interpolation::Bicubic,
+        normalize: normalize(p),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datasets::{Error, Image};
+
+    struct Labels(Vec<String>, Vec<usize>);
+
+    impl Source for Labels {
+        fn len(&self) -> usize {
+            self.1.len()
+        }
+
+        fn classes(&self) -> &[String] {
+            &self.0
+        }
+
+        fn label(&self, index: usize) -> usize {
+            self.1[index]
+        }
+
+        fn image(&self, _: usize) -> Result<Image, Error> {
+            unreachable!("labels are checked before any image is read")
+        }
+
+        fn name(&self, index: usize) -> String {
+            format!("row {index}")
+        }
+
+        fn describe(&self) -> String {
+            "labels".into()
+        }
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.into()).collect()
+    }
+
+    #[test]
+    fn a_label_out_of_range_is_named() {
+        let source = |labels: &[usize]| Labels(names(&["cat", "dog"]), labels.to_vec());
+        assert!(check_labels("training", &source(&[0, 1, 1])).is_ok());
+        let error = check_labels("validation", &source(&[0, 1, 2])).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "validation image row 2 has label 2, there are 2 classes (0 to 1)"
+        );
+    }
+
+    #[test]
+    fn classes_must_be_the_same_in_the_same_order() {
+        let both = |a: &[&str], b: &[&str]| same_classes(&names(a), &names(b));
+        assert!(both(&["cat", "dog"], &["cat", "dog"]).is_ok());
+        for (a, b, want) in [
+            (
+                &["cat", "dog"][..],
+                &["cat"][..],
+                "(2) and validation (1) differ: validation has no 'dog'",
+            ),
+            (
+                &["cat", "dog"],
+                &["cat", "dog", "eel"],
+                "training has no 'eel'",
+            ),
+            (
+                &["cat", "dog"],
+                &["dog", "cat"],
+                "the same names in another order",
+            ),
+            (&["cat"], &["cat"], "1 class(es), at least 2"),
+        ] {
+            let error = both(a, b).unwrap_err().to_string();
+            assert!(error.contains(want), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_training_images_are_no_validation_split() {
+        let source = |labels: &[usize]| Labels(names(&["cat", "dog"]), labels.to_vec());
+        assert!(same_images(&source(&[0, 1]), &source(&[0, 1])));
+        assert!(!same_images(&source(&[0, 1]), &source(&[0, 1, 1])));
+    }
+}

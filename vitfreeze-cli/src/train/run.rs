@@ -1,0 +1,238 @@
+//! A training in progress.
+mod evaluation;
+mod finish;
+mod step;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{bail, Context, Result};
+use candle_core::Device;
+use freezeout::{Change, Ema, FreezeOut, Optimizer, Schedule};
+
+use super::feed::Feed;
+use super::settings::TrainSettings as _;
+use super::{Groups, RunArgs, Start, Task, Training};
+use crate::checkpoint::{Best, Fingerprint};
+use crate::folder::{self, checkpoint_path};
+use crate::metrics::{Metrics, Row};
+use crate::report::{changed_layers, note, Report};
+use crate::settings::Settings;
+use crate::tensorboard::EventFile;
+use crate::usage::usage;
+use crate::{allocator, device};
+use evaluation::Logged;
+
+/// `0: 12, 40: 11, ...`: how many layers are frozen from which step on.
+fn plan(schedule: &Schedule) -> String {
+    let change = |c: &Change| format!("{}: {}", c.step, c.frozen);
+    let all: Vec<String> = schedule.changes().iter().map(change).collect();
+    all.join(", ")
+}
+
+/// A training in progress.
+pub struct Run<T: Task> {
+    pub dir: PathBuf,
+    config: T::Settings,
+    task: T,
+    pub feed: Arc<Feed>,
+    data: Fingerprint,
+    pub save_every: usize,
+    steps_per_epoch: usize,
+    pub freeze: FreezeOut,
+    model: T::Model,
+    groups: Groups,
+    opt: Optimizer,
+    ema: Option<Ema>,
+    device: Device,
+    metrics: Metrics,
+    events: Option<EventFile>,
+    /// Rows of earlier sessions, until the report takes them.
+    rows: Vec<Row>,
+    best: Option<Best>,
+    /// Wall time of all steps and evaluations.
+    seconds: f64,
+    /// Optimiser steps done, those of the latest checkpoint, and those of the latest evaluation.
+    pub step: usize,
+    saved: usize,
+    judged: Option<usize>,
+    /// Damaged images told about.
+    told: BTreeSet<usize>,
+}
+
+impl<T: Task> Run<T> {
+    /// Checks everything, then makes or reads the run's folder.
+    pub fn open(args: &RunArgs<<T::Settings as Settings>::Flags>) -> Result<Self> {
+        let (config, resumed) = match &args.resume {
+            Some(dir) => {
+                let (config, checkpoint, metrics) =
+                    folder::resume::<T::Settings>(dir, &args.flags)?;
+                (config, Some((dir.clone(), checkpoint, metrics)))
+            }
+            None => (T::Settings::new(args.config.as_deref(), &args.flags)?, None),
+        };
+        let training = config.training();
+        let threads = device::set_threads(training.threads)?;
+        let device = device::open(&training.device)?;
+        let (task, Start { data, feed, vars }) = T::open(&config, &device, threads)?;
+        let per_epoch = feed.batches_per_epoch();
+        if per_epoch == 0 {
+            return Err(usage(format!(
+                "batch-size {} is larger than the {} training images",
+                training.batch_size,
+                data.train.len()
+            )));
+        }
+        let plain = training.schedule(per_epoch, task.layers())?;
+        let schedule = task.schedule(&config, plain)?;
+        let (mut step, mut best) = (0, None);
+        if let Some((_, checkpoint, _)) = &resumed {
+            (step, best) = (checkpoint.header.step, checkpoint.header.best);
+            if checkpoint.header.data.weights != data.fingerprint.weights {
+                return Err(usage(format!(
+                    "{} has other weights now than when the run began",
+                    training.checkpoint.as_deref().unwrap_or_default()
+                )));
+            }
+            if checkpoint.header.data != data.fingerprint {
+                return Err(usage(format!(
+                    "the run was made with other images than {} has now",
+                    training.data
+                )));
+            }
+            if step > schedule.steps {
+                bail!(
+                    "the checkpoint is of step {step}, the run has {} steps",
+                    schedule.steps
+                );
+            }
+        }
+
+        let mut freeze = FreezeOut::new(&vars, schedule, |name| task.layer_of(name))?
+            .on_warning(|text| note(format!("warning: {text}")));
+        let mut ema = match config.ema() {
+            Some(decay) => Some(Ema::new(&freeze, decay).map_err(usage)?),
+            None => None,
+        };
+        let mut opt = task.optimizer(&config).groups(task.groups(&config));
+        let fresh = resumed.is_none();
+        freeze.advance(step)?;
+        let (dir, mut metrics) = match resumed {
+            Some((dir, checkpoint, metrics)) => {
+                checkpoint
+                    .restore(&freeze, &mut opt, ema.as_mut())
+                    .with_context(|| checkpoint_path(&dir).display().to_string())?;
+                (dir, metrics)
+            }
+            None => {
+                let dir = folder::claim(args.out.as_deref(), T::Settings::COMMAND)?;
+                let metrics = Metrics::lock(&dir.join("metrics.jsonl"))?;
+                (dir, metrics)
+            }
+        };
+        let (mut rows, mut seconds, mut judged) = (Vec::new(), 0.0, None);
+        for line in metrics.take_up(step)? {
+            match line {
+                Logged::Step(row) => {
+                    seconds += row.seconds.total;
+                    rows.push(row);
+                }
+                Logged::Evaluation(line) => {
+                    seconds += line.seconds;
+                    judged = Some(line.step + 1);
+                }
+            }
+        }
+        let steps_per_epoch = per_epoch.div_ceil(training.accum);
+        let mut run = Self {
+            save_every: training.save_every.unwrap_or(steps_per_epoch),
+            model: task.model(freeze.vars())?,
+            groups: task.groups(&config),
+            data: data.fingerprint,
+            feed: Arc::new(feed),
+            told: BTreeSet::new(),
+            saved: step,
+            dir,
+            config,
+            task,
+            steps_per_epoch,
+            freeze,
+            opt,
+            ema,
+            device,
+            metrics,
+            events: None,
+            rows,
+            best,
+            seconds,
+            step,
+            judged,
+        };
+        folder::start(&run.dir, &run.config, fresh, || run.write_checkpoint())?;
+        if run.training().tensorboard {
+            run.events = Some(EventFile::open(&run.dir, step)?);
+        }
+        run.banner(&data.describe(), threads);
+        Ok(run)
+    }
+
+    fn training(&self) -> &Training {
+        self.config.training()
+    }
+
+    fn banner(&self, data: &str, threads: usize) {
+        let (training, schedule) = (self.training(), self.freeze.schedule());
+        note(data);
+        let count: usize = self.freeze.all().map(|(_, v)| v.elem_count()).sum();
+        note(format!(
+            "{}; {:.2} M parameters train; {} on {threads} threads",
+            self.task.describe(),
+            count as f64 / 1e6,
+            training.device,
+        ));
+        let changes = match schedule.changes().len() {
+            0 => String::new(),
+            _ => format!("; layers frozen from step on: {}", plan(schedule)),
+        };
+        note(format!(
+            "{} epochs of {} steps, {} images each; learning rate {:.2e}{changes}",
+            training.epochs,
+            self.steps_per_epoch,
+            training.batch_size * training.accum.min(self.feed.batches_per_epoch()),
+            schedule.lr,
+        ));
+        if self.step > 0 {
+            note(format!("resuming after step {}", self.step));
+        }
+    }
+
+    pub fn report(&mut self, stop: usize) -> Report {
+        let (epochs, layers) = (self.training().epochs, self.task.layers());
+        let rows = std::mem::take(&mut self.rows);
+        Report::new(self.step, stop, epochs, self.steps_per_epoch, layers, rows)
+    }
+
+    /// The epoch of the next step.
+    pub fn epoch(&self) -> usize {
+        self.step / self.steps_per_epoch
+    }
+
+    /// The next step's first batch in its epoch.
+    pub fn first_batch(&self) -> usize {
+        self.step % self.steps_per_epoch * self.training().accum
+    }
+
+    /// Moves to `step`: freezes and unfreezes what is due.
+    pub fn advance(&mut self, step: usize, report: &mut Report) -> Result<()> {
+        if self.freeze.advance(step)? {
+            self.model = self.task.model(self.freeze.vars())?;
+            allocator::release_memory();
+        }
+        let name = |layer| self.task.layer_name(layer);
+        if let Some(what) = changed_layers(self.freeze.schedule(), step, name) {
+            report.froze(step, &what, self.freeze.frozen());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! Judging the weights on the validation split, and keeping the best.
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{bail, Result};
+use candle_core::{DType, Tensor};
+use candle_nn::VarBuilder;
+use serde::{Deserialize, Serialize};
+
+use super::Run;
+use crate::accuracy::Accuracy;
+use crate::checkpoint::{self, Best};
+use crate::metrics::{Line, Row};
+use crate::report::Report;
+use crate::train::Task;
+
+/// A line of metrics.jsonl: a step, or the evaluation after it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Logged {
+    Step(Row),
+    Evaluation(Evaluation),
+}
+
+/// An evaluation on the validation split; accuracies in percent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Steps done before the one that it follows.
+    pub step: usize,
+    epoch: usize,
+    top1: f64,
+    top5: f64,
+    loss: f64,
+    /// The same of the weights' moving average.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ema_top1: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ema_top5: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ema_loss: Option<f64>,
+    images: usize,
+    pub seconds: f64,
+}
+
+impl Line for Logged {
+    fn step(&self) -> usize {
+        match self {
+            Self::Step(row) => row.step,
+            Self::Evaluation(evaluation) => evaluation.step,
+        }
+    }
+}
+
+impl<T: Task> Run<T> {
+    /// Whether the steps done end an epoch after which there is an evaluation.
+    pub fn evaluation_is_due(&self) -> bool {
+        let done = self.step / self.steps_per_epoch;
+        self.step.is_multiple_of(self.steps_per_epoch)
+            && (done.is_multiple_of(self.training().eval_every) || done == self.training().epochs)
+    }
+
+    /// Evaluates, logs, and keeps the best. Part of the step before, so that a resumed run has the same lines and files.
+    pub fn evaluate(&mut self, report: &Report) -> Result<()> {
+        let step = self.step.saturating_sub(1);
+        let (evaluation, told) = report.pause(|| self.judge(step))?;
+        self.metrics
+            .write(&Logged::Evaluation(evaluation.clone()))?;
+        self.seconds += evaluation.seconds;
+        self.judged = Some(self.step);
+        let result = self.counted(&evaluation);
+        if self.best.is_none_or(|best| result.top1 > best.top1) {
+            self.best = Some(result);
+            self.export("best.safetensors")?;
+        }
+        let (epoch, epochs) = (evaluation.epoch + 1, self.training().epochs);
+        report.say(format!("epoch {epoch}/{epochs}: {told}"));
+        let Some(events) = &mut self.events else {
+            return Ok(());
+        };
+        let e = evaluation;
+        let scalars = [
+            ("val/top1", Some(e.top1)),
+            ("val/top5", Some(e.top5)),
+            ("val/loss", Some(e.loss)),
+            ("val/ema_top1", e.ema_top1),
+            ("val/ema_top5", e.ema_top5),
+            ("val/ema_loss", e.ema_loss),
+        ];
+        for (tag, value) in scalars {
+            if let Some(value) = value {
+                events.scalar(tag, step, value)?;
+            }
+        }
+        events.flush()
+    }
+
+    /// The weights, and their average, on the validation split, and a line that says it.
+    pub(super) fn judge(&self, step: usize) -> Result<(Evaluation, String)> {
+        let started = Instant::now();
+        let judge = |vb| -> Result<Accuracy> { self.task.evaluate(&self.task.model(vb)?) };
+        // Plain tensors: an evaluation records no graph.
+        let weights = checkpoint::weights(&self.freeze).into_iter().collect();
+        let own = judge(VarBuilder::from_tensors(weights, DType::F32, &self.device))?;
+        let average = self.ema.as_ref().map(|ema| judge(ema.vars())).transpose()?;
+        if !own.loss().is_finite() {
+            bail!(
+                "after step {step} the validation loss is {}; start again with a lower --lr",
+                own.loss()
+            );
+        }
+        let evaluation = Evaluation {
+            step,
+            epoch: step / self.steps_per_epoch,
+            top1: own.top1(),
+            top5: own.top5(),
+            loss: own.loss(),
+            ema_top1: average.as_ref().map(Accuracy::top1),
+            ema_top5: average.as_ref().map(Accuracy::top5),
+            ema_loss: average.as_ref().map(Accuracy::loss),
+            images: own.images(),
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        let say = |a: &Accuracy| {
+            let (top1, top5, loss) = (a.top1(), a.top5(), a.loss());
+            format!("top-1 {top1:.2} %, top-5 {top5:.2} %, loss {loss:.4}")
+        };
+        let mut told = format!("{} on {} validation images", say(&own), own.images());
+        if let Some(average) = &average {
+            told += &format!("; moving average {}", say(average));
+        }
+        Ok((evaluation, told))
+    }
+
+    /// The numbers that count: of the average, where there is one.
+    pub(super) fn counted(&self, e: &Evaluation) -> Best {
+        Best {
+            epoch: e.epoch,
+            top1: e.ema_top1.unwrap_or(e.top1),
+            top5: e.ema_top5.unwrap_or(e.top5),
+            loss: e.ema_loss.unwrap_or(e.loss),
+            images: e.images,
+        }
+    }
+
+    /// Writes the classifier (of the average, where there is one) into the run's folder.
+    pub(super) fn export(&self, name: &str) -> Result<()> {
+        let weights: BTreeMap<String, Tensor> = match &self.ema {
+            Some(ema) => ema.tensors().clone(),
+            None => checkpoint::weights(&self.freeze),
+        };
+        self.task
+            .classifier(&weights)?
+            .save_file(&self.dir.join(name))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+//! The files of a run: its state, its classifiers, its result.
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::Run;
+use crate::checkpoint::{self, Header};
+use crate::folder::{self, checkpoint_path, quoted};
+use crate::report::{print, Report};
+use crate::result::{self, RunResult};
+use crate::settings::Settings as _;
+use crate::train::Task;
+
+impl<T: Task> Run<T> {
+    pub fn save(&mut self) -> Result<()> {
+        self.metrics.flush()?;
+        if let Some(events) = &mut self.events {
+            events.flush()?;
+        }
+        self.write_checkpoint()
+            .map_err(|e| folder::untouched(e, T::Settings::COMMAND, &self.dir, self.saved))?;
+        self.saved = self.step;
+        Ok(())
+    }
+
+    pub(super) fn write_checkpoint(&self) -> Result<()> {
+        let header = Header::new(&self.config, self.step, self.data, self.best);
+        let path = checkpoint_path(&self.dir);
+        checkpoint::save(&path, &header, &self.freeze, &self.opt, self.ema.as_ref())
+    }
+
+    /// Exports the last classifier, writes result.json and says what there is now.
+    pub fn finish(mut self, report: &Report) -> Result<ExitCode> {
+        self.export("last.safetensors")?;
+        print(report.summary().trim_end())?;
+        let mut result = self.best;
+        if self.judged != Some(self.step) {
+            // Stopped inside an epoch: told, but no evaluation of the whole run.
+            let (evaluation, told) = self.judge(self.step.saturating_sub(1))?;
+            self.seconds += evaluation.seconds;
+            print(format!("  after step {}: {told}", self.step))?;
+            result = result.or(Some(self.counted(&evaluation)));
+        }
+        if let Some(best) = self.best {
+            print(format!(
+                "  best: top-1 {:.2} %, top-5 {:.2} % after epoch {}",
+                best.top1,
+                best.top5,
+                best.epoch + 1
+            ))?;
+        }
+        let written = RunResult {
+            kind: T::Settings::COMMAND.into(),
+            top1: result.map(|r| r.top1),
+            top5: result.map(|r| r.top5),
+            loss: result.map(|r| r.loss),
+            best_epoch: self.best.map(|b| b.epoch),
+            images: result.map_or(0, |r| r.images),
+            seconds: self.seconds,
+            settings: serde_json::to_value(&self.config)?,
+            versions: result::versions(),
+        };
+        result::write(&self.dir, &written)?;
+        let skipped = self.feed.skipped().len();
+        if skipped > 0 {
+            print(format!("  {skipped} damaged image(s) skipped"))?;
+        }
+        let dir = quoted(&self.dir);
+        print(format!("Files in {}:", self.dir.display()))?;
+        if self.best.is_some() {
+            print("  best.safetensors        the classifier of the best epoch")?;
+        }
+        print("  last.safetensors        the classifier as it is now")?;
+        print(format!(
+            "  checkpoint.safetensors  the training state after step {}",
+            self.step
+        ))?;
+        print("  metrics.jsonl           one line per step and per evaluation")?;
+        print("  result.json             accuracy, settings, seconds, versions")?;
+        print("  config.toml             every number of this run")?;
+        print("Next:")?;
+        let left = self.freeze.schedule().steps - self.step;
+        if left > 0 {
+            let command = T::Settings::COMMAND;
+            print(format!(
+                "  vitfreeze {command} --resume {dir}    the other {left} steps"
+            ))?;
+        }
+        print(format!("  vitfreeze classify --checkpoint {dir} IMAGE..."))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

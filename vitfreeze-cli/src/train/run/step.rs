@@ -1,0 +1,110 @@
+//! One optimiser step.
+use std::time::Instant;
+
+use anyhow::{bail, Context, Result};
+use datasets::Batch;
+use freezeout::{Gradients, Param};
+
+use super::Run;
+use crate::folder::checkpoint_path;
+use crate::metrics::{timed, Row, Seconds};
+use crate::report::Report;
+use crate::train::settings::TrainSettings as _;
+use crate::train::Task;
+
+impl<T: Task> Run<T> {
+    /// One optimiser step on the mean gradient of its batches.
+    pub fn train(
+        &mut self,
+        step: usize,
+        batches: &mut dyn Iterator<Item = Result<Batch>>,
+        report: &Report,
+    ) -> Result<Row> {
+        let started = Instant::now();
+        let (training, schedule) = (self.config.training(), self.freeze.schedule());
+        let micro = training
+            .accum
+            .min(self.feed.batches_per_epoch() - self.first_batch());
+        let rate = |layer| {
+            let group = (self.groups)(&Param {
+                name: "",
+                layer,
+                dims: &[],
+            });
+            schedule.lr(step, layer) * group.lr_scale
+        };
+        let mut row = Row {
+            step,
+            epoch: self.epoch(),
+            loss: 0.0,
+            stage_losses: Vec::new(),
+            lr: (0..schedule.layers)
+                .map(Some)
+                .chain([None])
+                .map(rate)
+                .collect(),
+            frozen: self.freeze.frozen(),
+            graph_nodes: 0,
+            grad_norm: None,
+            images: micro * training.batch_size,
+            images_per_second: 0.0,
+            seconds: Seconds::default(),
+        };
+        let mut grads = Gradients::default();
+        for _ in 0..micro {
+            let batch = timed(&mut row.seconds.data, || batches.next());
+            report.tell_skipped(&mut self.told, self.feed.skipped());
+            let batch = batch.context("the loader ended early")??;
+            let loss = timed(&mut row.seconds.forward, || {
+                self.task.loss(&self.model, batch)
+            })?;
+            let value = f64::from(loss.to_scalar::<f32>()?);
+            if !value.is_finite() {
+                bail!(
+                    "step {step}: the loss is {value} at learning rate {:.3e}; {} still holds step {}; start again with a lower --lr",
+                    row.lr.iter().copied().fold(0.0, f64::max),
+                    checkpoint_path(&self.dir).display(),
+                    self.saved,
+                );
+            }
+            row.loss += value / micro as f64;
+            let part = match micro {
+                1 => loss,
+                _ => (loss * (1.0 / micro as f64))?,
+            };
+            row.graph_nodes = part.sorted_nodes().len();
+            grads.add(timed(&mut row.seconds.backward, || {
+                self.freeze.backward(&part)
+            })?)?;
+        }
+        row.grad_norm = timed(&mut row.seconds.optimizer, || -> Result<_> {
+            let norm = self.opt.step(&self.freeze, step, &grads)?;
+            if let Some(ema) = &mut self.ema {
+                ema.update(&self.freeze)?;
+            }
+            Ok(norm)
+        })?;
+        row.seconds.total = started.elapsed().as_secs_f64();
+        row.images_per_second = row.images as f64 / row.seconds.total;
+        self.seconds += row.seconds.total;
+        self.log_step(&row)?;
+        self.step = step + 1;
+        Ok(row)
+    }
+
+    fn log_step(&mut self, row: &Row) -> Result<()> {
+        self.metrics.write(row)?;
+        let Some(events) = &mut self.events else {
+            return Ok(());
+        };
+        events.scalar("train/loss", row.step, row.loss)?;
+        for (layer, &lr) in row.lr.iter().enumerate() {
+            events.scalar(&format!("lr/layer_{layer:02}"), row.step, lr)?;
+        }
+        if let Some(norm) = row.grad_norm {
+            events.scalar("train/grad_norm", row.step, norm)?;
+        }
+        events.scalar("frozen", row.step, row.frozen as f64)?;
+        events.scalar("images_per_second", row.step, row.images_per_second)
+    }
+}
