@@ -210,6 +210,7 @@ impl Description {
             self.preprocess = Preprocess {
                 size: None,
                 crop_pct: positive(&images["crop_pct"]).unwrap_or(0.875),
+                squash: images["squash"] == true,
                 bicubic: images["bicubic"] != false,
                 mean,
                 std,

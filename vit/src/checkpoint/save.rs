@@ -60,7 +60,7 @@ impl Pretrained {
 
     /// Writes one safetensors file that [`Checkpoint::open`](crate::Checkpoint::open) loads as it is: all tensors under
     /// timm's names, and under the metadata key `vitfreeze` the [`VitConfig`] as JSON with `labels` (names of the classes)
-    /// and `preprocess` (`crop_pct`, `bicubic`, `mean`, `std`) beside its own keys.
+    /// and `preprocess` (`crop_pct`, `squash`, `bicubic`, `mean`, `std`) beside its own keys.
     ///
     /// # Errors
     /// [`Error::Write`].
@@ -71,6 +71,7 @@ impl Pretrained {
         json["labels"] = serde_json::to_value(&self.labels).map_err(fail)?;
         json["preprocess"] = json!({
             "crop_pct": p.crop_pct,
+            "squash": p.squash,
             "bicubic": p.bicubic,
             "mean": p.mean,
             "std": p.std,
