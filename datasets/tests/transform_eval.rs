@@ -101,6 +101,34 @@ fn eval_is_that_of_timm() {
 }
 
 #[test]
+fn squash_sees_the_whole_image() {
+    // Red to the left, green to the right, twice as wide as high.
+    let row = [[255, 0, 0].repeat(4), [0, 255, 0].repeat(60)].concat();
+    let image = Image {
+        width: 64,
+        height: 32,
+        rgb: row.repeat(32),
+    };
+    let cut = EvalTransform {
+        crop_pct: 1.0,
+        ..EvalTransform::imagenet(16)
+    };
+    let squash = EvalTransform {
+        squash: true,
+        ..cut
+    };
+    let corner = |t: EvalTransform| t.crop(&image).unwrap().rgb[..3].to_vec();
+    assert_eq!(corner(cut), [0, 255, 0]);
+    let red = corner(squash);
+    assert!(red[0] > 200 && red[1] < 50, "{red:?}");
+    let inner = EvalTransform {
+        crop_pct: 0.5,
+        ..squash
+    };
+    assert_eq!(corner(inner), [0, 255, 0]);
+}
+
+#[test]
 fn extreme_shapes_need_no_memory() {
     let mut out = vec![0.0; 3 * 224 * 224];
     for (width, height) in [(1, 1), (1, 3_000_000), (3_000_000, 1), (2, 3)] {

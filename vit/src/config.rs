@@ -223,9 +223,9 @@ impl VitConfig {
             return fail(format!("{name} is {value}"));
         }
         let patches = (height / self.patch_size) * (width / self.patch_size);
-        if patches > 1 << 18 {
+        if patches > 1 << 16 {
             return fail(format!(
-                "{height} x {width} pixels make {patches} patches, at most 262144 are possible"
+                "{height} x {width} pixels make {patches} patches, at most 65536 are possible"
             ));
         }
         for (name, pixels) in [("size", height), ("width", width)] {

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// Sizes that do not fit together.
-    #[error("{0}")]
+    #[error("{}", printable(_0))]
     Config(String),
     /// A file could not be written.
-    #[error("cannot write {path}: {reason}")]
+    #[error("cannot write {}", printable(&format!("{}: {reason}", path.display())))]
     Write {
         /// The file.
         path: PathBuf,
@@ -18,7 +18,7 @@ pub enum Error {
         reason: String,
     },
     /// A file could not be read.
-    #[error("cannot read {path}: {reason}")]
+    #[error("cannot read {}", printable(&format!("{}: {reason}", path.display())))]
     Read {
         /// The file.
         path: PathBuf,
@@ -26,7 +26,7 @@ pub enum Error {
         reason: String,
     },
     /// A tensor of a file cannot be used.
-    #[error("{path}: tensor '{tensor}' {reason}")]
+    #[error("{}", printable(&format!("{}: tensor '{tensor}' {reason}", path.display())))]
     Tensor {
         /// The file.
         path: PathBuf,
@@ -39,7 +39,7 @@ pub enum Error {
     #[error("{0}")]
     Mismatch(Box<Mismatch>),
     /// A checkpoint whose architecture cannot be told.
-    #[error("{origin}: {reason}")]
+    #[error("{}", printable(&format!("{origin}: {reason}")))]
     Unknown {
         /// File, folder or repository.
         origin: String,
@@ -55,7 +55,7 @@ pub enum Error {
         reason: String,
     },
     /// Something could not be fetched from the Hub.
-    #[error("hf://{repo}: {reason}")]
+    #[error("hf://{}", printable(&format!("{repo}: {reason}")))]
     Hub {
         /// Organisation, name, revision, file.
         repo: String,
@@ -97,12 +97,29 @@ impl fmt::Display for Mismatch {
             ("unexpected", self.unexpected.clone()),
             ("of another shape", shapes.collect()),
         ];
-        write!(f, "{}: the tensors do not fit", self.origin)?;
+        write!(f, "{}: the tensors do not fit", printable(&self.origin))?;
         for (what, names) in lists.iter().filter(|(_, names)| !names.is_empty()) {
-            write!(f, "; {} {what}: {}", names.len(), some(names))?;
+            write!(f, "; {} {what}: {}", names.len(), printable(&some(names)))?;
         }
         Ok(())
     }
+}
+
+/// A text from outside (names of tensors, classes, files) as one line that is safe to print: characters that steer a
+/// terminal or hide others come as escapes.
+pub fn printable(text: &str) -> String {
+    let hides = |c| {
+        matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+    };
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() || hides(c) {
+            true => out.extend(c.escape_default()),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 /// The first twelve names, and how many more there are.

@@ -1,11 +1,11 @@
 //! Writing safetensors so that a file is either the old one or the new one, never half of each.
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::Read;
 use std::path::Path;
 
 use candle_core::Tensor;
 
+use crate::checkpoint::Source;
 use crate::{Error, VitConfig};
 
 /// Writes tensors and one metadata entry to `path`: into a temporary file, flushed to disk, then renamed over `path`, then
@@ -73,31 +73,11 @@ impl VitConfig {
     /// # Errors
     /// [`Error::Read`]: no such file, no safetensors file, or one without that metadata.
     pub fn of_file(path: &Path) -> Result<Self, Error> {
-        let fail = |reason: String| Error::Read {
-            path: path.to_owned(),
-            reason,
-        };
-        let mut file = File::open(path).map_err(|e| fail(e.to_string()))?;
-        let mut length = [0; 8];
-        file.read_exact(&mut length)
-            .map_err(|e| fail(e.to_string()))?;
-        // The format allows headers of 100 MB; take() bounds what a lying length can make us read.
-        let length = u64::from_le_bytes(length);
-        if length > 100_000_000 {
-            return Err(fail(format!(
-                "a header of {length} bytes: no safetensors file"
-            )));
-        }
-        let mut header = Vec::new();
-        file.take(length)
-            .read_to_end(&mut header)
-            .map_err(|e| fail(e.to_string()))?;
-        let json: serde_json::Value =
-            serde_json::from_slice(&header).map_err(|e| fail(e.to_string()))?;
-        let text = json["__metadata__"]["vitfreeze"]
-            .as_str()
-            .ok_or_else(|| fail("no metadata 'vitfreeze'".into()))?;
-        let cfg: Self = serde_json::from_str(text).map_err(|e| fail(e.to_string()))?;
+        let source = Source::open(path)?;
+        let header = crate::checkpoint::header(&source)?;
+        let text = header.metadata.get("vitfreeze");
+        let text = text.ok_or_else(|| source.error("no metadata 'vitfreeze'"))?;
+        let cfg: Self = serde_json::from_str(text).map_err(|e| source.error(e.to_string()))?;
         cfg.validate()?;
         Ok(cfg)
     }

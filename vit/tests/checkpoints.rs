@@ -411,6 +411,7 @@ fn a_classifier_in_one_file() {
         labels: names.into_iter().enumerate().collect(),
         preprocess: Preprocess {
             crop_pct: 1.0,
+            squash: false,
             mean: [0.5; 3],
             known: true,
             ..Preprocess::default()

@@ -228,6 +228,27 @@ fn pytorch_archives() {
     }
     laughs.push(b'.');
     bad(&with(&laughs), &["too often"]);
+    // Eight million values of one byte each: empty tuples, remembered ones, dictionaries, names.
+    let many = |start: &[u8], repeat: &[u8]| {
+        let mut program = start.to_vec();
+        program.extend(repeat.repeat(((8 << 20) - 1000) / repeat.len()));
+        program.push(b'.');
+        with(&program)
+    };
+    bad(&many(b"\x80\x02", b")"), &["more than 64 MB"]);
+    bad(&many(b"\x80\x02)", b"\x94"), &["more than 64 MB"]);
+    bad(&many(b"\x80\x02", b"}"), &["more than 64 MB"]);
+    let name = [&b"X\xff\x00\x00\x00"[..], &[b'x'; 255], b"q\x01"].concat();
+    let class = [b"\x80\x02", &name[..], b"X\x00\x00\x00\x00q\x02"].concat();
+    bad(&many(&class, b"h\x01h\x02\x93"), &["more than 64 MB"]);
+    // One tensor at a hundred thousand places.
+    let mut places = [b"\x80\x02", &b")0".repeat(300_000)[..], b"("].concat();
+    places.extend(&pickle(4, 0, 4, 1)[2..]);
+    places.truncate(places.len() - 2);
+    places.extend(b"q\x05");
+    places.extend(b"h\x05".repeat(100_000));
+    places.extend(b"t.");
+    bad(&with(&places), &["more than 65536 tensors"]);
     let two = archive(b"\x80\x02}.", &[], false);
     bad(&[&two[..2], &two[..]].concat(), &["neither a zip"]);
 }

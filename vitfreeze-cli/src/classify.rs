@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor, D};
 use datasets::Transform as _;
-use vit::Head;
+use vit::{printable, Head};
 
 use crate::device;
 use crate::pretrained::{input_size, load, open, transform, ModelArgs};
@@ -83,7 +83,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             order.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
             for &class in order.iter().take(5) {
                 let name = match pretrained.labels.get(&class) {
-                    Some(name) => name.clone(),
+                    Some(name) => printable(name),
                     None => format!("class {class}"),
                 };
                 print(format!("  {:5.1} %  {name}", 100.0 * row[class]))?;

@@ -26,7 +26,7 @@ pub struct Args {
     /// File (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name@revision
     #[arg(value_name = "IN")]
     input: String,
-    /// Folder to write; must not hold a checkpoint yet
+    /// Folder to write; must be new or empty
     #[arg(value_name = "OUT")]
     output: PathBuf,
     /// Whose layout
@@ -60,14 +60,12 @@ enum Type {
 /// Runs it.
 pub fn run(args: Args) -> Result<ExitCode> {
     device::set_threads(0)?;
-    for name in ["model.safetensors", "config.json"] {
-        let path = args.output.join(name);
-        if path.exists() {
-            return Err(usage(format!(
-                "{} is there already; choose another folder",
-                path.display()
-            )));
-        }
+    let out = std::fs::read_dir(&args.output);
+    if args.output.is_file() || out.is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(usage(format!(
+            "{} is there already; choose another folder",
+            args.output.display()
+        )));
     }
     let checkpoint = open(&args.input, &args.model)?;
     let head = match args.drop_head {

@@ -110,6 +110,7 @@ impl Task for Finetune {
             preprocess: Preprocess {
                 size: None,
                 crop_pct: judged.crop_pct,
+                squash: judged.squash,
                 bicubic: true,
                 known: true,
                 ..p.clone()

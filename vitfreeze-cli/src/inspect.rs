@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use rayon::prelude::*;
-use vit::{Activation, Checkpoint, Pool, PosEmbed, StoredTensor, StoredType};
+use vit::{printable, Activation, Checkpoint, Pool, PosEmbed, StoredTensor, StoredType};
 
 use crate::device;
 use crate::pretrained::{explain, open, ModelArgs};
@@ -43,7 +43,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let norms = norms.map_err(explain)?;
     let width = tensors
         .iter()
-        .map(|(name, _)| name.len())
+        .map(|(name, _)| printable(name).chars().count())
         .max()
         .unwrap_or(0);
     print(format!("\n{:width$}  type  shape", "tensor"))?;
@@ -51,7 +51,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     for ((name, tensor), norm) in tensors.iter().zip(&norms) {
         bad += usize::from(norm.not_finite > 0);
         let shape = format!("{:?}", tensor.shape);
-        let norm = norm.text();
+        let (name, norm) = (printable(name), norm.text());
         print(format!(
             "{name:width$}  {:4}  {shape:20} {norm}",
             tensor.dtype.name()
@@ -113,7 +113,7 @@ fn summary(checkpoint: &Checkpoint) -> Vec<String> {
     let left = count(&mut unused.iter().filter_map(|name| tensors.get(*name)));
     let name = checkpoint
         .name()
-        .map_or(String::new(), |n| format!(" ({n})"));
+        .map_or(String::new(), |n| format!(" ({})", printable(n)));
     let mut lines = vec![
         format!("family        {}{name}", checkpoint.family()),
         format!(
@@ -145,7 +145,7 @@ fn summary(checkpoint: &Checkpoint) -> Vec<String> {
 }
 
 fn some(names: &[&str]) -> String {
-    let shown = names[..names.len().min(6)].join(", ");
+    let shown = printable(&names[..names.len().min(6)].join(", "));
     match names.len().saturating_sub(6) {
         0 => shown,
         more => format!("{shown} and {more} more"),

@@ -84,6 +84,7 @@ impl Task for Probe {
         pretrained.preprocess = Preprocess {
             size: None,
             crop_pct: transform.crop_pct,
+            squash: transform.squash,
             bicubic: true,
             known: true,
             ..pretrained.preprocess

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use candle_core::{DType, Device};
-use datasets::{EvalTransform, Interpolation, Normalize};
+use datasets::{EvalTransform, Interpolation, Normalize, Transform as _};
 use vit::{Checkpoint, Head, Hints, LoadOptions, Pretrained};
 
 use crate::report::note;
@@ -86,6 +86,14 @@ pub fn load(
     head: Head,
     device: &Device,
 ) -> Result<Pretrained> {
+    // Before the position table is resampled to a size that a file states.
+    if let Some((height, width)) = args.image_size {
+        let size = EvalTransform {
+            size: (height, width),
+            ..EvalTransform::imagenet(1)
+        };
+        size.check().map_err(usage)?;
+    }
     let options = LoadOptions {
         image: args.image_size,
         head,
@@ -115,6 +123,7 @@ pub fn transform(pretrained: &Pretrained) -> EvalTransform {
     EvalTransform {
         size: pretrained.cfg.image(),
         crop_pct: p.crop_pct,
+        squash: p.squash,
         interpolation: match p.bicubic {
             true => Interpolation::Bicubic,
             false => Interpolation::Bilinear,

@@ -21,8 +21,16 @@ pub enum Unit {
 pub struct Progress {
     bar: ProgressBar,
     unit: Unit,
+    lines: Mutex<Lines>,
+}
+
+/// What the plain lines need.
+struct Lines {
+    what: String,
+    /// Where `what` began: a download that goes on has units that cost no time.
+    first: u64,
     started: Instant,
-    last_line: Mutex<Instant>,
+    last: Instant,
 }
 
 impl Progress {
@@ -47,22 +55,32 @@ impl Progress {
         Self {
             bar,
             unit,
-            started: Instant::now(),
-            last_line: Mutex::new(Instant::now()),
+            lines: Mutex::new(Lines {
+                what: String::new(),
+                first: 0,
+                started: Instant::now(),
+                last: Instant::now(),
+            }),
         }
     }
 
     /// `done` units of `total` of `what` are done.
     pub fn at(&self, what: &str, done: u64, total: u64) {
+        let mut lines = self.lines.lock().unwrap_or_else(|e| e.into_inner());
         self.bar.set_length(total);
         self.bar.set_position(done);
-        self.bar.set_message(what.to_owned());
-        let mut last = self.last_line.lock().unwrap_or_else(|e| e.into_inner());
-        if !self.bar.is_hidden() || last.elapsed() < LINE_EVERY {
+        if lines.what != what {
+            lines.what = what.to_owned();
+            (lines.first, lines.started) = (done, Instant::now());
+            self.bar.set_message(what.to_owned());
+            self.bar.reset_eta();
+        }
+        if !self.bar.is_hidden() || lines.last.elapsed() < LINE_EVERY {
             return;
         }
-        *last = Instant::now();
-        let rate = done as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
+        lines.last = Instant::now();
+        let new = done.saturating_sub(lines.first) as f64;
+        let rate = new / lines.started.elapsed().as_secs_f64().max(1e-9);
         let eta = duration(total.saturating_sub(done) as f64 / rate.max(1e-9));
         note(match self.unit {
             Unit::Images => format!("{done}/{total}  ETA {eta}  {rate:.0} img/s  {what}"),

@@ -48,6 +48,11 @@ fn convert_writes_a_checkpoint_that_reads_back() {
     // Nothing is written over.
     let error = fails(run(&[&"convert", &source, &out, &"--to=timm"]), 2);
     assert!(error.contains("is there already"), "{error}");
+    let kept = folder.path().join("kept");
+    std::fs::create_dir(&kept).unwrap();
+    std::fs::write(kept.join("preprocessor_config.json"), "mine").unwrap();
+    let error = fails(run(&[&"convert", &source, &kept, &"--to=hf"]), 2);
+    assert!(error.contains("is there already"), "{error}");
     let other = folder.path().join("other");
     let error = fails(
         run(&[&"convert", &fixture("timm_clip"), &other, &"--to=hf"]),

@@ -11,13 +11,16 @@ use crate::{CropBox, Error, Image, Interpolation, Normalize};
 /// The image is resized so that it just covers `floor(size / crop_pct)`, and the middle `size` of that is taken. With a
 /// square `size`, as torchvision's `Resize` and `CenterCrop`: the shorter side becomes `s = floor(size / crop_pct)`, the
 /// longer one `floor(s * longer / shorter)`. With another, as timm's `ResizeKeepRatio`: each side is rounded to the
-/// nearest number, ties to even. The crop begins at half of what is left over, ties to even.
+/// nearest number, ties to even. With `squash` each side becomes `floor(size / crop_pct)`, as timm's `crop_mode` of that
+/// name. The crop begins at half of what is left over, ties to even.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EvalTransform {
     /// Height and width of the result in pixels.
     pub size: (usize, usize),
     /// The part of the resized image's side that is kept, in (0, 1].
     pub crop_pct: f64,
+    /// Whether resizing may change the proportions, so that all of the image is seen.
+    pub squash: bool,
     /// How to resize.
     pub interpolation: Interpolation,
     /// The last step.
@@ -30,6 +33,7 @@ impl EvalTransform {
         Self {
             size: (size, size),
             crop_pct: 0.875,
+            squash: false,
             interpolation: Interpolation::Bicubic,
             normalize: Normalize::IMAGENET,
         }
@@ -63,6 +67,9 @@ impl EvalTransform {
     fn resized(&self, height: usize, width: usize) -> (usize, usize) {
         let scaled = |n: usize| (n as f64 / self.crop_pct) as usize;
         let (to_height, to_width) = (scaled(self.size.0), scaled(self.size.1));
+        if self.squash {
+            return (to_height, to_width);
+        }
         if to_height == to_width {
             let long = |long: usize, short: usize| {
                 (to_height as u128 * long as u128 / short as u128) as usize

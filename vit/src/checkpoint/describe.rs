@@ -63,6 +63,9 @@ pub struct Preprocess {
     pub size: Option<(usize, usize)>,
     /// The part of the resized image's side that the central crop keeps.
     pub crop_pct: f64,
+    /// Whether resizing changes the image's proportions to those of the input (Hugging Face's ViT and DeiT); else it covers
+    /// the input.
+    pub squash: bool,
     /// Whether resizing is bicubic, else bilinear.
     pub bicubic: bool,
     /// Subtracted from each channel, of values between 0 and 1.
@@ -78,6 +81,7 @@ impl Default for Preprocess {
         Self {
             size: None,
             crop_pct: 0.875,
+            squash: false,
             bicubic: true,
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
@@ -133,6 +137,7 @@ impl Description {
             self.preprocess = Preprocess {
                 size,
                 crop_pct: positive(&cfg["crop_pct"]).unwrap_or(0.875),
+                squash: cfg["crop_mode"].as_str() == Some("squash"),
                 bicubic: cfg["interpolation"].as_str() != Some("bilinear"),
                 mean,
                 std,
@@ -165,15 +170,26 @@ impl Description {
         else {
             return;
         };
-        let crop = pixels(&json["crop_size"]).filter(|_| json["do_center_crop"] != false);
-        let shortest = count(&json["size"]["shortest_edge"]);
-        let size = crop.or_else(|| pixels(&json["size"]));
+        // One number means both sides, and with the processors of CLIP and BiT the shorter side.
+        let kind = json["image_processor_type"].as_str();
+        let kind = kind
+            .or(json["feature_extractor_type"].as_str())
+            .unwrap_or_default();
+        let both = !kind.starts_with("CLIP") && !kind.starts_with("Bit");
+        let (resized, squash) = match (&json["size"], count(&json["size"]["shortest_edge"])) {
+            (_, Some(edge)) => (Some((edge, edge)), false),
+            (size, None) => (pixels(size), both || size.is_object()),
+        };
+        let squash = squash && json["do_resize"] != false;
+        let crop = pixels(&json["crop_size"]);
+        let crop = crop.filter(|_| json["do_center_crop"].as_bool().unwrap_or(!squash));
         self.preprocess = Preprocess {
-            size,
-            crop_pct: match (crop, shortest) {
-                (Some(crop), Some(edge)) => (crop.0 as f64 / edge as f64).clamp(0.01, 1.0),
+            size: crop.or(resized),
+            crop_pct: match (crop, resized) {
+                (Some(crop), Some(from)) => (crop.0 as f64 / from.0 as f64).clamp(0.01, 1.0),
                 _ => 1.0,
             },
+            squash,
             bicubic: json["resample"].as_u64() == Some(3),
             mean,
             std,
@@ -194,6 +210,7 @@ impl Description {
             self.preprocess = Preprocess {
                 size: None,
                 crop_pct: positive(&images["crop_pct"]).unwrap_or(0.875),
+                squash: images["squash"] == true,
                 bicubic: images["bicubic"] != false,
                 mean,
                 std,

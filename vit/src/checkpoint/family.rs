@@ -152,7 +152,8 @@ pub(crate) fn recognise(tensors: &BTreeMap<String, StoredTensor>) -> Option<Name
 /// Which of several copies of a model to take: averaged weights first (as timm does), the teacher before the student (as
 /// DINO does).
 fn rank(prefix: &str) -> u8 {
-    let has = |part: &str| prefix.contains(part);
+    // `model_ema.`, `ema.`, but not `schema.`
+    let has = |word: &str| prefix.split(['.', '_']).any(|w| w == word);
     match () {
         () if has("student") => 3,
         () if has("ema") || has("teacher") => 0,
@@ -170,7 +171,7 @@ fn timm_names(inside: &[(&str, &String)], prefix: &str, named: &mut Named) {
         Family::Mae
     } else if registers || is("mask_token") {
         Family::Dinov2
-    } else if has("head.last_layer") || prefix.contains("backbone.") {
+    } else if has("head.last_layer") || has_dino_head(prefix, &named.outside) {
         Family::Dino
     } else {
         Family::Timm
@@ -227,6 +228,16 @@ fn timm_names(inside: &[(&str, &String)], prefix: &str, named: &mut Named) {
     if registers {
         fold_class_position(named);
     }
+}
+
+/// Whether DINO's projection head stands beside the backbone. Others (segmentation, Lightning modules) call theirs
+/// `backbone.` too.
+fn has_dino_head(prefix: &str, outside: &[String]) -> bool {
+    let Some(model) = prefix.strip_suffix("backbone.") else {
+        return false;
+    };
+    let head = format!("{model}head.last_layer.");
+    outside.iter().any(|name| name.starts_with(&head))
 }
 
 /// DINOv2's position table covers class token and patches, registers have none. timm's model has it for patches alone.

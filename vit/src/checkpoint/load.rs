@@ -165,9 +165,11 @@ impl Checkpoint {
         }
     }
 
+    /// As timm for what timm loads, as transformers for its own, as MAE's code for the rest.
     fn resampling(&self) -> Resample {
         match self.named.family {
-            Family::Timm => Resample::Antialias,
+            Family::Timm | Family::Dino | Family::Dinov2 => Resample::Antialias,
+            Family::HfDinov2 if self.cfg.reg_tokens > 0 => Resample::Antialias,
             _ => Resample::Plain,
         }
     }

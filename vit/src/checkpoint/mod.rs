@@ -21,12 +21,17 @@ pub use family::Family;
 pub(crate) use files::shard_names;
 pub use load::{Head, LoadOptions, Pretrained};
 pub use save::Layout;
+pub(crate) use table::Source;
 pub use table::{StoredTensor, StoredType};
 
 use crate::{Error, VitConfig};
 use describe::Description;
 use family::Named;
-use table::Source;
+
+/// The header of a lone safetensors file, checked.
+pub(crate) fn header(source: &Source) -> Result<safetensors::Header, Error> {
+    safetensors::read(source, 0)
+}
 
 /// A checkpoint whose headers have been read, recognised and checked; the numbers stay in the files until
 /// [`Checkpoint::load`].

@@ -2,14 +2,18 @@
 //!
 //! A pickle is a program for a stack machine. This one knows the opcodes that tensors, dictionaries, numbers and strings
 //! need, calls nothing, and turns every object it does not know (an optimiser's options, `argparse.Namespace`) into an
-//! opaque value. All values live in one arena, so that hostile nesting can neither recurse nor multiply: memory grows by at
-//! most one value per byte read.
+//! opaque value. All values live in one arena, so that hostile nesting can neither recurse nor multiply, and their memory
+//! is counted: a byte of a program can make a value of many.
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use super::table::StoredType;
 
 /// Longest program. That of a training state with optimiser is about one megabyte.
 pub(crate) const MAX_PICKLE: u64 = 8 << 20;
+
+/// Most bytes of all values together. A training state's need about two.
+const MAX_MEMORY: usize = 64 << 20;
 
 /// Longest key of a storage and name of a class: they are copied at each use, and a few bytes can make many uses.
 const MAX_NAME: usize = 256;
@@ -27,14 +31,30 @@ pub(crate) enum Value {
     Dict(Vec<(Id, Id)>),
     /// A class or function, `module.name`.
     Global(String),
-    Storage(Storage),
-    Tensor(TensorRef),
+    Storage(Rc<Storage>),
+    Tensor(Box<TensorRef>),
     /// Numbers and objects that no weight needs.
     Opaque,
 }
 
+impl Value {
+    /// Bytes that it takes, those beside the arena among them. Lists and dictionaries start empty, what is put into them
+    /// is on the stack: 4 bytes for at least one of the program's.
+    fn memory(&self) -> usize {
+        let beside = match self {
+            Self::Text(text) | Self::Global(text) => text.len(),
+            Self::Tuple(items) | Self::List(items) => 4 * items.len(),
+            Self::Storage(storage) => size_of::<Storage>() + storage.key.len(),
+            Self::Tensor(tensor) => size_of::<TensorRef>() + 16 * tensor.shape.len(),
+            Self::Int(_) | Self::Dict(_) | Self::Opaque => 0,
+        };
+        // And what an allocation costs.
+        size_of::<Self>() + beside + if beside > 0 { 16 } else { 0 }
+    }
+}
+
 /// A block of numbers outside of the pickle.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Storage {
     pub dtype: StoredType,
     pub key: String,
@@ -42,9 +62,9 @@ pub(crate) struct Storage {
 }
 
 /// A view into a storage, in elements.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct TensorRef {
-    pub storage: Storage,
+    pub storage: Rc<Storage>,
     pub offset: usize,
     pub shape: Vec<usize>,
     pub strides: Vec<usize>,
@@ -86,6 +106,7 @@ pub(crate) fn run(bytes: &[u8]) -> Result<Pickle, String> {
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
+        memory: 0,
     };
     let root = loop {
         let start = machine.at;
@@ -110,6 +131,8 @@ struct Machine<'a> {
     /// Heights of the stack.
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
+    /// Bytes of what the program made.
+    memory: usize,
 }
 
 type Step<T> = Result<T, String>;
@@ -208,13 +231,9 @@ impl Machine<'_> {
             // BINPUT, LONG_BINPUT, MEMOIZE, BINGET, LONG_BINGET
             b'q' | b'r' => {
                 let key = self.number(if opcode == b'q' { 1 } else { 4 })? as u32;
-                let top = self.top()?;
-                self.memo.insert(key, top);
+                self.remember(key)?;
             }
-            0x94 => {
-                let top = self.top()?;
-                self.memo.insert(self.memo.len() as u32, top);
-            }
+            0x94 => self.remember(self.memo.len() as u32)?,
             b'h' | b'j' => {
                 let key = self.number(if opcode == b'h' { 1 } else { 4 })? as u32;
                 let id = *self.memo.get(&key).ok_or("recalls what was never stored")?;
@@ -253,7 +272,7 @@ impl Machine<'_> {
             b'Q' => {
                 let id = self.pop()?;
                 let storage = self.storage(id)?;
-                self.push(Value::Storage(storage))?;
+                self.push(Value::Storage(Rc::new(storage)))?;
             }
             other => return Err(format!("unexpected opcode 0x{other:02x}")),
         }
@@ -328,11 +347,29 @@ impl Machine<'_> {
         let id = match value {
             Err(id) => id,
             Ok(value) => {
+                self.take_memory(value.memory())?;
                 self.arena.push(value);
                 (self.arena.len() - 1) as Id
             }
         };
         self.stack.push(id);
+        Ok(())
+    }
+
+    fn take_memory(&mut self, bytes: usize) -> Step<()> {
+        self.memory += bytes;
+        match self.memory <= MAX_MEMORY {
+            true => Ok(()),
+            false => Err(format!("its values need more than {} MB", MAX_MEMORY >> 20)),
+        }
+    }
+
+    /// Stores the top of the stack under a number.
+    fn remember(&mut self, key: u32) -> Step<()> {
+        let top = self.top()?;
+        if self.memo.insert(key, top).is_none() {
+            self.take_memory(2 * size_of::<(u32, Id)>())?;
+        }
         Ok(())
     }
 
@@ -399,7 +436,7 @@ impl Machine<'_> {
             ("collections.OrderedDict", []) => Value::Dict(Vec::new()),
             ("torch._utils._rebuild_tensor_v2", [storage, offset, shape, strides, ..])
             | ("torch._utils._rebuild_tensor", [storage, offset, shape, strides]) => {
-                Value::Tensor(self.tensor(*storage, *offset, *shape, *strides)?)
+                Value::Tensor(Box::new(self.tensor(*storage, *offset, *shape, *strides)?))
             }
             ("torch._utils._rebuild_parameter", [tensor, ..]) => return Ok(Err(*tensor)),
             _ => Value::Opaque,

@@ -1,6 +1,7 @@
 //! Checkpoints out: a folder that timm or transformers loads.
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
@@ -20,11 +21,12 @@ pub enum Layout {
 }
 
 impl Pretrained {
-    /// Writes config.json, preprocessor_config.json (Hugging Face) and model.safetensors into `folder`, which is made
-    /// if need be, and returns what the reader will do otherwise than we, in sentences for a person.
+    /// Writes config.json, preprocessor_config.json (Hugging Face) and model.safetensors into the new folder `folder`, all
+    /// of them or none, and returns what the reader will do otherwise than we, in sentences for a person.
     ///
     /// # Errors
-    /// [`Error::Layout`] when the layout has no such architecture, [`Error::Write`], a `dtype` that is no f32, f16, bf16.
+    /// [`Error::Layout`] when the layout has no such architecture, [`Error::Write`] (also when `folder`
+    /// holds something), a `dtype` that is no f32, f16, bf16.
     pub fn save(&self, folder: &Path, layout: Layout, dtype: DType) -> Result<Vec<String>, Error> {
         if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
             return Err(Error::Config(format!(
@@ -46,28 +48,19 @@ impl Pretrained {
             }
             out.insert(name, tensor);
         }
-        let fail = |path: &Path, e: std::io::Error| Error::Write {
-            path: path.to_owned(),
-            reason: e.to_string(),
-        };
-        fs::create_dir_all(folder).map_err(|e| fail(folder, e))?;
-        for (name, json) in files {
-            let path = folder.join(name);
-            let temporary = folder.join(format!(".{name}.saving"));
-            let text = format!("{json:#}\n");
-            fs::write(&temporary, text)
-                .and_then(|()| fs::rename(&temporary, &path))
-                .map_err(|e| fail(&path, e))?;
-        }
-        // Last: without it the folder is no checkpoint yet.
-        let metadata = ("format", "pt".to_owned());
-        crate::save_atomic(&folder.join("model.safetensors"), &out, metadata)?;
+        write_folder(folder, |new| {
+            for (name, json) in files {
+                fs::write(new.join(name), format!("{json:#}\n")).map_err(|e| cannot(folder, &e))?;
+            }
+            let metadata = ("format", "pt".to_owned());
+            crate::save_atomic(&new.join("model.safetensors"), &out, metadata)
+        })?;
         Ok(notes)
     }
 
     /// Writes one safetensors file that [`Checkpoint::open`](crate::Checkpoint::open) loads as it is: all tensors under
     /// timm's names, and under the metadata key `vitfreeze` the [`VitConfig`] as JSON with `labels` (names of the classes)
-    /// and `preprocess` (`crop_pct`, `bicubic`, `mean`, `std`) beside its own keys.
+    /// and `preprocess` (`crop_pct`, `squash`, `bicubic`, `mean`, `std`) beside its own keys.
     ///
     /// # Errors
     /// [`Error::Write`].
@@ -78,6 +71,7 @@ impl Pretrained {
         json["labels"] = serde_json::to_value(&self.labels).map_err(fail)?;
         json["preprocess"] = json!({
             "crop_pct": p.crop_pct,
+            "squash": p.squash,
             "bicubic": p.bicubic,
             "mean": p.mean,
             "std": p.std,
@@ -172,7 +166,7 @@ impl Pretrained {
                 "fixed_input_size": true,
                 "interpolation": if p.bicubic { "bicubic" } else { "bilinear" },
                 "crop_pct": p.crop_pct,
-                "crop_mode": "center",
+                "crop_mode": if p.squash { "squash" } else { "center" },
                 "mean": p.mean,
                 "std": p.std,
                 "num_classes": cfg.num_classes,
@@ -194,6 +188,46 @@ impl Pretrained {
         }
         Ok((vec![("config.json", config)], self.with_table()?, notes))
     }
+}
+
+fn cannot(folder: &Path, error: &io::Error) -> Error {
+    Error::Write {
+        path: folder.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+/// Fills a new folder beside `folder` and renames it: there is all of it or nothing. What a killed process left is removed.
+fn write_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
+    let fail = |e: io::Error| cannot(folder, &e);
+    let Some(name) = folder.file_name() else {
+        return Err(fail(io::Error::other("give the name of a new folder")));
+    };
+    if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(fail(io::Error::other(
+            "is there already, and not empty; choose another folder",
+        )));
+    }
+    if let Some(parent) = folder.parent() {
+        fs::create_dir_all(parent).map_err(fail)?;
+    }
+    let new = folder.with_file_name(format!(".{}.saving", name.to_string_lossy()));
+    let fill = || {
+        if new.exists() {
+            fs::remove_dir_all(&new).map_err(fail)?;
+        }
+        fs::create_dir(&new).map_err(fail)?;
+        fill(&new)?;
+        if folder.is_dir() {
+            fs::remove_dir(folder).map_err(fail)?; // an empty one
+        }
+        fs::rename(&new, folder).map_err(fail)
+    };
+    let filled = fill();
+    if filled.is_err() {
+        let _ = fs::remove_dir_all(&new);
+    }
+    filled
 }
 
 /// Files beside the tensors, tensors, notes.

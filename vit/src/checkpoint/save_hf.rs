@@ -297,12 +297,16 @@ fn mlp_ratio(cfg: &VitConfig) -> Result<usize, Error> {
 fn preprocessor(model: &Pretrained) -> Value {
     let (height, width) = model.cfg.image();
     let p = &model.preprocess;
-    let edge = (height.min(width) as f64 / p.crop_pct) as usize;
+    let scaled = |side: usize| (side as f64 / p.crop_pct) as usize;
+    let size = match p.squash {
+        true => json!({ "height": scaled(height), "width": scaled(width) }),
+        false => json!({ "shortest_edge": scaled(height.min(width)) }),
+    };
     json!({
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": true,
         "do_resize": true,
-        "size": { "shortest_edge": edge },
+        "size": size,
         "resample": if p.bicubic { 3 } else { 2 },
         "do_center_crop": true,
         "crop_size": { "height": height, "width": width },

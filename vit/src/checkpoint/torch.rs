@@ -9,6 +9,8 @@ use crate::Error;
 
 /// Deepest nesting of dictionaries and lists that is searched for tensors.
 const MAX_DEPTH: usize = 8;
+/// Most tensors in a file. The largest training states have some thousands.
+const MAX_TENSORS: usize = 1 << 16;
 /// Longest name of a tensor.
 const MAX_NAME: usize = 1024;
 
@@ -211,7 +213,12 @@ fn flatten<'a>(
         false => format!("{name}.{key}"),
     };
     match pickle.value(id) {
-        Value::Tensor(tensor) => found.push((name, tensor)),
+        Value::Tensor(tensor) => {
+            if found.len() >= MAX_TENSORS {
+                return Err(source.error(format!("more than {MAX_TENSORS} tensors")));
+            }
+            found.push((name, tensor));
+        }
         Value::Dict(items) if depth < MAX_DEPTH => {
             for &(key, value) in items {
                 let key = pickle.text(key).unwrap_or_else(|| "?".into());

@@ -134,6 +134,7 @@ pub fn judged(p: &Preprocess, image_size: usize) -> EvalTransform {
     EvalTransform {
         size: (image_size, image_size),
         crop_pct: if image_size <= WHOLE { 1.0 } else { 0.875 },
+        squash: false,
         interpolation: Interpolation::Bicubic,
         normalize: normalize(p),
     }

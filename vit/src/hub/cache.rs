@@ -1,0 +1,112 @@
+//! The cache on disk, as huggingface_hub has it, so that both use what the other fetched:
+//!
+//!     models--org--name/blobs/ETAG              content; ETAG.incomplete while it comes
+//!     models--org--name/snapshots/COMMIT/FILE   link to a blob
+//!     models--org--name/refs/REVISION           text: the commit
+//!     .locks/models--org--name/ETAG.lock        held by the process that fetches it
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::http::is_commit;
+use super::repo::Repo;
+
+/// One repository's part of the cache.
+pub(super) struct Cache {
+    folder: PathBuf,
+    locks: PathBuf,
+}
+
+impl Cache {
+    pub fn new(root: &Path, repo: &Repo) -> Self {
+        let name = format!("models--{}--{}", repo.owner, repo.name);
+        Self {
+            folder: root.join(&name),
+            locks: root.join(".locks").join(&name),
+        }
+    }
+
+    /// The file of a commit, if it is there.
+    pub fn find(&self, commit: &str, name: &str) -> Option<PathBuf> {
+        let path = self.snapshot(commit).join(name);
+        path.is_file().then_some(path)
+    }
+
+    pub fn snapshot(&self, commit: &str) -> PathBuf {
+        self.folder.join("snapshots").join(commit)
+    }
+
+    pub fn blob(&self, etag: &str) -> PathBuf {
+        self.folder.join("blobs").join(etag)
+    }
+
+    /// The commit that a revision was, the last time.
+    pub fn commit(&self, revision: &str) -> Option<String> {
+        if is_commit(revision) {
+            return Some(revision.to_owned());
+        }
+        let text = fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
+        Some(text.trim().to_owned()).filter(|c| is_commit(c))
+    }
+
+    /// Remembers which commit a revision is.
+    pub fn set_commit(&self, revision: &str, commit: &str) -> io::Result<()> {
+        if self.commit(revision).as_deref() == Some(commit) || is_commit(revision) {
+            return Ok(());
+        }
+        let path = self.folder.join("refs").join(revision);
+        replace(&path, |temporary| fs::write(temporary, commit))
+    }
+
+    /// Links a commit's file to its content.
+    pub fn link(&self, commit: &str, name: &str, etag: &str) -> io::Result<PathBuf> {
+        let path = self.snapshot(commit).join(name);
+        replace(&path, |temporary| {
+            #[cfg(unix)]
+            return std::os::unix::fs::symlink(Path::new("../../blobs").join(etag), temporary);
+            // Symbolic links need a privilege there.
+            #[cfg(not(unix))]
+            fs::hard_link(self.blob(etag), temporary)
+                .or_else(|_| fs::copy(self.blob(etag), temporary).map(|_| ()))
+        })?;
+        Ok(path)
+    }
+
+    /// Waits until no other process fetches this content, calling `waiting` meanwhile. `None` where the file system has no
+    /// locks: two downloads at once may then spoil each other, which the checksum tells.
+    pub fn lock(&self, etag: &str, waiting: impl Fn()) -> io::Result<Option<File>> {
+        fs::create_dir_all(&self.locks)?;
+        let path = self.locks.join(format!("{etag}.lock"));
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(file)),
+                Err(TryLockError::WouldBlock) => {
+                    waiting();
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+                Err(TryLockError::Error(_)) => return Ok(None),
+            }
+        }
+    }
+}
+
+/// Makes a file beside `path`, then renames it over `path`: two processes at once do no harm.
+fn replace(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let thread = std::thread::current().id();
+    let temporary = folder.join(format!(".{name}.{}{thread:?}", std::process::id()));
+    let _ = fs::remove_file(&temporary);
+    let made = make(&temporary).and_then(|()| fs::rename(&temporary, path));
+    if made.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    made
+}

@@ -1,0 +1,55 @@
+//! `hf://org/name[@revision]`
+use crate::Error;
+
+/// A repository at a revision. Each part has been checked: it can be a part of a path.
+pub(super) struct Repo {
+    pub owner: String,
+    pub name: String,
+    pub revision: String,
+    /// As the user wrote it.
+    origin: String,
+}
+
+impl Repo {
+    pub fn parse(origin: &str) -> Result<Self, Error> {
+        let rest = origin.strip_prefix("hf://").unwrap_or(origin);
+        let fail = |reason: &str| Error::Hub {
+            repo: rest.escape_debug().to_string(),
+            reason: reason.into(),
+        };
+        let (path, revision) = rest.split_once('@').unwrap_or((rest, "main"));
+        let plain = |part: &str| {
+            let legal = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            !part.is_empty() && !part.starts_with('.') && part.chars().all(legal)
+        };
+        let parts = path.split_once('/');
+        let Some((owner, name)) = parts.filter(|(owner, name)| plain(owner) && plain(name)) else {
+            return Err(fail("expected hf://org/name or hf://org/name@revision"));
+        };
+        // What git takes for a branch or tag (git check-ref-format), and no path out of a folder.
+        let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with('.');
+        let illegal = |c: char| c.is_control() || c.is_whitespace() || "\\:?*[~^\"<>|".contains(c);
+        if !revision.split('/').all(part)
+            || revision.contains("..")
+            || revision.contains(illegal)
+            || revision.len() > 200
+        {
+            return Err(fail(
+                "the part after @ is no branch, tag or commit, such as main, v1.0 or refs/pr/1",
+            ));
+        }
+        Ok(Self {
+            owner: owner.to_owned(),
+            name: name.to_owned(),
+            revision: revision.to_owned(),
+            origin: rest.to_owned(),
+        })
+    }
+
+    pub fn error(&self, reason: impl Into<String>) -> Error {
+        Error::Hub {
+            repo: self.origin.clone(),
+            reason: reason.into(),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! What several test files use.
+#![allow(dead_code)]
+
+pub mod server;
