@@ -24,13 +24,19 @@ impl Accuracy {
         }
     }
 
-    /// Counts a batch: `logits` is (B, classes), `labels` (B). Of equal logits the first class goes before.
+    /// Counts a batch: `logits` is (B, classes), `labels` (B). Of equal logits the first class goes before. An image with a
+    /// NaN among its logits counts as wrong, and is in no cell of the confusion matrix.
     pub fn add(&mut self, logits: &[f32], labels: &[u32]) {
         for (row, &label) in logits.chunks_exact(self.classes.max(1)).zip(labels) {
             let label = label as usize;
             let Some(&own) = row.get(label) else {
                 continue;
             };
+            self.images += 1;
+            if row.iter().any(|x| x.is_nan()) {
+                self.loss = f64::NAN;
+                continue;
+            }
             let before = |i: usize, x: f32| x > own || (x == own && i < label);
             let rank = row
                 .iter()
@@ -43,7 +49,6 @@ impl Accuracy {
             let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
             self.loss += sum.ln() - f64::from(own - max);
-            self.images += 1;
             self.confusion[label * self.classes + best] += 1;
         }
     }
@@ -63,8 +68,38 @@ impl Accuracy {
         self.loss / self.images.max(1) as f64
     }
 
+    /// (classes, classes): how many images of each class (row) were taken for each class (column).
+    pub fn confusion(&self) -> &[u64] {
+        &self.confusion
+    }
+
     /// Images counted.
     pub fn images(&self) -> usize {
         self.images
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_logits_nan_and_large_ones() {
+        let mut accuracy = Accuracy::new(6);
+        let mut logits = vec![0.0; 6];
+        // The first of equals is the guess; the last of six is not among five.
+        accuracy.add(&logits, &[0]);
+        accuracy.add(&logits, &[5]);
+        assert_eq!((accuracy.top1(), accuracy.top5()), (50.0, 50.0));
+        assert!((accuracy.loss() - 6f64.ln()).abs() < 1e-12);
+        logits[2] = 1e30;
+        accuracy.add(&logits, &[2]);
+        assert!((accuracy.loss() - 6f64.ln() * 2.0 / 3.0).abs() < 1e-12);
+        logits[1] = f32::NAN;
+        accuracy.add(&logits, &[1]);
+        assert_eq!((accuracy.top1(), accuracy.images()), (50.0, 4));
+        assert!(accuracy.loss().is_nan());
+        let cells: Vec<usize> = (0..36).filter(|&i| accuracy.confusion()[i] > 0).collect();
+        assert_eq!(cells, [0, 14, 30]);
     }
 }
