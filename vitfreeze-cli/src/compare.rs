@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::metrics::{duration, median};
+use crate::metrics::duration;
 use crate::plot;
 use crate::report::{note, print};
 use crate::result::RunResult;
@@ -44,7 +44,6 @@ struct Summary {
     result: RunResult,
     /// Seconds of the pretraining that it began with.
     before: f64,
-    saved: Option<f64>,
     /// (seconds of this run, top-1) after each evaluation.
     evaluations: Vec<(f64, f64)>,
 }
@@ -134,7 +133,6 @@ impl Summary {
         Ok(Self {
             name: dir.display().to_string(),
             before: checkpoint.map_or(0.0, pretraining),
-            saved: saved(&rows),
             evaluations: rows.iter().filter_map(evaluation).collect(),
             result,
         })
@@ -189,18 +187,6 @@ fn pretraining(checkpoint: &str) -> f64 {
     }
 }
 
-/// The part of a run's time that freezing saved, by its rows of steps: against the median of its unfrozen steps, without
-/// the first two, which warm things up.
-fn saved(rows: &[Value]) -> Option<f64> {
-    let step = |row: &Value| Some((row["frozen"].as_u64()?, row["seconds"]["total"].as_f64()?));
-    let steps: Vec<(u64, f64)> = rows.iter().filter_map(step).collect();
-    let unfrozen = steps.iter().skip(2).filter(|(frozen, _)| *frozen == 0);
-    let unfrozen = median(unfrozen.map(|(_, seconds)| *seconds)).filter(|&s| s > 0.0)?;
-    let frozen: Vec<f64> = steps.iter().filter(|s| s.0 > 0).map(|s| s.1).collect();
-    let saved: f64 = frozen.iter().map(|seconds| unfrozen - seconds).sum();
-    (!frozen.is_empty()).then(|| saved / (unfrozen * steps.len() as f64))
-}
-
 /// Header and one line for each run, in columns.
 fn table(runs: &[Summary]) -> Vec<String> {
     let number = |x: Option<f64>, digits: usize| match x {
@@ -231,8 +217,7 @@ fn table(runs: &[Summary]) -> Vec<String> {
                 true => duration(r.seconds + run.before),
                 false => "-".into(),
             },
-            run.saved
-                .map_or("-".into(), |s| format!("{:.1} %", 100.0 * s)),
+            r.saved.map_or("-".into(), |s| format!("{s:.1} %")),
         ]);
     }
     let width = |column: usize| {

@@ -203,6 +203,7 @@ impl Judge<'_> {
             loss: Some(accuracy.loss()).filter(|loss| loss.is_finite()),
             best_epoch: None,
             images: accuracy.images(),
+            saved: None,
             seconds,
             settings: json!({
                 "checkpoint": args.checkpoint,

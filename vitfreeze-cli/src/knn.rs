@@ -193,6 +193,7 @@ fn compare_all(
         loss: None,
         best_epoch: None,
         images: queries.len(),
+        saved: None,
         seconds,
         settings: json!({
             "checkpoint": args.checkpoint,
