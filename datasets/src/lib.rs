@@ -31,7 +31,7 @@ pub use decode::{decode, decode_within, DecodeError, MAX_PIXELS};
 pub use error::Error;
 pub use folder::ImageFolder;
 pub use ilsvrc::open_ilsvrc;
-pub use loader::{Batch, Batches, Loader, LoaderConfig, Skipped};
+pub use loader::{Batch, Batches, Loader, LoaderConfig, OnBad, Skipped};
 pub use mixup::{MixMode, Mixup};
 pub use normalize::{Normalize, IMAGENET_MEAN, IMAGENET_STD};
 pub use open::{open, open_within};

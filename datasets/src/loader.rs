@@ -29,6 +29,8 @@ pub struct LoaderConfig {
     pub repeats: usize,
     /// Whether the last, shorter batch of an epoch is kept; training drops it, an evaluation must not.
     pub keep_last: bool,
+    /// What becomes of an image that cannot be read.
+    pub on_bad: OnBad,
     /// Which of the processes this one is, from 0, when several share the data.
     pub rank: usize,
     /// How many processes share the data. Their batches together are that of one process with a batch so many times as
@@ -47,9 +49,30 @@ impl Default for LoaderConfig {
             shuffle: true,
             repeats: 1,
             keep_last: false,
+            on_bad: OnBad::Replace,
             rank: 0,
             ranks: 1,
         }
+    }
+}
+
+/// What becomes of an image that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnBad {
+    /// The next image of the dataset takes its place, so that all batches are whole: for training.
+    Replace,
+    /// Its batch has one image less, so that no image counts twice: for an evaluation.
+    LeaveOut,
+}
+
+impl OnBad {
+    /// How many bad images of `len` are put up with: 1 %, and ten more where each is counted and told.
+    fn limit(self, len: usize) -> usize {
+        len / 100
+            + match self {
+                Self::Replace => 0,
+                Self::LeaveOut => 10,
+            }
     }
 }
 
@@ -84,8 +107,9 @@ pub struct Skipped {
 /// The order of an epoch is a function of (seed, epoch), the augmentation of an image one of (seed, epoch, index), so
 /// any number of threads gives the same bytes, and a stream can begin at any batch.
 ///
-/// An image that cannot be read is replaced by the next in the dataset, and listed in [`Loader::skipped`]. If more
-/// than 1 % of the dataset is like that, the stream ends with [`Error::TooManyBad`].
+/// An image that cannot be read is replaced by the next in the dataset or left out ([`OnBad`]), and listed in
+/// [`Loader::skipped`]. If more than 1 % of the dataset is like that (and ten more, where they are left out), the stream
+/// ends with [`Error::TooManyBad`].
 pub struct Loader {
     shared: Arc<Shared>,
 }
@@ -211,7 +235,7 @@ impl Shared {
             },
         );
         let (count, len) = (skipped.len(), self.source.len());
-        if count.saturating_mul(100) <= len {
+        if count <= self.config.on_bad.limit(len) {
             return Ok(());
         }
         let lines: Vec<String> = skipped

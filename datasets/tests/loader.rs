@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use datasets::rng::{permutation, rng};
 use datasets::{
-    Batch, Error, Image, Loader, LoaderConfig, Normalize, PretrainTransform, Shapes, Source,
+    Batch, Error, Image, Loader, LoaderConfig, Normalize, OnBad, PretrainTransform, Shapes, Source,
     Transform,
 };
 
@@ -18,6 +18,7 @@ const CONFIG: LoaderConfig = LoaderConfig {
     shuffle: true,
     repeats: 1,
     keep_last: false,
+    on_bad: OnBad::Replace,
     rank: 0,
     ranks: 1,
 };
@@ -178,6 +179,40 @@ fn a_bad_image_is_replaced_by_the_next() {
         assert_eq!(names, ["fake #17", "fake #18", "fake #399"]);
         assert_eq!(loader.skipped()[0].reason, "unreadable");
     }
+}
+
+#[test]
+fn a_bad_image_is_left_out_of_an_evaluation() {
+    for threads in [1, 3] {
+        let config = LoaderConfig {
+            threads,
+            shuffle: false,
+            keep_last: true,
+            on_bad: OnBad::LeaveOut,
+            ..CONFIG
+        };
+        // The middle of a batch, a whole batch, the last image of all.
+        let loader = loader(fake(14, &[2, 4, 5, 6, 7, 13]), config);
+        let batches = take(&loader, 0, 0, loader.batches_per_epoch());
+        let seen: Vec<Vec<u64>> = batches.iter().map(|b| b.indices.clone()).collect();
+        assert_eq!(seen, [vec![0, 1, 3], vec![], vec![8, 9, 10, 11], vec![12]]);
+        for batch in &batches {
+            let labels: Vec<u32> = batch.indices.iter().map(|&i| i as u32 + 1000).collect();
+            assert_eq!(batch.labels, labels);
+            assert_eq!(batch.images.len(), labels.len() * 3 * 8 * 8);
+        }
+        let skipped: Vec<usize> = loader.skipped().iter().map(|s| s.index).collect();
+        assert_eq!(skipped, [2, 4, 5, 6, 7, 13]);
+    }
+    // Eleven of twelve are more than one in a hundred and ten.
+    let config = LoaderConfig {
+        on_bad: OnBad::LeaveOut,
+        ..CONFIG
+    };
+    let bad: Vec<usize> = (0..11).collect();
+    let mut batches = loader(fake(12, &bad), config).stream(0, 0);
+    let error = batches.find_map(Result::err).unwrap();
+    assert!(matches!(error, Error::TooManyBad { .. }), "{error}");
 }
 
 #[test]

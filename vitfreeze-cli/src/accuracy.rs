@@ -1,4 +1,5 @@
-//! Top-1, top-5 and mean cross entropy of a classifier, counted batch by batch.
+//! Top-1, top-5, mean cross entropy and the confusion matrix of a classifier, counted batch by batch.
+use std::collections::BTreeMap;
 
 /// What has been counted so far.
 pub struct Accuracy {
@@ -8,6 +9,8 @@ pub struct Accuracy {
     /// Sum of the cross entropies.
     loss: f64,
     images: usize,
+    /// Images by class and guess; most cells of many classes are empty.
+    confusion: BTreeMap<(usize, usize), u64>,
 }
 
 impl Accuracy {
@@ -19,28 +22,36 @@ impl Accuracy {
             top5: 0,
             loss: 0.0,
             images: 0,
+            confusion: BTreeMap::new(),
         }
     }
 
-    /// Counts a batch: `logits` is (B, classes), `labels` (B). Of equal logits the first class goes before.
+    /// Counts a batch: `logits` is (B, classes), `labels` (B). Of equal logits the first class goes before. An image with a
+    /// NaN among its logits counts as wrong, and is in no cell of the confusion matrix.
     pub fn add(&mut self, logits: &[f32], labels: &[u32]) {
         for (row, &label) in logits.chunks_exact(self.classes.max(1)).zip(labels) {
             let label = label as usize;
             let Some(&own) = row.get(label) else {
                 continue;
             };
+            self.images += 1;
+            if row.iter().any(|x| x.is_nan()) {
+                self.loss = f64::NAN;
+                continue;
+            }
             let before = |i: usize, x: f32| x > own || (x == own && i < label);
             let rank = row
                 .iter()
                 .enumerate()
                 .filter(|&(i, &x)| before(i, x))
                 .count();
+            let best = (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
             self.top1 += usize::from(rank == 0);
             self.top5 += usize::from(rank < 5);
             let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
             self.loss += sum.ln() - f64::from(own - max);
-            self.images += 1;
+            *self.confusion.entry((label, best)).or_default() += 1;
         }
     }
 
@@ -57,6 +68,15 @@ impl Accuracy {
     /// Mean cross entropy.
     pub fn loss(&self) -> f64 {
         self.loss / self.images.max(1) as f64
+    }
+
+    /// (classes, classes): how many images of each class (row) were taken for each class (column).
+    pub fn confusion(&self) -> Vec<u64> {
+        let mut cells = vec![0; self.classes * self.classes];
+        for (&(class, guess), &images) in &self.confusion {
+            cells[class * self.classes + guess] = images;
+        }
+        cells
     }
 
     /// Images counted.
@@ -86,5 +106,25 @@ mod tests {
         let all: f64 = (0..6).map(|i| (-f64::from(i)).exp()).sum();
         let want = (all.ln() + (all.ln() + 5.0) + 6f64.ln()) / 3.0;
         assert!((accuracy.loss() - want).abs() < 1e-6, "{want}");
+    }
+
+    #[test]
+    fn equal_logits_nan_and_large_ones() {
+        let mut accuracy = Accuracy::new(6);
+        let mut logits = vec![0.0; 6];
+        // The first of equals is the guess; the last of six is not among five.
+        accuracy.add(&logits, &[0]);
+        accuracy.add(&logits, &[5]);
+        assert_eq!((accuracy.top1(), accuracy.top5()), (50.0, 50.0));
+        assert!((accuracy.loss() - 6f64.ln()).abs() < 1e-12);
+        logits[2] = 1e30;
+        accuracy.add(&logits, &[2]);
+        assert!((accuracy.loss() - 6f64.ln() * 2.0 / 3.0).abs() < 1e-12);
+        logits[1] = f32::NAN;
+        accuracy.add(&logits, &[1]);
+        assert_eq!((accuracy.top1(), accuracy.images()), (50.0, 4));
+        assert!(accuracy.loss().is_nan());
+        let cells: Vec<usize> = (0..36).filter(|&i| accuracy.confusion()[i] > 0).collect();
+        assert_eq!(cells, [0, 14, 30]);
     }
 }

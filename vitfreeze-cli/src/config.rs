@@ -49,6 +49,7 @@ pub struct Config {
     pub save_every: Option<usize>,
     pub threads: usize,
     pub device: String,
+    pub tensorboard: bool,
 }
 
 impl Default for Config {
@@ -86,6 +87,7 @@ impl Default for Config {
             save_every: None,
             threads: 0,
             device: "cpu".into(),
+            tensorboard: false,
         }
     }
 }
@@ -201,12 +203,16 @@ pub struct Flags {
     /// cpu, cuda, cuda:N or metal [default: cpu]
     #[arg(long, value_name = "NAME", help_heading = "Running")]
     pub device: Option<String>,
+    /// Write TensorBoard event files into the run's folder
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = "Running")]
+    pub tensorboard: Option<bool>,
 }
 
 impl Settings for Config {
     type Flags = Flags;
     const COMMAND: &'static str = "pretrain";
-    const FREE_KEYS: &'static [&'static str] = &["data", "threads", "device", "save-every"];
+    const FREE_KEYS: &'static [&'static str] =
+        &["data", "threads", "device", "save-every", "tensorboard"];
 
     /// Without file and data, the embedded demonstration's.
     fn new(file: Option<&Path>, flags: &Flags) -> Result<Self> {

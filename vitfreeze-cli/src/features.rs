@@ -1,9 +1,10 @@
 //! A model over a whole dataset in its own order, decoding ahead while it computes.
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::{Device, Tensor};
-use datasets::{Batch, EvalTransform, Loader, LoaderConfig, Source};
+use datasets::{Batch, EvalTransform, Loader, LoaderConfig, OnBad, Source};
 use vit::Vit;
 
 use crate::progress::Progress;
@@ -16,7 +17,8 @@ pub enum Output {
     Logits,
 }
 
-/// Gives `each` every batch with its outputs (B, F). Images that cannot be read are left out of it and told about.
+/// Gives `each` every batch (without its pixels) with its outputs (B, F). Images that cannot be read are left out of it
+/// and told about; returns how many these are.
 #[allow(clippy::too_many_arguments)]
 pub fn extract(
     model: &Vit,
@@ -28,30 +30,33 @@ pub fn extract(
     what: Output,
     progress: &Progress,
     mut each: impl FnMut(&Batch, Vec<f32>) -> Result<()>,
-) -> Result<()> {
+) -> Result<usize> {
     let config = LoaderConfig {
         batch_size,
         threads,
         shuffle: false,
         keep_last: true,
+        on_bad: OnBad::LeaveOut,
         ..LoaderConfig::default()
     };
     let (height, width) = transform.size;
     let loader = Loader::new(Arc::clone(source), transform, config)?;
     let batches = loader.stream(0, 0).take(loader.batches_per_epoch());
-    let mut told = 0;
+    let mut told = BTreeSet::new();
     for (number, batch) in batches.enumerate() {
-        let batch = without_substitutes(batch?, number * batch_size);
-        for image in loader.skipped().iter().skip(told) {
-            progress.say(format!(
-                "warning: left out {}: {}",
-                image.name, image.reason
-            ));
+        let mut batch = batch?;
+        for image in loader.skipped() {
+            if told.insert(image.index) {
+                progress.say(format!(
+                    "warning: left out {}: {}",
+                    image.name.escape_debug(),
+                    image.reason
+                ));
+            }
         }
-        told = loader.skipped().len();
         let count = batch.labels.len();
         if count > 0 {
-            let images = batch.images.clone();
+            let images = std::mem::take(&mut batch.images);
             let images = Tensor::from_vec(images, (count, 3, height, width), device)?;
             let tokens = model.forward_features(&images)?;
             let out = match what {
@@ -59,26 +64,10 @@ pub fn extract(
                 Output::Logits => model.forward_head(&tokens)?,
             };
             let out = out.flatten_all()?.to_device(&Device::Cpu)?.to_vec1()?;
-            each(&batch, out).context("features")?;
+            each(&batch, out)?;
         }
         let done = source.len().min((number + 1) * batch_size);
         progress.at("", done as u64, source.len() as u64);
     }
-    Ok(())
-}
-
-/// Without the images that the loader put in the place of unreadable ones.
-fn without_substitutes(mut batch: Batch, first: usize) -> Batch {
-    let count = batch.labels.len();
-    let keep: Vec<usize> = (0..count)
-        .filter(|&i| batch.indices[i] == (first + i) as u64)
-        .collect();
-    if keep.len() < count {
-        let size = batch.images.len() / count;
-        let rows = keep.iter().flat_map(|&i| &batch.images[i * size..][..size]);
-        batch.images = rows.copied().collect();
-        batch.labels = keep.iter().map(|&i| batch.labels[i]).collect();
-        batch.indices = keep.iter().map(|&i| batch.indices[i]).collect();
-    }
-    batch
+    Ok(told.len())
 }

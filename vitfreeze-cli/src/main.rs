@@ -6,17 +6,20 @@ mod allocator;
 mod bench;
 mod checkpoint;
 mod classify;
+mod compare;
 mod config;
 mod convert;
 mod costs;
 mod data;
 mod device;
 mod embed;
+mod evaluate;
 mod features;
 mod finetune;
 mod folder;
 mod inspect;
 mod interrupt;
+mod knn;
 mod linprobe;
 mod memory;
 mod metrics;
@@ -28,6 +31,7 @@ mod report;
 mod result;
 mod schedule;
 mod settings;
+mod subset;
 mod tensorboard;
 mod train;
 mod usage;
@@ -56,6 +60,12 @@ enum Command {
     Finetune(Box<finetune::Args>),
     /// Train a linear classifier on an encoder's features
     Linprobe(Box<linprobe::Args>),
+    /// Judge an encoder's features by their nearest neighbours (k-NN); trains nothing
+    Knn(Box<knn::Args>),
+    /// Judge a classifier: top-1, top-5, loss, per class, confusion matrix, predictions
+    Eval(Box<evaluate::Args>),
+    /// Print runs side by side and draw accuracy against wall time
+    Compare(compare::Args),
     /// Time the training step with more and more layers frozen
     Bench(bench::Args),
     /// Print and draw what a freezing schedule will do; trains nothing
@@ -78,6 +88,9 @@ fn main() -> ExitCode {
         Command::Pretrain(args) => pretrain::run(*args),
         Command::Finetune(args) => finetune::run(*args),
         Command::Linprobe(args) => linprobe::run(*args),
+        Command::Knn(args) => knn::run(*args),
+        Command::Eval(args) => evaluate::run(*args),
+        Command::Compare(args) => compare::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Schedule(args) => schedule::run(*args),
         Command::Inspect(args) => inspect::run(args),

@@ -1,4 +1,4 @@
-//! A schedule as a picture: learning rates above, below them when each layer trains.
+//! Pictures: writing any as PNG or SVG, and a schedule's: learning rates above, below them when each layer trains.
 use std::path::Path;
 use std::sync::Once;
 
@@ -31,7 +31,16 @@ pub fn check(path: &Path) -> Result<()> {
     }
 }
 
-/// Draws to `path`; the file is written as a whole or not at all.
+/// What can be drawn on pixels and as SVG alike.
+pub trait Picture {
+    /// Width and height in pixels.
+    fn size(&self) -> (u32, u32);
+
+    /// Draws it on a white ground.
+    fn paint<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B::ErrorType>;
+}
+
+/// Draws a schedule to `path`.
 pub fn draw(
     path: &Path,
     title: &str,
@@ -39,6 +48,17 @@ pub fn draw(
     labels: &[String],
     epoch: &dyn Fn(usize) -> f64,
 ) -> Result<()> {
+    let picture = Timetable {
+        title,
+        schedule,
+        labels,
+        epoch,
+    };
+    save(path, &picture)
+}
+
+/// Draws to `path`; the file is written as a whole or not at all.
+pub fn save(path: &Path, picture: &impl Picture) -> Result<()> {
     static FONT: Once = Once::new();
     // A font of our own: the machine may have none.
     FONT.call_once(|| {
@@ -47,23 +67,23 @@ pub fn draw(
             eprintln!("the plot's font cannot be read");
         }
     });
-    let height = 460 + 20 * labels.len() as u32;
+    let (width, height) = picture.size();
     let failed = |e: &dyn std::fmt::Display| anyhow!("cannot draw {}: {e}", path.display());
     let bytes = if path.extension().is_some_and(|e| e == "svg") {
         let mut text = String::new();
-        let area = SVGBackend::with_string(&mut text, (WIDTH, height)).into_drawing_area();
-        panels(&area, title, schedule, labels, epoch).map_err(|e| failed(&e))?;
+        let area = SVGBackend::with_string(&mut text, (width, height)).into_drawing_area();
+        paint(&area, picture).map_err(|e| failed(&e))?;
         drop(area);
         text.into_bytes()
     } else {
-        let mut pixels = vec![0; (3 * WIDTH * height) as usize];
-        let area = BitMapBackend::with_buffer(&mut pixels, (WIDTH, height)).into_drawing_area();
-        panels(&area, title, schedule, labels, epoch).map_err(|e| failed(&e))?;
+        let mut pixels = vec![0; (3 * width * height) as usize];
+        let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
+        paint(&area, picture).map_err(|e| failed(&e))?;
         drop(area);
         let mut png = Vec::new();
         let encoder = image::codecs::png::PngEncoder::new(&mut png);
         let color = image::ExtendedColorType::Rgb8;
-        image::ImageEncoder::write_image(encoder, &pixels, WIDTH, height, color)?;
+        image::ImageEncoder::write_image(encoder, &pixels, width, height, color)?;
         png
     };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
@@ -82,21 +102,33 @@ pub fn draw(
     Ok(())
 }
 
-type Drawn<E> = Result<(), DrawingAreaErrorKind<E>>;
+pub type Area<B> = DrawingArea<B, plotters::coord::Shift>;
+pub type Drawn<E> = Result<(), DrawingAreaErrorKind<E>>;
 
-fn panels<B: DrawingBackend>(
-    area: &DrawingArea<B, plotters::coord::Shift>,
-    title: &str,
-    schedule: &Schedule,
-    labels: &[String],
-    epoch: &dyn Fn(usize) -> f64,
-) -> Drawn<B::ErrorType> {
+fn paint<B: DrawingBackend>(area: &Area<B>, picture: &impl Picture) -> Drawn<B::ErrorType> {
     area.fill(&WHITE)?;
-    let area = area.titled(title, ("sans-serif", 20))?;
-    let (above, below) = area.split_vertically(360);
-    rates(&above, schedule, labels.len(), epoch)?;
-    bars(&below, schedule, labels, epoch)?;
+    picture.paint(area)?;
     area.present()
+}
+
+struct Timetable<'a> {
+    title: &'a str,
+    schedule: &'a Schedule,
+    labels: &'a [String],
+    epoch: &'a dyn Fn(usize) -> f64,
+}
+
+impl Picture for Timetable<'_> {
+    fn size(&self) -> (u32, u32) {
+        (WIDTH, 460 + 20 * self.labels.len() as u32)
+    }
+
+    fn paint<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<B::ErrorType> {
+        let area = area.titled(self.title, ("sans-serif", 20))?;
+        let (above, below) = area.split_vertically(360);
+        rates(&above, self.schedule, self.labels.len(), self.epoch)?;
+        bars(&below, self.schedule, self.labels, self.epoch)
+    }
 }
 
 /// Violet (input), teal, light green (output).

@@ -17,7 +17,9 @@ use crate::config::{Config, Flags};
 use crate::folder::{self, checkpoint_path, quoted};
 use crate::metrics::{timed, Metrics, Row, Seconds};
 use crate::report::{changed_layers, note, print, Report};
+use crate::result::{self, RunResult};
 use crate::settings::Settings as _;
+use crate::tensorboard::EventFile;
 use crate::usage::usage;
 use crate::{allocator, data, device, interrupt};
 
@@ -120,6 +122,7 @@ struct Run {
     model: LocalMim,
     opt: Optimizer,
     metrics: Metrics,
+    events: Option<EventFile>,
     /// Rows of earlier sessions, until the report takes them.
     rows: Vec<Row>,
     /// Optimiser steps done, and those of the latest checkpoint.
@@ -200,7 +203,7 @@ impl Run {
             }
         };
         let rows = metrics.take_up(step)?;
-        let run = Self {
+        let mut run = Self {
             save_every: config.save_every.unwrap_or(steps_per_epoch),
             dir,
             config,
@@ -214,6 +217,7 @@ impl Run {
             model,
             opt,
             metrics,
+            events: None,
             rows,
             step,
             saved: step,
@@ -221,6 +225,9 @@ impl Run {
             started: Instant::now(),
         };
         folder::start(&run.dir, &run.config, fresh, || run.write_checkpoint())?;
+        if run.config.tensorboard {
+            run.events = Some(EventFile::open(&run.dir, step)?);
+        }
         run.banner(&line, threads);
         Ok(run)
     }
@@ -339,8 +346,26 @@ impl Run {
         row.seconds.total = self.started.elapsed().as_secs_f64();
         row.images_per_second = row.images as f64 / row.seconds.total;
         self.metrics.write(&row)?;
+        self.log(&row)?;
         self.step = row.step + 1;
         Ok(row)
+    }
+
+    fn log(&mut self, row: &Row) -> Result<()> {
+        let Some(events) = &mut self.events else {
+            return Ok(());
+        };
+        events.scalar("loss", row.step, row.loss)?;
+        for (stage, loss) in row.stage_losses.iter().enumerate() {
+            if let Some(loss) = loss {
+                events.scalar(&format!("loss/stage_{stage}"), row.step, *loss)?;
+            }
+        }
+        for (layer, &lr) in row.lr.iter().enumerate() {
+            events.scalar(&format!("lr/layer_{layer:02}"), row.step, lr)?;
+        }
+        events.scalar("frozen", row.step, row.frozen as f64)?;
+        events.scalar("images_per_second", row.step, row.images_per_second)
     }
 
     /// Which patches of which image are hidden: a function of (seed, epoch, index).
@@ -381,6 +406,9 @@ impl Run {
     fn save(&mut self) -> Result<()> {
         let start = Instant::now();
         self.metrics.flush()?;
+        if let Some(events) = &mut self.events {
+            events.flush()?;
+        }
         self.write_checkpoint()
             .map_err(|e| folder::untouched(e, "pretrain", &self.dir, self.saved))?;
         self.saved = self.step;
@@ -403,6 +431,20 @@ impl Run {
             .encoder_tensors(&checkpoint::weights(&self.freeze))?;
         vit::save_encoder(&encoder, &self.cfg.vit, &tensors)?;
         let (steps, dir) = (self.freeze.schedule().steps, quoted(&self.dir));
+        let (seconds, images) = report.totals();
+        let written = RunResult {
+            kind: "pretrain".into(),
+            top1: None,
+            top5: None,
+            loss: report.last_loss(),
+            best_epoch: None,
+            images,
+            saved: report.saved().map(|saved| 100.0 * saved),
+            seconds,
+            settings: serde_json::to_value(&self.config)?,
+            versions: result::versions(),
+        };
+        result::write(&self.dir, &written)?;
         print(report.summary())?;
         let skipped = self.loader.skipped_count();
         if skipped > 0 {
@@ -415,6 +457,7 @@ impl Run {
             self.step
         ))?;
         print("  metrics.jsonl           one line per step")?;
+        print("  result.json             loss, seconds, settings, versions")?;
         print("  config.toml             every number of this run")?;
         print("Next:")?;
         if self.step < steps {

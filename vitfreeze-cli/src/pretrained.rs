@@ -10,7 +10,7 @@ use crate::report::note;
 use crate::usage::usage;
 
 /// Flags for what no file of a checkpoint tells.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct ModelArgs {
     /// Attention heads, where no config.json tells them
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -115,14 +115,20 @@ pub fn input_size(checkpoint: &Checkpoint, args: ModelArgs) -> ModelArgs {
 /// The transform from decoded images to the model's input.
 pub fn transform(pretrained: &Pretrained) -> EvalTransform {
     let p = &pretrained.preprocess;
+    // Small images are judged whole.
+    let (height, width) = pretrained.cfg.image();
+    let crop_pct = match !p.known && height.max(width) <= 64 {
+        true => 1.0,
+        false => p.crop_pct,
+    };
     if !p.known {
-        note(
-            "note: no file tells how images are prepared: ImageNet's mean and deviation, crop of 0.875, bicubic assumed",
-        );
+        note(format!(
+            "note: no file tells how images are prepared: ImageNet's mean and deviation, crop of {crop_pct}, bicubic assumed",
+        ));
     }
     EvalTransform {
         size: pretrained.cfg.image(),
-        crop_pct: p.crop_pct,
+        crop_pct,
         squash: p.squash,
         interpolation: match p.bicubic {
             true => Interpolation::Bicubic,
@@ -132,6 +138,19 @@ pub fn transform(pretrained: &Pretrained) -> EvalTransform {
             mean: p.mean,
             std: p.std,
         },
+    }
+}
+
+/// Which vector stands for an image where there is no head to say so: the class token where pretraining trained it
+/// (DINO) and in classifiers their own; the mean of the patches after masked pretraining, which asks nothing of the class
+/// token.
+pub fn feature_pool(checkpoint: &Checkpoint) -> vit::Pool {
+    use vit::Family::{Dino, Dinov2, HfDinov2};
+    let cfg = checkpoint.config();
+    match checkpoint.family() {
+        Dino | Dinov2 | HfDinov2 => cfg.pool,
+        _ if cfg.num_classes > 0 || cfg.dist_token => cfg.pool,
+        _ => vit::Pool::Avg,
     }
 }
 

@@ -245,22 +245,42 @@ impl Report {
         format!("{:.4} -> {:.4}", mean(first), mean(last))
     }
 
+    /// Seconds of all steps, and their images.
+    pub fn totals(&self) -> (f64, usize) {
+        let seconds = self.rows.iter().map(|r| r.seconds.total).sum();
+        (seconds, self.rows.iter().map(|r| r.images).sum())
+    }
+
+    /// Mean loss of the last epoch's steps.
+    pub fn last_loss(&self) -> Option<f64> {
+        let last = self.rows.len().saturating_sub(self.per_epoch);
+        let rows = self.rows.get(last..).filter(|rows| !rows.is_empty())?;
+        Some(rows.iter().map(|r| r.loss).sum::<f64>() / rows.len() as f64)
+    }
+
+    /// The part of the time that freezing saved, against the run's own unfrozen steps.
+    pub fn saved(&self) -> Option<f64> {
+        let unfrozen = unfrozen_step(&self.rows)?;
+        let frozen = self.rows.iter().filter(|r| r.frozen > 0);
+        let saved: Vec<f64> = frozen.map(|r| unfrozen - r.seconds.total).collect();
+        let all = unfrozen * self.rows.len() as f64;
+        (!saved.is_empty()).then(|| saved.iter().sum::<f64>() / all)
+    }
+
     fn saving(&self) -> String {
         let Some(unfrozen) = unfrozen_step(&self.rows) else {
             return String::new();
         };
-        let frozen: Vec<&Row> = self.rows.iter().filter(|r| r.frozen > 0).collect();
-        if frozen.is_empty() {
+        let Some(part) = self.saved() else {
             if self.layers < 2 {
                 return String::new();
             }
             return "  no layer was frozen in these steps\n".into();
-        }
-        let saved: f64 = frozen.iter().map(|r| unfrozen - r.seconds.total).sum();
+        };
         format!(
             "  freezing saved {} = {:.1} % against its own unfrozen steps (median {unfrozen:.3} s)\n",
-            duration(saved),
-            100.0 * saved / (unfrozen * self.rows.len() as f64),
+            duration(part * unfrozen * self.rows.len() as f64),
+            100.0 * part,
         )
     }
 }

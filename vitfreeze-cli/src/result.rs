@@ -16,6 +16,9 @@ pub struct RunResult {
     /// The epoch, from 0, whose numbers these are.
     pub best_epoch: Option<usize>,
     pub images: usize,
+    /// Percent of the time that freezing saved, against the run's own unfrozen steps.
+    #[serde(default)]
+    pub saved: Option<f64>,
     pub seconds: f64,
     pub settings: serde_json::Value,
     pub versions: BTreeMap<String, String>,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::{Batch, Shared};
+use super::{Batch, OnBad, Shared};
 use crate::error::panic_message;
 use crate::rng::rng;
 use crate::{Drawn, Error};
@@ -91,7 +91,7 @@ pub(super) fn work(shared: &Shared, jobs: &Receiver<Job>, stop: &AtomicBool) {
 fn make(shared: &Shared, draft: &Draft, slot: usize) -> Result<Option<Batch>, Error> {
     let sample = sample(shared, draft.epoch, draft.picks[slot])?;
     let mut samples = draft.samples.lock().unwrap_or_else(PoisonError::into_inner);
-    samples.slots[slot] = Some(sample);
+    samples.slots[slot] = sample;
     samples.missing -= 1;
     if samples.missing > 0 {
         return Ok(None);
@@ -100,8 +100,8 @@ fn make(shared: &Shared, draft: &Draft, slot: usize) -> Result<Option<Batch>, Er
     finish(shared, draft, &samples).map(Some)
 }
 
-/// Reads and augments an image, or the first good one after it.
-fn sample(shared: &Shared, epoch: usize, pick: Pick) -> Result<Sample, Error> {
+/// Reads and augments an image; if it is bad, the first good one after it, or none.
+fn sample(shared: &Shared, epoch: usize, pick: Pick) -> Result<Option<Sample>, Error> {
     let Pick { mut index, copy } = pick;
     loop {
         // No dataset has 2^48 images.
@@ -112,9 +112,12 @@ fn sample(shared: &Shared, epoch: usize, pick: Pick) -> Result<Sample, Error> {
             .image(index)
             .and_then(|image| shared.transform.draw(&image, &mut rng));
         match drawn {
-            Ok(drawn) => return Ok(Sample { index, drawn }),
+            Ok(drawn) => return Ok(Some(Sample { index, drawn })),
             // Were all images bad, this would be an error long before the search has gone round.
             Err(error) => shared.skip(index, error)?,
+        }
+        if shared.config.on_bad == OnBad::LeaveOut {
+            return Ok(None);
         }
         index = (index + 1) % shared.source.len();
     }

@@ -23,24 +23,27 @@ pub struct Data {
 impl Data {
     /// Opens both splits and compares them.
     pub fn open(training: &Training, image_size: usize) -> Result<Self> {
-        let from = training.val_data.as_ref().unwrap_or(&training.data);
-        let open = |data: &str, split| -> Result<Arc<dyn Source>> {
-            Ok(match (data, split) {
-                ("shapes", "train") => Arc::new(Shapes::new(0, image_size, training.samples)),
-                ("shapes", _) => {
-                    // Other seeds draw other images.
-                    let count = (training.samples / 4).max(10);
-                    Arc::new(Shapes::new(1, image_size, count))
-                }
-                _ => data::open(data, split, MAX_PIXELS)?,
-            })
-        };
-        let (train, val) = (open(&training.data, "train")?, open(from, "val")?);
+        Self::open_both(
+            (&training.data, training.val_data.as_deref()),
+            training.samples,
+            image_size,
+        )
+    }
+
+    /// The same by names; `samples` and `image_size` are those of 'shapes'.
+    pub fn open_both(
+        (data, val_data): (&str, Option<&str>),
+        samples: usize,
+        image_size: usize,
+    ) -> Result<Self> {
+        let from = val_data.unwrap_or(data);
+        let open = |data, split| open_split(data, split, samples, image_size);
+        let (train, val) = (open(data, "train")?, open(from, "val")?);
         if val.is_empty() {
             return Err(usage(format!("{from}: the validation split has no images")));
         }
         // A source without splits gives all it has whatever is asked for.
-        if training.val_data.is_none() && same_images(&*train, &*val) {
+        if val_data.is_none() && same_images(&*train, &*val) {
             return Err(usage(format!(
                 "{from}: no validation split, only the training images; give other ones with --val-data SRC"
             )));
@@ -75,6 +78,21 @@ impl Data {
     }
 }
 
+/// One split of a dataset; `samples` and `image_size` are those of 'shapes'.
+pub fn open_split(
+    data: &str,
+    split: &str,
+    samples: usize,
+    image_size: usize,
+) -> Result<Arc<dyn Source>> {
+    Ok(match (data, split) {
+        ("shapes", "train") => Arc::new(Shapes::new(0, image_size, samples)),
+        // Other seeds draw other images.
+        ("shapes", _) => Arc::new(Shapes::new(1, image_size, (samples / 4).max(10))),
+        _ => data::open(data, split, MAX_PIXELS)?,
+    })
+}
+
 fn same_images(a: &dyn Source, b: &dyn Source) -> bool {
     a.len() == b.len()
         && a.describe() == b.describe()
@@ -107,7 +125,7 @@ fn same_classes(train: &[String], val: &[String]) -> Result<()> {
     )))
 }
 
-fn check_labels(split: &str, source: &dyn Source) -> Result<()> {
+pub fn check_labels(split: &str, source: &dyn Source) -> Result<()> {
     let classes = source.classes().len();
     let bad = (0..source.len()).find(|&i| source.label(i) >= classes);
     match bad {

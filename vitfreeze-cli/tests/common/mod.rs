@@ -118,3 +118,23 @@ pub fn rows(dir: &Path) -> Vec<serde_json::Value> {
         .map(|l| serde_json::from_str(l).unwrap())
         .collect()
 }
+
+/// A tiny checkpoint of vit/tests.
+pub fn checkpoint(name: &str) -> std::path::PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    root.join("../vit/tests/fixtures/checkpoints").join(name)
+}
+
+/// Makes class folders of so many images each; every class has a brightness of its own.
+pub fn classes(dir: &Path, names: &[&str], count: u8) {
+    for (name, level) in names.iter().zip([20u8, 230, 120, 70, 180]) {
+        let dir = dir.join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        for i in 0..count {
+            let pixels = image::RgbImage::from_fn(40, 50, |x, y| {
+                image::Rgb([level, level.wrapping_add(i), (x * y) as u8 / 8 + i])
+            });
+            pixels.save(dir.join(format!("{i}.png"))).unwrap();
+        }
+    }
+}

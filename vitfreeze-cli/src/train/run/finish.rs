@@ -56,6 +56,7 @@ impl<T: Task> Run<T> {
             loss: result.map(|r| r.loss),
             best_epoch: self.best.map(|b| b.epoch),
             images: result.map_or(0, |r| r.images),
+            saved: report.saved().map(|saved| 100.0 * saved),
             seconds: self.seconds,
             settings: serde_json::to_value(&self.config)?,
             versions: result::versions(),

@@ -1,0 +1,236 @@
+//! `vitfreeze eval`: how good a classifier is, as a number, by class, and image by image.
+mod confusion;
+mod labels;
+mod tables;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{bail, Result};
+use candle_core::Device;
+use datasets::{EvalTransform, Source, Transform as _};
+use serde_json::json;
+use vit::{Head, Pretrained};
+
+use crate::accuracy::Accuracy;
+use crate::features::{extract, Output};
+use crate::folder::{claim, quoted};
+use crate::metrics::duration;
+use crate::pretrained::{input_size, load, open, transform, ModelArgs};
+use crate::progress::{Progress, Unit};
+use crate::report::{note, print};
+use crate::result::{self, RunResult};
+use crate::train::{check_labels, open_split};
+use crate::usage::usage;
+use crate::{device, plot};
+use labels::Labels;
+use tables::Table;
+
+const EXAMPLES: &str = "\
+Examples:
+  vitfreeze eval --checkpoint runs/finetune-1 --data cifar10
+  vitfreeze eval --checkpoint hf://google/vit-base-patch16-224 --data imagenet --predictions p.csv
+
+Writes to --out: result.json (accuracy, settings, seconds), per_class.csv, confusion.csv and
+confusion.png.";
+
+/// Flags of `vitfreeze eval`.
+#[derive(clap::Parser)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Run folder, file (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name@revision
+    #[arg(long, value_name = "CHECKPOINT")]
+    checkpoint: String,
+    /// Dataset; see 'vitfreeze data --help'
+    #[arg(long, value_name = "SRC")]
+    data: String,
+    /// Which split
+    #[arg(long, value_name = "NAME", default_value = "val")]
+    split: String,
+    /// Folder for the results [default: runs/eval-N, the next free N]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// CSV file of every image: name, class, and the five likeliest classes with their probabilities
+    #[arg(long, value_name = "FILE")]
+    predictions: Option<PathBuf>,
+    /// Images of 'shapes' (its split val has a quarter of them)
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(10..))]
+    samples: u32,
+    /// Images computed at once
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch_size: u32,
+    /// Threads, 0 = one per core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// cpu, cuda, cuda:N or metal
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    device: String,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<ExitCode> {
+    let started = Instant::now();
+    let threads = device::set_threads(args.threads)?;
+    let device = device::open(&args.device)?;
+    let checkpoint = open(&args.checkpoint, &args.model)?;
+    let outputs = checkpoint.config().num_classes;
+    if outputs == 0 {
+        return Err(usage(format!(
+            "{}: has no head, so no classes; 'vitfreeze knn' and 'linprobe' judge encoders",
+            args.checkpoint
+        )));
+    }
+    let size = input_size(&checkpoint, args.model.clone());
+    let pretrained = load(&checkpoint, &size, Head::Keep, &device)?;
+    let transform = transform(&pretrained);
+    transform.check().map_err(usage)?;
+    let samples = args.samples as usize;
+    let source = open_split(&args.data, &args.split, samples, transform.size.0)?;
+    if source.is_empty() {
+        return Err(usage(format!(
+            "{}: the split '{}' has no images",
+            args.data, args.split
+        )));
+    }
+    check_labels(&args.split, &*source)?;
+    let labels = Labels::new(&pretrained.labels, outputs, source.classes())
+        .map_err(|e| usage(format!("{}: {e}", args.checkpoint)))?;
+    if let Some(line) = &labels.note {
+        note(format!("note: {line}"));
+    }
+    note(source.describe());
+    let mut table = args
+        .predictions
+        .as_deref()
+        .map(Table::predictions)
+        .transpose()?;
+    let dir = claim(args.out.as_deref(), "eval")?;
+    let judge = Judge {
+        args: &args,
+        pretrained: &pretrained,
+        source: &source,
+        labels: &labels,
+        transform,
+        threads,
+        device: &device,
+    };
+    let done = judge
+        .accuracy(table.as_mut())
+        .and_then(|accuracy| judge.write(&dir, &accuracy, table, started));
+    if done.is_err() {
+        // Nothing is in it yet, unless writing failed.
+        let _ = std::fs::remove_dir(&dir);
+    }
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+struct Judge<'a> {
+    args: &'a Args,
+    pretrained: &'a Pretrained,
+    source: &'a Arc<dyn Source>,
+    labels: &'a Labels,
+    transform: EvalTransform,
+    threads: usize,
+    device: &'a Device,
+}
+
+impl Judge<'_> {
+    fn accuracy(&self, mut table: Option<&mut Table>) -> Result<Accuracy> {
+        let classes = self.labels.names.len();
+        let mut accuracy = Accuracy::new(classes);
+        let model = self.pretrained.model()?;
+        let progress = Progress::new(self.source.len() as u64, Unit::Images);
+        let left_out = extract(
+            &model,
+            self.source,
+            self.transform,
+            self.args.batch_size as usize,
+            self.threads,
+            self.device,
+            Output::Logits,
+            &progress,
+            |batch, logits| {
+                let labels: Vec<u32> = batch.labels.iter().map(|&l| self.labels.of(l)).collect();
+                accuracy.add(&logits, &labels);
+                if let Some(table) = table.as_mut() {
+                    let rows = logits.chunks_exact(classes).zip(&labels);
+                    for (&index, (row, &label)) in batch.indices.iter().zip(rows) {
+                        let name = self.source.name(index as usize);
+                        table.prediction(&name, label, row, &self.labels.names)?;
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        progress.close();
+        if left_out > 0 {
+            note(format!("{left_out} image(s) left out"));
+        }
+        if accuracy.images() == 0 {
+            bail!("not one image could be read");
+        }
+        if accuracy.loss().is_nan() {
+            note("warning: some logits are NaN; these images count as wrong");
+        }
+        Ok(accuracy)
+    }
+
+    fn write(
+        &self,
+        dir: &Path,
+        accuracy: &Accuracy,
+        table: Option<Table>,
+        started: Instant,
+    ) -> Result<()> {
+        let (names, cells) = (&self.labels.names, &accuracy.confusion());
+        tables::per_class(&dir.join("per_class.csv"), names, cells)?;
+        tables::confusion(&dir.join("confusion.csv"), names, cells)?;
+        let picture = confusion::Confusion::new(names, cells);
+        plot::save(&dir.join("confusion.png"), &picture)?;
+        if let Some(table) = table {
+            table.finish()?;
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        let args = self.args;
+        let written = RunResult {
+            kind: "eval".into(),
+            top1: Some(accuracy.top1()),
+            top5: Some(accuracy.top5()),
+            loss: Some(accuracy.loss()).filter(|loss| loss.is_finite()),
+            best_epoch: None,
+            images: accuracy.images(),
+            saved: None,
+            seconds,
+            settings: json!({
+                "checkpoint": args.checkpoint,
+                "data": args.data,
+                "split": args.split,
+                "image-size": self.transform.size,
+                "crop-pct": self.transform.crop_pct,
+            }),
+            versions: result::versions(),
+        };
+        result::write(dir, &written)?;
+        print(format!(
+            "top-1 {:.2} %, top-5 {:.2} %, loss {:.4}; {} images in {}",
+            accuracy.top1(),
+            accuracy.top5(),
+            accuracy.loss(),
+            accuracy.images(),
+            duration(seconds)
+        ))?;
+        for line in tables::worst(names, cells) {
+            print(line)?;
+        }
+        print(format!("Files in {}:", quoted(dir)))?;
+        print("  result.json      accuracy, settings, seconds, versions")?;
+        print("  per_class.csv    accuracy of each class")?;
+        print("  confusion.csv    which class was taken for which, as numbers")?;
+        print("  confusion.png    the same as a picture")?;
+        Ok(())
+    }
+}

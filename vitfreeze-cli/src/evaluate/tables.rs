@@ -1,0 +1,137 @@
+//! An evaluation as CSV files.
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{anyhow, Context, Result};
+use tempfile::NamedTempFile;
+
+use crate::usage::usage;
+
+/// A CSV file in the making; there once it is finished, not before.
+pub struct Table {
+    file: BufWriter<NamedTempFile>,
+    path: PathBuf,
+}
+
+impl Table {
+    fn create(path: &Path, header: &str) -> Result<Self> {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let mut builder = tempfile::Builder::new();
+        // A temporary file is its owner's alone, unless told otherwise; the umask still applies.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file = builder.tempfile_in(folder.unwrap_or(Path::new(".")));
+        let mut table = Self {
+            file: BufWriter::new(file.with_context(|| format!("cannot write {}", path.display()))?),
+            path: path.to_owned(),
+        };
+        table.line(header)?;
+        Ok(table)
+    }
+
+    fn line(&mut self, line: &str) -> Result<()> {
+        writeln!(self.file, "{line}")
+            .with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// Puts the file in its place.
+    pub fn finish(self) -> Result<()> {
+        let fail = |e: &dyn std::fmt::Display| anyhow!("cannot write {}: {e}", self.path.display());
+        let file = self.file.into_inner().map_err(|e| fail(e.error()))?;
+        file.as_file().sync_all().map_err(|e| fail(&e))?;
+        file.persist(&self.path).map_err(|e| fail(&e.error))?;
+        Ok(())
+    }
+
+    /// The table of every image.
+    pub fn predictions(path: &Path) -> Result<Self> {
+        let places = (1..=5).map(|i| format!(",prediction{i},probability{i}"));
+        let header = format!("name,label{}", places.collect::<String>());
+        Self::create(path, &header).map_err(|e| usage(format!("--predictions: {e:#}")))
+    }
+
+    /// One image: the five largest of its logits as probabilities (fewer where there are fewer classes).
+    pub fn prediction(
+        &mut self,
+        name: &str,
+        label: u32,
+        logits: &[f32],
+        names: &[String],
+    ) -> Result<()> {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let power = |x: f32| f64::from(x - max).exp();
+        let sum: f64 = logits.iter().map(|&x| power(x)).sum();
+        let mut order: Vec<(usize, f32)> = logits.iter().copied().enumerate().collect();
+        order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let class = |i: usize| names.get(i).map_or(String::new(), |name| quote(name));
+        let mut line = format!("{},{}", quote(name), class(label as usize));
+        for place in 0..5 {
+            line += &match order.get(place) {
+                Some(&(i, x)) => format!(",{},{:.6}", class(i), power(x) / sum),
+                None => ",,".into(),
+            };
+        }
+        self.line(&line)
+    }
+}
+
+/// A field of a CSV file (RFC 4180).
+fn quote(text: &str) -> String {
+    match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_owned(),
+    }
+}
+
+/// (images, right ones) of each class.
+fn counts(cells: &[u64], classes: usize) -> impl Iterator<Item = (u64, u64)> + '_ {
+    let rows = cells.chunks_exact(classes.max(1)).enumerate();
+    rows.map(|(i, row)| (row.iter().sum(), row.get(i).copied().unwrap_or(0)))
+}
+
+fn percent(right: u64, images: u64) -> String {
+    match images {
+        0 => String::new(),
+        _ => format!("{:.2}", 100.0 * right as f64 / images as f64),
+    }
+}
+
+/// How many images of each class were recognised.
+pub fn per_class(path: &Path, names: &[String], cells: &[u64]) -> Result<()> {
+    let mut table = Table::create(path, "class,images,right,top1")?;
+    for (name, (images, right)) in names.iter().zip(counts(cells, names.len())) {
+        let top1 = percent(right, images);
+        table.line(&format!("{},{images},{right},{top1}", quote(name)))?;
+    }
+    table.finish()
+}
+
+/// A row for each class, a column for each class that it was taken for.
+pub fn confusion(path: &Path, names: &[String], cells: &[u64]) -> Result<()> {
+    let join = |fields: Vec<String>| fields.join(",");
+    let header = join(names.iter().map(|n| quote(n)).collect());
+    let mut table = Table::create(path, &format!("truth,{header}"))?;
+    for (name, row) in names.iter().zip(cells.chunks_exact(names.len().max(1))) {
+        let numbers = join(row.iter().map(u64::to_string).collect());
+        table.line(&format!("{},{numbers}", quote(name)))?;
+    }
+    table.finish()
+}
+
+/// Lines on the classes that are recognised worst: three, where there are more than three.
+pub fn worst(names: &[String], cells: &[u64]) -> Vec<String> {
+    let all = names.iter().zip(counts(cells, names.len()));
+    let mut all: Vec<_> = all.filter(|(_, (images, _))| *images > 0).collect();
+    all.sort_by(|a, b| {
+        let part = |(images, right): (u64, u64)| right as f64 / images as f64;
+        part(a.1).total_cmp(&part(b.1))
+    });
+    if all.len() <= 3 {
+        all.clear();
+    }
+    let line = |&(name, (images, right)): &(&String, (u64, u64))| {
+        let top1 = percent(right, images);
+        format!("  worst: {top1:>6} % of {images} '{}'", name.escape_debug())
+    };
+    all.iter().take(3).map(line).collect()
+}

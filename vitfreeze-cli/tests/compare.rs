@@ -1,0 +1,68 @@
+//! compare on folders with results.
+mod common;
+
+use std::path::Path;
+
+use common::{fails, ok, vitfreeze};
+
+fn result(dir: &Path, kind: &str, top1: &str, seconds: f64, settings: &str) {
+    std::fs::create_dir_all(dir).unwrap();
+    let text = format!(
+        r#"{{"kind":"{kind}","top1":{top1},"top5":null,"loss":0.5,"best_epoch":null,"images":10,
+            "seconds":{seconds},"settings":{settings},"versions":{{}}}}"#
+    );
+    std::fs::write(dir.join("result.json"), text).unwrap();
+}
+
+#[test]
+fn table_and_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = |name: &str| folder.path().join(name);
+    result(&dir("p"), "pretrain", "null", 100.0, "{}");
+    let settings = format!(r#"{{"checkpoint":{:?}}}"#, dir("p"));
+    result(&dir("f"), "finetune", "71.25", 50.0, &settings);
+    let rows = r#"{"step":0,"frozen":0}
+{"epoch":0,"eval":{"top1":60.0,"top5":90.0,"loss":1.0},"seconds":20.0}
+torn"#;
+    std::fs::write(dir("f").join("metrics.jsonl"), rows).unwrap();
+    std::fs::write(dir("p").join("metrics.jsonl"), "").unwrap();
+    for name in ["a.png", "a.svg"] {
+        let mut command = vitfreeze(["compare"]);
+        command
+            .args([dir("p"), dir("f")])
+            .arg("--out")
+            .arg(dir(name));
+        let text = ok(command);
+        let line = text.lines().find(|l| l.contains("finetune")).unwrap();
+        // 50 s, and 150 s with its pretraining.
+        for part in ["71.25", "0.5000", " 50 s", "2 min 30 s"] {
+            assert!(line.contains(part), "{part}: {text}");
+        }
+        assert!(text.contains("1 unreadable line(s)"), "{text}");
+    }
+    image::open(dir("a.png")).unwrap();
+    let svg = std::fs::read_to_string(dir("a.svg")).unwrap();
+    assert!(svg.contains("best 60.00 %") && svg.contains("finetune"));
+}
+
+#[test]
+fn damaged_runs_are_named_and_the_others_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = |name: &str| folder.path().join(name);
+    result(&dir("good"), "eval", "12.5", 1.0, "{}");
+    std::fs::create_dir(dir("bad")).unwrap();
+    std::fs::write(dir("bad/result.json"), "{\"kind\":").unwrap();
+    let mut command = vitfreeze(["compare"]);
+    command.args([dir("bad"), dir("good")]);
+    let output = command.output().unwrap();
+    let text = common::text(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("12.50") && text.contains("bad/result.json is damaged"),
+        "{text}"
+    );
+    let mut command = vitfreeze(["compare"]);
+    command.arg(dir("good")).arg("--out=a.jpg");
+    let error = fails(command, 2);
+    assert!(error.contains(".png or .svg"), "{error}");
+}

@@ -1,0 +1,64 @@
+//! knn on a tiny checkpoint and a folder of images.
+mod common;
+
+use std::path::Path;
+
+use common::{checkpoint, classes, fails, ok, vitfreeze};
+
+fn knn(data: &Path, out: &Path, more: &[&str]) -> std::process::Command {
+    let mut command = vitfreeze(["knn", "--checkpoint"]);
+    command.arg(checkpoint("hf_dinov2_swiglu"));
+    command.arg("--data").arg(data).arg("--out").arg(out);
+    command.args(more);
+    command
+}
+
+#[test]
+fn colours_are_told_apart_with_any_number_of_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    classes(&data.join("train"), &["dark", "light"], 9);
+    classes(&data.join("val"), &["dark", "light"], 4);
+    // Two bad images, one in each split, are left out and counted.
+    for split in ["train", "val"] {
+        std::fs::write(data.join(split).join("dark/9.png"), b"no image").unwrap();
+    }
+    let results: Vec<serde_json::Value> = ["1", "2"]
+        .iter()
+        .map(|threads| {
+            let out = folder.path().join(threads);
+            let text = ok(knn(&data, &out, &["--threads", threads, "--batch-size=5"]));
+            assert!(
+                text.contains("left out") && text.contains("18 training"),
+                "{text}"
+            );
+            assert!(text.contains("so k = 10"), "{text}");
+            let bytes = std::fs::read(out.join("result.json")).unwrap();
+            serde_json::from_slice(&bytes).unwrap()
+        })
+        .collect();
+    assert_eq!(results[0]["top1"], 100.0);
+    assert_eq!(results[0]["images"], 8);
+    assert_eq!(results[0]["settings"], results[1]["settings"]);
+    let rows = |threads| std::fs::read(folder.path().join(threads).join("metrics.jsonl")).unwrap();
+    assert_eq!(rows("1"), rows("2"));
+    // A quick look mixes the classes: more than the first class is among six.
+    let text = ok(knn(&data, &folder.path().join("few"), &["--max-images=6"]));
+    assert!(text.contains("6 of 19 images"), "{text}");
+}
+
+#[test]
+fn mistakes_are_told_before_anything_is_computed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("out"));
+    classes(&data.join("train"), &["dark", "light"], 3);
+    let error = fails(knn(&data, &out, &[]), 2);
+    assert!(error.contains("no split 'val'"), "{error}");
+    classes(&data.join("val"), &["dark", "grey"], 3);
+    let error = fails(knn(&data, &out, &[]), 2);
+    assert!(
+        error.contains("differ") && error.contains("'light'"),
+        "{error}"
+    );
+    assert!(!out.exists());
+}
