@@ -5,17 +5,17 @@ use std::process::ExitCode;
 
 use anyhow::{bail, Result};
 use candle_core::{Device, Tensor};
-use datasets::{EvalTransform, ImageFolder, Source, Transform as _};
-use rayon::prelude::*;
+use datasets::{Batch, Source, Transform as _, MAX_PIXELS};
 use serde_json::json;
-use vit::{Head, Vit};
+use vit::Head;
 
+use crate::features::{extract, Output};
 use crate::folder::quoted;
 use crate::pretrained::{input_size, load, open, transform, ModelArgs};
 use crate::progress::{Progress, Unit};
 use crate::report::{note, print};
 use crate::usage::usage;
-use crate::{device, metrics};
+use crate::{data, device, metrics};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,9 +32,9 @@ pub struct Args {
     /// File (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name@revision
     #[arg(long, value_name = "CHECKPOINT")]
     checkpoint: String,
-    /// Folder of images: one folder per class, or splits with them inside
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    /// Dataset of any kind; see 'vitfreeze data --help'
+    #[arg(long, value_name = "SRC")]
+    data: String,
     /// Which split, where there are several
     #[arg(long, value_name = "NAME", default_value = "train")]
     split: String,
@@ -56,10 +56,10 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: Args) -> Result<ExitCode> {
-    device::set_threads(args.threads)?;
+    let threads = device::set_threads(args.threads)?;
     let device = device::open(&args.device)?;
     writable(&args.out)?;
-    let source = ImageFolder::open(&args.data, &args.split).map_err(usage)?;
+    let source = data::open(&args.data, &args.split, MAX_PIXELS)?;
     let checkpoint = open(&args.checkpoint, &args.model)?;
     let model_args = input_size(&checkpoint, args.model);
     let pretrained = load(&checkpoint, &model_args, Head::Drop, &device)?;
@@ -71,19 +71,23 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let started = std::time::Instant::now();
     let progress = Progress::new(source.len() as u64, Unit::Images);
     let mut all = Features::default();
-    for first in (0..source.len()).step_by(args.batch_size as usize) {
-        let last = source.len().min(first + args.batch_size as usize);
-        let (images, read) = batch(&source, &transform, first..last, &mut all, &progress)?;
-        if !read.is_empty() {
-            let (height, width) = transform.size;
-            let images = Tensor::from_vec(images, (read.len(), 3, height, width), &device)?;
-            all.add(&model, &images, &source, &read)?;
-        }
-        progress.at("", last as u64, source.len() as u64);
-    }
+    let skipped = extract(
+        &model,
+        &source,
+        transform,
+        args.batch_size as usize,
+        threads,
+        &device,
+        Output::Pooled,
+        &progress,
+        |batch, values| {
+            all.add(batch, values, &*source);
+            Ok(())
+        },
+    )?;
     progress.close();
-    let (rows, skipped) = (all.labels.len(), all.skipped);
-    all.write(&args.out, &source, &args.checkpoint)?;
+    let rows = all.labels.len();
+    all.write(&args.out, &*source, &args.checkpoint)?;
     let seconds = started.elapsed().as_secs_f64();
     print(format!(
         "{}: {rows} images, {} numbers each, {skipped} left out; {} ({:.1} images/s)",
@@ -95,66 +99,22 @@ pub fn run(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Decodes and transforms images on all threads; what cannot be read is told about and left out.
-fn batch(
-    source: &ImageFolder,
-    transform: &EvalTransform,
-    range: std::ops::Range<usize>,
-    all: &mut Features,
-    progress: &Progress,
-) -> Result<(Vec<f32>, Vec<usize>)> {
-    let (height, width) = transform.size;
-    let one = |index: usize| -> Result<Vec<f32>, datasets::Error> {
-        let mut pixels = vec![0f32; 3 * height * width];
-        transform.apply(&source.image(index)?, &mut pixels)?;
-        Ok(pixels)
-    };
-    let decoded: Vec<_> = range.into_par_iter().map(|i| (i, one(i))).collect();
-    let (mut images, mut read) = (Vec::new(), Vec::new());
-    for (index, pixels) in decoded {
-        match pixels {
-            Ok(pixels) => {
-                images.extend(pixels);
-                read.push(index);
-            }
-            Err(e) => {
-                all.skipped += 1;
-                progress.say(format!("warning: left out: {e}"));
-                if all.skipped > 10 + source.len() / 100 {
-                    bail!("{} images cannot be read; repair the dataset", all.skipped);
-                }
-            }
-        }
-    }
-    Ok((images, read))
-}
-
 #[derive(Default)]
 struct Features {
     values: Vec<f32>,
     labels: Vec<i64>,
     names: Vec<String>,
-    skipped: usize,
 }
 
 impl Features {
-    fn add(
-        &mut self,
-        model: &Vit,
-        images: &Tensor,
-        source: &ImageFolder,
-        read: &[usize],
-    ) -> Result<()> {
-        let features = model.pool(&model.forward_features(images)?)?;
-        let features = features.flatten_all()?.to_device(&Device::Cpu)?;
-        self.values.extend(features.to_vec1::<f32>()?);
-        self.labels
-            .extend(read.iter().map(|&i| source.label(i) as i64));
-        self.names.extend(read.iter().map(|&i| source.name(i)));
-        Ok(())
+    fn add(&mut self, batch: &Batch, values: Vec<f32>, source: &dyn Source) {
+        self.values.extend(values);
+        self.labels.extend(batch.labels.iter().map(|&l| i64::from(l)));
+        let name = |&index: &u64| source.name(index as usize);
+        self.names.extend(batch.indices.iter().map(name));
     }
 
-    fn write(self, path: &Path, source: &ImageFolder, checkpoint: &str) -> Result<()> {
+    fn write(self, path: &Path, source: &dyn Source, checkpoint: &str) -> Result<()> {
         let rows = self.labels.len();
         if rows == 0 {
             bail!("not one image could be read");
