@@ -21,7 +21,7 @@ use crate::progress::{Progress, Unit};
 use crate::report::{note, print};
 use crate::result::{self, RunResult};
 use crate::subset::Subset;
-use crate::train::Data;
+use crate::train::{Data, Pool};
 use crate::usage::usage;
 use search::{vote, Bank};
 
@@ -79,23 +79,14 @@ pub struct Args {
     model: ModelArgs,
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Pool {
-    Token,
-    Avg,
-}
-
 /// Runs it.
 pub fn run(args: Args) -> Result<ExitCode> {
     let started = Instant::now();
     let threads = device::set_threads(args.threads)?;
     let device = device::open(&args.device)?;
     let checkpoint = open(&args.checkpoint, &args.model)?;
-    let pool = match args.pool {
-        Some(Pool::Token) => vit::Pool::Token,
-        Some(Pool::Avg) => vit::Pool::Avg,
-        None => feature_pool(&checkpoint),
-    };
+    let pool = args.pool.map(Into::into);
+    let pool = pool.unwrap_or_else(|| feature_pool(&checkpoint));
     let size = input_size(&checkpoint, args.model.clone());
     let mut pretrained = load(&checkpoint, &size, Head::Drop, &device)?;
     pretrained.cfg.pool = pool;

@@ -26,7 +26,12 @@ pub struct RunResult {
 
 /// Versions of the crates that compute.
 pub fn versions() -> BTreeMap<String, String> {
-    BTreeMap::from([("vitfreeze".into(), env!("CARGO_PKG_VERSION").into())])
+    let crates = env!("VITFREEZE_CRATES").split(',');
+    let pairs = crates.filter_map(|c| c.split_once('='));
+    let own = ("vitfreeze", env!("CARGO_PKG_VERSION"));
+    let all = pairs.chain([own]);
+    all.map(|(name, version)| (name.into(), version.into()))
+        .collect()
 }
 
 /// Writes `dir/result.json` as a whole or not at all.

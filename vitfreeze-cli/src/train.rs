@@ -19,7 +19,7 @@ use vit::Pretrained;
 pub use backbone::{load_encoder, Encoder};
 pub use data::{check_labels, judged, normalize, open_split, Data};
 pub use feed::{Features, Feed};
-pub use settings::{TrainSettings, Training, TrainingFlags, FREE_KEYS};
+pub use settings::{Pool, TrainSettings, Training, TrainingFlags, FREE_KEYS};
 
 use crate::accuracy::Accuracy;
 use crate::report::Report;

@@ -3,8 +3,8 @@ use anyhow::Result;
 use candle_core::Device;
 use vit::{Head, Pretrained};
 
-use super::settings::{Pool, Training};
-use crate::pretrained::{input_size, load, open, ModelArgs};
+use super::settings::Training;
+use crate::pretrained::{feature_pool, input_size, load, open, ModelArgs};
 use crate::report::note;
 use crate::usage::usage;
 
@@ -35,13 +35,8 @@ pub fn load_encoder(training: &Training, origin: &str, device: &Device) -> Resul
             "note: the checkpoint's head ({classes} classes) is left out"
         ));
     }
-    // Masked pretraining asks nothing of the class token; a classifier was trained with its own pooling.
-    let pool = training
-        .pool
-        .or((classes == 0 && !encoder.cfg.dist_token).then_some(Pool::Avg));
-    if let Some(pool) = pool {
-        encoder.cfg.pool = pool.into();
-    }
+    let pool = training.pool.map(Into::into);
+    encoder.cfg.pool = pool.unwrap_or_else(|| feature_pool(&checkpoint));
     encoder.cfg.validate().map_err(usage)?;
     training.check_batch(height)?;
     Ok(Encoder {
