@@ -27,6 +27,8 @@ use search::{vote, Bank};
 
 /// DINO's neighbourhoods and temperature.
 const KS: [usize; 4] = [10, 20, 100, 200];
+/// The one that DINO reports. Fixed: to choose the best on the validation split would flatter.
+const HEADLINE: usize = 20;
 const TEMPERATURE: f64 = 0.07;
 
 const EXAMPLES: &str = "\
@@ -164,17 +166,17 @@ fn compare_all(
     let seconds = started.elapsed().as_secs_f64();
     let mut metrics = Metrics::lock(&dir.join("metrics.jsonl"))?;
     print("    k   top-1 %   top-5 %")?;
-    let mut best: Option<(f64, f64, usize)> = None;
+    let mut headline: Option<(f64, f64, usize)> = None;
     for (&k, count) in ks.iter().zip(&counts) {
         let (top1, top5) = (percent(count[0]), percent(count[1]));
         print(format!("{k:>5}  {top1:>8.2}  {top5:>8.2}"))?;
         metrics.write(&Row { k, top1, top5 })?;
-        if best.is_none_or(|(old, ..)| top1 > old) {
-            best = Some((top1, top5, k));
+        if headline.is_none() || k <= HEADLINE {
+            headline = Some((top1, top5, k));
         }
     }
     metrics.flush()?;
-    let Some((top1, top5, k)) = best else {
+    let Some((top1, top5, k)) = headline else {
         bail!("no neighbourhood to count with");
     };
     let written = RunResult {
