@@ -71,23 +71,16 @@ pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
 
 /// [`decode`] with another limit than [`MAX_PIXELS`].
 pub fn decode_within(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
-    // Should a decoder panic on a strange file, that file is bad, and the training goes on.
-    catch_unwind(|| decode_any(bytes, max_pixels)).unwrap_or_else(|panic| {
-        let panic = format!("decoder panicked: {}", panic_message(&*panic));
-        Err(match bytes {
-            [0x89, ..] => DecodeError::Png(panic),
-            [b'R', ..] => DecodeError::WebP(panic),
-            [b'B', ..] => DecodeError::Bmp(panic),
-            _ => DecodeError::Jpeg(panic),
-        })
-    })
-}
-
-fn decode_any(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
     let cursor = Cursor::new(bytes);
     match bytes {
         [] => Err(DecodeError::Empty),
-        [0xff, 0xd8, ..] => decode_jpeg(bytes, max_pixels),
+        // A young decoder: should it panic on a strange file, that file is bad, and the training goes on.
+        [0xff, 0xd8, ..] => {
+            catch_unwind(|| decode_jpeg(bytes, max_pixels)).unwrap_or_else(|panic| {
+                let panic = panic_message(&*panic);
+                Err(DecodeError::Jpeg(format!("decoder panicked: {panic}")))
+            })
+        }
         [0x89, b'P', b'N', b'G', ..] => {
             let mut limits = Limits::no_limits();
             limits.max_alloc = Some(MAX_EXTRAS);

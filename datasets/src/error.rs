@@ -10,8 +10,8 @@ const FORMS: &str = "a folder of class folders, CIFAR's binary archive, the fold
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The dataset does not exist.
-    #[error("{path}: no such file or folder; expected {FORMS}", path = .0.display())]
+    /// The dataset folder does not exist.
+    #[error("{path}: no such folder; expected the folder that holds train/<class>/<image>", path = .0.display())]
     NoSuchFolder(PathBuf),
 
     /// The dataset folder is a file.

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::split::SPLITS;
 use crate::Error;
 
 /// Larger image files are not read: no photo in a training set comes near.
@@ -53,14 +52,6 @@ pub(crate) fn files_ending(root: &Path, extension: &str) -> Result<Vec<PathBuf>,
         let entry = match entry {
             Ok(entry) => entry,
             Err(e) if e.loop_ancestor().is_some() => continue,
-            // A link to nowhere or a folder such as lost+found is no shard; `root` itself, or a shard, must be readable.
-            Err(e)
-                if e.depth() > 0
-                    && e.path().and_then(Path::extension) != Some(extension.as_ref())
-                    && !e.path().is_some_and(|p| holds_split(root, p)) =>
-            {
-                continue
-            }
             Err(e) => return Err(walk_error(root, e)),
         };
         let path = entry.path();
@@ -70,13 +61,6 @@ pub(crate) fn files_ending(root: &Path, extension: &str) -> Result<Vec<PathBuf>,
     }
     files.sort();
     Ok(files)
-}
-
-/// Whether `path`, which could not be listed, is where shards of a split would be.
-fn holds_split(root: &Path, path: &Path) -> bool {
-    let below = path.strip_prefix(root).unwrap_or(path);
-    let mut parts = below.iter().filter_map(|part| part.to_str());
-    parts.any(|part| part == "data" || SPLITS.contains(&part))
 }
 
 /// Why a walk below `root` stopped.

@@ -52,6 +52,5 @@ pub use webdataset::open_webdataset;
 #[doc(hidden)]
 pub mod fuzz {
     pub use crate::cifar::fuzz_cifar as cifar;
-    pub use crate::mat::fuzz_mat as mat;
     pub use crate::webdataset::fuzz_webdataset as webdataset;
 }

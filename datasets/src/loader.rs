@@ -187,12 +187,6 @@ impl Loader {
         Batches::start(Arc::clone(&self.shared), epoch, batch)
     }
 
-    /// How many images were found bad so far: [`Loader::skipped`] without the copy.
-    pub fn skipped_count(&self) -> usize {
-        let skipped = self.shared.skipped.lock();
-        skipped.unwrap_or_else(PoisonError::into_inner).len()
-    }
-
     /// The images found bad so far, by index.
     pub fn skipped(&self) -> Vec<Skipped> {
         let skipped = self

@@ -159,9 +159,3 @@ fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
-
-/// For the fuzzer: a file in memory. Returns how many structs it has.
-#[doc(hidden)]
-pub fn fuzz_mat(bytes: &[u8]) -> Result<usize, String> {
-    read_structs(bytes).map(|structs| structs.len())
-}

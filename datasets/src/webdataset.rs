@@ -42,21 +42,11 @@ pub(crate) fn open_shards(shards: Vec<PathBuf>) -> Result<TarImages, Error> {
     for (number, path) in source.tars.iter().enumerate() {
         let listed = index_file(path)?;
         let file = File::open(path).map_err(io_error(path))?;
-        let (samples, without) = samples(&listed.entries, file).map_err(|e| malformed(path, e))?;
-        for (entry, label) in samples {
+        for (entry, label) in samples(&listed.entries, file).map_err(|e| malformed(path, e))? {
             entries.push((number, entry));
             labels.push(label);
         }
         source.warnings.extend(listed.warnings);
-        if let [first, ..] = &without[..] {
-            source.warnings.push(format!(
-                "{}: left out {} labels without an image, the first '{}'; images are {}",
-                path.display(),
-                without.len(),
-                first.escape_debug(),
-                IMAGES.map(|x| format!(".{x}")).join(", ")
-            ));
-        }
     }
     let (classes, labels) = classes(&labels).map_err(|(sample, reason)| {
         let (shard, entry) = &entries[sample];
@@ -76,11 +66,11 @@ pub(crate) fn open_shards(shards: Vec<PathBuf>) -> Result<TarImages, Error> {
     Ok(source)
 }
 
-/// Images with the texts of their labels, and the labels that have no image.
-type Samples = (Vec<(Entry, String)>, Vec<String>);
-
-/// What a shard holds.
-fn samples<R: Read + Seek>(entries: &[Entry], mut shard: R) -> Result<Samples, String> {
+/// The images of a shard with the texts of their labels.
+fn samples<R: Read + Seek>(
+    entries: &[Entry],
+    mut shard: R,
+) -> Result<Vec<(Entry, String)>, String> {
     let mut images: Vec<(&str, &Entry)> = Vec::new();
     let mut labels: BTreeMap<&str, &Entry> = BTreeMap::new();
     for entry in entries {
@@ -117,9 +107,7 @@ fn samples<R: Read + Seek>(entries: &[Entry], mut shard: R) -> Result<Samples, S
         };
         samples.push((image, text.trim().to_owned()));
     }
-    let without = labels.iter().filter(|(key, _)| !seen.contains(*key));
-    let without = without.map(|(_, label)| label.name.clone()).collect();
-    Ok((samples, without))
+    Ok(samples)
 }
 
 /// Class names and the label of each sample; else the sample that has none, and why.
@@ -158,7 +146,7 @@ fn classes(texts: &[String]) -> Result<(Vec<String>, Vec<usize>), (usize, String
 pub fn fuzz_webdataset(bytes: &[u8]) -> Result<usize, String> {
     let cursor = || std::io::Cursor::new(bytes);
     let listed = index(cursor(), 0, bytes.len() as u64, "fuzz")?;
-    let (samples, _) = samples(&listed.entries, cursor())?;
+    let samples = samples(&listed.entries, cursor())?;
     let texts: Vec<String> = samples.into_iter().map(|(_, text)| text).collect();
     let (names, labels) = classes(&texts).map_err(|(_, reason)| reason)?;
     assert!(labels.iter().all(|l| *l < names.len()));

@@ -98,7 +98,7 @@ fn a_bad_image_is_named() {
 fn folders_of_other_layouts_are_explained() {
     let dir = folder(&[("train/a/1.jpg", "photo.jpg")]);
     let missing = dir.path().join("nowhere");
-    assert!(message(&missing, "train").starts_with("DIR: no such file or folder; expected"));
+    assert!(message(&missing, "train").starts_with("DIR: no such folder; expected"));
     let file = dir.path().join("train/a/1.jpg");
     assert!(message(&file, "train").starts_with("DIR: not a folder; expected"));
     assert_eq!(

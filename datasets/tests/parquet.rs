@@ -100,50 +100,6 @@ fn shards_in_order() {
 }
 
 #[test]
-fn missing_shards_are_named() {
-    let dir = tempdir().unwrap();
-    for name in [
-        "train-00001-of-00004",
-        "train-00003-of-00004",
-        "validation-00000-of-00001",
-    ] {
-        put(
-            &dir,
-            &format!("data/{name}.parquet"),
-            &write(NESTED, &rows(2)),
-        );
-    }
-    let text = error(dir.path(), "train");
-    assert!(text.contains("2 of 4 shards are missing"), "{text}");
-    assert!(
-        text.contains("data/train-00000-of-00004.parquet, "),
-        "{text}"
-    );
-    assert!(
-        text.ends_with("data/train-00002-of-00004.parquet"),
-        "{text}"
-    );
-    assert_eq!(opened(dir.path(), "val").len(), 2);
-    // A count that is nonsense is no reason to list a billion names.
-    put(
-        &dir,
-        "data/train-0-of-1000000000.parquet",
-        &write(NESTED, &rows(1)),
-    );
-    assert!(error(dir.path(), "train").len() < 4000);
-    // Older ones have a hash each.
-    let hashed = tempdir().unwrap();
-    for name in ["train-00000-of-00002-0a1b2c", "train-00001-of-00002-3d4e5f"] {
-        put(
-            &hashed,
-            &format!("data/{name}.parquet"),
-            &write(NESTED, &rows(2)),
-        );
-    }
-    assert_eq!(opened(hashed.path(), "train").len(), 4);
-}
-
-#[test]
 fn what_pyarrow_writes() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sources/pyarrow.parquet");
     let source = opened(&path, "train");

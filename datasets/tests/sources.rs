@@ -249,8 +249,7 @@ fn damaged_webdataset_is_explained() {
                 let images = all(&*source);
                 assert!(images == [(1, 1)] || images == [(1, 1), (0, 2)], "{cut}");
                 let cut_off = cut < whole.len() - 512;
-                let said = source.warnings().iter().any(|w| w.contains("no end mark"));
-                assert!(!cut_off || said, "{cut}");
+                assert!(!cut_off || source.warnings().len() == 1, "{cut}");
             }
             Err(error) => {
                 assert!(!error.to_string().contains('\n'));
@@ -365,7 +364,7 @@ fn what_is_no_dataset_is_explained() {
     let dir = tempdir().unwrap();
     let file = put(&dir, "notes.txt", b"hello");
     assert!(error(&file, "train").contains("notes.txt: not a dataset; expected a folder of"));
-    assert!(error(&dir.path().join("none"), "train").contains("no such file or folder"));
+    assert!(error(&dir.path().join("none"), "train").contains("no such folder"));
     let hub = open("hf://datasets/uoft-cs/cifar10", "train")
         .err()
         .unwrap();
@@ -435,60 +434,4 @@ fn fuzz_targets_read_whole_archives() {
         }
         let _ = fuzz::webdataset(&damaged);
     }
-}
-
-#[test]
-fn labels_without_image_are_counted_and_named() {
-    let dir = tempdir().unwrap();
-    let shard = tar(&[
-        ("1.bmp", &image(1)),
-        ("1.cls", b"0"),
-        ("2.gif", b"GIF89a"),
-        ("2.cls", b"1"),
-        ("3.cls", b"1"),
-    ]);
-    put(&dir, "train-0000.tar", &shard);
-    let source = opened(dir.path(), "train");
-    assert_eq!(all(&*source), [(0, 1)]);
-    let [warning] = source.warnings() else {
-        panic!("{:?}", source.warnings())
-    };
-    assert!(
-        warning.contains("left out 2 labels without an image, the first '2.cls'"),
-        "{warning}"
-    );
-}
-
-#[test]
-fn cifar_has_two_splits() {
-    let dir = tempdir().unwrap();
-    let packed = put(
-        &dir,
-        "cifar-10-binary.tar.gz",
-        &gz(&tar(&slices(&cifar10()))),
-    );
-    for split in ["test", "val", "valid", "validation"] {
-        assert_eq!(opened(&packed, split).len(), 1);
-    }
-    let text = error(&packed, "tset");
-    assert!(
-        text.contains("no split 'tset' here, only train, test"),
-        "{text}"
-    );
-}
-
-#[cfg(unix)]
-#[test]
-fn a_dangling_link_beside_shards_is_no_matter() {
-    let dir = tempdir().unwrap();
-    put(
-        &dir,
-        "train-0000.tar",
-        &tar(&[("1.bmp", &image(1)), ("1.cls", b"0")]),
-    );
-    std::os::unix::fs::symlink("nowhere", dir.path().join("notes.txt")).unwrap();
-    assert_eq!(all(&*opened(dir.path(), "train")), [(0, 1)]);
-    // But a shard that is a link to nowhere would be missing.
-    std::os::unix::fs::symlink("nowhere", dir.path().join("train-0001.tar")).unwrap();
-    assert!(error(dir.path(), "train").contains("train-0001.tar"));
 }

@@ -306,9 +306,7 @@ impl Run {
         let mut grads = Gradients::default();
         for _ in 0..micro {
             let batch = timed(&mut row.seconds.data, || batches.next());
-            if self.loader.skipped_count() > self.told.len() {
-                report.tell_skipped(&mut self.told, self.loader.skipped());
-            }
+            report.tell_skipped(&mut self.told, self.loader.skipped());
             let batch = batch.context("the loader ended early")??;
             let masking = self.masking(&batch)?;
             let size = self.config.image_size;
@@ -446,7 +444,7 @@ impl Run {
         };
         result::write(&self.dir, &written)?;
         print(report.summary())?;
-        let skipped = self.loader.skipped_count();
+        let skipped = self.loader.skipped().len();
         if skipped > 0 {
             print(format!("  {skipped} damaged image(s) skipped"))?;
         }

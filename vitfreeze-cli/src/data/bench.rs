@@ -91,7 +91,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         first_batch_s,
         images,
         threads,
-        skipped: loader.skipped_count(),
+        skipped: loader.skipped().len(),
     };
     if args.json {
         print(serde_json::to_string(&output)?)?;

@@ -89,10 +89,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 /// A file that is removed again unless it was renamed.
-pub(super) struct Unfinished(pub PathBuf);
+struct Unfinished(PathBuf);
 
 impl Unfinished {
-    pub fn beside(path: &Path) -> Self {
+    fn beside(path: &Path) -> Self {
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{}.partial", std::process::id()));
         Self(name.into())

@@ -1,5 +1,4 @@
 //! `vitfreeze data preview`.
-use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +7,6 @@ use datasets::rng::{permutation, rng};
 use datasets::{Image, Source, Transform};
 use image::{imageops::replace, Rgb, RgbImage};
 
-use super::cache::Unfinished;
 use super::{Kind, Which};
 use crate::report::print;
 use crate::settings::bounded;
@@ -86,13 +84,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
         let class = source.classes().get(label).map_or("?", String::as_str);
         labels.push(format!("row {}: {class} ({})", row + 1, source.name(index)));
     }
-    let unfinished = Unfinished::beside(&args.out);
-    let write = || -> Result<()> {
-        grid.save_with_format(&unfinished.0, image::ImageFormat::Png)?;
-        File::open(&unfinished.0)?.sync_all()?;
-        Ok(std::fs::rename(&unfinished.0, &args.out)?)
-    };
-    write().with_context(|| format!("cannot write {}", args.out.display()))?;
+    grid.save_with_format(&args.out, image::ImageFormat::Png)
+        .with_context(|| format!("cannot write {}", args.out.display()))?;
     print(source.describe())?;
     for label in labels {
         print(label)?;
