@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use crate::split::SPLITS;
 use crate::Error;
 
 /// Larger image files are not read: no photo in a training set comes near.
@@ -46,13 +47,30 @@ pub(crate) fn malformed(path: &Path, reason: impl Into<String>) -> Error {
 }
 
 /// Files at `root` (itself, or in it up to three folders deep) whose names end in `.extension`, sorted.
+///
+/// # Errors
+/// Something that cannot be read, if it is called like such a file, or if it is a folder called like a split, `data`, or
+/// the root: anything else (`lost+found`, a dangling link) has nothing to do with the dataset.
 pub(crate) fn files_ending(root: &Path, extension: &str) -> Result<Vec<PathBuf>, Error> {
     let mut files = Vec::new();
     for entry in walkdir::WalkDir::new(root).max_depth(4).follow_links(true) {
         let entry = match entry {
             Ok(entry) => entry,
             Err(e) if e.loop_ancestor().is_some() => continue,
-            Err(e) => return Err(walk_error(root, e)),
+            Err(e) => {
+                let path = e.path().unwrap_or(root);
+                let name = path
+                    .file_name()
+                    .and_then(|n| n.to_str())
+                    .unwrap_or_default();
+                let wanted = path.extension().is_some_and(|x| x == extension)
+                    || SPLITS.contains(&name)
+                    || name == "data";
+                if wanted || path == root {
+                    return Err(walk_error(root, e));
+                }
+                continue;
+            }
         };
         let path = entry.path();
         if path.extension().is_some_and(|e| e == extension) && path.is_file() {

@@ -79,6 +79,15 @@ impl Which {
     fn open(&self) -> Result<Arc<dyn Source>> {
         open(&self.source, &self.split, self.max_pixels)
     }
+
+    /// The dataset's name, wherever it is read.
+    fn place(&self) -> Result<String> {
+        let source = self.source.as_str();
+        if source == "shapes" || source.starts_with("hf://") {
+            return Ok(source.to_owned());
+        }
+        Ok(std::path::absolute(source)?.display().to_string())
+    }
 }
 
 /// Opens a dataset and tells what is odd about it.

@@ -22,6 +22,7 @@ mod pretrained;
 mod progress;
 mod report;
 mod schedule;
+mod unfinished;
 mod usage;
 
 use std::process::ExitCode;

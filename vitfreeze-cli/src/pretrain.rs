@@ -413,6 +413,9 @@ impl Run {
 
     /// Warns of damaged images as they turn up.
     fn tell_skipped(&mut self, report: &Report) {
+        if self.loader.skipped_count() == self.told.len() {
+            return;
+        }
         for image in self.loader.skipped() {
             if self.told.insert(image.index) {
                 report.say(format!("warning: skipped {}: {}", image.name, image.reason));
@@ -458,7 +461,7 @@ impl Run {
         vit::save_encoder(&encoder, &self.cfg.vit, &tensors)?;
         let (steps, dir) = (self.freeze.schedule().steps, quoted(&self.dir));
         print(report.summary())?;
-        let skipped = self.loader.skipped().len();
+        let skipped = self.loader.skipped_count();
         if skipped > 0 {
             print(format!("  {skipped} damaged image(s) skipped"))?;
         }
