@@ -1,4 +1,6 @@
-//! `hf://org/name[@revision]`: checkpoints from the Hugging Face Hub, into its usual cache.
+//! `hf://org/name[@revision]`: checkpoints from the Hugging Face Hub, into its usual cache; and the files of datasets.
+mod dataset;
+
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -7,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hf_hub::progress::{DownloadEvent, Progress, ProgressEvent, ProgressHandler};
-use hf_hub::{HFClientBuilder, HFClientSync, HFError};
+use hf_hub::{HFClientBuilder, HFClientSync, HFError, HFRepositorySync, RepoType};
 use sha2::{Digest, Sha256};
 
 use crate::Error;
@@ -31,6 +33,7 @@ pub type OnProgress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
 /// Every fetched file is checked: its length, and for large files (Git LFS) its SHA-256.
 pub struct Hub {
     client: HFClientSync,
+    cache: PathBuf,
     offline: bool,
 }
 
@@ -76,9 +79,10 @@ impl Hub {
             .user_agent(concat!("candle-vit/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| fail(&e))?;
-        let client = builder.client(http).build_sync();
+        let client = builder.client(http).build().map_err(|e| fail(&e))?;
         Ok(Self {
-            client: client.map_err(|e| fail(&e))?,
+            cache: client.cache_dir().to_owned(),
+            client: HFClientSync::from_inner(client).map_err(|e| fail(&e))?,
             offline,
         })
     }
@@ -121,6 +125,24 @@ impl Hub {
         }))
     }
 
+    fn download<T: RepoType>(
+        &self,
+        handle: &HFRepositorySync<T>,
+        revision: &str,
+        name: &str,
+        force: bool,
+        watch: &Arc<Watch>,
+    ) -> Result<PathBuf, HFError> {
+        handle
+            .download_file()
+            .filename(name)
+            .revision(revision)
+            .local_files_only(self.offline)
+            .force_download(force)
+            .progress(Progress::new(Shared(watch.clone())))
+            .send()
+    }
+
     /// One file, `None` if the repository (offline: the cache) has none of this name. From then on the repository's
     /// revision is the commit that the file is of, so that all files are of one.
     fn file(
@@ -138,25 +160,27 @@ impl Hub {
                 moved: AtomicBool::new(false),
                 on_progress: on_progress.clone(),
             });
-            let handle = self.client.model(&repo.owner, &repo.name);
-            let found = handle
-                .download_file()
-                .filename(name)
-                .revision(repo.revision.clone())
-                .local_files_only(self.offline)
-                .force_download(force)
-                .progress(Progress::new(Shared(watch.clone())))
-                .send();
+            let found = match repo.dataset {
+                false => {
+                    let handle = self.client.model(&repo.owner, &repo.name);
+                    self.download(&handle, &repo.revision, name, force, &watch)
+                }
+                true => {
+                    let handle = self.client.dataset(&repo.owner, &repo.name);
+                    self.download(&handle, &repo.revision, name, force, &watch)
+                }
+            };
             let path = match found {
                 Ok(path) => path,
                 Err(HFError::EntryNotFound { .. } | HFError::LocalEntryNotFound { .. }) => {
                     return Ok(None)
                 }
                 Err(e) if force => return Err(repo.error(format!("{problem}; then: {}", line(&e)))),
-                Err(e) => return Err(repo.error(explain(&e))),
+                Err(e) => return Err(repo.error(repo.explain(&e))),
             };
             // .../snapshots/COMMIT/NAME
-            if let Some(commit) = path.parent().and_then(Path::file_name) {
+            let snapshot = path.ancestors().nth(Path::new(name).components().count());
+            if let Some(commit) = snapshot.and_then(Path::file_name) {
                 repo.revision = commit.to_string_lossy().into_owned();
             }
             if !watch.moved.load(Ordering::Relaxed) {
@@ -206,21 +230,6 @@ fn check(path: &Path, size: u64) -> Result<(), String> {
     }
 }
 
-/// What to do about an error.
-fn explain(error: &HFError) -> String {
-    let advice = match error {
-        HFError::RepoNotFound { .. } | HFError::AuthRequired { .. } | HFError::Forbidden { .. } => {
-            "; check the name, and for a private or gated repository set HF_TOKEN"
-        }
-        HFError::RevisionNotFound { .. } => "; check the part after @",
-        HFError::Request { .. } => {
-            "; check the connection, or use what is cached with HF_HUB_OFFLINE=1"
-        }
-        _ => "",
-    };
-    format!("{}{advice}", line(error))
-}
-
 /// The message and its causes on one line.
 fn line(error: &HFError) -> String {
     let mut text = error.to_string();
@@ -236,6 +245,7 @@ fn line(error: &HFError) -> String {
 }
 
 struct Repo {
+    dataset: bool,
     owner: String,
     name: String,
     revision: String,
@@ -260,11 +270,55 @@ impl Repo {
             });
         };
         Ok(Self {
+            dataset: false,
             owner: owner.to_owned(),
             name: name.to_owned(),
             revision: revision.to_owned(),
             origin: rest.to_owned(),
         })
+    }
+
+    /// What to do about an error.
+    fn explain(&self, error: &HFError) -> String {
+        let denied = "; check the name, and for a private or gated repository set HF_TOKEN";
+        let advice = match error {
+            HFError::AuthRequired { .. } | HFError::Forbidden { .. } if self.dataset => {
+                return self.denied(error)
+            }
+            // hf-hub takes any 404 for a missing revision.
+            HFError::RevisionNotFound {
+                context: Some(context),
+                ..
+            } if self.dataset && context.error_code.as_deref() != Some("RevisionNotFound") => {
+                return "no such dataset; check the name, and for a private one set HF_TOKEN".into()
+            }
+            HFError::Http { context } if matches!(context.status.as_u16(), 401 | 403) => {
+                match self.dataset {
+                    true => return self.denied(error),
+                    false => denied,
+                }
+            }
+            HFError::RepoNotFound { .. }
+            | HFError::AuthRequired { .. }
+            | HFError::Forbidden { .. } => denied,
+            HFError::RevisionNotFound { .. } => "; check the part after @",
+            HFError::Request { .. } => {
+                "; check the connection, or use what is cached with HF_HUB_OFFLINE=1"
+            }
+            _ => "",
+        };
+        format!("{}{advice}", line(error))
+    }
+
+    /// Datasets such as ImageNet are given to those who accept their terms.
+    fn denied(&self, error: &HFError) -> String {
+        format!(
+            "{}; if it is gated, accept the terms on https://huggingface.co/datasets/{}/{}, then set HF_TOKEN to a token of \
+             yours; if there is no such dataset, check the name",
+            line(error),
+            self.owner,
+            self.name
+        )
     }
 
     fn error(&self, reason: String) -> Error {
