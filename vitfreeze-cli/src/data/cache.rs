@@ -77,10 +77,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
         args.out.display(),
         bytes as f64 / 1e6
     ))?;
-    print(format!(
-        "next: vitfreeze pretrain --data {} ...",
-        quoted(&args.out)
-    ))?;
+    let out = quoted(&args.out);
+    print(match args.which.split.as_str() {
+        "train" => format!("next: vitfreeze pretrain --data {out} ..."),
+        split => format!("next: vitfreeze data inspect {out} --split {split}"),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
