@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::split::SPLITS;
 use crate::Error;
 
 /// Larger image files are not read: no photo in a training set comes near.
@@ -49,8 +48,8 @@ pub(crate) fn malformed(path: &Path, reason: impl Into<String>) -> Error {
 /// Files at `root` (itself, or in it up to three folders deep) whose names end in `.extension`, sorted.
 ///
 /// # Errors
-/// Something that cannot be read, if it is called like such a file, or if it is a folder called like a split, `data`, or
-/// the root: anything else (`lost+found`, a dangling link) has nothing to do with the dataset.
+/// What cannot be read, unless it is none of the dataset's: hidden, `lost+found`, or a dangling link of another name. A
+/// folder that cannot be listed may hold files, which would be missing without a word.
 pub(crate) fn files_ending(root: &Path, extension: &str) -> Result<Vec<PathBuf>, Error> {
     let mut files = Vec::new();
     for entry in walkdir::WalkDir::new(root).max_depth(4).follow_links(true) {
@@ -59,14 +58,12 @@ pub(crate) fn files_ending(root: &Path, extension: &str) -> Result<Vec<PathBuf>,
             Err(e) if e.loop_ancestor().is_some() => continue,
             Err(e) => {
                 let path = e.path().unwrap_or(root);
-                let name = path
-                    .file_name()
-                    .and_then(|n| n.to_str())
-                    .unwrap_or_default();
-                let wanted = path.extension().is_some_and(|x| x == extension)
-                    || SPLITS.contains(&name)
-                    || name == "data";
-                if wanted || path == root {
+                let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+                let dangling = e.io_error().map(io::Error::kind) == Some(io::ErrorKind::NotFound);
+                let ours = path == root
+                    || path.extension().is_some_and(|x| x == extension)
+                    || !(dangling || name.starts_with(b".") || name == b"lost+found");
+                if ours {
                     return Err(walk_error(root, e));
                 }
                 continue;

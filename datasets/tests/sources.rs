@@ -319,7 +319,7 @@ fn missing_shards_are_named() {
 #[cfg(unix)]
 #[test]
 fn unrelated_entries_that_cannot_be_read() {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{symlink, PermissionsExt};
     let dir = tempdir().unwrap();
     let shard = tar(&[("1.jpg", &image(1)), ("1.cls", b"0")]);
     put(&dir, "0.tar", &shard);
@@ -327,6 +327,19 @@ fn unrelated_entries_that_cannot_be_read() {
     assert_eq!(opened(dir.path(), "train").len(), 1);
     symlink("nowhere", dir.path().join("1.tar")).unwrap();
     assert!(error(dir.path(), "train").contains("1.tar: cannot be read"));
+    fs::remove_file(dir.path().join("1.tar")).unwrap();
+    // A folder that cannot be listed may hold shards. Root may list all; then there is nothing to see.
+    let more = dir.path().join("more");
+    for (folder, fails) in [(&more, true), (&dir.path().join("lost+found"), false)] {
+        fs::create_dir(folder).unwrap();
+        let set = |mode| fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+        set(0o000);
+        if fs::read_dir(folder).is_err() {
+            let opened = open(dir.path().to_str().unwrap(), "train");
+            assert_eq!(opened.is_err(), fails);
+        }
+        set(0o755);
+    }
 }
 
 #[test]
