@@ -6,7 +6,7 @@
 //! | 4 x 8 | number of images, number of classes, where the table begins, where the texts begin |
 //! | ... | the images' pixels, RGB, row after row, one image after the other |
 //! | 24 for each image | where its pixels begin (8), width (4), height (4), label (4), length of its name (4) |
-//! | ... | the description, then the classes, each after its length (4); then the names of the images |
+//! | ... | the description (three lines: dataset, where it was, which split), then the classes, each after its length (4); then the names of the images |
 //!
 //! Numbers are little-endian. An image that could not be read has width and height 0. Images are read with one call each
 //! from wherever they lie. A memory map would be no faster, since the pages come from the same cache, but would end the
@@ -16,21 +16,26 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use crate::decode::check_size;
 use crate::files::{io_error, malformed};
 use crate::source::describe;
+use crate::split::{choose, unnamed};
 use crate::{Error, Image, Source};
 
 const MAGIC: &[u8; 16] = b"vitfreeze-cache1";
 const HEAD: u64 = 48;
 const ROW: u64 = 24;
-const MAX_PIXELS: u64 = 1 << 32;
 
 /// Writes what `images` yields, the images of `source` in order, to `out`; returns how many could not be read.
 ///
 /// The file is complete only when this returns: write to a temporary name, then rename.
+///
+/// `origin` and `split` say what `source` was opened from; they are part of what the cache says of itself, and a cache is
+/// then that split alone.
 pub fn write_cache<W: Write + Seek>(
     out: W,
     source: &dyn Source,
+    (origin, split): (&str, &str),
     images: impl Iterator<Item = Result<Image, Error>>,
 ) -> io::Result<usize> {
     let mut out = BufWriter::new(out);
@@ -58,7 +63,8 @@ pub fn write_cache<W: Write + Seek>(
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
     out.write_all(&table)?;
-    for text in std::iter::once(&source.describe()).chain(source.classes()) {
+    let description = [&source.describe(), origin, split].map(one_line).join("\n");
+    for text in std::iter::once(&description).chain(source.classes()) {
         out.write_all(&number32(text.len())?.to_le_bytes())?;
         out.write_all(text.as_bytes())?;
     }
@@ -78,6 +84,11 @@ pub fn write_cache<W: Write + Seek>(
     Ok(bad)
 }
 
+/// Without line ends and other control characters.
+fn one_line(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
+}
+
 fn number32(n: usize) -> io::Result<u32> {
     u32::try_from(n).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))
 }
@@ -86,7 +97,10 @@ fn number32(n: usize) -> io::Result<u32> {
 #[derive(Debug)]
 pub struct CacheFile {
     file: File,
-    of: String,
+    /// What it was made of: the dataset's description, its place and its split. Older caches have only the first.
+    kind: String,
+    origin: String,
+    max_pixels: u64,
     classes: Vec<String>,
     rows: Vec<Row>,
     names: String,
@@ -110,14 +124,35 @@ pub(crate) fn is_cache(path: &Path) -> bool {
 
 impl CacheFile {
     /// Opens a cache. Everything but the pixels is read and checked.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// A damaged file, or a cache of another split.
+    pub fn open(path: &Path, split: &str) -> Result<Self, Error> {
         let file = File::open(path).map_err(io_error(path))?;
         let len = file.metadata().map_err(io_error(path))?.len();
-        Self::read(file, len)
-            .map_err(|e| malformed(path, format!("not a whole cache ({e}); make it again")))
+        let (mut cache, of) = Self::read(file, len)
+            .map_err(|e| malformed(path, format!("not a whole cache ({e}); make it again")))?;
+        let mut lines = of.lines().map(one_line);
+        let mut next = || lines.next().unwrap_or_default();
+        let (description, origin, own) = (next(), next(), next());
+        match own.as_str() {
+            "" => unnamed(path, split)?,
+            own => drop(choose(path, split, &[own])?),
+        }
+        cache.kind = description.split(',').next().unwrap_or_default().to_owned();
+        if !own.is_empty() {
+            cache.origin = format!(", from {origin} ({own})");
+        }
+        Ok(cache)
     }
 
-    fn read(file: File, len: u64) -> io::Result<Self> {
+    /// Refuses images of more pixels than this instead of [`MAX_PIXELS`](crate::MAX_PIXELS).
+    pub fn with_max_pixels(mut self, max_pixels: u64) -> Self {
+        self.max_pixels = max_pixels;
+        self
+    }
+
+    fn read(file: File, len: u64) -> io::Result<(Self, String)> {
         let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
         let mut reader = BufReader::new(&file);
         let mut magic = [0; 16];
@@ -144,11 +179,8 @@ impl CacheFile {
             }
             let [width, height, label, name] = numbers;
             let pixels = u64::from(width) * u64::from(height);
-            let inside = pixels <= MAX_PIXELS
-                && offset >= HEAD
-                && offset
-                    .checked_add(3 * pixels)
-                    .is_some_and(|end| end <= table);
+            let end = pixels.checked_mul(3).and_then(|n| n.checked_add(offset));
+            let inside = offset >= HEAD && end.is_some_and(|end| end <= table);
             if !inside || u64::from(label) >= classes {
                 return Err(wrong("an image lies outside it"));
             }
@@ -181,13 +213,16 @@ impl CacheFile {
         }
         rest.drain(..at);
         let of = names.remove(0);
-        Ok(Self {
+        let cache = Self {
             file,
-            of,
+            kind: String::new(),
+            origin: String::new(),
+            max_pixels: crate::MAX_PIXELS,
             classes: names,
             rows,
             names: rest,
-        })
+        };
+        Ok((cache, of))
     }
 
     fn pixels(&self, row: &Row) -> Result<Image, String> {
@@ -195,6 +230,9 @@ impl CacheFile {
         if width == 0 || height == 0 {
             return Err("could not be read when the cache was made".into());
         }
+        // The bytes are there, but a file may have holes, which take no room on disk.
+        check_size(row.width.into(), row.height.into(), self.max_pixels)
+            .map_err(|e| e.to_string())?;
         let mut rgb = vec![0; 3 * width * height];
         read_at(&self.file, &mut rgb, row.offset)
             .map_err(|e| format!("cannot be read from the cache: {e}"))?;
@@ -258,7 +296,7 @@ impl Source for CacheFile {
     }
 
     fn describe(&self) -> String {
-        let kind = self.of.split(',').next().unwrap_or_default();
-        describe(&format!("cache of {kind}"), self)
+        let cache = describe(&format!("cache of {}", self.kind), self);
+        format!("{cache}{}", self.origin)
     }
 }

@@ -9,6 +9,7 @@ use flate2::read::GzDecoder;
 
 use crate::files::{io_error, malformed};
 use crate::source::describe;
+use crate::split::choose;
 use crate::{Error, Image, Source};
 
 const SIDE: usize = 32;
@@ -110,8 +111,9 @@ pub(crate) fn detect(path: &Path) -> Option<PathBuf> {
 }
 
 impl Cifar {
-    /// Opens the training images (`train`) or the test images (any other split) of a folder or archive.
+    /// Opens the training images (`train`) or the test images (`test` or `val`) of a folder or archive.
     pub fn open(path: &Path, split: &str) -> Result<Self, Error> {
+        let train = choose(path, split, &["train", "test"])? == "train";
         let files = if path.is_dir() {
             read_folder(path)?
         } else {
@@ -119,7 +121,7 @@ impl Cifar {
             let packed = path.extension().is_some_and(|e| e != "tar");
             read_archive(file, packed).map_err(|reason| malformed(path, reason))?
         };
-        Self::from_files(&files, split == "train").map_err(|reason| malformed(path, reason))
+        Self::from_files(&files, train).map_err(|reason| malformed(path, reason))
     }
 
     fn from_files(files: &BTreeMap<String, Vec<u8>>, train: bool) -> Result<Self, String> {

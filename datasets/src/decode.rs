@@ -1,7 +1,7 @@
 //! Bytes of an image file to RGB.
 
 use std::io::Cursor;
-use std::panic::catch_unwind;
+use std::panic::{catch_unwind, UnwindSafe};
 
 use image::codecs::bmp::BmpDecoder;
 use image::codecs::png::PngDecoder;
@@ -57,6 +57,9 @@ pub enum DecodeError {
     /// A BMP that is damaged, or of a kind that is not supported.
     #[error("bad BMP: {0}")]
     Bmp(String),
+    /// The decoder panicked.
+    #[error("decoder panicked: {0}")]
+    Panicked(String),
 }
 
 /// Decodes a JPEG, PNG, WebP or BMP; which of these, its first bytes say.
@@ -71,16 +74,21 @@ pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
 
 /// [`decode`] with another limit than [`MAX_PIXELS`].
 pub fn decode_within(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
+    guarded(|| decode_any(bytes, max_pixels))
+}
+
+/// Should a decoder panic on a strange file, that file is bad, and the training goes on.
+fn guarded(
+    decode: impl FnOnce() -> Result<Image, DecodeError> + UnwindSafe,
+) -> Result<Image, DecodeError> {
+    catch_unwind(decode).unwrap_or_else(|panic| Err(DecodeError::Panicked(panic_message(&*panic))))
+}
+
+fn decode_any(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
     let cursor = Cursor::new(bytes);
     match bytes {
         [] => Err(DecodeError::Empty),
-        // A young decoder: should it panic on a strange file, that file is bad, and the training goes on.
-        [0xff, 0xd8, ..] => {
-            catch_unwind(|| decode_jpeg(bytes, max_pixels)).unwrap_or_else(|panic| {
-                let panic = panic_message(&*panic);
-                Err(DecodeError::Jpeg(format!("decoder panicked: {panic}")))
-            })
-        }
+        [0xff, 0xd8, ..] => decode_jpeg(bytes, max_pixels),
         [0x89, b'P', b'N', b'G', ..] => {
             let mut limits = Limits::no_limits();
             limits.max_alloc = Some(MAX_EXTRAS);
@@ -102,7 +110,7 @@ pub fn decode_within(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError
     }
 }
 
-fn check_size(width: u64, height: u64, limit: u64) -> Result<(), DecodeError> {
+pub(crate) fn check_size(width: u64, height: u64, limit: u64) -> Result<(), DecodeError> {
     if width.saturating_mul(height) > limit {
         return Err(DecodeError::TooLarge {
             width,
@@ -245,5 +253,16 @@ fn bad(error: ImageError, kind: fn(String) -> DecodeError) -> DecodeError {
             DecodeError::Truncated
         }
         other => kind(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_bad_image() {
+        let error = guarded(|| panic!("index out of bounds")).unwrap_err();
+        assert_eq!(error.to_string(), "decoder panicked: index out of bounds");
     }
 }

@@ -10,12 +10,16 @@ const FORMS: &str = "a folder of class folders, CIFAR's binary archive, the fold
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// There is nothing at the path that names a dataset.
+    #[error("{path}: no such file or folder", path = .0.display())]
+    NotFound(PathBuf),
+
     /// The dataset folder does not exist.
     #[error("{path}: no such folder; expected the folder that holds train/<class>/<image>", path = .0.display())]
     NoSuchFolder(PathBuf),
 
     /// The dataset folder is a file.
-    #[error("{path}: not a folder; expected the folder that holds train/<class>/<image>", path = .0.display())]
+    #[error("{path}: not a folder; expected one", path = .0.display())]
     NotAFolder(PathBuf),
 
     /// The folder holds other splits but not the one asked for.

@@ -46,13 +46,28 @@ pub(crate) fn malformed(path: &Path, reason: impl Into<String>) -> Error {
 }
 
 /// Files at `root` (itself, or in it up to three folders deep) whose names end in `.extension`, sorted.
+///
+/// # Errors
+/// What cannot be read, unless it is none of the dataset's: hidden, `lost+found`, or a dangling link of another name. A
+/// folder that cannot be listed may hold files, which would be missing without a word.
 pub(crate) fn files_ending(root: &Path, extension: &str) -> Result<Vec<PathBuf>, Error> {
     let mut files = Vec::new();
     for entry in walkdir::WalkDir::new(root).max_depth(4).follow_links(true) {
         let entry = match entry {
             Ok(entry) => entry,
             Err(e) if e.loop_ancestor().is_some() => continue,
-            Err(e) => return Err(walk_error(root, e)),
+            Err(e) => {
+                let path = e.path().unwrap_or(root);
+                let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+                let dangling = e.io_error().map(io::Error::kind) == Some(io::ErrorKind::NotFound);
+                let ours = path == root
+                    || path.extension().is_some_and(|x| x == extension)
+                    || !(dangling || name.starts_with(b".") || name == b"lost+found");
+                if ours {
+                    return Err(walk_error(root, e));
+                }
+                continue;
+            }
         };
         let path = entry.path();
         if path.extension().is_some_and(|e| e == extension) && path.is_file() {

@@ -10,7 +10,7 @@ use walkdir::WalkDir;
 use crate::error::first_ten;
 use crate::files::{walk_error, MAX_FILE_BYTES};
 use crate::source::{decode_named, describe};
-use crate::split::{candidates, SPLITS};
+use crate::split::{candidates, choose, unnamed, SPLITS};
 use crate::{Error, Image, Source, MAX_PIXELS};
 
 /// Files that are taken for images. What they really hold is seen when they are decoded.
@@ -167,13 +167,10 @@ fn split_folder(dir: &Path, split: &str) -> Result<PathBuf, Error> {
         .filter(|name| dir.join(name).is_dir())
         .collect();
     if found.is_empty() {
+        unnamed(dir, split)?;
         return Ok(dir.to_owned());
     }
-    Err(Error::NoSuchSplit {
-        path: dir.to_owned(),
-        split: split.to_owned(),
-        found: found.join(", "),
-    })
+    Ok(dir.join(choose(dir, split, &found)?))
 }
 
 /// Sorted names of the folders in `root`.

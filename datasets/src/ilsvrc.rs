@@ -9,6 +9,7 @@ use flate2::read::GzDecoder;
 
 use crate::files::{io_error, malformed};
 use crate::mat::{read_structs, Value};
+use crate::split::choose;
 use crate::tar_images::{index, index_file, Entry, TarImages};
 use crate::Error;
 
@@ -26,14 +27,15 @@ const MAX_DEVKIT_BYTES: u64 = 64 << 20;
 /// Classes are the sorted WordNet ids, in both the same: in training the names of the inner tars, in validation the
 /// synsets without children in the devkit's `meta.mat`, whose numbering is another.
 pub fn open_ilsvrc(folder: &Path, split: &str) -> Result<TarImages, Error> {
+    if !folder.is_dir() {
+        return Err(Error::NotAFolder(folder.to_owned()));
+    }
     match split {
-        "train" => open_train(&folder.join(TRAIN)),
-        "val" | "valid" | "validation" => open_val(&folder.join(VAL), &folder.join(DEVKIT)),
-        _ => Err(Error::NoSuchSplit {
-            path: folder.to_owned(),
-            split: split.to_owned(),
-            found: "train, val".into(),
-        }),
+        "valid" | "validation" => open_ilsvrc(folder, "val"),
+        _ if choose(folder, split, &["train", "val"])? == "train" => {
+            open_train(&folder.join(TRAIN))
+        }
+        _ => open_val(&folder.join(VAL), &folder.join(DEVKIT)),
     }
 }
 

@@ -41,6 +41,7 @@ pub use rand_chacha::ChaCha8Rng;
 pub use resize::{resize, CropBox, Interpolation};
 pub use shapes::Shapes;
 pub use source::{Image, Source};
+pub use split::files_of as files_of_split;
 pub use tar_images::TarImages;
 pub use transform::{
     turn_hue, ColorJitter, Drawn, EraseFill, EvalTransform, FinetuneTransform, Geometry, Op,
@@ -52,5 +53,6 @@ pub use webdataset::open_webdataset;
 #[doc(hidden)]
 pub mod fuzz {
     pub use crate::cifar::fuzz_cifar as cifar;
+    pub use crate::mat::fuzz_mat as mat;
     pub use crate::webdataset::fuzz_webdataset as webdataset;
 }

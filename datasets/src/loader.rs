@@ -4,7 +4,7 @@ mod batches;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::first_ten;
 use crate::{Error, Source, Transform};
@@ -187,14 +187,14 @@ impl Loader {
         Batches::start(Arc::clone(&self.shared), epoch, batch)
     }
 
-    /// The images found bad so far, by index.
+    /// The images found bad so far, by index. A copy: ask [`skipped_count`](Self::skipped_count) first whether there are more.
     pub fn skipped(&self) -> Vec<Skipped> {
-        let skipped = self
-            .shared
-            .skipped
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        skipped.values().cloned().collect()
+        self.shared.skipped().values().cloned().collect()
+    }
+
+    /// How many images were found bad so far; cheap enough to ask after each batch.
+    pub fn skipped_count(&self) -> usize {
+        self.shared.skipped().len()
     }
 }
 
@@ -213,13 +213,17 @@ impl Shared {
         self.config.batch_size.saturating_mul(self.config.ranks)
     }
 
+    fn skipped(&self) -> MutexGuard<'_, BTreeMap<usize, Skipped>> {
+        self.skipped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes a bad image; an error once there are too many.
     fn skip(&self, index: usize, error: Error) -> Result<(), Error> {
         let (name, reason) = match error {
             Error::Image { name, reason } => (name, reason),
             other => (self.source.name(index), other.to_string()),
         };
-        let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut skipped = self.skipped();
         skipped.insert(
             index,
             Skipped {

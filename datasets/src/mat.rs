@@ -11,6 +11,8 @@ use flate2::read::ZlibDecoder;
 const MATRIX: u32 = 14;
 const COMPRESSED: u32 = 15;
 const MAX_BYTES: u64 = 64 << 20;
+/// The devkit has 1860 synsets.
+const MAX_STRUCTS: usize = 1 << 16;
 
 /// A field's value, as far as we care.
 #[derive(Debug, PartialEq)]
@@ -95,6 +97,7 @@ fn structs(matrix: &[u8]) -> Result<Option<Vec<BTreeMap<String, Value>>>, String
         .chunks_exact(4)
         .map(|d| u32::from_le_bytes([d[0], d[1], d[2], d[3]]) as usize)
         .try_fold(1usize, usize::checked_mul)
+        .filter(|count| *count <= MAX_STRUCTS)
         .ok_or("too many structs")?;
     parts.data()?; // the array's name
     let width = parts.data()?.first().copied().unwrap_or(0);
@@ -158,4 +161,10 @@ fn number(kind: u32, data: &[u8]) -> Option<f64> {
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+/// For the fuzzer: a file in memory. Returns how many structs it has.
+#[doc(hidden)]
+pub fn fuzz_mat(bytes: &[u8]) -> Result<usize, String> {
+    Ok(read_structs(bytes)?.len())
 }

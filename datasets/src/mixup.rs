@@ -95,12 +95,7 @@ impl Mixup {
                 "a batch of {count} images of {height} x {width} with {got} values"
             )));
         }
-        if let Some(label) = batch.labels.iter().find(|&&l| l as usize >= self.classes) {
-            return Err(Error::InvalidArgument(format!(
-                "label {label}, but there are only {} classes",
-                self.classes
-            )));
-        }
+        self.check_labels(&batch.labels)?;
         let mut rng = rng(seed, "mixup", batch.epoch as u64, batch.batch as u64);
         let mixes = self.draw(count, height, width, &mut rng);
         let last = count.saturating_sub(1);
@@ -116,8 +111,23 @@ impl Mixup {
     }
 
     /// The targets when nothing is mixed: one-hot with label smoothing, `[B, classes]`.
-    pub fn plain_targets(&self, labels: &[u32]) -> Vec<f32> {
-        self.targets(labels, &vec![1.0; labels.len()])
+    ///
+    /// # Errors
+    /// A label that is no class, a setting that makes no sense.
+    pub fn plain_targets(&self, labels: &[u32]) -> Result<Vec<f32>, Error> {
+        self.check()?;
+        self.check_labels(labels)?;
+        Ok(self.targets(labels, &vec![1.0; labels.len()]))
+    }
+
+    fn check_labels(&self, labels: &[u32]) -> Result<(), Error> {
+        match labels.iter().find(|&&l| l as usize >= self.classes) {
+            None => Ok(()),
+            Some(label) => Err(Error::InvalidArgument(format!(
+                "label {label}, but there are only {} classes",
+                self.classes
+            ))),
+        }
     }
 
     /// `share` of each label and the rest of its partner's, each smoothed.

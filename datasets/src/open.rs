@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cache::is_cache;
-use crate::files::{files_ending, io_error, malformed};
-use crate::split::SPLITS;
+use crate::files::{io_error, malformed};
+use crate::split::{files_of, unnamed, SPLITS};
 use crate::webdataset::open_shards;
 use crate::{
     cifar, ilsvrc, open_ilsvrc, open_webdataset, CacheFile, Cifar, Error, ImageFolder, Shapes,
@@ -27,7 +27,8 @@ const MAX_SHARDS: usize = 1 << 20;
 /// | a folder with `*.tar`, one such file, or several as `shard-{0000..0099}.tar` | [`open_webdataset`] |
 /// | any other folder, and one with images in class folders whatever else is in it | [`ImageFolder`] |
 ///
-/// `split` is `train`, `val` or what the dataset calls it; `val` also finds `valid`, `validation` and `test`.
+/// `split` is `train`, `val` or what the dataset calls it; `val` also finds `valid`, `validation` and `test`. Data without
+/// splits are the whole of any of these; a split that is not there is an error that lists those that are.
 pub fn open(data: &str, split: &str) -> Result<Arc<dyn Source>, Error> {
     open_within(data, split, MAX_PIXELS)
 }
@@ -35,21 +36,24 @@ pub fn open(data: &str, split: &str) -> Result<Arc<dyn Source>, Error> {
 /// [`open`], and images of more pixels than `max_pixels` are refused, from their header.
 pub fn open_within(data: &str, split: &str, max_pixels: u64) -> Result<Arc<dyn Source>, Error> {
     if data == "shapes" {
+        unnamed(Path::new(data), split)?;
         return Ok(Arc::new(Shapes::new(0, 32, 4096)));
     }
     let path = Path::new(data);
     if let Some(name) = data.strip_prefix("hf://datasets/") {
+        // The program vitfreeze fetches it before it comes here.
         let reason = format!(
-            "datasets on the Hub are not fetched; do so with \
+            "this program was built without the Hub; fetch it with \
              'hf download {name} --repo-type dataset --local-dir DIR', then name DIR"
         );
         return Err(malformed(path, reason));
     }
-    if !path.exists() {
-        return match shards(data) {
-            Some(shards) => Ok(Arc::new(open_shards(shards?)?.with_max_pixels(max_pixels))),
-            None => Err(Error::NoSuchFolder(path.to_owned())),
+    if !path.try_exists().map_err(io_error(path))? {
+        let Some(shards) = shards(data) else {
+            return Err(Error::NotFound(path.to_owned()));
         };
+        let shards = files_of(path.parent().unwrap_or(path), split, shards?)?;
+        return Ok(Arc::new(open_shards(shards)?.with_max_pixels(max_pixels)));
     }
     if path.is_dir() && has_class_folders(path, split) {
         let folder = ImageFolder::open(path, split)?.with_max_pixels(max_pixels);
@@ -63,7 +67,9 @@ pub fn open_within(data: &str, split: &str, max_pixels: u64) -> Result<Arc<dyn S
     }
     let extension = path.extension().and_then(|e| e.to_str());
     match extension.unwrap_or_default() {
-        _ if is_cache(path) => Ok(Arc::new(CacheFile::open(path)?)),
+        _ if is_cache(path) => Ok(Arc::new(
+            CacheFile::open(path, split)?.with_max_pixels(max_pixels),
+        )),
         "tar" => Ok(Arc::new(
             open_webdataset(path, split)?.with_max_pixels(max_pixels),
         )),
@@ -161,18 +167,14 @@ fn has_class_folders(path: &Path, split: &str) -> bool {
 
 #[cfg(feature = "parquet")]
 fn open_parquet(path: &Path, split: &str, max_pixels: u64) -> Result<Arc<dyn Source>, Error> {
-    let files = if path.is_dir() {
-        crate::split::files_of(path, split, files_ending(path, "parquet")?)?
-    } else {
-        vec![path.to_owned()]
-    };
+    let files = files_of(path, split, crate::split::files_at(path, "parquet")?)?;
     let source = crate::ParquetImages::open(files)?.with_max_pixels(max_pixels);
     Ok(Arc::new(source))
 }
 
 #[cfg(not(feature = "parquet"))]
 fn open_parquet(path: &Path, _: &str, _: u64) -> Result<Arc<dyn Source>, Error> {
-    let found = files_ending(path, "parquet")?.len();
+    let found = crate::split::files_at(path, "parquet")?.len();
     Err(malformed(
         path,
         format!("{found} Parquet files, but this program was built without the feature 'parquet'"),

@@ -140,10 +140,22 @@ impl ParquetImages {
                 "other class names than in the files before it",
             ));
         }
+        // A row holds an image: no file has more rows than bytes. What the footer says decides what is allocated.
+        let rows = reader.metadata().row_groups().iter().map(|g| g.num_rows());
+        let rows = rows.fold(0, i64::saturating_add);
+        if u64::try_from(rows).map_or(true, |rows| rows > len) {
+            let reason = format!("{rows} rows in {len} bytes; not a whole Parquet file");
+            return Err(malformed(path, reason));
+        }
         for number in 0..reader.num_row_groups() {
             let group = reader.get_row_group(number).map_err(wrong)?;
             let start = self.labels.len();
-            let rows = group.metadata().num_rows().max(0) as usize;
+            let rows = group.metadata().num_rows();
+            let rows = usize::try_from(rows)
+                .ok()
+                .filter(|rows| *rows as u64 <= len);
+            let rows =
+                rows.ok_or_else(|| malformed(path, "a row group of an impossible length"))?;
             let column = group.get_column_reader(label.0).map_err(wrong)?;
             let labels = integers(column, rows).map_err(wrong)?;
             for (row, label) in labels.iter().enumerate() {

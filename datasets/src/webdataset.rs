@@ -1,14 +1,15 @@
 //! WebDataset: tar shards in which the files of a sample share a name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
 use crate::files::{io_error, malformed, Window};
-use crate::split::files_of;
+use crate::source::thousands;
+use crate::split::{files_at, files_of};
 use crate::tar_images::{index, index_file, Entry, TarImages};
-use crate::{files::files_ending, Error};
+use crate::Error;
 
 /// What images may end in.
 const IMAGES: [&str; 6] = ["jpg", "jpeg", "png", "webp", "bmp", "image"];
@@ -19,19 +20,14 @@ const MAX_LABEL_BYTES: u64 = 4096;
 /// Opens tar shards: the folder that holds them, or one of them.
 ///
 /// A sample is an image (`.jpg`, `.jpeg`, `.png`, `.webp`, `.bmp`, `.image`) and a `.cls` beside it: the same path up to
-/// the first dot of the file name. The `.cls` holds the class, a number from 0; or, in all of them, a name, and classes
+/// the first dot of the file name. Samples without image are left out and counted in [`Source::warnings`](crate::Source::warnings). The `.cls` holds the class, a number from 0; or, in all of them, a name, and classes
 /// are then the sorted names. Samples come in the order of the sorted shards.
 ///
 /// # Errors
-/// A cut or damaged shard, an image without label and a label that is no class are errors, so that nothing is missing
+/// An unknown split, missing shards of a set (`-of-0010`), a cut or damaged shard, an image without label and a label that is no class are errors, so that nothing is missing
 /// or mislabelled unnoticed.
 pub fn open_webdataset(path: &Path, split: &str) -> Result<TarImages, Error> {
-    let shards = if path.is_dir() {
-        files_of(path, split, files_ending(path, "tar")?)?
-    } else {
-        vec![path.to_owned()]
-    };
-    open_shards(shards)
+    open_shards(files_of(path, split, files_at(path, "tar")?)?)
 }
 
 /// Opens these shards in this order.
@@ -42,11 +38,21 @@ pub(crate) fn open_shards(shards: Vec<PathBuf>) -> Result<TarImages, Error> {
     for (number, path) in source.tars.iter().enumerate() {
         let listed = index_file(path)?;
         let file = File::open(path).map_err(io_error(path))?;
-        for (entry, label) in samples(&listed.entries, file).map_err(|e| malformed(path, e))? {
+        let found = samples(&listed.entries, file).map_err(|e| malformed(path, e))?;
+        for (entry, label) in found.images {
             entries.push((number, entry));
             labels.push(label);
         }
         source.warnings.extend(listed.warnings);
+        if let Some(first) = found.without_image.first() {
+            source.warnings.push(format!(
+                "{}: left out {} samples without an image (.{}), such as '{}'",
+                path.display(),
+                thousands(found.without_image.len()),
+                IMAGES.join(", ."),
+                first.escape_debug()
+            ));
+        }
     }
     let (classes, labels) = classes(&labels).map_err(|(sample, reason)| {
         let (shard, entry) = &entries[sample];
@@ -66,12 +72,18 @@ pub(crate) fn open_shards(shards: Vec<PathBuf>) -> Result<TarImages, Error> {
     Ok(source)
 }
 
-/// The images of a shard with the texts of their labels.
-fn samples<R: Read + Seek>(
-    entries: &[Entry],
-    mut shard: R,
-) -> Result<Vec<(Entry, String)>, String> {
+/// What is in a shard.
+struct Samples {
+    /// The images with the texts of their labels.
+    images: Vec<(Entry, String)>,
+    /// The names of the other samples, sorted.
+    without_image: Vec<String>,
+}
+
+/// Puts the files of a shard together.
+fn samples<R: Read + Seek>(entries: &[Entry], mut shard: R) -> Result<Samples, String> {
     let mut images: Vec<(&str, &Entry)> = Vec::new();
+    let mut keys = BTreeSet::new();
     let mut labels: BTreeMap<&str, &Entry> = BTreeMap::new();
     for entry in entries {
         let name_start = entry.name.rfind('/').map_or(0, |slash| slash + 1);
@@ -80,6 +92,7 @@ fn samples<R: Read + Seek>(
         };
         let (key, extension) = entry.name.split_at(name_start + dot);
         let extension = extension[1..].to_ascii_lowercase();
+        keys.insert(key);
         if extension == "cls" {
             if labels.insert(key, entry).is_some() {
                 return Err(format!("two labels for '{key}'"));
@@ -88,7 +101,7 @@ fn samples<R: Read + Seek>(
             images.push((key, entry));
         }
     }
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let mut samples = Vec::with_capacity(images.len());
     for (key, image) in images {
         if !seen.insert(key) {
@@ -107,7 +120,11 @@ fn samples<R: Read + Seek>(
         };
         samples.push((image, text.trim().to_owned()));
     }
-    Ok(samples)
+    let without_image = keys.difference(&seen).map(|key| (*key).to_owned());
+    Ok(Samples {
+        without_image: without_image.collect(),
+        images: samples,
+    })
 }
 
 /// Class names and the label of each sample; else the sample that has none, and why.
@@ -147,7 +164,7 @@ pub fn fuzz_webdataset(bytes: &[u8]) -> Result<usize, String> {
     let cursor = || std::io::Cursor::new(bytes);
     let listed = index(cursor(), 0, bytes.len() as u64, "fuzz")?;
     let samples = samples(&listed.entries, cursor())?;
-    let texts: Vec<String> = samples.into_iter().map(|(_, text)| text).collect();
+    let texts: Vec<String> = samples.images.into_iter().map(|(_, text)| text).collect();
     let (names, labels) = classes(&texts).map_err(|(_, reason)| reason)?;
     assert!(labels.iter().all(|l| *l < names.len()));
     Ok(labels.len())

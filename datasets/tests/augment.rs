@@ -289,7 +289,9 @@ fn targets_are_those_of_timm() {
     let share = (targets[0] - 0.1 / 3.0) / 0.9;
     assert!((0.0..=1.0).contains(&share));
     // Theirs are for 0.3. Both are linear in the share.
-    let plain = mixup.plain_targets(&[0, 2, 1, 2]);
+    let plain = mixup.plain_targets(&[0, 2, 1, 2]).unwrap();
+    let error = mixup.plain_targets(&[0, 3]).unwrap_err().to_string();
+    assert_eq!(error, "label 3, but there are only 3 classes");
     for (k, theirs) in theirs.as_array().unwrap().iter().enumerate() {
         let (row, class) = (k / 3, k % 3);
         let other = plain[(3 - row) * 3 + class];

@@ -3,15 +3,17 @@
 mod common;
 
 use std::fs;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
-use common::{fixture, opened, put, records};
+use common::{error, fixture, opened, put, records};
 use datasets::{write_cache, CacheFile, Error, Loader, LoaderConfig, PretrainTransform, Source};
 use tempfile::tempdir;
 
 fn cache(path: &Path, source: &dyn Source) -> usize {
     let images = (0..source.len()).map(|i| source.image(i));
-    write_cache(fs::File::create(path).unwrap(), source, images).unwrap()
+    let from = ("DIR\n/data", "train");
+    write_cache(fs::File::create(path).unwrap(), source, from, images).unwrap()
 }
 
 #[test]
@@ -36,7 +38,12 @@ fn a_cache_is_the_dataset_itself() {
     let cached = opened(&path, "train");
     assert_eq!(
         cached.describe(),
-        "cache of ImageFolder, 7 images, 2 classes"
+        "cache of ImageFolder, 7 images, 2 classes, from DIR/data (train)"
+    );
+    let message = error(&path, "val");
+    assert!(
+        message.ends_with("data.cache: no split 'val' here, only train; name one of these"),
+        "{message}"
     );
     assert_eq!(cached.classes(), folder.classes());
     for i in 0..7 {
@@ -62,7 +69,7 @@ fn a_cache_is_the_dataset_itself() {
         .chain(whole.len() - 40..whole.len())
     {
         fs::write(&path, &whole[..cut]).unwrap();
-        let error = CacheFile::open(&path).unwrap_err().to_string();
+        let error = CacheFile::open(&path, "train").unwrap_err().to_string();
         assert!(error.contains("make it again"), "{cut}: {error}");
     }
     let table = u64::from_le_bytes(whole[32..40].try_into().unwrap()) as usize;
@@ -70,7 +77,7 @@ fn a_cache_is_the_dataset_itself() {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x80;
         fs::write(&path, &damaged).unwrap();
-        if let Ok(source) = CacheFile::open(&path) {
+        if let Ok(source) = CacheFile::open(&path, "train") {
             for i in 0..source.len() {
                 assert!(source.label(i) < source.classes().len());
                 let _ = (source.image(i), source.name(i));
@@ -86,6 +93,40 @@ fn a_cache_is_the_dataset_itself() {
         .unwrap_err()
         .to_string()
         .contains("cannot be read from the cache"));
+}
+
+/// Sizes that a header states are not believed beyond the file, nor beyond the limit of pixels.
+#[test]
+fn sizes_in_a_cache_are_bounded() {
+    let dir = tempdir().unwrap();
+    put(&dir, "data/a/0.png", &fixture("decode/color.png"));
+    let folder = opened(&dir.path().join("data"), "train");
+    let path = dir.path().join("data.cache");
+    cache(&path, &*folder);
+    let whole = fs::read(&path).unwrap();
+    let table = u64::from_le_bytes(whole[32..40].try_into().unwrap()) as usize;
+    let mut damaged = whole.clone();
+    damaged[table + 8..table + 16].copy_from_slice(&[0xff; 8]);
+    fs::write(&path, &damaged).unwrap();
+    assert!(error(&path, "train").contains("an image lies outside it"));
+    // A file of 20 GB that is one hole, and an image as large as it says.
+    let hole = 20u64 << 30;
+    let mut head = whole[..table].to_vec();
+    head[32..40].copy_from_slice(&hole.to_le_bytes());
+    head[40..48].copy_from_slice(&(hole + 24).to_le_bytes());
+    let mut row = whole[table..table + 24].to_vec();
+    row[8..12].copy_from_slice(&(1u32 << 16).to_le_bytes());
+    row[12..16].copy_from_slice(&(1u32 << 16).to_le_bytes());
+    let mut file = fs::File::create(&path).unwrap();
+    file.write_all(&head).unwrap();
+    if file.seek(SeekFrom::Start(hole)).is_ok() && file.write_all(&row).is_ok() {
+        file.write_all(&whole[table + 24..]).unwrap();
+        let message = opened(&path, "train").image(0).unwrap_err().to_string();
+        assert!(
+            message.ends_with("65536 x 65536 pixels, more than the limit of 178956970"),
+            "{message}"
+        );
+    }
 }
 
 #[test]

@@ -178,6 +178,7 @@ fn a_bad_image_is_replaced_by_the_next() {
         let names: Vec<String> = loader.skipped().into_iter().map(|s| s.name).collect();
         assert_eq!(names, ["fake #17", "fake #18", "fake #399"]);
         assert_eq!(loader.skipped()[0].reason, "unreadable");
+        assert_eq!(loader.skipped_count(), loader.skipped().len());
     }
 }
 

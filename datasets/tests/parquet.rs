@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -142,6 +143,53 @@ fn other_columns_are_explained() {
         "{message}"
     );
     assert_eq!(source.image(2).unwrap().rgb[0], 2);
+}
+
+#[test]
+fn missing_shards_are_named() {
+    let dir = tempdir().unwrap();
+    for n in [0, 3] {
+        put(
+            &dir,
+            &format!("data/train-{n:05}-of-00004-0a1b.parquet"),
+            &write(NESTED, &rows(1)),
+        );
+    }
+    let message = error(dir.path(), "train");
+    assert!(
+        message.ends_with(
+            "2 of 4 files are missing: data/train-00001-of-00004, data/train-00002-of-00004; fetch them"
+        ),
+        "{message}"
+    );
+    let one = dir.path().join("data/train-00003-of-00004-0a1b.parquet");
+    assert!(error(&one, "val").contains("no split 'val' here, only train"));
+    assert_eq!(opened(&one, "train").len(), 1);
+}
+
+/// A footer that states a billion rows is not believed.
+#[test]
+fn row_counts_are_bounded_by_the_file() {
+    let dir = tempdir().unwrap();
+    let path = put(&dir, "0.parquet", &write(NESTED, &rows(3)));
+    let whole = fs::read(&path).unwrap();
+    let footer = whole.len()
+        - 8
+        - u32::from_le_bytes(whole[whole.len() - 8..][..4].try_into().unwrap()) as usize;
+    // Each number that is the row count, 3, as Thrift writes it (6), becomes a larger one of five bytes.
+    let mut refused = 0;
+    for at in (footer..whole.len() - 8).filter(|at| whole[*at] == 6) {
+        let mut damaged = whole.clone();
+        damaged.splice(at..=at, [0xfe, 0xff, 0xff, 0xff, 0x7f]);
+        let end = damaged.len() - 8;
+        let len = (end - footer) as u32;
+        damaged[end..end + 4].copy_from_slice(&len.to_le_bytes());
+        fs::write(&path, &damaged).unwrap();
+        if let Err(e) = open(path.to_str().unwrap(), "train") {
+            refused += usize::from(e.to_string().contains(" rows in "));
+        }
+    }
+    assert_eq!(refused, 1);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! `vitfreeze data`: look at a dataset, cache it, time its loader.
 mod bench;
 mod cache;
+#[cfg(feature = "hub")]
+mod hub;
 mod inspect;
 mod preview;
 
@@ -20,6 +22,7 @@ Examples:
   vitfreeze data inspect imagenet --check                decode every image, list the bad ones
   vitfreeze data preview imagenet --out grid.png         what the model sees
   vitfreeze data cache cifar10 --out cifar10.cache       decode once; then --data cifar10.cache
+  vitfreeze data inspect hf://datasets/uoft-cs/cifar10   fetch from the Hub what is not in the cache
   vitfreeze data bench imagenet --threads 2              images per second of the loader
 
 A dataset (SRC, and --data of the other commands) is recognised by what is there:
@@ -29,6 +32,7 @@ A dataset (SRC, and --data of the other commands) is recognised by what is there
   DIR/ILSVRC2012_img_train.tar      ImageNet as handed out; val.tar needs the devkit
   DIR/*.tar, shard-{0000..0099}.tar WebDataset (.jpg and .cls)
   DIR/[data/]train-*.parquet        Hugging Face, downloaded
+  hf://datasets/ORG/NAME[@REVISION] Hugging Face, fetched once into its cache
   FILE                              a file made by 'data cache'";
 
 /// Subcommands of `vitfreeze data`.
@@ -79,10 +83,29 @@ impl Which {
     fn open(&self) -> Result<Arc<dyn Source>> {
         open(&self.source, &self.split, self.max_pixels)
     }
+
+    /// The dataset's name, wherever it is read.
+    fn place(&self) -> Result<String> {
+        let source = self.source.as_str();
+        if source == "shapes" || source.starts_with("hf://") {
+            return Ok(source.to_owned());
+        }
+        Ok(std::path::absolute(source)?.display().to_string())
+    }
 }
 
-/// Opens a dataset and tells what is odd about it.
+/// Opens a dataset, fetched from the Hub if need be, and tells what is odd about it.
 pub fn open(data: &str, split: &str, max_pixels: u64) -> Result<Arc<dyn Source>> {
+    #[cfg(feature = "hub")]
+    let fetched;
+    #[cfg(feature = "hub")]
+    let data = match data.starts_with("hf://datasets/") {
+        true => {
+            fetched = hub::fetch(data, split)?;
+            fetched.as_str()
+        }
+        false => data,
+    };
     let source = datasets::open_within(data, split, max_pixels).map_err(usage)?;
     let warnings = source.warnings();
     for warning in warnings.iter().take(10) {

@@ -34,6 +34,7 @@ mod settings;
 mod subset;
 mod tensorboard;
 mod train;
+mod unfinished;
 mod usage;
 
 use std::process::ExitCode;

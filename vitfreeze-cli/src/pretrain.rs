@@ -306,7 +306,9 @@ impl Run {
         let mut grads = Gradients::default();
         for _ in 0..micro {
             let batch = timed(&mut row.seconds.data, || batches.next());
-            report.tell_skipped(&mut self.told, self.loader.skipped());
+            if self.loader.skipped_count() > self.told.len() {
+                report.tell_skipped(&mut self.told, self.loader.skipped());
+            }
             let batch = batch.context("the loader ended early")??;
             let masking = self.masking(&batch)?;
             let size = self.config.image_size;
@@ -444,7 +446,7 @@ impl Run {
         };
         result::write(&self.dir, &written)?;
         print(report.summary())?;
-        let skipped = self.loader.skipped().len();
+        let skipped = self.loader.skipped_count();
         if skipped > 0 {
             print(format!("  {skipped} damaged image(s) skipped"))?;
         }

@@ -96,6 +96,16 @@ fn preview_draws_a_grid() {
     assert_eq!(column(&plain, 0), column(&plain, 2));
     assert_eq!(column(&plain, 0), column(&finetune, 0));
     assert!(column(&finetune, 1) != column(&finetune, 2));
+    // Written beside it and renamed: nothing is left, and what is no file is not replaced.
+    let names = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    assert_eq!(names, ["grid.png", "train"]);
+    let to = format!("--out={}", dir.path().join("train").display());
+    assert!(fails(data(&["preview", path, &to, "--image-size=32"]), 1).contains("cannot write"));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
 }
 
 /// A run on the cache is the run on the folder, and one can be gone on with on the other.
@@ -116,6 +126,12 @@ fn a_cache_gives_the_same_run() {
     let said = ok(make());
     assert!(said.contains("ImageFolder, 40 images, 4 classes"), "{said}");
     assert!(fails(make(), 2).contains("images.cache exists; remove it"));
+    let said = ok(data(&["inspect", cache.to_str().unwrap()]));
+    let from = format!(
+        "cache of ImageFolder, 40 images, 4 classes, from {} (train)\n",
+        folder.display()
+    );
+    assert!(said.starts_with(&from), "{said}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
 
     let run = |name: &str, data: &Path, more: &[&str]| {
@@ -174,6 +190,8 @@ fn mistakes_are_explained() {
         "--columns=1",
     ];
     assert!(fails(data(&few), 1).contains("cannot write"));
+    let message = fails(data(&["inspect", "shapes", "--split=dev"]), 2);
+    assert!(message.contains("no split 'dev' here, only"), "{message}");
 }
 
 /// Ctrl-C while caching leaves nothing behind.

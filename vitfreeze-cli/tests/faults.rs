@@ -29,7 +29,7 @@ fn usage_errors_exit_2_with_one_line_and_leave_no_folder() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
     let cases: &[(&[&str], &str)] = &[
-        (&["--data=no/such/folder"], "no such folder"),
+        (&["--data=no/such/folder"], "no such file or folder"),
         (
             &["--image-size=30"],
             "image size 30 is not divisible by patch size 4",

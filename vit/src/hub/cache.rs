@@ -20,7 +20,8 @@ pub(super) struct Cache {
 
 impl Cache {
     pub fn new(root: &Path, repo: &Repo) -> Self {
-        let name = format!("models--{}--{}", repo.owner, repo.name);
+        let kind = if repo.dataset { "datasets" } else { "models" };
+        let name = format!("{kind}--{}--{}", repo.owner, repo.name);
         Self {
             folder: root.join(&name),
             locks: root.join(".locks").join(&name),
@@ -62,15 +63,27 @@ impl Cache {
     /// Links a commit's file to its content.
     pub fn link(&self, commit: &str, name: &str, etag: &str) -> io::Result<PathBuf> {
         let path = self.snapshot(commit).join(name);
+        // From the file's folder to the repository's.
+        #[cfg(unix)]
+        let up = "../".repeat(2 + name.matches('/').count());
         replace(&path, |temporary| {
             #[cfg(unix)]
-            return std::os::unix::fs::symlink(Path::new("../../blobs").join(etag), temporary);
+            return std::os::unix::fs::symlink(Path::new(&up).join("blobs").join(etag), temporary);
             // Symbolic links need a privilege there.
             #[cfg(not(unix))]
             fs::hard_link(self.blob(etag), temporary)
                 .or_else(|_| fs::copy(self.blob(etag), temporary).map(|_| ()))
         })?;
         Ok(path)
+    }
+
+    /// Forgets a commit's file and its content.
+    pub fn remove(&self, commit: &str, name: &str) {
+        let path = self.snapshot(commit).join(name);
+        if let Ok(blob) = fs::canonicalize(&path) {
+            let _ = fs::remove_file(blob);
+        }
+        let _ = fs::remove_file(path);
     }
 
     /// Waits until no other process fetches this content, calling `waiting` meanwhile. `None` where the file system has no

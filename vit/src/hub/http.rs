@@ -8,7 +8,7 @@ use reqwest::{redirect, StatusCode, Url};
 use super::repo::Repo;
 
 /// Silence on a connection after which it is given up.
-const TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a request is repeated that failed for a reason that may pass.
 pub(super) const RETRIES: u32 = 5;
 /// Most redirects of a repository that was renamed.
@@ -78,10 +78,14 @@ impl Http {
     /// `ENDPOINT/org/name/resolve/REVISION/FILE`
     fn url(&self, repo: &Repo, revision: &str, file: &str) -> Url {
         let mut url = self.endpoint.clone();
-        // Each part is escaped, slashes too: a revision is one segment.
+        // Each part is escaped, slashes too: a revision is one segment. A file may lie in folders.
         if let Ok(mut path) = url.path_segments_mut() {
-            let parts = [&repo.owner, &repo.name, "resolve", revision, file];
-            path.pop_if_empty().extend(parts);
+            path.pop_if_empty();
+            if repo.dataset {
+                path.push("datasets");
+            }
+            path.extend([&repo.owner, &repo.name, "resolve", revision]);
+            path.extend(file.split('/'));
         }
         url
     }

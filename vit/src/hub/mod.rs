@@ -1,5 +1,7 @@
-//! `hf://org/name[@revision]`: checkpoints from the Hugging Face Hub, into the cache that huggingface_hub has.
+//! `hf://org/name[@revision]`: checkpoints (and `hf://datasets/..`) from the Hugging Face Hub, into the cache that
+//! huggingface_hub has.
 mod cache;
+mod dataset;
 mod download;
 mod http;
 mod repo;
@@ -106,14 +108,17 @@ impl Hub {
     /// [`Error::Hub`]: no such repository or revision, no access, no weights, no connection, a damaged download.
     pub fn fetch(&self, origin: &str, on_progress: OnProgress) -> Result<PathBuf, Error> {
         let repo = Repo::parse(origin)?;
-        // reqwest's blocking client must neither be made nor dropped in an async runtime: it gets a thread of its own.
-        std::thread::scope(|scope| {
-            let fetched = scope.spawn(|| Fetch::new(self, &repo, &on_progress)?.all());
-            fetched
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        on_a_thread(|| Fetch::new(self, &repo, &on_progress)?.all())
     }
+}
+
+/// Blocking clients must neither be made nor dropped in an async runtime, which may be the caller's.
+fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let done = scope.spawn(work);
+        done.join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Fetching the files of one repository.

@@ -3,6 +3,8 @@ use crate::Error;
 
 /// A repository at a revision. Each part has been checked: it can be a part of a path.
 pub(super) struct Repo {
+    /// Of a dataset, not of a model.
+    pub dataset: bool,
     pub owner: String,
     pub name: String,
     pub revision: String,
@@ -39,6 +41,7 @@ impl Repo {
             ));
         }
         Ok(Self {
+            dataset: false,
             owner: owner.to_owned(),
             name: name.to_owned(),
             revision: revision.to_owned(),

@@ -91,7 +91,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         first_batch_s,
         images,
         threads,
-        skipped: loader.skipped().len(),
+        skipped: loader.skipped_count(),
     };
     if args.json {
         print(serde_json::to_string(&output)?)?;

@@ -1,6 +1,5 @@
 //! `vitfreeze data cache`.
-use std::fs::OpenOptions;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{bail, Context, Result};
@@ -11,6 +10,7 @@ use super::Which;
 use crate::folder::quoted;
 use crate::progress::{Progress, Unit};
 use crate::report::print;
+use crate::unfinished::Unfinished;
 use crate::usage::usage;
 use crate::{device, interrupt};
 
@@ -47,14 +47,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let source = args.which.open()?;
     print(source.describe())?;
     interrupt::listen_saying("stopping; nothing is left behind")?;
-    let unfinished = Unfinished::beside(&args.out);
     let write = || -> Result<usize> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&unfinished.0)?;
+        let unfinished = Unfinished::beside(&args.out)?;
         let images = Decoded::new(&*source);
-        let bad = write_cache(&file, &*source, images)?;
+        let origin = (args.which.place()?, args.which.split.as_str());
+        let bad = write_cache(unfinished.file(), &*source, (&origin.0, origin.1), images)?;
         // What cannot be read now would be missing for good.
         if bad * 100 > source.len() {
             bail!(
@@ -62,8 +59,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 source.len()
             );
         }
-        file.sync_all()?;
-        std::fs::rename(&unfinished.0, &args.out)?;
+        unfinished.finish()?;
         Ok(bad)
     };
     let bad = match write() {
@@ -81,28 +77,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
         args.out.display(),
         bytes as f64 / 1e6
     ))?;
-    print(format!(
-        "next: vitfreeze pretrain --data {} ...",
-        quoted(&args.out)
-    ))?;
+    let out = quoted(&args.out);
+    print(match args.which.split.as_str() {
+        "train" => format!("next: vitfreeze pretrain --data {out} ..."),
+        split => format!("next: vitfreeze data inspect {out} --split {split}"),
+    })?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// A file that is removed again unless it was renamed.
-struct Unfinished(PathBuf);
-
-impl Unfinished {
-    fn beside(path: &Path) -> Self {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{}.partial", std::process::id()));
-        Self(name.into())
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 /// The images in order, decoded in parallel. Ends early when interrupted.

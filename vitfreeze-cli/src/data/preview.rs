@@ -1,4 +1,5 @@
 //! `vitfreeze data preview`.
+use std::io::{Cursor, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,6 +11,7 @@ use image::{imageops::replace, Rgb, RgbImage};
 use super::{Kind, Which};
 use crate::report::print;
 use crate::settings::bounded;
+use crate::unfinished::Unfinished;
 
 /// Pixels between the samples.
 const GAP: usize = 2;
@@ -84,8 +86,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
         let class = source.classes().get(label).map_or("?", String::as_str);
         labels.push(format!("row {}: {class} ({})", row + 1, source.name(index)));
     }
-    grid.save_with_format(&args.out, image::ImageFormat::Png)
-        .with_context(|| format!("cannot write {}", args.out.display()))?;
+    let write = || -> Result<()> {
+        let unfinished = Unfinished::beside(&args.out)?;
+        let mut png = Cursor::new(Vec::new());
+        grid.write_to(&mut png, image::ImageFormat::Png)?;
+        unfinished.file().write_all(png.get_ref())?;
+        Ok(unfinished.finish()?)
+    };
+    write().with_context(|| format!("cannot write {}", args.out.display()))?;
     print(source.describe())?;
     for label in labels {
         print(label)?;

@@ -1,0 +1,216 @@
+//! `hf://datasets/org/name[@revision]`: some files of a dataset, into the same cache as huggingface_hub's.
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use hf_hub::repository::RepoTreeEntry;
+use hf_hub::{HFClientBuilder, HFClientSync, HFError};
+
+use super::cache::Cache;
+use super::http::{is_commit, line, TIMEOUT};
+use super::{Fetch, Hub, OnProgress, Repo};
+use crate::Error;
+
+/// More files than any dataset has that is kept in shards.
+const MAX_FILES: usize = 1 << 20;
+
+impl Hub {
+    /// Fetches those of the dataset's files that `choose` takes of all there are (offline: all in the cache), and returns the
+    /// folder that holds them under the same paths. Files that are there already are not fetched again.
+    ///
+    /// `origin` is `hf://datasets/org/name` or `hf://datasets/org/name@revision`. Progress counts the bytes of all files.
+    ///
+    /// # Errors
+    /// [`Error::Hub`]: no such dataset or revision, no access (terms not accepted), no connection, a damaged download; and
+    /// what `choose` says.
+    pub fn fetch_dataset<E: From<Error> + Send>(
+        &self,
+        origin: &str,
+        choose: impl FnOnce(&[String]) -> Result<Vec<String>, E> + Send,
+        on_progress: OnProgress,
+    ) -> Result<PathBuf, E> {
+        let repo = Repo::parse_dataset(origin)?;
+        if self.offline {
+            let cache = Cache::new(&self.cache, &repo);
+            let commit = cache.commit(&repo.revision);
+            let snapshot = commit.map(|commit| cache.snapshot(&commit));
+            let snapshot = snapshot.filter(|folder| folder.is_dir()).ok_or_else(|| {
+                repo.error("not in the cache, and HF_HUB_OFFLINE is set; unset it to download")
+            })?;
+            let mut files = Vec::new();
+            list(&snapshot, "", 4, &mut files).map_err(|e| repo.error(e.to_string()))?;
+            choose(&files)?;
+            return Ok(snapshot);
+        }
+        super::on_a_thread(|| {
+            let (commit, files) = self.tree(&repo)?;
+            let names: Vec<String> = files.iter().map(|(path, _)| path.clone()).collect();
+            let chosen = choose(&names)?;
+            let wanted = files.iter().filter(|(path, _)| chosen.contains(path));
+            Ok(self.fetch_files(&repo, commit, wanted, on_progress)?)
+        })
+    }
+
+    /// The commit that the revision is, and the paths and sizes of its files.
+    fn tree(&self, repo: &Repo) -> Result<(String, Vec<(String, u64)>), Error> {
+        let client = self.client().map_err(|e| repo.error(line(&e)))?;
+        let handle = client.dataset(&repo.owner, &repo.name);
+        let info = handle.info().revision(repo.revision.clone()).send();
+        let info = info.map_err(|e| repo.explain(&e))?;
+        // From here on all is of one commit.
+        let commit = info.sha.filter(|sha| is_commit(sha));
+        let commit = commit.ok_or_else(|| repo.error("the Hub does not tell its commit"))?;
+        let tree = handle.list_tree().revision(commit.clone());
+        let tree = tree.recursive(true).limit(MAX_FILES).send();
+        let tree = tree.map_err(|e| repo.explain(&e))?;
+        let files = tree.into_iter().filter_map(|entry| match entry {
+            // A path that leads elsewhere would be written there.
+            RepoTreeEntry::File { path, size, .. } => is_inside(&path).then_some((path, size)),
+            RepoTreeEntry::Directory { .. } => None,
+        });
+        Ok((commit, files.collect()))
+    }
+
+    /// hf-hub's client, which knows the Hub's lists. It cannot continue a download and checks no hash, so bytes come by
+    /// [`super::download`].
+    fn client(&self) -> Result<HFClientSync, HFError> {
+        let builder = HFClientBuilder::new()
+            .endpoint(self.endpoint.as_str())
+            .cache_dir(&self.cache);
+        let builder = match &self.token {
+            Some(token) => builder.token(token),
+            None => builder,
+        };
+        // Its own waits for ever on a connection that has gone silent.
+        let http = reqwest::Client::builder()
+            .connect_timeout(TIMEOUT)
+            .read_timeout(TIMEOUT)
+            .user_agent(concat!("candle-vit/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        builder.client(http).build_sync()
+    }
+
+    fn fetch_files<'a>(
+        &self,
+        repo: &Repo,
+        commit: String,
+        files: impl Iterator<Item = &'a (String, u64)>,
+        on_progress: OnProgress,
+    ) -> Result<PathBuf, Error> {
+        let cache = Cache::new(&self.cache, repo);
+        let snapshot = cache.snapshot(&commit);
+        let length = |path: &str| fs::metadata(snapshot.join(path)).map_or(0, |m| m.len());
+        // Also those that are there but cut short.
+        let missing: Vec<&(String, u64)> = files
+            .filter(|(path, size)| length(path) != *size || !snapshot.join(path).is_file())
+            .collect();
+        let total = missing.iter().map(|(_, size)| size).sum();
+        let mut before = 0;
+        for (path, size) in missing {
+            let told = on_progress.clone();
+            let all: OnProgress =
+                Arc::new(move |file, done, _| told(file, (before + done).min(total), total));
+            cache.remove(&commit, path);
+            let mut fetch = Fetch::new(self, repo, &all)?;
+            fetch.commit = Some(commit.clone());
+            if fetch.file(path)?.is_none() {
+                return Err(repo.error(format!("'{path}' is listed but not there")));
+            }
+            if length(path) != *size {
+                let length = length(path);
+                cache.remove(&commit, path);
+                return Err(repo.error(format!(
+                    "'{path}' came with {length} of {size} bytes; try again later"
+                )));
+            }
+            before += size;
+        }
+        let set = cache.set_commit(&repo.revision, &commit);
+        set.map_err(|e| repo.error(format!("cannot write to the cache: {e}")))?;
+        Ok(snapshot)
+    }
+}
+
+impl Repo {
+    fn parse_dataset(origin: &str) -> Result<Self, Error> {
+        let rest = origin.strip_prefix("hf://datasets/").unwrap_or(origin);
+        let wrong = || Error::Hub {
+            repo: format!("datasets/{rest}"),
+            reason: "expected hf://datasets/org/name or hf://datasets/org/name@revision".into(),
+        };
+        let repo = Self::parse(rest).map_err(|_| wrong())?;
+        if !is_inside(&repo.revision) {
+            return Err(wrong());
+        }
+        Ok(Self {
+            dataset: true,
+            origin: format!("datasets/{rest}"),
+            ..repo
+        })
+    }
+
+    /// What hf-hub's error means, and what to do.
+    fn explain(&self, error: &HFError) -> Error {
+        // hf-hub takes any 404 for a missing revision.
+        let no_revision = |code: Option<&str>| code == Some("RevisionNotFound");
+        self.error(match error {
+            HFError::AuthRequired { .. } | HFError::Forbidden { .. } => self.denied(error),
+            HFError::Http { context } if matches!(context.status.as_u16(), 401 | 403) => {
+                self.denied(error)
+            }
+            HFError::RepoNotFound { .. } => self.nowhere(),
+            HFError::RevisionNotFound {
+                context: Some(context),
+                ..
+            } if !no_revision(context.error_code.as_deref()) => self.nowhere(),
+            HFError::RevisionNotFound { .. } => {
+                format!("{}; check the part after @", line(error))
+            }
+            HFError::Request { .. } => format!(
+                "{}; check the connection, or use what is cached with HF_HUB_OFFLINE=1",
+                line(error)
+            ),
+            _ => line(error),
+        })
+    }
+
+    fn nowhere(&self) -> String {
+        "no such dataset; check the name, and for a private one set HF_TOKEN".into()
+    }
+
+    /// Datasets such as ImageNet are given to those who accept their terms.
+    fn denied(&self, error: &HFError) -> String {
+        format!(
+            "{}; if it is gated, accept the terms on https://huggingface.co/datasets/{}/{}, then set HF_TOKEN to a token of \
+             yours; if there is no such dataset, check the name",
+            line(error),
+            self.owner,
+            self.name
+        )
+    }
+}
+
+/// The paths of the files in a folder, relative to it.
+fn list(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<String>) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let (path, name) = (entry.path(), format!("{prefix}{name}"));
+        if path.is_file() {
+            files.push(name);
+        } else if depth > 0 && path.is_dir() {
+            list(&path, &format!("{name}/"), depth - 1, files)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a relative path stays below where it begins.
+fn is_inside(path: &str) -> bool {
+    let mut parts = Path::new(path).components();
+    !path.is_empty()
+        && !path.contains('\\')
+        && parts.all(|part| matches!(part, Component::Normal(_)))
+}
