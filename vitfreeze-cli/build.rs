@@ -22,7 +22,9 @@ fn main() {
         let text = std::fs::read_to_string(&lock).unwrap_or_default();
         let mut lines = text.lines();
         while let Some(line) = lines.next() {
-            let name = line.strip_prefix("name = \"").and_then(|n| n.strip_suffix('"'));
+            let name = line
+                .strip_prefix("name = \"")
+                .and_then(|n| n.strip_suffix('"'));
             let Some(name) = name.filter(|name| CRATES.contains(name)) else {
                 continue;
             };

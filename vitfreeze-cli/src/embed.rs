@@ -109,7 +109,8 @@ struct Features {
 impl Features {
     fn add(&mut self, batch: &Batch, values: Vec<f32>, source: &dyn Source) {
         self.values.extend(values);
-        self.labels.extend(batch.labels.iter().map(|&l| i64::from(l)));
+        self.labels
+            .extend(batch.labels.iter().map(|&l| i64::from(l)));
         let name = |&index: &u64| source.name(index as usize);
         self.names.extend(batch.indices.iter().map(name));
     }

@@ -9,7 +9,7 @@ pub(super) struct Repo {
     pub name: String,
     pub revision: String,
     /// As the user wrote it.
-    origin: String,
+    pub origin: String,
 }
 
 impl Repo {
