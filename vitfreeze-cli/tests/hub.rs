@@ -120,9 +120,9 @@ fn answer(site: &mut Site, request: &str) -> Vec<u8> {
                 reply(status, "X-Error-Code: GatedRepo\r\n", b"no access")
             }
             _ => {
-                let etag: String = file.bytes().map(|b| format!("{b:02x}")).collect();
-                let etag = &format!("{etag:0<40}")[etag.len().saturating_sub(40)..];
-                let headers = format!("ETag: \"{}\"\r\nX-Repo-Commit: {COMMIT}\r\n", &etag[..40]);
+                // No hash of the content, so not in hexadecimal.
+                let etag: String = file.bytes().map(|b| format!("x{b:02x}")).collect();
+                let headers = format!("ETag: \"{etag}\"\r\nX-Repo-Commit: {COMMIT}\r\n");
                 reply("200 OK", &headers, body)
             }
         };

@@ -181,11 +181,10 @@ impl Repo {
     /// Datasets such as ImageNet are given to those who accept their terms.
     fn denied(&self, error: &HFError) -> String {
         format!(
-            "{}; if it is gated, accept the terms on https://huggingface.co/datasets/{}/{}, then set HF_TOKEN to a token of \
-             yours; if there is no such dataset, check the name",
+            "{}; if it is gated, accept the terms on {}, then set HF_TOKEN to a token of yours; if there is no such dataset, \
+             check the name",
             line(error),
-            self.owner,
-            self.name
+            self.page()
         )
     }
 }

@@ -124,7 +124,7 @@ impl Http {
                     continue;
                 }
             } else if !status.is_success() {
-                return Err(refusal(&response, commit.filter(|c| is_commit(c))));
+                return Err(refusal(repo, &response, commit.filter(|c| is_commit(c))));
             }
             let etag = linked_etag.or_else(|| header("etag")).unwrap_or_default();
             let size = linked_size.or_else(|| header("content-length"));
@@ -149,7 +149,7 @@ impl Http {
         let status = response.status();
         match status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE {
             true => Ok(response),
-            false => Err(refusal(&response, None)),
+            false => Err(refusal(repo, &response, None)),
         }
     }
 }
@@ -206,14 +206,15 @@ fn send(request: RequestBuilder) -> Result<Response, Refusal> {
 }
 
 /// What an answer that is no success means, and what to do.
-fn refusal(response: &Response, commit: Option<String>) -> Refusal {
+fn refusal(repo: &Repo, response: &Response, commit: Option<String>) -> Refusal {
     let code = text(response, "x-error-code").unwrap_or_default();
     Refusal::Fatal(match (code.as_str(), response.status().as_u16()) {
         ("EntryNotFound", _) | ("", 404) => return Refusal::Missing(commit),
         ("RevisionNotFound", _) => "no such revision; check the part after @".into(),
-        ("GatedRepo", _) => {
-            "a gated repository: accept its terms on its page, and set HF_TOKEN to your token".into()
-        }
+        ("GatedRepo", _) => format!(
+            "a gated repository: accept the terms on {}, then set HF_TOKEN to a token of yours",
+            repo.page()
+        ),
         ("RepoNotFound", _) | (_, 401 | 403) => {
             "no such repository, or a private one; check the name, or set HF_TOKEN to a token that may read it".into()
         }

@@ -49,6 +49,12 @@ impl Repo {
         })
     }
 
+    /// Where a person can see it, and accept its terms.
+    pub fn page(&self) -> String {
+        let kind = if self.dataset { "datasets/" } else { "" };
+        format!("https://huggingface.co/{kind}{}/{}", self.owner, self.name)
+    }
+
     pub fn error(&self, reason: impl Into<String>) -> Error {
         Error::Hub {
             repo: self.origin.clone(),
