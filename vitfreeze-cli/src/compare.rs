@@ -4,7 +4,7 @@ mod picture;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 use serde_json::Value;
 
 use crate::metrics::duration;
@@ -17,14 +17,16 @@ use picture::Curve;
 /// Longest result.json and longest metrics.jsonl that are read.
 const MAX_RESULT: u64 = 16 << 20;
 const MAX_METRICS: u64 = 4 << 30;
+/// Longest chain of runs that began with one another.
+const MAX_CHAIN: usize = 16;
 
 const EXAMPLES: &str = "\
 Examples:
   vitfreeze compare runs/*
   vitfreeze compare runs/finetune-1 runs/finetune-2 runs/knn-1 --out accuracy.png
 
-'time' is a run's own; 'with pretraining' adds that of the run folder that its checkpoint came from, where
-that is still there. 'saved' is what freezing saved of a run's time against its own unfrozen steps.";
+'time' is a run's own; 'with pretraining' adds that of the runs that its checkpoint came from, where
+their folders are still there. 'saved' is what freezing saved of a run's time against its own unfrozen steps.";
 
 /// Flags of `vitfreeze compare`.
 #[derive(clap::Parser)]
@@ -42,7 +44,7 @@ pub struct Args {
 struct Summary {
     name: String,
     result: RunResult,
-    /// Seconds of the pretraining that it began with.
+    /// Seconds of the runs that it began with.
     before: f64,
     /// (seconds of this run, top-1) after each evaluation.
     evaluations: Vec<(f64, f64)>,
@@ -61,7 +63,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
     }
     if runs.is_empty() {
-        return Err(usage("no run could be read"));
+        bail!("no run could be read");
     }
     for line in table(&runs) {
         print(line)?;
@@ -125,15 +127,11 @@ impl Summary {
         } else if result.kind != "eval" {
             note(format!("warning: there is no {}", metrics.display()));
         }
-        let evaluation = |row: &Value| {
-            let top1 = row["eval"]["top1"].as_f64()?;
-            Some((row["seconds"].as_f64()?, top1))
-        };
         let checkpoint = result.settings["checkpoint"].as_str();
         Ok(Self {
             name: dir.display().to_string(),
-            before: checkpoint.map_or(0.0, pretraining),
-            evaluations: rows.iter().filter_map(evaluation).collect(),
+            before: checkpoint.map_or(0.0, |checkpoint| before(checkpoint, MAX_CHAIN)),
+            evaluations: evaluations(&rows),
             result,
         })
     }
@@ -155,30 +153,33 @@ impl Summary {
     }
 }
 
-/// Seconds of the pretraining run that a checkpoint is of; 0 if it is of none.
-fn pretraining(checkpoint: &str) -> f64 {
+/// (seconds since the start, top-1) after each evaluation of a finetune or linprobe run: lines of steps have their seconds
+/// split, those of evaluations a `top1` and their own seconds.
+fn evaluations(rows: &[Value]) -> Vec<(f64, f64)> {
+    let (mut seconds, mut points) = (0.0, Vec::new());
+    for row in rows {
+        let own = row["seconds"].as_f64();
+        seconds += own.or(row["seconds"]["total"].as_f64()).unwrap_or(0.0);
+        let top1 = row["ema_top1"].as_f64().or(row["top1"].as_f64());
+        points.extend(own.and(top1).map(|top1| (seconds, top1)));
+    }
+    points
+}
+
+/// Seconds of the run that a checkpoint is of, and of those that this one began with; 0 if it is of none.
+fn before(checkpoint: &str, chain: usize) -> f64 {
     let path = Path::new(checkpoint);
     let dir = match path.is_dir() {
         true => path,
         false => path.parent().unwrap_or(path),
     };
-    if !dir.join("result.json").is_file() {
+    if chain == 0 || !dir.join("result.json").is_file() {
         return 0.0;
     }
     match result_of(dir) {
-        // What a fine-tuned checkpoint began with counts too.
         Ok(result) => {
             let first = result.settings["checkpoint"].as_str();
-            let before = first
-                .filter(|_| result.kind == "finetune")
-                .filter(|&first| first != checkpoint)
-                .map_or(0.0, |first| {
-                    match Path::new(first).join("result.json").is_file() {
-                        true => result_of(Path::new(first)).map_or(0.0, |r| r.seconds),
-                        false => 0.0,
-                    }
-                });
-            result.seconds + before
+            result.seconds + first.map_or(0.0, |first| before(first, chain - 1))
         }
         Err(e) => {
             note(format!("warning: {e:#}"));

@@ -22,6 +22,7 @@ use crate::pretrained::{input_size, load, open, transform, ModelArgs};
 use crate::progress::{Progress, Unit};
 use crate::report::{note, print};
 use crate::result::{self, RunResult};
+use crate::settings::absolute;
 use crate::train::{check_labels, open_split};
 use crate::usage::usage;
 use crate::{device, plot};
@@ -206,7 +207,7 @@ impl Judge<'_> {
             saved: None,
             seconds,
             settings: json!({
-                "checkpoint": args.checkpoint,
+                "checkpoint": absolute("checkpoint", &args.checkpoint)?,
                 "data": args.data,
                 "split": args.split,
                 "image-size": self.transform.size,

@@ -72,6 +72,14 @@ pub fn claim(out: Option<&Path>, command: &str) -> Result<PathBuf> {
         }
         bail!("no free folder in runs");
     };
+    check_free(out)?;
+    std::fs::create_dir_all(out)
+        .map_err(|e| usage(format!("cannot make --out {}: {e}", out.display())))?;
+    Ok(out.to_owned())
+}
+
+/// Refuses a folder with something in it: to be asked before work that takes long.
+pub fn check_free(out: &Path) -> Result<()> {
     let dir = out.display();
     if checkpoint_path(out).exists() {
         return Err(usage(format!(
@@ -79,8 +87,12 @@ pub fn claim(out: Option<&Path>, command: &str) -> Result<PathBuf> {
             quoted(out)
         )));
     }
-    std::fs::create_dir_all(out).map_err(|e| usage(format!("cannot make --out {dir}: {e}")))?;
-    for entry in std::fs::read_dir(out).with_context(|| format!("cannot read {dir}"))? {
+    let entries = match std::fs::read_dir(out) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(usage(format!("cannot make --out {dir}: {e}"))),
+    };
+    for entry in entries {
         let entry = entry.with_context(|| format!("cannot read {dir}"))?;
         // What a run leaves that was killed before its first checkpoint may stay.
         let leftover = match entry.file_name().to_str() {
@@ -94,7 +106,7 @@ pub fn claim(out: Option<&Path>, command: &str) -> Result<PathBuf> {
             )));
         }
     }
-    Ok(out.to_owned())
+    Ok(())
 }
 
 /// Writes a new (`fresh`) run's first checkpoint, and config.toml: from here on a kill at any moment leaves something to

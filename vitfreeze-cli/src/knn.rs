@@ -20,6 +20,7 @@ use crate::pretrained::{feature_pool, input_size, load, open, transform, ModelAr
 use crate::progress::{Progress, Unit};
 use crate::report::{note, print};
 use crate::result::{self, RunResult};
+use crate::settings::absolute;
 use crate::subset::Subset;
 use crate::train::{Data, Pool};
 use crate::usage::usage;
@@ -189,7 +190,7 @@ fn compare_all(
         saved: None,
         seconds,
         settings: json!({
-            "checkpoint": args.checkpoint,
+            "checkpoint": absolute("checkpoint", &args.checkpoint)?,
             "data": args.data,
             "val-data": args.val_data,
             "pool": pretrained.cfg.pool,

@@ -79,6 +79,18 @@ pub fn timed<T>(seconds: &mut f64, f: impl FnOnce() -> T) -> T {
     out
 }
 
+/// The loss is NaN or infinite: the weights are ruined.
+#[derive(Debug)]
+pub struct NotFinite(pub String);
+
+impl std::fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotFinite {}
+
 /// The file of a run, open for appending.
 pub struct Metrics {
     file: File,

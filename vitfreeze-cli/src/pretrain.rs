@@ -15,7 +15,7 @@ use localmim::{LocalMim, LocalMimConfig, Masking};
 use crate::checkpoint::{self, Fingerprint, Header};
 use crate::config::{Config, Flags};
 use crate::folder::{self, checkpoint_path, quoted};
-use crate::metrics::{timed, Metrics, Row, Seconds};
+use crate::metrics::{timed, Metrics, NotFinite, Row, Seconds};
 use crate::report::{changed_layers, note, print, Report};
 use crate::result::{self, RunResult};
 use crate::settings::Settings as _;
@@ -93,18 +93,6 @@ pub fn run(args: Args) -> Result<ExitCode> {
     report.close();
     run.finish(&report)
 }
-
-/// The loss is NaN or infinite.
-#[derive(Debug)]
-struct NotFinite(String);
-
-impl std::fmt::Display for NotFinite {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for NotFinite {}
 
 /// A run in progress.
 struct Run {

@@ -22,6 +22,7 @@ pub use feed::{Features, Feed};
 pub use settings::{Pool, TrainSettings, Training, TrainingFlags, FREE_KEYS};
 
 use crate::accuracy::Accuracy;
+use crate::metrics::NotFinite;
 use crate::report::Report;
 use crate::settings::Settings;
 use crate::{folder, interrupt};
@@ -107,15 +108,22 @@ pub fn run<T: Task>(args: &RunArgs<<T::Settings as Settings>::Flags>) -> Result<
     interrupt::listen()?;
     let feed = run.feed.clone();
     let mut batches = feed.stream(run.epoch(), run.first_batch());
+    run.catch_up(&report)?;
     for step in run.step..stop {
         run.advance(step, &mut report)?;
-        let row = run.train(step, &mut batches, &report)?;
-        report.step(row);
+        let gradients = run.gradients(step, &mut batches, &report);
+        // A checkpoint that is due waits until this step's loss has proved its weights good.
+        let bad = gradients.as_ref().is_err_and(|e| e.is::<NotFinite>());
+        if !bad && run.save_is_due() {
+            run.save()?;
+        }
+        let (row, grads) = gradients?;
+        report.step(run.update(row, &grads)?);
         if run.evaluation_is_due() {
             run.evaluate(&report)?;
         }
         let interrupted = interrupt::asked();
-        if interrupted || run.step == stop || run.step % run.save_every == 0 {
+        if interrupted || run.step == stop {
             run.save()?;
         }
         if interrupted && run.step < stop {

@@ -21,8 +21,10 @@ fn table_and_picture() {
     result(&dir("p"), "pretrain", "null", 100.0, "{}");
     let settings = format!(r#"{{"checkpoint":{:?}}}"#, dir("p"));
     result(&dir("f"), "finetune", "71.25", 50.0, &settings);
-    let rows = r#"{"step":0,"frozen":0}
-{"epoch":0,"eval":{"top1":60.0,"top5":90.0,"loss":1.0},"seconds":20.0}
+    let rows = r#"{"step":0,"frozen":0,"seconds":{"data":1.0,"total":10.0}}
+{"step":0,"epoch":0,"top1":60.0,"top5":90.0,"loss":1.0,"images":10,"seconds":2.0}
+{"step":1,"frozen":0,"seconds":{"data":1.0,"total":30.0}}
+{"step":1,"epoch":1,"top1":71.25,"top5":90.0,"loss":1.0,"images":10,"seconds":2.0}
 torn"#;
     std::fs::write(dir("f").join("metrics.jsonl"), rows).unwrap();
     std::fs::write(dir("p").join("metrics.jsonl"), "").unwrap();
@@ -42,7 +44,7 @@ torn"#;
     }
     image::open(dir("a.png")).unwrap();
     let svg = std::fs::read_to_string(dir("a.svg")).unwrap();
-    assert!(svg.contains("best 60.00 %") && svg.contains("finetune"));
+    assert!(svg.contains("best 71.25 %") && svg.contains("finetune"));
 }
 
 #[test]

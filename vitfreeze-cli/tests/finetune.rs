@@ -437,6 +437,33 @@ fn an_unreadable_validation_image_is_left_out() {
 }
 
 #[test]
+fn an_evaluation_that_fails_loses_no_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, straight, out] = ["data", "straight", "out"].map(|name| dir.path().join(name));
+    write_images(&data);
+    let few = "--model=vit-tiny --image-size=16 --patch-size=4 --batch-size=8 --accum=1 --epochs=2 --warmup-epochs=0";
+    let run = |out: &Path| {
+        let mut command = vitfreeze(["finetune", "--ema=0.9", "--data"]);
+        command.arg(&data).args(few.split(' '));
+        command.arg("--out").arg(out);
+        command
+    };
+    ok(run(&straight));
+    for class in ["dark", "light"] {
+        for i in 0..10 {
+            let path = data.join(format!("val/{class}/{i:02}.png"));
+            std::fs::write(path, b"not an image").unwrap();
+        }
+    }
+    let error = fails(run(&out), 1);
+    assert!(error.contains("saved after step 8"), "{error}");
+    assert!(error.contains("finetune --resume"), "{error}");
+    write_images(&data);
+    ok(go_on("finetune", &out, &[]));
+    assert_same(&straight, &out);
+}
+
+#[test]
 fn mistakes_are_told_before_anything_is_written() {
     let (dir, data, run) = prepared();
     let (out, none) = (dir.path().join("out"), dir.path().join("none"));
@@ -487,7 +514,7 @@ fn mistakes_are_told_before_anything_is_written() {
             ),
             (
                 try_on(command, &checkpoint, &none, few, 2),
-                "no such folder",
+                "no such file or folder",
             ),
             (
                 try_on(command, &checkpoint, &other, few, 2),

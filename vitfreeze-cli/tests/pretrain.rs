@@ -190,6 +190,7 @@ fn kill_at_any_moment_and_resume() {
         "config.toml",
         "encoder.safetensors",
         "metrics.jsonl",
+        "result.json",
     ];
     assert_eq!(left, files, "nothing half-written stays");
 }

@@ -46,6 +46,14 @@ impl Feed {
         }
     }
 
+    /// How many images could not be read so far.
+    pub fn skipped_count(&self) -> usize {
+        match self {
+            Self::Images(loader) => loader.skipped_count(),
+            Self::Features(_) => 0,
+        }
+    }
+
     /// Images that could not be read so far.
     pub fn skipped(&self) -> Vec<Skipped> {
         match self {

@@ -6,6 +6,7 @@ mod step;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{bail, Context, Result};
 use candle_core::Device;
@@ -51,7 +52,7 @@ pub struct Run<T: Task> {
     /// Rows of earlier sessions, until the report takes them.
     rows: Vec<Row>,
     best: Option<Best>,
-    /// Wall time of all steps and evaluations.
+    /// Wall time of all steps and evaluations, and of what came before: loading, a probe's features.
     seconds: f64,
     /// Optimiser steps done, those of the latest checkpoint, and those of the latest evaluation.
     pub step: usize,
@@ -59,6 +60,8 @@ pub struct Run<T: Task> {
     judged: Option<usize>,
     /// Damaged images told about.
     told: BTreeSet<usize>,
+    /// When the step began.
+    started: Instant,
 }
 
 impl<T: Task> Run<T> {
@@ -75,6 +78,10 @@ impl<T: Task> Run<T> {
         let training = config.training();
         let threads = device::set_threads(training.threads)?;
         let device = device::open(&training.device)?;
+        if let (Some(out), None) = (&args.out, &resumed) {
+            folder::check_free(out)?;
+        }
+        let opened = Instant::now();
         let (task, Start { data, feed, vars }) = T::open(&config, &device, threads)?;
         let per_epoch = feed.batches_per_epoch();
         if per_epoch == 0 {
@@ -131,7 +138,8 @@ impl<T: Task> Run<T> {
                 (dir, metrics)
             }
         };
-        let (mut rows, mut seconds, mut judged) = (Vec::new(), 0.0, None);
+        let mut seconds = opened.elapsed().as_secs_f64();
+        let (mut rows, mut judged) = (Vec::new(), None);
         for line in metrics.take_up(step)? {
             match line {
                 Logged::Step(row) => {
@@ -168,6 +176,7 @@ impl<T: Task> Run<T> {
             seconds,
             step,
             judged,
+            started: Instant::now(),
         };
         folder::start(&run.dir, &run.config, fresh, || run.write_checkpoint())?;
         if run.training().tensorboard {
@@ -205,6 +214,10 @@ impl<T: Task> Run<T> {
         if self.step > 0 {
             note(format!("resuming after step {}", self.step));
         }
+    }
+
+    pub fn save_is_due(&self) -> bool {
+        self.step > self.saved && self.step.is_multiple_of(self.save_every)
     }
 
     pub fn report(&mut self, stop: usize) -> Report {

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use anyhow::{bail, Result};
+use anyhow::{anyhow, Result};
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::Run;
 use crate::accuracy::Accuracy;
 use crate::checkpoint::{self, Best};
-use crate::metrics::{Line, Row};
+use crate::folder::{checkpoint_path, quoted};
+use crate::metrics::{Line, NotFinite, Row};
 use crate::report::Report;
+use crate::settings::Settings as _;
 use crate::train::Task;
 
 /// A line of metrics.jsonl: a step, or the evaluation after it.
@@ -59,10 +61,31 @@ impl<T: Task> Run<T> {
             && (done.is_multiple_of(self.training().eval_every) || done == self.training().epochs)
     }
 
+    /// Does the evaluation that a resumed run was stopped at.
+    pub fn catch_up(&mut self, report: &Report) -> Result<()> {
+        let due = self.step > 0 && self.evaluation_is_due() && self.judged != Some(self.step);
+        match due {
+            true => self.evaluate(report),
+            false => Ok(()),
+        }
+    }
+
     /// Evaluates, logs, and keeps the best. Part of the step before, so that a resumed run has the same lines and files.
     pub fn evaluate(&mut self, report: &Report) -> Result<()> {
         let step = self.step.saturating_sub(1);
-        let (evaluation, told) = report.pause(|| self.judge(step))?;
+        let (evaluation, told) = match report.pause(|| self.judge(step)) {
+            Ok(judged) => judged,
+            Err(e) if e.is::<NotFinite>() => return Err(e),
+            // What was trained is kept, whatever has become of the validation images.
+            Err(e) => {
+                self.save()?;
+                let (command, dir) = (T::Settings::COMMAND, quoted(&self.dir));
+                return Err(anyhow!(
+                    "{e:#}; saved after step {}; to go on once that is mended: vitfreeze {command} --resume {dir}",
+                    self.step
+                ));
+            }
+        };
         self.metrics
             .write(&Logged::Evaluation(evaluation.clone()))?;
         self.seconds += evaluation.seconds;
@@ -103,10 +126,14 @@ impl<T: Task> Run<T> {
         let own = judge(VarBuilder::from_tensors(weights, DType::F32, &self.device))?;
         let average = self.ema.as_ref().map(|ema| judge(ema.vars())).transpose()?;
         if !own.loss().is_finite() {
-            bail!(
-                "after step {step} the validation loss is {}; start again with a lower --lr",
-                own.loss()
-            );
+            return Err(NotFinite(format!(
+                "after step {}: the validation loss is {}; {} still holds step {}; start again with a lower --lr",
+                step + 1,
+                own.loss(),
+                checkpoint_path(&self.dir).display(),
+                self.saved,
+            ))
+            .into());
         }
         let evaluation = Evaluation {
             step,

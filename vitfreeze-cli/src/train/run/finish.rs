@@ -1,5 +1,6 @@
 //! The files of a run: its state, its classifiers, its result.
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::Result;
 
@@ -13,6 +14,7 @@ use crate::train::Task;
 
 impl<T: Task> Run<T> {
     pub fn save(&mut self) -> Result<()> {
+        let start = Instant::now();
         self.metrics.flush()?;
         if let Some(events) = &mut self.events {
             events.flush()?;
@@ -20,6 +22,8 @@ impl<T: Task> Run<T> {
         self.write_checkpoint()
             .map_err(|e| folder::untouched(e, T::Settings::COMMAND, &self.dir, self.saved))?;
         self.saved = self.step;
+        // Saving is no part of a step's time.
+        self.started += start.elapsed();
         Ok(())
     }
 

@@ -1,26 +1,26 @@
 //! One optimiser step.
 use std::time::Instant;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result};
 use datasets::Batch;
 use freezeout::{Gradients, Param};
 
 use super::Run;
 use crate::folder::checkpoint_path;
-use crate::metrics::{timed, Row, Seconds};
+use crate::metrics::{timed, NotFinite, Row, Seconds};
 use crate::report::Report;
 use crate::train::settings::TrainSettings as _;
 use crate::train::Task;
 
 impl<T: Task> Run<T> {
-    /// One optimiser step on the mean gradient of its batches.
-    pub fn train(
+    /// The gradients of one optimiser step: the mean over its batches.
+    pub fn gradients(
         &mut self,
         step: usize,
         batches: &mut dyn Iterator<Item = Result<Batch>>,
         report: &Report,
-    ) -> Result<Row> {
-        let started = Instant::now();
+    ) -> Result<(Row, Gradients)> {
+        self.started = Instant::now();
         let (training, schedule) = (self.config.training(), self.freeze.schedule());
         let micro = training
             .accum
@@ -53,19 +53,22 @@ impl<T: Task> Run<T> {
         let mut grads = Gradients::default();
         for _ in 0..micro {
             let batch = timed(&mut row.seconds.data, || batches.next());
-            report.tell_skipped(&mut self.told, self.feed.skipped());
+            if self.feed.skipped_count() > self.told.len() {
+                report.tell_skipped(&mut self.told, self.feed.skipped());
+            }
             let batch = batch.context("the loader ended early")??;
             let loss = timed(&mut row.seconds.forward, || {
                 self.task.loss(&self.model, batch)
             })?;
             let value = f64::from(loss.to_scalar::<f32>()?);
             if !value.is_finite() {
-                bail!(
+                return Err(NotFinite(format!(
                     "step {step}: the loss is {value} at learning rate {:.3e}; {} still holds step {}; start again with a lower --lr",
                     row.lr.iter().copied().fold(0.0, f64::max),
                     checkpoint_path(&self.dir).display(),
                     self.saved,
-                );
+                ))
+                .into());
             }
             row.loss += value / micro as f64;
             let part = match micro {
@@ -77,14 +80,20 @@ impl<T: Task> Run<T> {
                 self.freeze.backward(&part)
             })?)?;
         }
+        Ok((row, grads))
+    }
+
+    /// One optimiser step; completes the row and writes it.
+    pub fn update(&mut self, mut row: Row, grads: &Gradients) -> Result<Row> {
+        let step = row.step;
         row.grad_norm = timed(&mut row.seconds.optimizer, || -> Result<_> {
-            let norm = self.opt.step(&self.freeze, step, &grads)?;
+            let norm = self.opt.step(&self.freeze, step, grads)?;
             if let Some(ema) = &mut self.ema {
                 ema.update(&self.freeze)?;
             }
             Ok(norm)
         })?;
-        row.seconds.total = started.elapsed().as_secs_f64();
+        row.seconds.total = self.started.elapsed().as_secs_f64();
         row.images_per_second = row.images as f64 / row.seconds.total;
         self.seconds += row.seconds.total;
         self.log_step(&row)?;
