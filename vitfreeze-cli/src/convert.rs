@@ -2,6 +2,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+#[cfg(feature = "hub")]
+use anyhow::Context as _;
 use anyhow::Result;
 use candle_core::{DType, Device};
 use clap::ValueEnum;
@@ -17,7 +19,8 @@ const EXAMPLES: &str = "\
 Examples:
   vitfreeze convert runs/pretrain-1/encoder.safetensors mine --to hf
   vitfreeze convert mae_pretrain_vit_base.pth mae --to timm --dtype f16
-  vitfreeze convert hf://facebook/dinov2-small dino --to timm --image-size 224";
+  vitfreeze convert hf://facebook/dinov2-small dino --to timm --image-size 224
+  vitfreeze convert runs/finetune-1 mine --to hf --upload me/my-vit      and to the Hub (HF_TOKEN)";
 
 /// Flags of `vitfreeze convert`.
 #[derive(clap::Parser)]
@@ -38,6 +41,14 @@ pub struct Args {
     /// Leave the head out
     #[arg(long)]
     drop_head: bool,
+    /// Upload the folder to this repository of the Hugging Face Hub, which is made if there is none; needs HF_TOKEN
+    #[cfg(feature = "hub")]
+    #[arg(long, value_name = "ORG/NAME[@BRANCH]")]
+    upload: Option<String>,
+    /// A repository that is made is private
+    #[cfg(feature = "hub")]
+    #[arg(long, requires = "upload")]
+    private: bool,
     #[command(flatten)]
     model: ModelArgs,
 }
@@ -105,5 +116,26 @@ pub fn run(args: Args) -> Result<ExitCode> {
             args.output.display()
         ),
     })?;
+    #[cfg(feature = "hub")]
+    if let Some(repo) = &args.upload {
+        upload(&args, repo)?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(feature = "hub")]
+fn upload(args: &Args, repo: &str) -> Result<()> {
+    use crate::progress::{Progress, Unit};
+    let progress = std::sync::Arc::new(Progress::new(0, Unit::Bytes));
+    let told = progress.clone();
+    let on_progress =
+        std::sync::Arc::new(move |what: &str, done, total| told.at(what, done, total));
+    let page = vit::Hub::from_env()?.upload(&args.output, repo, args.private, on_progress);
+    progress.close();
+    let page = page.with_context(|| {
+        let out = quoted(&args.output);
+        format!("{out} is written but not uploaded (hf upload {repo} {out} tries again)")
+    })?;
+    print(format!("  {page}"))?;
+    Ok(())
 }

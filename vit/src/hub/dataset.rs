@@ -4,10 +4,9 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use hf_hub::repository::RepoTreeEntry;
-use hf_hub::{HFClientBuilder, HFClientSync, HFError};
 
 use super::cache::Cache;
-use super::http::{is_commit, line, TIMEOUT};
+use super::http::{is_commit, line};
 use super::{Fetch, Hub, OnProgress, Repo};
 use crate::Error;
 
@@ -71,25 +70,6 @@ impl Hub {
         Ok((commit, files.collect()))
     }
 
-    /// hf-hub's client, which knows the Hub's lists. It cannot continue a download and checks no hash, so bytes come by
-    /// [`super::download`].
-    fn client(&self) -> Result<HFClientSync, HFError> {
-        let builder = HFClientBuilder::new()
-            .endpoint(self.endpoint.as_str())
-            .cache_dir(&self.cache);
-        let builder = match &self.token {
-            Some(token) => builder.token(token),
-            None => builder,
-        };
-        // Its own waits for ever on a connection that has gone silent.
-        let http = reqwest::Client::builder()
-            .connect_timeout(TIMEOUT)
-            .read_timeout(TIMEOUT)
-            .user_agent(concat!("candle-vit/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        builder.client(http).build_sync()
-    }
-
     fn fetch_files<'a>(
         &self,
         repo: &Repo,
@@ -147,45 +127,6 @@ impl Repo {
             origin: format!("datasets/{rest}"),
             ..repo
         })
-    }
-
-    /// What hf-hub's error means, and what to do.
-    fn explain(&self, error: &HFError) -> Error {
-        // hf-hub takes any 404 for a missing revision.
-        let no_revision = |code: Option<&str>| code == Some("RevisionNotFound");
-        self.error(match error {
-            HFError::AuthRequired { .. } | HFError::Forbidden { .. } => self.denied(error),
-            HFError::Http { context } if matches!(context.status.as_u16(), 401 | 403) => {
-                self.denied(error)
-            }
-            HFError::RepoNotFound { .. } => self.nowhere(),
-            HFError::RevisionNotFound {
-                context: Some(context),
-                ..
-            } if !no_revision(context.error_code.as_deref()) => self.nowhere(),
-            HFError::RevisionNotFound { .. } => {
-                format!("{}; check the part after @", line(error))
-            }
-            HFError::Request { .. } => format!(
-                "{}; check the connection, or use what is cached with HF_HUB_OFFLINE=1",
-                line(error)
-            ),
-            _ => line(error),
-        })
-    }
-
-    fn nowhere(&self) -> String {
-        "no such dataset; check the name, and for a private one set HF_TOKEN".into()
-    }
-
-    /// Datasets such as ImageNet are given to those who accept their terms.
-    fn denied(&self, error: &HFError) -> String {
-        format!(
-            "{}; if it is gated, accept the terms on {}, then set HF_TOKEN to a token of yours; if there is no such dataset, \
-             check the name",
-            line(error),
-            self.page()
-        )
     }
 }
 

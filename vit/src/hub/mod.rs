@@ -1,10 +1,12 @@
 //! `hf://org/name[@revision]`: checkpoints (and `hf://datasets/..`) from the Hugging Face Hub, into the cache that
 //! huggingface_hub has.
+mod api;
 mod cache;
 mod dataset;
 mod download;
 mod http;
 mod repo;
+mod upload;
 
 use std::fs;
 use std::path::{Path, PathBuf};
