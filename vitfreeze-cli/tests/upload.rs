@@ -73,7 +73,9 @@ fn convert(endpoint: &str, out: &Path) -> Command {
         .arg(tiny)
         .arg(out)
         .args(["--to=timm", "--upload=me/vit"]);
-    command.env("HF_ENDPOINT", endpoint).env("HF_HOME", out.with_extension("home"));
+    command
+        .env("HF_ENDPOINT", endpoint)
+        .env("HF_HOME", out.with_extension("home"));
     command.env_remove("HF_TOKEN").env_remove("HF_HUB_OFFLINE");
     command
 }

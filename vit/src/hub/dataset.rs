@@ -1,6 +1,7 @@
 //! `hf://datasets/org/name[@revision]`: some files of a dataset, into the same cache as huggingface_hub's.
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use hf_hub::repository::RepoTreeEntry;
@@ -85,14 +86,17 @@ impl Hub {
             .filter(|(path, size)| length(path) != *size || !snapshot.join(path).is_file())
             .collect();
         let total = missing.iter().map(|(_, size)| size).sum();
-        let mut before = 0;
+        // Bytes of the files that are done.
+        let before = Arc::new(AtomicU64::new(0));
+        let done_before = before.clone();
+        let all: OnProgress = Arc::new(move |file, done, _| {
+            let done = done + done_before.load(Ordering::Relaxed);
+            on_progress(file, done.min(total), total);
+        });
+        let mut fetch = Fetch::new(self, repo, &all)?;
+        fetch.commit = Some(commit.clone());
         for (path, size) in missing {
-            let told = on_progress.clone();
-            let all: OnProgress =
-                Arc::new(move |file, done, _| told(file, (before + done).min(total), total));
             cache.remove(&commit, path);
-            let mut fetch = Fetch::new(self, repo, &all)?;
-            fetch.commit = Some(commit.clone());
             if fetch.file(path)?.is_none() {
                 return Err(repo.error(format!("'{path}' is listed but not there")));
             }
@@ -103,7 +107,7 @@ impl Hub {
                     "'{path}' came with {length} of {size} bytes; try again later"
                 )));
             }
-            before += size;
+            before.fetch_add(*size, Ordering::Relaxed);
         }
         let set = cache.set_commit(&repo.revision, &commit);
         set.map_err(|e| repo.error(format!("cannot write to the cache: {e}")))?;
