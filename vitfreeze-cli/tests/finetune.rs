@@ -332,6 +332,24 @@ fn an_encoder_becomes_a_classifier() {
     // A classifier keeps its norm behind the pooling; its head is a new one.
     let (said, _) = finetune(&out.join("best.safetensors"), "again", &["--max-steps=1"]);
     assert!(said.contains("head (2 classes) is left out"), "{said}");
+    // Another pooling in front of that norm: the saved classifier is the one that was judged.
+    let from = out.join("best.safetensors");
+    let (said, out) = finetune(&from, "mixed", &["--pool=token", "--lr=1e-2"]);
+    assert!(said.contains("on the class token"), "{said}");
+    let mut eval = vitfreeze(["eval", "--checkpoint"]);
+    eval.arg(out.join("last.safetensors"));
+    eval.arg("--data").arg(&data);
+    let judged = dir.path().join("judged");
+    eval.arg("--out").arg(&judged);
+    ok(eval);
+    let result = std::fs::read_to_string(judged.join("result.json")).unwrap();
+    let result: serde_json::Value = serde_json::from_str(&result).unwrap();
+    let want = evaluations(&out).pop().unwrap();
+    for key in ["loss", "top1"] {
+        let (got, want) = (result[key].as_f64().unwrap(), want[key].as_f64().unwrap());
+        assert!((got - want).abs() < 1e-5, "{key}: {got} {want}");
+    }
+
     let (said, out) = finetune(&run, "token", &["--pool=token", "--max-steps=1"]);
     assert!(said.contains("on the class token"), "{said}");
     assert!(tensors(&out.join("last.safetensors"))
