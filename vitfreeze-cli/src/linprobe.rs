@@ -207,7 +207,13 @@ impl Task for Probe {
 
     fn classifier(&self, weights: &BTreeMap<String, Tensor>) -> Result<Pretrained> {
         let mut tensors = self.pretrained.tensors.clone();
-        tensors.extend(head::folded(weights)?);
+        for (name, tensor) in head::folded(weights)? {
+            if self.pretrained.cfg.dist_token {
+                // The probe saw the mean of both tokens: the same head on each, averaged, is the same function.
+                tensors.insert(name.replace("head.", "head_dist."), tensor.clone());
+            }
+            tensors.insert(name, tensor);
+        }
         Ok(Pretrained {
             cfg: VitConfig {
                 num_classes: self.classes.len(),

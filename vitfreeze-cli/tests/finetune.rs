@@ -69,6 +69,13 @@ fn evaluations(dir: &Path) -> Vec<serde_json::Value> {
     rows
 }
 
+/// Of result.json.
+fn loss_and_top1(dir: &Path) -> [f64; 2] {
+    let text = std::fs::read_to_string(dir.join("result.json")).unwrap();
+    let result: serde_json::Value = serde_json::from_str(&text).unwrap();
+    ["loss", "top1"].map(|key| result[key].as_f64().unwrap())
+}
+
 /// train/ and val/ with two classes that a line can tell apart: dark and light.
 fn write_images(dir: &Path) {
     for (split, count) in [("train", 32), ("val", 10)] {
@@ -342,11 +349,9 @@ fn an_encoder_becomes_a_classifier() {
     let judged = dir.path().join("judged");
     eval.arg("--out").arg(&judged);
     ok(eval);
-    let result = std::fs::read_to_string(judged.join("result.json")).unwrap();
-    let result: serde_json::Value = serde_json::from_str(&result).unwrap();
     let want = evaluations(&out).pop().unwrap();
-    for key in ["loss", "top1"] {
-        let (got, want) = (result[key].as_f64().unwrap(), want[key].as_f64().unwrap());
+    for (got, key) in loss_and_top1(&judged).iter().zip(["loss", "top1"]) {
+        let want = want[key].as_f64().unwrap();
         assert!((got - want).abs() < 1e-5, "{key}: {got} {want}");
     }
 
@@ -429,6 +434,30 @@ fn linear_probes_learn_and_leave_the_encoder_as_it_is() {
     ok(resume(&run, &["--max-steps=3"]));
     let line = fails(go_on("linprobe", &dir.path().join("cached-parts"), &[]), 2);
     assert!(line.contains("other weights now"), "{line}");
+}
+
+/// DeiT's two tokens: the probe sees their mean, the saved classifier has a head on each.
+#[test]
+fn a_probe_of_a_distilled_model_is_loaded_as_it_was_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, out, judged] = ["data", "out", "judged"].map(|name| dir.path().join(name));
+    write_images(&data);
+    let mut probe = vitfreeze(["linprobe", "--checkpoint"]);
+    probe.arg(checkpoint("timm_distilled"));
+    probe.arg("--data").arg(&data).arg("--out").arg(&out);
+    let few = "--cached --batch-size=16 --accum=1 --epochs=3 --warmup-epochs=1 --lr=2";
+    probe.args(few.split(' '));
+    ok(probe);
+    let mut eval = vitfreeze(["eval", "--checkpoint"]);
+    eval.arg(out.join("last.safetensors"));
+    eval.arg("--data").arg(&data).arg("--out").arg(&judged);
+    ok(eval);
+    let got = loss_and_top1(&judged);
+    let want = evaluations(&out).pop().unwrap();
+    for (got, key) in got.iter().zip(["loss", "top1"]) {
+        let want = want[key].as_f64().unwrap();
+        assert!((got - want).abs() < 1e-5, "{key}: {got} {want}");
+    }
 }
 
 /// It must not be judged by another image's label, nor count.
