@@ -84,8 +84,8 @@ struct Kind {
     command: String,
 }
 
-/// What a run is made from: number of images, a hash of their labels and file names in order, and a hash of the weights
-/// that it only reads (0: there are none).
+/// What a run is made from: number of images, a hash of their labels and file names in order (and of the classes' names
+/// where these are learnt), and a hash of the weights that it only reads (0: there are none).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
     pub images: usize,
@@ -108,6 +108,15 @@ impl Fingerprint {
             images: source.len(),
             names: hash,
             weights: 0,
+        }
+    }
+
+    /// The same with the names of the classes, for whoever trains on them.
+    pub fn with_classes(self, classes: &[String]) -> Self {
+        let add = |hash, name: &String| fnv(fnv(hash, name.as_bytes()), &[0]);
+        Self {
+            names: classes.iter().fold(self.names, add),
+            ..self
         }
     }
 

@@ -430,6 +430,18 @@ fn linear_probes_learn_and_leave_the_encoder_as_it_is() {
         ok(go_on("linprobe", &parts, &[]));
         assert_same(&out, &parts);
     }
+    // So are classes of other names, which the saved classifier would call wrongly.
+    let rename = |from: &str, to: &str| {
+        for split in ["train", "val"] {
+            std::fs::rename(data.join(split).join(from), data.join(split).join(to)).unwrap();
+        }
+    };
+    rename("light", "lit");
+    for name in ["cached-parts", "augmented-parts"] {
+        let line = fails(go_on("linprobe", &dir.path().join(name), &[]), 2);
+        assert!(line.contains("other images or classes"), "{line}");
+    }
+    rename("lit", "light");
     // An encoder that has been trained further is another one.
     ok(resume(&run, &["--max-steps=3"]));
     let line = fails(go_on("linprobe", &dir.path().join("cached-parts"), &[]), 2);
