@@ -120,6 +120,14 @@ impl Fingerprint {
         }
     }
 
+    /// The same with a hash of what was read of the images.
+    pub fn with_pixels(self, hash: u64) -> Self {
+        Self {
+            names: fnv(self.names, &hash.to_le_bytes()),
+            ..self
+        }
+    }
+
     /// The same with the hash of these weights.
     pub fn with_weights(self, tensors: &BTreeMap<String, Tensor>) -> Result<Self> {
         let mut hash = FNV;
@@ -137,10 +145,10 @@ impl Fingerprint {
     }
 }
 
-const FNV: u64 = 0xcbf2_9ce4_8422_2325;
+pub const FNV: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// FNV-1a.
-fn fnv(hash: u64, bytes: &[u8]) -> u64 {
+pub fn fnv(hash: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(hash, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

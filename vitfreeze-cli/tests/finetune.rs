@@ -442,6 +442,18 @@ fn linear_probes_learn_and_leave_the_encoder_as_it_is() {
         assert!(line.contains("other images or classes"), "{line}");
     }
     rename("lit", "light");
+    // Nor are other pixels under the same name, or an image that has got lost, those that the features are of.
+    let (one, kept) = (data.join("train/dark/07.png"), dir.path().join("kept.png"));
+    std::fs::copy(&one, &kept).unwrap();
+    let cached = dir.path().join("cached-parts");
+    std::fs::copy(data.join("train/light/03.png"), &one).unwrap();
+    let line = fails(go_on("linprobe", &cached, &[]), 2);
+    assert!(line.contains("other images"), "{line}");
+    std::fs::write(&one, b"not an image").unwrap();
+    let line = fails(go_on("linprobe", &cached, &[]), 2);
+    assert!(line.contains("other images"), "{line}");
+    std::fs::copy(&kept, &one).unwrap();
+    ok(go_on("linprobe", &cached, &[]));
     // An encoder that has been trained further is another one.
     ok(resume(&run, &["--max-steps=3"]));
     let line = fails(go_on("linprobe", &dir.path().join("cached-parts"), &[]), 2);
