@@ -84,8 +84,8 @@ struct Kind {
     command: String,
 }
 
-/// What a run is made from: number of images, a hash of their labels and file names in order, and a hash of the weights
-/// that it only reads (0: there are none).
+/// What a run is made from: number of images, a hash of their labels and file names in order (and of the classes' names
+/// where these are learnt), and a hash of the weights that it only reads (0: there are none).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
     pub images: usize,
@@ -111,6 +111,23 @@ impl Fingerprint {
         }
     }
 
+    /// The same with the names of the classes, for whoever trains on them.
+    pub fn with_classes(self, classes: &[String]) -> Self {
+        let add = |hash, name: &String| fnv(fnv(hash, name.as_bytes()), &[0]);
+        Self {
+            names: classes.iter().fold(self.names, add),
+            ..self
+        }
+    }
+
+    /// The same with a hash of what was read of the images.
+    pub fn with_pixels(self, hash: u64) -> Self {
+        Self {
+            names: fnv(self.names, &hash.to_le_bytes()),
+            ..self
+        }
+    }
+
     /// The same with the hash of these weights.
     pub fn with_weights(self, tensors: &BTreeMap<String, Tensor>) -> Result<Self> {
         let mut hash = FNV;
@@ -128,10 +145,10 @@ impl Fingerprint {
     }
 }
 
-const FNV: u64 = 0xcbf2_9ce4_8422_2325;
+pub const FNV: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// FNV-1a.
-fn fnv(hash: u64, bytes: &[u8]) -> u64 {
+pub fn fnv(hash: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(hash, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

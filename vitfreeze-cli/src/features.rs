@@ -17,7 +17,7 @@ pub enum Output {
     Logits,
 }
 
-/// Gives `each` every batch (without its pixels) with its outputs (B, F). Images that cannot be read are left out of it
+/// Gives `each` every batch with its outputs (B, F). Images that cannot be read are left out of it
 /// and told about; returns how many these are.
 #[allow(clippy::too_many_arguments)]
 pub fn extract(
@@ -44,7 +44,7 @@ pub fn extract(
     let batches = loader.stream(0, 0).take(loader.batches_per_epoch());
     let mut told = BTreeSet::new();
     for (number, batch) in batches.enumerate() {
-        let mut batch = batch?;
+        let batch = batch?;
         for image in loader.skipped() {
             if told.insert(image.index) {
                 progress.say(format!(
@@ -56,8 +56,7 @@ pub fn extract(
         }
         let count = batch.labels.len();
         if count > 0 {
-            let images = std::mem::take(&mut batch.images);
-            let images = Tensor::from_vec(images, (count, 3, height, width), device)?;
+            let images = Tensor::from_slice(&batch.images, (count, 3, height, width), device)?;
             let tokens = model.forward_features(&images)?;
             let out = match what {
                 Output::Pooled => model.pool(&tokens)?,

@@ -14,6 +14,7 @@ use freezeout::{Group, Lars, Optimizer, Schedule};
 use vit::{Preprocess, Pretrained, Vit, VitConfig};
 
 use crate::accuracy::Accuracy;
+use crate::checkpoint::{fnv, FNV};
 use crate::features::{extract, Output};
 use crate::progress::{Progress, Unit};
 use crate::report::note;
@@ -93,13 +94,20 @@ impl Task for Probe {
         let features = |split, source| {
             let batch_size = training.batch_size.min(64);
             note(format!("computing the features of the {split} images"));
-            let mut features =
+            let (mut features, hash) =
                 features(&encoder, source, transform, (batch_size, threads), device)?;
             (features.batch_size, features.seed) = (training.batch_size, training.seed);
-            Ok::<_, anyhow::Error>(features)
+            Ok::<_, anyhow::Error>((features, hash))
         };
+        let (val, val_hash) = features("validation", &data.val)?;
         let feed = match config.cached {
-            true => Feed::Features(features("training", &data.train)?),
+            true => {
+                let (train, hash) = features("training", &data.train)?;
+                // What could be read decides how many steps an epoch has.
+                let fingerprint = data.fingerprint.with_pixels(hash);
+                data.fingerprint = fingerprint.with_pixels(val_hash);
+                Feed::Features(train)
+            }
             false => {
                 let transform = PretrainTransform {
                     scale: (training.crop_scale, 1.0),
@@ -123,7 +131,7 @@ impl Task for Probe {
             classes,
             cached: config.cached,
             device: device.clone(),
-            val: features("validation", &data.val)?,
+            val,
             encoder,
             pretrained,
         };
@@ -207,7 +215,13 @@ impl Task for Probe {
 
     fn classifier(&self, weights: &BTreeMap<String, Tensor>) -> Result<Pretrained> {
         let mut tensors = self.pretrained.tensors.clone();
-        tensors.extend(head::folded(weights)?);
+        for (name, tensor) in head::folded(weights)? {
+            if self.pretrained.cfg.dist_token {
+                // The probe saw the mean of both tokens: the same head on each, averaged, is the same function.
+                tensors.insert(name.replace("head.", "head_dist."), tensor.clone());
+            }
+            tensors.insert(name, tensor);
+        }
         Ok(Pretrained {
             cfg: VitConfig {
                 num_classes: self.classes.len(),
@@ -220,14 +234,16 @@ impl Task for Probe {
     }
 }
 
-/// What the head will see of every image that can be read.
+/// What the head will see of every image that can be read, and a hash of these images: of their pixels and not of their
+/// features, which another device rounds otherwise.
 fn features(
     encoder: &Vit,
     source: &Arc<dyn Source>,
     transform: EvalTransform,
     (batch_size, threads): (usize, usize),
     device: &Device,
-) -> Result<Features> {
+) -> Result<(Features, u64)> {
+    let mut hash = FNV;
     let mut all = Features {
         values: Vec::new(),
         labels: Vec::new(),
@@ -245,6 +261,12 @@ fn features(
         Output::Pooled,
         &progress,
         |batch, values| {
+            for index in &batch.indices {
+                hash = fnv(hash, &index.to_le_bytes());
+            }
+            for value in &batch.images {
+                hash = fnv(hash, &value.to_le_bytes());
+            }
             all.values.extend(values);
             all.labels.extend(&batch.labels);
             Ok(())
@@ -254,5 +276,5 @@ fn features(
     if all.labels.is_empty() {
         bail!("not one image could be read");
     }
-    Ok(all)
+    Ok((all, hash))
 }

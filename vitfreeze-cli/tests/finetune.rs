@@ -69,6 +69,13 @@ fn evaluations(dir: &Path) -> Vec<serde_json::Value> {
     rows
 }
 
+/// Of result.json.
+fn loss_and_top1(dir: &Path) -> [f64; 2] {
+    let text = std::fs::read_to_string(dir.join("result.json")).unwrap();
+    let result: serde_json::Value = serde_json::from_str(&text).unwrap();
+    ["loss", "top1"].map(|key| result[key].as_f64().unwrap())
+}
+
 /// train/ and val/ with two classes that a line can tell apart: dark and light.
 fn write_images(dir: &Path) {
     for (split, count) in [("train", 32), ("val", 10)] {
@@ -332,6 +339,22 @@ fn an_encoder_becomes_a_classifier() {
     // A classifier keeps its norm behind the pooling; its head is a new one.
     let (said, _) = finetune(&out.join("best.safetensors"), "again", &["--max-steps=1"]);
     assert!(said.contains("head (2 classes) is left out"), "{said}");
+    // Another pooling in front of that norm: the saved classifier is the one that was judged.
+    let from = out.join("best.safetensors");
+    let (said, out) = finetune(&from, "mixed", &["--pool=token", "--lr=1e-2"]);
+    assert!(said.contains("on the class token"), "{said}");
+    let mut eval = vitfreeze(["eval", "--checkpoint"]);
+    eval.arg(out.join("last.safetensors"));
+    eval.arg("--data").arg(&data);
+    let judged = dir.path().join("judged");
+    eval.arg("--out").arg(&judged);
+    ok(eval);
+    let want = evaluations(&out).pop().unwrap();
+    for (got, key) in loss_and_top1(&judged).iter().zip(["loss", "top1"]) {
+        let want = want[key].as_f64().unwrap();
+        assert!((got - want).abs() < 1e-5, "{key}: {got} {want}");
+    }
+
     let (said, out) = finetune(&run, "token", &["--pool=token", "--max-steps=1"]);
     assert!(said.contains("on the class token"), "{said}");
     assert!(tensors(&out.join("last.safetensors"))
@@ -407,10 +430,58 @@ fn linear_probes_learn_and_leave_the_encoder_as_it_is() {
         ok(go_on("linprobe", &parts, &[]));
         assert_same(&out, &parts);
     }
+    // So are classes of other names, which the saved classifier would call wrongly.
+    let rename = |from: &str, to: &str| {
+        for split in ["train", "val"] {
+            std::fs::rename(data.join(split).join(from), data.join(split).join(to)).unwrap();
+        }
+    };
+    rename("light", "lit");
+    for name in ["cached-parts", "augmented-parts"] {
+        let line = fails(go_on("linprobe", &dir.path().join(name), &[]), 2);
+        assert!(line.contains("other images or classes"), "{line}");
+    }
+    rename("lit", "light");
+    // Nor are other pixels under the same name, or an image that has got lost, those that the features are of.
+    let (one, kept) = (data.join("train/dark/07.png"), dir.path().join("kept.png"));
+    std::fs::copy(&one, &kept).unwrap();
+    let cached = dir.path().join("cached-parts");
+    std::fs::copy(data.join("train/light/03.png"), &one).unwrap();
+    let line = fails(go_on("linprobe", &cached, &[]), 2);
+    assert!(line.contains("other images"), "{line}");
+    std::fs::write(&one, b"not an image").unwrap();
+    let line = fails(go_on("linprobe", &cached, &[]), 2);
+    assert!(line.contains("other images"), "{line}");
+    std::fs::copy(&kept, &one).unwrap();
+    ok(go_on("linprobe", &cached, &[]));
     // An encoder that has been trained further is another one.
     ok(resume(&run, &["--max-steps=3"]));
     let line = fails(go_on("linprobe", &dir.path().join("cached-parts"), &[]), 2);
     assert!(line.contains("other weights now"), "{line}");
+}
+
+/// DeiT's two tokens: the probe sees their mean, the saved classifier has a head on each.
+#[test]
+fn a_probe_of_a_distilled_model_is_loaded_as_it_was_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, out, judged] = ["data", "out", "judged"].map(|name| dir.path().join(name));
+    write_images(&data);
+    let mut probe = vitfreeze(["linprobe", "--checkpoint"]);
+    probe.arg(checkpoint("timm_distilled"));
+    probe.arg("--data").arg(&data).arg("--out").arg(&out);
+    let few = "--cached --batch-size=16 --accum=1 --epochs=3 --warmup-epochs=1 --lr=2";
+    probe.args(few.split(' '));
+    ok(probe);
+    let mut eval = vitfreeze(["eval", "--checkpoint"]);
+    eval.arg(out.join("last.safetensors"));
+    eval.arg("--data").arg(&data).arg("--out").arg(&judged);
+    ok(eval);
+    let got = loss_and_top1(&judged);
+    let want = evaluations(&out).pop().unwrap();
+    for (got, key) in got.iter().zip(["loss", "top1"]) {
+        let want = want[key].as_f64().unwrap();
+        assert!((got - want).abs() < 1e-5, "{key}: {got} {want}");
+    }
 }
 
 /// It must not be judged by another image's label, nor count.

@@ -161,7 +161,10 @@ impl Description {
             no_embed_class: args["no_embed_class"].as_bool(),
             pos_embed: None,
         }
-        .or(preset.as_ref().map(Hints::of).unwrap_or_default())
+        .or(Hints {
+            pool: None, // the tensors tell more than a name
+            ..preset.as_ref().map(Hints::of).unwrap_or_default()
+        })
     }
 
     /// preprocessor_config.json

@@ -75,13 +75,12 @@ pub(crate) fn infer(
     };
     let pool = if wide_head {
         Pool::TokenAvg
-    } else if fc_norm {
-        Pool::Avg
     } else {
+        // A norm behind the pooling is usual for the mean; a file that says otherwise goes before that.
         hints
             .pool
             .filter(|p| *p != Pool::TokenAvg)
-            .unwrap_or_default()
+            .unwrap_or(if fc_norm { Pool::Avg } else { Pool::Token })
     };
     let reg_tokens = shape("reg_token").and_then(|s| s.get(1).copied());
     let mut cfg = VitConfig {

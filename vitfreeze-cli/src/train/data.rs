@@ -52,14 +52,15 @@ impl Data {
         check_labels("training", &*train)?;
         check_labels("validation", &*val)?;
         let (a, b) = (Fingerprint::of(&*train), Fingerprint::of(&*val));
+        let both = Fingerprint {
+            images: a.images + b.images,
+            names: a.names ^ b.names.rotate_left(1),
+            weights: 0,
+        };
         Ok(Self {
+            fingerprint: both.with_classes(train.classes()),
             train,
             val,
-            fingerprint: Fingerprint {
-                images: a.images + b.images,
-                names: a.names ^ b.names.rotate_left(1),
-                weights: 0,
-            },
         })
     }
 

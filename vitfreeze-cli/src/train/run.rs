@@ -104,7 +104,7 @@ impl<T: Task> Run<T> {
             }
             if checkpoint.header.data != data.fingerprint {
                 return Err(usage(format!(
-                    "the run was made with other images than {} has now",
+                    "the run was made with other images or classes than {} has now",
                     training.data
                 )));
             }
