@@ -263,6 +263,19 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     assert!(weights(&straight) == weights(&stopped));
 }
 
+/// What nobody could read is still in the files.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_stdout_loses_no_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let mut command = start(&out, &["--max-steps=1"]);
+    let output = command.stdout(full.unwrap()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(out.join("result.json").exists() && out.join("last.safetensors").exists());
+}
+
 /// With and without evaluations in between, the weights are the same.
 #[test]
 fn evaluating_changes_nothing() {

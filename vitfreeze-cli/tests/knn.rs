@@ -62,3 +62,19 @@ fn mistakes_are_told_before_anything_is_computed() {
     );
     assert!(!out.exists());
 }
+
+/// What nobody could read is still in the files.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_stdout_loses_no_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("out"));
+    for split in ["train", "val"] {
+        classes(&data.join(split), &["dark", "light"], 3);
+    }
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let mut command = knn(&data, &out, &[]);
+    let output = command.stdout(full.unwrap()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(out.join("result.json").exists() && out.join("metrics.jsonl").exists());
+}
