@@ -134,7 +134,9 @@ fn ctrl_c_leaves_nothing_behind() {
     let (data, out) = (folder.path().join("data"), folder.path().join("out"));
     classes(&data.join("val"), &NAMES, 200);
     let mut command = eval(&data, &out, &["--batch-size=1", "--threads=1"]);
-    command.arg("--predictions").arg(folder.path().join("p.csv"));
+    command
+        .arg("--predictions")
+        .arg(folder.path().join("p.csv"));
     let mut child = command.spawn().unwrap();
     // The table is made once signals are listened to.
     let listing = || std::fs::read_dir(folder.path()).unwrap().count();
@@ -142,7 +144,9 @@ fn ctrl_c_leaves_nothing_behind() {
         std::thread::sleep(Duration::from_millis(1));
     }
     let id = child.id().to_string();
-    let kill = std::process::Command::new("kill").args(["-INT", &id]).status();
+    let kill = std::process::Command::new("kill")
+        .args(["-INT", &id])
+        .status();
     assert!(kill.unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(listing(), 1, "only the data is left");

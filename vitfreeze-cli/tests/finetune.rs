@@ -276,6 +276,45 @@ fn a_full_stdout_loses_no_result() {
     assert!(out.join("result.json").exists() && out.join("last.safetensors").exists());
 }
 
+/// Names of files do not steer the terminal.
+#[cfg(unix)]
+#[test]
+fn names_of_bad_images_are_printed_escaped() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data\u{1b}[31m");
+    write_images(&data);
+    let one = data.join("train/dark/00.png");
+    for i in 0..100 {
+        std::fs::copy(&one, data.join(format!("train/dark/more{i}.png"))).unwrap();
+    }
+    let few = "--model=vit-tiny --image-size=16 --patch-size=4 --batch-size=8 --accum=1 --epochs=1 --warmup-epochs=0";
+    let try_on = |bad: usize, code: i32| {
+        for i in 0..bad {
+            let name = format!("train/light/bad{i}\u{1b}[2J.png");
+            std::fs::write(data.join(name), b"not an image").unwrap();
+        }
+        let mut command = vitfreeze(["finetune", "--data"]);
+        command.arg(&data).args(few.split(' '));
+        command.arg("--out").arg(dir.path().join(bad.to_string()));
+        let output = command.output().unwrap();
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(!said.contains('\u{1b}'), "{said}");
+        said
+    };
+    let said = try_on(1, 0);
+    assert!(
+        said.contains("warning: skipped") && said.contains(r"\u{1b}[2J"),
+        "{said}"
+    );
+    let said = try_on(9, 1);
+    let error = said.lines().find(|l| l.starts_with("error: ")).unwrap();
+    assert!(
+        error.contains("more than 1 %") && error.matches(".png").count() == 3,
+        "{error}"
+    );
+}
+
 /// With and without evaluations in between, the weights are the same.
 #[test]
 fn evaluating_changes_nothing() {
@@ -571,7 +610,7 @@ fn mistakes_are_told_before_anything_is_written() {
             ),
             (
                 try_on(command, &checkpoint, &none, few, 2),
-                "no such folder",
+                "no such file or folder",
             ),
             (
                 try_on(command, &checkpoint, &other, few, 2),
