@@ -204,6 +204,11 @@ impl Settings for Config {
                 "patch-size is the checkpoint's; it can be chosen only from scratch (--model)",
             ));
         }
+        if self.training.heads.is_some() && scratch {
+            return Err(usage(
+                "heads is the model's; it can be told only of a checkpoint (--checkpoint)",
+            ));
+        }
         let decay = *self
             .layer_decay
             .get_or_insert(if scratch { 1.0 } else { 0.75 });

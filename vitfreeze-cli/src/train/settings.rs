@@ -29,6 +29,7 @@ pub struct Training {
     pub samples: usize,
     pub crop_scale: f64,
     pub image_size: Option<usize>,
+    pub heads: Option<usize>,
     pub pool: Option<Pool>,
     pub epochs: usize,
     pub warmup_epochs: usize,
@@ -86,6 +87,9 @@ pub struct TrainingFlags {
     /// Side of the image in pixels; a learnt position table is resampled [default: the checkpoint's]
     #[arg(long, value_name = "PX", help_heading = "Model")]
     pub image_size: Option<usize>,
+    /// Attention heads, where no file of the checkpoint tells them
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub heads: Option<usize>,
     /// What the head sees [default: the mean of the patches; a classifier keeps its own]
     #[arg(long, value_enum, value_name = "NAME", help_heading = "Model")]
     pub pool: Option<Pool>,
@@ -167,6 +171,7 @@ impl Training {
             samples: 4096,
             crop_scale: 0.08,
             image_size: None,
+            heads: None,
             pool: None,
             epochs,
             warmup_epochs,
@@ -209,6 +214,7 @@ impl Training {
             ("eval-every", self.eval_every, 1_000_000),
             ("save-every", self.save_every.unwrap_or(1), usize::MAX),
             ("image-size", self.image_size.unwrap_or(1), 4096),
+            ("heads", self.heads.unwrap_or(1), 4096),
         ])?;
         if self.warmup_epochs >= self.epochs {
             return Err(usage(format!(
