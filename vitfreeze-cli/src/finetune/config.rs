@@ -232,6 +232,30 @@ impl Settings for Config {
                 (0.0..=1.0).contains(&self.erasing),
                 "[0, 1]",
             ),
+            (
+                "mixup",
+                self.mixup,
+                (0.0..=1e6).contains(&self.mixup),
+                "[0, 1e6]",
+            ),
+            (
+                "cutmix",
+                self.cutmix,
+                (0.0..=1e6).contains(&self.cutmix),
+                "[0, 1e6]",
+            ),
+            (
+                "mixup-switch",
+                self.mixup_switch,
+                (0.0..=1.0).contains(&self.mixup_switch),
+                "[0, 1]",
+            ),
+            (
+                "smoothing",
+                self.smoothing,
+                (0.0..=1.0).contains(&self.smoothing),
+                "[0, 1]",
+            ),
         ] {
             if !fits {
                 return Err(usage(format!("{key} is {value}, it must lie in {range}")));
