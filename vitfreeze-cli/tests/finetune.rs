@@ -664,6 +664,10 @@ fn mistakes_are_told_before_anything_is_written() {
         ("--heads=7", "7"),
         ("--heads=0", "heads is 0"),
         ("--ema=1", "ema is 1"),
+        (
+            "--seed=18446744073709551615",
+            "seed is 18446744073709551615, it must be at most",
+        ),
         ("--clip-grad=0", "clip-grad is 0"),
         ("--freeze=at:2=14", "14 layers"),
         ("--t0=2", "t0 is 2"),

@@ -104,8 +104,10 @@ impl<T: Task> Run<T> {
         let average = self.ema.as_ref().map(|ema| judge(ema.vars())).transpose()?;
         if !own.loss().is_finite() {
             bail!(
-                "after step {step} the validation loss is {}; start again with a lower --lr",
-                own.loss()
+                "after step {step} the validation loss is {}; {} is of step {}; start again with a lower --lr",
+                own.loss(),
+                crate::folder::checkpoint_path(&self.dir).display(),
+                self.saved
             );
         }
         let evaluation = Evaluation {
