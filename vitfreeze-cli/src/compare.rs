@@ -61,7 +61,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
     }
     if runs.is_empty() {
-        return Err(usage("no run could be read"));
+        return Err(anyhow::anyhow!("no run could be read"));
     }
     for line in table(&runs) {
         print(line)?;

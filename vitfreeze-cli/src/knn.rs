@@ -92,6 +92,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let size = input_size(&checkpoint, args.model.clone());
     let mut pretrained = load(&checkpoint, &size, Head::Drop, &device)?;
     pretrained.cfg.pool = pool;
+    pretrained.cfg.validate().map_err(usage)?;
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;
     let names = (args.data.as_str(), args.val_data.as_deref());

@@ -60,6 +60,11 @@ fn mistakes_are_told_before_anything_is_computed() {
         error.contains("differ") && error.contains("'light'"),
         "{error}"
     );
+    let mut distilled = vitfreeze(["knn", "--pool=avg", "--checkpoint"]);
+    distilled.arg(checkpoint("timm_distilled"));
+    distilled.arg("--data").arg(&data).arg("--out").arg(&out);
+    let error = fails(distilled, 2);
+    assert!(error.contains("distillation token"), "{error}");
     assert!(!out.exists());
 }
 
