@@ -84,6 +84,9 @@ fn mistakes_are_told_before_anything_is_computed() {
     assert!(error.contains("5 classes, the data 2"), "{error}");
     let error = fails(eval(&data, &out, &["--split=train"]), 2);
     assert!(error.contains("no split 'train'"), "{error}");
+    let shapes = eval(Path::new("shapes"), &out, &["--split=foo"]);
+    let error = fails(shapes, 2);
+    assert!(error.contains("shapes: no split 'foo'"), "{error}");
     let mut headless = vitfreeze(["eval", "--checkpoint"]);
     headless.arg(checkpoint("hf_dinov2_swiglu"));
     headless.arg("--data").arg(&data);

@@ -681,6 +681,14 @@ fn mistakes_are_told_before_anything_is_written() {
         );
         assert!(line.contains(want), "{more}: {line}");
     }
+    for (command, more, want) in [
+        ("linprobe", "--batch-size=1", "batch-size is 1"),
+        ("finetune", "--min-lr=1", "below min-lr"),
+    ] {
+        let few = ["--batch-size=8", "--accum=1", more];
+        let line = try_on(command, &checkpoint, &data, &few, 2);
+        assert!(line.contains(want), "{more}: {line}");
+    }
     let line = fails(vitfreeze(["finetune", "--model=vit-tiny"]), 2);
     assert!(line.contains("--data SRC is missing"), "{line}");
     let line = fails(vitfreeze(["linprobe", "--data=shapes"]), 2);

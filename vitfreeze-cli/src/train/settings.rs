@@ -265,6 +265,12 @@ impl Training {
             ..Schedule::cubic(1.0, layers, steps)
         };
         schedule.validate().map_err(usage)?;
+        if schedule.lr < schedule.min_lr {
+            return Err(usage(format!(
+                "the learning rate is {:e}, below min-lr ({:e})",
+                schedule.lr, schedule.min_lr
+            )));
+        }
         Ok(schedule)
     }
 }
