@@ -107,19 +107,19 @@ pub struct TrainingFlags {
     #[arg(long, value_name = "X", help_heading = "Data")]
     pub crop_scale: Option<f64>,
 
-    /// Passes over the data [default: 100, linprobe 90]
+    /// Passes over the data [default: finetune 100, linprobe 90]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub epochs: Option<usize>,
-    /// Epochs in which the learning rate rises [default: 20, linprobe 10]
+    /// Epochs in which the learning rate rises [default: finetune 20, linprobe 10]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub warmup_epochs: Option<usize>,
-    /// Images computed at once [default: 64, linprobe 512]
+    /// Images computed at once [default: finetune 64, linprobe 512]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub batch_size: Option<usize>,
-    /// Batches whose gradients are averaged for one optimiser step [default: 16, linprobe 32]
+    /// Batches whose gradients are averaged for one optimiser step [default: finetune 16, linprobe 32]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub accum: Option<usize>,
-    /// Learning rate per 256 images; the rate is blr * (images of a step) / 256 [default: 1e-3, linprobe 0.1]
+    /// Learning rate per 256 images; the rate is blr * (images of a step) / 256 [default: finetune 1e-3, linprobe 0.1]
     #[arg(long, value_name = "X", help_heading = "Training")]
     pub blr: Option<f64>,
     /// Learning rate itself; goes before --blr
@@ -130,10 +130,10 @@ pub struct TrainingFlags {
         help_heading = "Training"
     )]
     pub lr: Option<f64>,
-    /// Learning rate at the end [default: 1e-6, linprobe 0]
+    /// Learning rate at the end [default: finetune 1e-6, linprobe 0]
     #[arg(long, value_name = "X", help_heading = "Training")]
     pub min_lr: Option<f64>,
-    /// Weight decay, on matrices [default: 0.05, linprobe 0]
+    /// Weight decay, on matrices [default: finetune 0.05, linprobe 0]
     #[arg(long, value_name = "X", help_heading = "Training")]
     pub weight_decay: Option<f64>,
     /// Everything random is a function of it [default: 0]
