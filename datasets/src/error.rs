@@ -118,7 +118,7 @@ pub enum Error {
         count: usize,
         /// Images in the dataset.
         len: usize,
-        /// The first ten with reasons.
+        /// The first three with reasons, control characters escaped.
         first: String,
     },
 
@@ -138,7 +138,12 @@ pub enum Error {
 
 /// The first ten of `items`, and how many more there are.
 pub(crate) fn first_ten<T: AsRef<str>>(items: &[T], separator: &str) -> String {
-    let shown: Vec<&str> = items.iter().take(10).map(AsRef::as_ref).collect();
+    first(10, items, separator)
+}
+
+/// The first `most` of `items`, and how many more there are.
+pub(crate) fn first<T: AsRef<str>>(most: usize, items: &[T], separator: &str) -> String {
+    let shown: Vec<&str> = items.iter().take(most).map(AsRef::as_ref).collect();
     let mut text = shown.join(separator);
     if items.len() > shown.len() {
         text += &format!("{separator}and {} more", items.len() - shown.len());

@@ -6,7 +6,7 @@ mod worker;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::error::first_ten;
+use crate::error::first;
 use crate::{Error, Source, Transform};
 
 pub use batches::Batches;
@@ -238,12 +238,12 @@ impl Shared {
         }
         let lines: Vec<String> = skipped
             .values()
-            .map(|s| format!("{}: {}", s.name, s.reason))
+            .map(|s| format!("{}: {}", s.name.escape_debug(), s.reason.escape_debug()))
             .collect();
         Err(Error::TooManyBad {
             count,
             len,
-            first: first_ten(&lines, "; "),
+            first: first(3, &lines, "; "),
         })
     }
 }

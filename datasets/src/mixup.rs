@@ -174,22 +174,31 @@ impl Mixup {
 
     /// An error if a setting makes no sense.
     pub fn check(&self) -> Result<(), Error> {
-        let unit = |x: f64| (0.0..=1.0).contains(&x);
-        let alpha = |x: f64| (0.0..=1e6).contains(&x);
-        let alphas = alpha(self.mixup_alpha)
-            && alpha(self.cutmix_alpha)
-            && (self.mixup_alpha > 0.0 || self.cutmix_alpha > 0.0 || self.prob == 0.0);
-        if alphas
-            && unit(self.prob)
-            && unit(self.switch_prob)
-            && unit(self.label_smoothing)
-            && self.classes > 0
-        {
-            return Ok(());
+        for (name, value, most) in [
+            ("mixup_alpha", self.mixup_alpha, 1e6),
+            ("cutmix_alpha", self.cutmix_alpha, 1e6),
+            ("prob", self.prob, 1.0),
+            ("switch_prob", self.switch_prob, 1.0),
+            ("label_smoothing", self.label_smoothing, 1.0),
+        ] {
+            if !(0.0..=most).contains(&value) {
+                return Err(Error::InvalidArgument(format!(
+                    "{name} is {value}, it must lie in [0, {most}]"
+                )));
+            }
         }
-        Err(Error::InvalidArgument(format!(
-            "{self:?}; expected a positive alpha, probabilities and smoothing in 0..1, at least one class"
-        )))
+        if self.mixup_alpha == 0.0 && self.cutmix_alpha == 0.0 && self.prob > 0.0 {
+            return Err(Error::InvalidArgument(format!(
+                "prob is {}, but mixup_alpha and cutmix_alpha are 0; one must be positive, or prob 0",
+                self.prob
+            )));
+        }
+        match self.classes {
+            0 => Err(Error::InvalidArgument(
+                "classes is 0, there must be at least one".into(),
+            )),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -388,7 +388,7 @@ fn impossible_settings_are_explained() {
         },
         Mixup { classes: 0, ..good },
     ] {
-        assert!(bad.check().unwrap_err().to_string().contains("expected"));
+        assert!(bad.check().unwrap_err().to_string().contains("must"));
     }
     let mut b = batch(4, 2, 2);
     assert!(good.apply(&mut b, (2, 3), 0).is_err());

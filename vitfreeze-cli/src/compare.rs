@@ -25,8 +25,9 @@ Examples:
   vitfreeze compare runs/*
   vitfreeze compare runs/finetune-1 runs/finetune-2 runs/knn-1 --out accuracy.png
 
-'time' is a run's own; 'with pretraining' adds that of the runs that its checkpoint came from, where
-their folders are still there. 'saved' is what freezing saved of a run's time against its own unfrozen steps.";
+'time' is a run's own; 'with pretraining' adds that of the runs that its checkpoint came from,
+where their folders are still there. 'saved' is what freezing saved of a run's time against its own
+unfrozen steps.";
 
 /// Flags of `vitfreeze compare`.
 #[derive(clap::Parser)]

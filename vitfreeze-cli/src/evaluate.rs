@@ -16,7 +16,7 @@ use vit::{Head, Pretrained};
 
 use crate::accuracy::Accuracy;
 use crate::features::{extract, Output};
-use crate::folder::{claim, quoted};
+use crate::folder::{abandon, claim, quoted};
 use crate::metrics::duration;
 use crate::pretrained::{input_size, load, open, transform, ModelArgs};
 use crate::progress::{Progress, Unit};
@@ -25,7 +25,7 @@ use crate::result::{self, RunResult};
 use crate::settings::absolute;
 use crate::train::{check_labels, open_split};
 use crate::usage::usage;
-use crate::{device, plot};
+use crate::{device, interrupt, plot};
 use labels::Labels;
 use tables::Table;
 
@@ -36,6 +36,9 @@ Examples:
 
 Writes to --out: result.json (accuracy, settings, seconds), per_class.csv, confusion.csv and
 confusion.png.";
+
+/// What is written beside result.json.
+const FILES: [&str; 3] = ["per_class.csv", "confusion.csv", "confusion.png"];
 
 /// Flags of `vitfreeze eval`.
 #[derive(clap::Parser)]
@@ -104,12 +107,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
         note(format!("note: {line}"));
     }
     note(source.describe());
-    let mut table = args
-        .predictions
-        .as_deref()
-        .map(Table::predictions)
-        .transpose()?;
     let dir = claim(args.out.as_deref(), "eval")?;
+    interrupt::listen_saying("stopping; nothing is left behind")?;
     let judge = Judge {
         args: &args,
         pretrained: &pretrained,
@@ -119,14 +118,22 @@ pub fn run(args: Args) -> Result<ExitCode> {
         threads,
         device: &device,
     };
-    let done = judge
-        .accuracy(table.as_mut())
-        .and_then(|accuracy| judge.write(&dir, &accuracy, table, started));
-    if done.is_err() {
-        // Nothing is in it yet, unless writing failed.
-        let _ = std::fs::remove_dir(&dir);
+    match judge.run(&dir, started) {
+        Ok((accuracy, seconds)) => {
+            judge.tell(&dir, &accuracy, seconds)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            if let Some(path) = args.predictions.filter(|path| path.starts_with(&dir)) {
+                let _ = std::fs::remove_file(path);
+            }
+            abandon(&dir, &FILES);
+            match interrupt::asked() {
+                true => Ok(ExitCode::from(interrupt::EXIT_CODE)),
+                false => Err(error),
+            }
+        }
     }
-    done.map(|()| ExitCode::SUCCESS)
 }
 
 struct Judge<'a> {
@@ -140,6 +147,16 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
+    /// Computes and writes everything; also returns the seconds that it took.
+    fn run(&self, dir: &Path, started: Instant) -> Result<(Accuracy, f64)> {
+        // In the folder just made it may be, too.
+        let path = self.args.predictions.as_deref();
+        let mut table = path.map(Table::predictions).transpose()?;
+        let accuracy = self.accuracy(table.as_mut())?;
+        let seconds = self.write(dir, &accuracy, table, started)?;
+        Ok((accuracy, seconds))
+    }
+
     fn accuracy(&self, mut table: Option<&mut Table>) -> Result<Accuracy> {
         let classes = self.labels.names.len();
         let mut accuracy = Accuracy::new(classes);
@@ -155,6 +172,9 @@ impl Judge<'_> {
             Output::Logits,
             &progress,
             |batch, logits| {
+                if interrupt::asked() {
+                    bail!("interrupted");
+                }
                 let labels: Vec<u32> = batch.labels.iter().map(|&l| self.labels.of(l)).collect();
                 accuracy.add(&logits, &labels);
                 if let Some(table) = table.as_mut() {
@@ -186,7 +206,7 @@ impl Judge<'_> {
         accuracy: &Accuracy,
         table: Option<Table>,
         started: Instant,
-    ) -> Result<()> {
+    ) -> Result<f64> {
         let (names, cells) = (&self.labels.names, &accuracy.confusion());
         tables::per_class(&dir.join("per_class.csv"), names, cells)?;
         tables::confusion(&dir.join("confusion.csv"), names, cells)?;
@@ -216,6 +236,10 @@ impl Judge<'_> {
             versions: result::versions(),
         };
         result::write(dir, &written)?;
+        Ok(seconds)
+    }
+
+    fn tell(&self, dir: &Path, accuracy: &Accuracy, seconds: f64) -> Result<()> {
         print(format!(
             "top-1 {:.2} %, top-5 {:.2} %, loss {:.4}; {} images in {}",
             accuracy.top1(),
@@ -224,7 +248,7 @@ impl Judge<'_> {
             accuracy.images(),
             duration(seconds)
         ))?;
-        for line in tables::worst(names, cells) {
+        for line in tables::worst(&self.labels.names, &accuracy.confusion()) {
             print(line)?;
         }
         print(format!("Files in {}:", quoted(dir)))?;

@@ -109,6 +109,15 @@ pub fn check_free(out: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Removes these files of a folder that was claimed, and the folder once it is empty: what failed leaves nothing that
+/// looks like a result or stands in the way of the next attempt.
+pub fn abandon(dir: &Path, files: &[&str]) {
+    for name in files.iter().chain(&["result.json", ".result.json.saving"]) {
+        let _ = std::fs::remove_file(dir.join(name));
+    }
+    let _ = std::fs::remove_dir(dir);
+}
+
 /// Writes a new (`fresh`) run's first checkpoint, and config.toml: from here on a kill at any moment leaves something to
 /// resume. If that fails, a new run leaves nothing behind.
 pub fn start<S: Settings>(

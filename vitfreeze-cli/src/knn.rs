@@ -12,9 +12,8 @@ use datasets::{EvalTransform, Source, Transform as _};
 use serde_json::json;
 use vit::{Head, Pretrained, Vit};
 
-use crate::device;
 use crate::features::{extract, Output};
-use crate::folder::{claim, quoted};
+use crate::folder::{abandon, claim, quoted};
 use crate::metrics::{duration, Metrics};
 use crate::pretrained::{feature_pool, input_size, load, open, transform, ModelArgs};
 use crate::progress::{Progress, Unit};
@@ -24,6 +23,7 @@ use crate::settings::absolute;
 use crate::subset::Subset;
 use crate::train::{Data, Pool};
 use crate::usage::usage;
+use crate::{device, interrupt};
 use search::{vote, Bank};
 
 /// DINO's neighbourhoods and temperature.
@@ -93,12 +93,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let size = input_size(&checkpoint, args.model.clone());
     let mut pretrained = load(&checkpoint, &size, Head::Drop, &device)?;
     pretrained.cfg.pool = pool;
+    pretrained.cfg.validate().map_err(usage)?;
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;
     let names = (args.data.as_str(), args.val_data.as_deref());
     let data = Data::open_both(names, args.samples as usize, transform.size.0)?;
     note(data.describe());
     let dir = claim(args.out.as_deref(), "knn")?;
+    interrupt::listen_saying("stopping; nothing is left behind")?;
     let done = compare_all(
         &args,
         &dir,
@@ -109,13 +111,24 @@ pub fn run(args: Args) -> Result<ExitCode> {
         &device,
         started,
     );
-    if done.is_err() {
-        // Nothing is in it yet, unless writing failed.
-        let _ = std::fs::remove_dir(&dir);
+    match done {
+        Ok(lines) => {
+            for line in lines {
+                print(line)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            abandon(&dir, &["metrics.jsonl"]);
+            match interrupt::asked() {
+                true => Ok(ExitCode::from(interrupt::EXIT_CODE)),
+                false => Err(error),
+            }
+        }
     }
-    done
 }
 
+/// Computes and writes everything, and returns what is to be said of it.
 #[allow(clippy::too_many_arguments)]
 fn compare_all(
     args: &Args,
@@ -126,7 +139,7 @@ fn compare_all(
     threads: usize,
     device: &Device,
     started: Instant,
-) -> Result<ExitCode> {
+) -> Result<Vec<String>> {
     let classes = data.classes().len();
     let part = |source: Arc<dyn Source>| Subset::of(source, args.max_images, args.seed);
     let (train, val) = (part(data.train), part(data.val));
@@ -162,15 +175,18 @@ fn compare_all(
         progress.at("compared", done as u64, queries.len() as u64);
     })?;
     progress.close();
+    if interrupt::asked() {
+        bail!("interrupted");
+    }
 
     let percent = |n: usize| 100.0 * n as f64 / queries.len() as f64;
     let seconds = started.elapsed().as_secs_f64();
     let mut metrics = Metrics::lock(&dir.join("metrics.jsonl"))?;
-    print("    k   top-1 %   top-5 %")?;
+    let mut lines = vec!["    k   top-1 %   top-5 %".to_owned()];
     let mut headline: Option<(f64, f64, usize)> = None;
     for (&k, count) in ks.iter().zip(&counts) {
         let (top1, top5) = (percent(count[0]), percent(count[1]));
-        print(format!("{k:>5}  {top1:>8.2}  {top5:>8.2}"))?;
+        lines.push(format!("{k:>5}  {top1:>8.2}  {top5:>8.2}"));
         metrics.write(&Row { k, top1, top5 })?;
         if headline.is_none() || k <= HEADLINE {
             headline = Some((top1, top5, k));
@@ -204,15 +220,15 @@ fn compare_all(
         versions: result::versions(),
     };
     result::write(dir, &written)?;
-    print(format!(
+    lines.push(format!(
         "{} validation against {} training images, {} numbers each, in {}; {}",
         queries.len(),
         bank.len(),
         pretrained.cfg.features(),
         duration(seconds),
         quoted(&dir.join("result.json")),
-    ))?;
-    Ok(ExitCode::SUCCESS)
+    ));
+    Ok(lines)
 }
 
 /// One neighbourhood's line in metrics.jsonl.
@@ -257,6 +273,9 @@ impl Extractor<'_> {
             Output::Pooled,
             &progress,
             |batch, features| {
+                if interrupt::asked() {
+                    bail!("interrupted");
+                }
                 if let Some(bad) = bank.add(&features, &batch.labels) {
                     let index = batch.indices.get(bad).map_or(0, |&i| i as usize);
                     let name = source.name(index);

@@ -103,7 +103,8 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            report::note(format!("error: {error:#}"));
+            // Names in it come from files and folders.
+            report::note(vit::printable(&format!("error: {error:#}")));
             ExitCode::from(if usage::is_usage(&error) { 2 } else { 1 })
         }
     }

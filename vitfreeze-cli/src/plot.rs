@@ -25,7 +25,7 @@ pub fn check(path: &Path) -> Result<()> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("png" | "svg") => Ok(()),
         _ => Err(usage(format!(
-            "--plot {}: the name must end in .png or .svg",
+            "{}: the name must end in .png or .svg",
             path.display()
         ))),
     }

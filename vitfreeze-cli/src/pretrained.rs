@@ -21,11 +21,11 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Images of this height and width.
-    pub fn with_image(size: (usize, usize)) -> Self {
+    /// So many heads, images of this height and width.
+    pub fn new(heads: Option<usize>, image_size: Option<(usize, usize)>) -> Self {
         Self {
-            image_size: Some(size),
-            ..Self::default()
+            heads: heads.and_then(|n| u32::try_from(n).ok()),
+            image_size,
         }
     }
 }

@@ -101,7 +101,8 @@ impl Report {
     pub fn tell_skipped(&self, told: &mut BTreeSet<usize>, skipped: Vec<Skipped>) {
         for image in skipped {
             if told.insert(image.index) {
-                self.say(format!("warning: skipped {}: {}", image.name, image.reason));
+                let line = format!("warning: skipped {}: {}", image.name, image.reason);
+                self.say(vit::printable(&line));
             }
         }
     }

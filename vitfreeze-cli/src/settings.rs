@@ -48,7 +48,12 @@ pub trait Settings: Clone + Default + Serialize + DeserializeOwned {
     fn merge(file: Self::Flags, flags: &Self::Flags) -> Result<Self> {
         let table = |flags: &Self::Flags| {
             // TOML has no integers beyond i64.
-            Table::try_from(flags).map_err(|e| usage(format!("a number is too large: {e}")))
+            Table::try_from(flags).map_err(|e| match too_large(flags) {
+                Some((key, value)) => {
+                    usage(format!("{key} is {value}, it must be at most {}", i64::MAX))
+                }
+                None => usage(e),
+            })
         };
         let (mut given, flags) = (table(&file)?, table(flags)?);
         if flags.contains_key("blr") {
@@ -88,6 +93,14 @@ pub trait Settings: Clone + Default + Serialize + DeserializeOwned {
             .map(|key| format!("{key}: {} -> {}", show(old.get(key)), show(new.get(key))))
             .collect())
     }
+}
+
+/// The first key whose number no TOML file holds.
+fn too_large(flags: &impl Serialize) -> Option<(String, u64)> {
+    let json = serde_json::to_value(flags).ok()?;
+    let numbers = json.as_object()?.iter();
+    let mut numbers = numbers.filter_map(|(key, value)| Some((key.clone(), value.as_u64()?)));
+    numbers.find(|(_, value)| i64::try_from(*value).is_err())
 }
 
 /// Parses a file; an unknown key is an error that suggests the near one.

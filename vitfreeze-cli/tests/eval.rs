@@ -84,6 +84,9 @@ fn mistakes_are_told_before_anything_is_computed() {
     assert!(error.contains("5 classes, the data 2"), "{error}");
     let error = fails(eval(&data, &out, &["--split=train"]), 2);
     assert!(error.contains("no split 'train'"), "{error}");
+    let shapes = eval(Path::new("shapes"), &out, &["--split=foo"]);
+    let error = fails(shapes, 2);
+    assert!(error.contains("shapes: no split 'foo'"), "{error}");
     let mut headless = vitfreeze(["eval", "--checkpoint"]);
     headless.arg(checkpoint("hf_dinov2_swiglu"));
     headless.arg("--data").arg(&data);
@@ -93,4 +96,61 @@ fn mistakes_are_told_before_anything_is_computed() {
     missing.arg("--predictions=nowhere/p.csv");
     fails(missing, 2);
     assert!(!out.exists());
+}
+
+#[test]
+fn predictions_may_lie_in_the_folder_and_a_failure_leaves_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("out"));
+    classes(&data.join("val"), &NAMES, 2);
+    let predictions = |path: &Path| {
+        let mut command = eval(&data, &out, &[]);
+        command.arg("--predictions").arg(path);
+        command
+    };
+    let error = fails(predictions(folder.path()), 2);
+    assert!(error.contains("is a folder"), "{error}");
+    assert!(!out.exists());
+    ok(predictions(&out.join("p.csv")));
+    assert!(out.join("p.csv").exists() && out.join("result.json").exists());
+}
+
+/// What nobody could read is still in the files.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_stdout_loses_no_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("out"));
+    classes(&data.join("val"), &NAMES, 2);
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let mut command = eval(&data, &out, &[]);
+    let output = command.stdout(full.unwrap()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(out.join("result.json").exists() && out.join("confusion.png").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_nothing_behind() {
+    use std::time::Duration;
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("out"));
+    classes(&data.join("val"), &NAMES, 200);
+    let mut command = eval(&data, &out, &["--batch-size=1", "--threads=1"]);
+    command
+        .arg("--predictions")
+        .arg(folder.path().join("p.csv"));
+    let mut child = command.spawn().unwrap();
+    // The table is made once signals are listened to.
+    let listing = || std::fs::read_dir(folder.path()).unwrap().count();
+    while listing() < 3 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let id = child.id().to_string();
+    let kill = std::process::Command::new("kill")
+        .args(["-INT", &id])
+        .status();
+    assert!(kill.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(listing(), 1, "only the data is left");
 }

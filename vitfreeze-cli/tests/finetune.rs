@@ -263,6 +263,58 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     assert!(weights(&straight) == weights(&stopped));
 }
 
+/// What nobody could read is still in the files.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_stdout_loses_no_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let mut command = start(&out, &["--max-steps=1"]);
+    let output = command.stdout(full.unwrap()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(out.join("result.json").exists() && out.join("last.safetensors").exists());
+}
+
+/// Names of files do not steer the terminal.
+#[cfg(unix)]
+#[test]
+fn names_of_bad_images_are_printed_escaped() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data\u{1b}[31m");
+    write_images(&data);
+    let one = data.join("train/dark/00.png");
+    for i in 0..100 {
+        std::fs::copy(&one, data.join(format!("train/dark/more{i}.png"))).unwrap();
+    }
+    let few = "--model=vit-tiny --image-size=16 --patch-size=4 --batch-size=8 --accum=1 --epochs=1 --warmup-epochs=0";
+    let try_on = |bad: usize, code: i32| {
+        for i in 0..bad {
+            let name = format!("train/light/bad{i}\u{1b}[2J.png");
+            std::fs::write(data.join(name), b"not an image").unwrap();
+        }
+        let mut command = vitfreeze(["finetune", "--data"]);
+        command.arg(&data).args(few.split(' '));
+        command.arg("--out").arg(dir.path().join(bad.to_string()));
+        let output = command.output().unwrap();
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(!said.contains('\u{1b}'), "{said}");
+        said
+    };
+    let said = try_on(1, 0);
+    assert!(
+        said.contains("warning: skipped") && said.contains(r"\u{1b}[2J"),
+        "{said}"
+    );
+    let said = try_on(9, 1);
+    let error = said.lines().find(|l| l.starts_with("error: ")).unwrap();
+    assert!(
+        error.contains("more than 1 %") && error.contains(r"bad1\u{1b}[2J.png"),
+        "{error}"
+    );
+}
+
 /// With and without evaluations in between, the weights are the same.
 #[test]
 fn evaluating_changes_nothing() {
@@ -630,8 +682,19 @@ fn mistakes_are_told_before_anything_is_written() {
         ("--layer-decay=0", "layer-decay is 0"),
         ("--drop-path=1", "drop-path is 1"),
         ("--rand-augment=rand-x9", "'x9' is not understood"),
-        ("--mixup=-1", "positive alpha"),
+        ("--mixup=-1", "mixup is -1, it must lie in [0, 1e6]"),
+        (
+            "--mixup-switch=2",
+            "mixup-switch is 2, it must lie in [0, 1]",
+        ),
+        ("--smoothing=2", "smoothing is 2, it must lie in [0, 1]"),
+        ("--heads=7", "7"),
+        ("--heads=0", "heads is 0"),
         ("--ema=1", "ema is 1"),
+        (
+            "--seed=18446744073709551615",
+            "seed is 18446744073709551615, it must be at most",
+        ),
         ("--clip-grad=0", "clip-grad is 0"),
         ("--freeze=at:2=14", "14 layers"),
         ("--t0=2", "t0 is 2"),
@@ -643,6 +706,14 @@ fn mistakes_are_told_before_anything_is_written() {
             &["--batch-size=8", "--accum=1", more],
             2,
         );
+        assert!(line.contains(want), "{more}: {line}");
+    }
+    for (command, more, want) in [
+        ("linprobe", "--batch-size=1", "batch-size is 1"),
+        ("finetune", "--min-lr=1", "below min-lr"),
+    ] {
+        let few = ["--batch-size=8", "--accum=1", more];
+        let line = try_on(command, &checkpoint, &data, &few, 2);
         assert!(line.contains(want), "{more}: {line}");
     }
     let line = fails(vitfreeze(["finetune", "--model=vit-tiny"]), 2);

@@ -60,5 +60,26 @@ fn mistakes_are_told_before_anything_is_computed() {
         error.contains("differ") && error.contains("'light'"),
         "{error}"
     );
+    let mut distilled = vitfreeze(["knn", "--pool=avg", "--checkpoint"]);
+    distilled.arg(checkpoint("timm_distilled"));
+    distilled.arg("--data").arg(&data).arg("--out").arg(&out);
+    let error = fails(distilled, 2);
+    assert!(error.contains("distillation token"), "{error}");
     assert!(!out.exists());
+}
+
+/// What nobody could read is still in the files.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_stdout_loses_no_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("out"));
+    for split in ["train", "val"] {
+        classes(&data.join(split), &["dark", "light"], 3);
+    }
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let mut command = knn(&data, &out, &[]);
+    let output = command.stdout(full.unwrap()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(out.join("result.json").exists() && out.join("metrics.jsonl").exists());
 }

@@ -45,6 +45,12 @@ impl Table {
 
     /// The table of every image.
     pub fn predictions(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            let path = path.display();
+            return Err(usage(format!(
+                "--predictions {path}: is a folder; name a file"
+            )));
+        }
         let places = (1..=5).map(|i| format!(",prediction{i},probability{i}"));
         let header = format!("name,label{}", places.collect::<String>());
         Self::create(path, &header).map_err(|e| usage(format!("--predictions: {e:#}")))

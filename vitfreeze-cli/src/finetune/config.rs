@@ -204,6 +204,11 @@ impl Settings for Config {
                 "patch-size is the checkpoint's; it can be chosen only from scratch (--model)",
             ));
         }
+        if self.training.heads.is_some() && scratch {
+            return Err(usage(
+                "heads is the model's; it can be told only of a checkpoint (--checkpoint)",
+            ));
+        }
         let decay = *self
             .layer_decay
             .get_or_insert(if scratch { 1.0 } else { 0.75 });
@@ -225,6 +230,30 @@ impl Settings for Config {
                 "erasing",
                 self.erasing,
                 (0.0..=1.0).contains(&self.erasing),
+                "[0, 1]",
+            ),
+            (
+                "mixup",
+                self.mixup,
+                (0.0..=1e6).contains(&self.mixup),
+                "[0, 1e6]",
+            ),
+            (
+                "cutmix",
+                self.cutmix,
+                (0.0..=1e6).contains(&self.cutmix),
+                "[0, 1e6]",
+            ),
+            (
+                "mixup-switch",
+                self.mixup_switch,
+                (0.0..=1.0).contains(&self.mixup_switch),
+                "[0, 1]",
+            ),
+            (
+                "smoothing",
+                self.smoothing,
+                (0.0..=1.0).contains(&self.smoothing),
                 "[0, 1]",
             ),
         ] {

@@ -53,6 +53,11 @@ impl Settings for Config {
 
     fn resolve(&mut self) -> Result<()> {
         self.training.resolve()?;
+        if self.training.batch_size < 2 {
+            return Err(usage(
+                "batch-size is 1, it must be at least 2: features are normalised by their batch's variance",
+            ));
+        }
         if self.training.checkpoint.is_none() {
             return Err(usage(
                 "--checkpoint C is missing: a pretraining run's folder, a file or hf://org/name",

@@ -17,12 +17,11 @@ pub struct Encoder {
 
 /// The encoder of `training.checkpoint` on square images of the size asked for, and how its tokens are pooled.
 pub fn load_encoder(training: &Training, origin: &str, device: &Device) -> Result<Encoder> {
-    let checkpoint = open(origin, &ModelArgs::default())?;
+    let size = training.image_size.map(|n| (n, n));
+    let args = ModelArgs::new(training.heads, size);
+    let checkpoint = open(origin, &args)?;
     let classes = checkpoint.config().num_classes;
-    let args = match training.image_size {
-        Some(n) => ModelArgs::with_image((n, n)),
-        None => input_size(&checkpoint, ModelArgs::default()),
-    };
+    let args = input_size(&checkpoint, args);
     let mut encoder = load(&checkpoint, &args, Head::Drop, device)?;
     let (height, width) = encoder.cfg.image();
     if height != width {

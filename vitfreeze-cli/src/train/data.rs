@@ -89,7 +89,13 @@ pub fn open_split(
     Ok(match (data, split) {
         ("shapes", "train") => Arc::new(Shapes::new(0, image_size, samples)),
         // Other seeds draw other images.
-        ("shapes", _) => Arc::new(Shapes::new(1, image_size, (samples / 4).max(10))),
+        ("shapes", "val") => Arc::new(Shapes::new(1, image_size, (samples / 4).max(10))),
+        ("shapes", other) => {
+            return Err(usage(format!(
+                "shapes: no split '{}', only train, val",
+                other.escape_debug()
+            )))
+        }
         _ => data::open(data, split, MAX_PIXELS)?,
     })
 }

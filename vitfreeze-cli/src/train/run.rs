@@ -179,7 +179,7 @@ impl<T: Task> Run<T> {
             started: Instant::now(),
         };
         folder::start(&run.dir, &run.config, fresh, || run.write_checkpoint())?;
-        if run.training().tensorboard {
+        if run.training().tensorboard && step < run.freeze.schedule().steps {
             run.events = Some(EventFile::open(&run.dir, step)?);
         }
         run.banner(&data.describe(), threads);

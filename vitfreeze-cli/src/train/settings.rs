@@ -29,6 +29,7 @@ pub struct Training {
     pub samples: usize,
     pub crop_scale: f64,
     pub image_size: Option<usize>,
+    pub heads: Option<usize>,
     pub pool: Option<Pool>,
     pub epochs: usize,
     pub warmup_epochs: usize,
@@ -86,6 +87,9 @@ pub struct TrainingFlags {
     /// Side of the image in pixels; a learnt position table is resampled [default: the checkpoint's]
     #[arg(long, value_name = "PX", help_heading = "Model")]
     pub image_size: Option<usize>,
+    /// Attention heads, where no file of the checkpoint tells them
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub heads: Option<usize>,
     /// What the head sees [default: the mean of the patches; a classifier keeps its own]
     #[arg(long, value_enum, value_name = "NAME", help_heading = "Model")]
     pub pool: Option<Pool>,
@@ -103,19 +107,19 @@ pub struct TrainingFlags {
     #[arg(long, value_name = "X", help_heading = "Data")]
     pub crop_scale: Option<f64>,
 
-    /// Passes over the data [default: 100, linprobe 90]
+    /// Passes over the data [default: finetune 100, linprobe 90]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub epochs: Option<usize>,
-    /// Epochs in which the learning rate rises [default: 20, linprobe 10]
+    /// Epochs in which the learning rate rises [default: finetune 20, linprobe 10]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub warmup_epochs: Option<usize>,
-    /// Images computed at once [default: 64, linprobe 512]
+    /// Images computed at once [default: finetune 64, linprobe 512]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub batch_size: Option<usize>,
-    /// Batches whose gradients are averaged for one optimiser step [default: 16, linprobe 32]
+    /// Batches whose gradients are averaged for one optimiser step [default: finetune 16, linprobe 32]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub accum: Option<usize>,
-    /// Learning rate per 256 images; the rate is blr * (images of a step) / 256 [default: 1e-3, linprobe 0.1]
+    /// Learning rate per 256 images; the rate is blr * (images of a step) / 256 [default: finetune 1e-3, linprobe 0.1]
     #[arg(long, value_name = "X", help_heading = "Training")]
     pub blr: Option<f64>,
     /// Learning rate itself; goes before --blr
@@ -126,10 +130,10 @@ pub struct TrainingFlags {
         help_heading = "Training"
     )]
     pub lr: Option<f64>,
-    /// Learning rate at the end [default: 1e-6, linprobe 0]
+    /// Learning rate at the end [default: finetune 1e-6, linprobe 0]
     #[arg(long, value_name = "X", help_heading = "Training")]
     pub min_lr: Option<f64>,
-    /// Weight decay, on matrices [default: 0.05, linprobe 0]
+    /// Weight decay, on matrices [default: finetune 0.05, linprobe 0]
     #[arg(long, value_name = "X", help_heading = "Training")]
     pub weight_decay: Option<f64>,
     /// Everything random is a function of it [default: 0]
@@ -167,6 +171,7 @@ impl Training {
             samples: 4096,
             crop_scale: 0.08,
             image_size: None,
+            heads: None,
             pool: None,
             epochs,
             warmup_epochs,
@@ -209,6 +214,7 @@ impl Training {
             ("eval-every", self.eval_every, 1_000_000),
             ("save-every", self.save_every.unwrap_or(1), usize::MAX),
             ("image-size", self.image_size.unwrap_or(1), 4096),
+            ("heads", self.heads.unwrap_or(1), 4096),
         ])?;
         if self.warmup_epochs >= self.epochs {
             return Err(usage(format!(
@@ -259,6 +265,12 @@ impl Training {
             ..Schedule::cubic(1.0, layers, steps)
         };
         schedule.validate().map_err(usage)?;
+        if schedule.lr < schedule.min_lr {
+            return Err(usage(format!(
+                "the learning rate is {:e}, below min-lr ({:e})",
+                schedule.lr, schedule.min_lr
+            )));
+        }
         Ok(schedule)
     }
 }

@@ -36,22 +36,22 @@ impl<T: Task> Run<T> {
     /// Exports the last classifier, writes result.json and says what there is now.
     pub fn finish(mut self, report: &Report) -> Result<ExitCode> {
         self.export("last.safetensors")?;
-        print(report.summary().trim_end())?;
+        let mut lines = Vec::new();
         let mut result = self.best;
         if self.judged != Some(self.step) {
             // Stopped inside an epoch: told, but no evaluation of the whole run.
             let (evaluation, told) = self.judge(self.step.saturating_sub(1))?;
             self.seconds += evaluation.seconds;
-            print(format!("  after step {}: {told}", self.step))?;
+            lines.push(format!("  after step {}: {told}", self.step));
             result = result.or(Some(self.counted(&evaluation)));
         }
         if let Some(best) = self.best {
-            print(format!(
+            lines.push(format!(
                 "  best: top-1 {:.2} %, top-5 {:.2} % after epoch {}",
                 best.top1,
                 best.top5,
                 best.epoch + 1
-            ))?;
+            ));
         }
         let written = RunResult {
             kind: T::Settings::COMMAND.into(),
@@ -65,7 +65,12 @@ impl<T: Task> Run<T> {
             settings: serde_json::to_value(&self.config)?,
             versions: result::versions(),
         };
+        // First, for nothing may be left of what is printed.
         result::write(&self.dir, &written)?;
+        print(report.summary().trim_end())?;
+        for line in lines {
+            print(line)?;
+        }
         let skipped = self.feed.skipped().len();
         if skipped > 0 {
             print(format!("  {skipped} damaged image(s) skipped"))?;
