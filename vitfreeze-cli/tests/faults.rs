@@ -59,7 +59,10 @@ fn usage_errors_exit_2_with_one_line_and_leave_no_folder() {
             &["--epochs=5000000000000000000"],
             "epochs is 5000000000000000000",
         ),
-        (&["--seed=18446744073709551615"], "seed is 18446744073709551615"),
+        (
+            &["--seed=18446744073709551615"],
+            "seed is 18446744073709551615",
+        ),
         (&["--decoder-dim=4000000000"], "decoder-dim"),
         (&["--t0=1e-120"], "before it has trained"),
         (&["--config=none.toml"], "cannot read none.toml"),
