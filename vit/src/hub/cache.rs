@@ -1,9 +1,12 @@
 //! The cache on disk, as huggingface_hub has it, so that both use what the other fetched:
 //!
-//!     models--org--name/blobs/ETAG              content; ETAG.incomplete while it comes
-//!     models--org--name/snapshots/COMMIT/FILE   link to a blob
-//!     models--org--name/refs/REVISION           text: the commit
-//!     .locks/models--org--name/ETAG.lock        held by the process that fetches it
+//! ```text
+//! models--org--name/blobs/ETAG              content; ETAG.incomplete while it comes
+//! models--org--name/snapshots/COMMIT/FILE   link to a blob
+//! models--org--name/refs/REVISION           text: the commit
+//! .locks/models--org--name/ETAG.lock        held by the process that fetches it
+//! ```
+//! (of a dataset `datasets--org--name`)
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
