@@ -20,7 +20,7 @@ Examples:
   vitfreeze convert runs/pretrain-1/encoder.safetensors mine --to hf
   vitfreeze convert mae_pretrain_vit_base.pth mae --to timm --dtype f16
   vitfreeze convert hf://facebook/dinov2-small dino --to timm --image-size 224
-  vitfreeze convert runs/finetune-1 mine --to hf --upload me/my-vit      and to the Hub (HF_TOKEN)";
+  vitfreeze convert runs/finetune-1 mine --to timm --upload me/my-vit    and to the Hub (HF_TOKEN)";
 
 /// Flags of `vitfreeze convert`.
 #[derive(clap::Parser)]
