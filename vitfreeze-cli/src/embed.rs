@@ -11,11 +11,11 @@ use vit::Head;
 
 use crate::features::{extract, Output};
 use crate::folder::quoted;
-use crate::pretrained::{input_size, load, open, transform, ModelArgs};
+use crate::pretrained::{input_size, load, open, transform, ComputeArgs};
 use crate::progress::{Progress, Unit};
 use crate::report::{note, print};
 use crate::usage::usage;
-use crate::{data, device, metrics};
+use crate::{data, metrics};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -44,24 +44,17 @@ pub struct Args {
     /// Images computed at once
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch_size: u32,
-    /// Threads, 0 = one per core
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
-    /// cpu, cuda, cuda:N or metal
-    #[arg(long, value_name = "NAME", default_value = "cpu")]
-    device: String,
     #[command(flatten)]
-    model: ModelArgs,
+    compute: ComputeArgs,
 }
 
 /// Runs it.
 pub fn run(args: Args) -> Result<ExitCode> {
-    let threads = device::set_threads(args.threads)?;
-    let device = device::open(&args.device)?;
+    let (threads, device) = args.compute.start()?;
     writable(&args.out)?;
     let source = data::open(&args.data, &args.split, MAX_PIXELS)?;
-    let checkpoint = open(&args.checkpoint, &args.model)?;
-    let model_args = input_size(&checkpoint, args.model);
+    let checkpoint = open(&args.checkpoint, &args.compute.model)?;
+    let model_args = input_size(&checkpoint, args.compute.model);
     let pretrained = load(&checkpoint, &model_args, Head::Drop, &device)?;
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;

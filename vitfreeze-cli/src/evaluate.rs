@@ -18,14 +18,14 @@ use crate::accuracy::Accuracy;
 use crate::features::{extract, Output};
 use crate::folder::{abandon, claim, quoted};
 use crate::metrics::duration;
-use crate::pretrained::{input_size, load, open, transform, ModelArgs};
+use crate::pretrained::{input_size, load, open, transform, ComputeArgs};
 use crate::progress::{Progress, Unit};
 use crate::report::{note, print};
 use crate::result::{self, RunResult};
 use crate::settings::absolute;
 use crate::train::{check_labels, open_split};
 use crate::usage::usage;
-use crate::{device, interrupt, plot};
+use crate::{interrupt, plot};
 use labels::Labels;
 use tables::Table;
 
@@ -65,22 +65,15 @@ pub struct Args {
     /// Images computed at once
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch_size: u32,
-    /// Threads, 0 = one per core
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
-    /// cpu, cuda, cuda:N or metal
-    #[arg(long, value_name = "NAME", default_value = "cpu")]
-    device: String,
     #[command(flatten)]
-    model: ModelArgs,
+    compute: ComputeArgs,
 }
 
 /// Runs it.
 pub fn run(args: Args) -> Result<ExitCode> {
     let started = Instant::now();
-    let threads = device::set_threads(args.threads)?;
-    let device = device::open(&args.device)?;
-    let checkpoint = open(&args.checkpoint, &args.model)?;
+    let (threads, device) = args.compute.start()?;
+    let checkpoint = open(&args.checkpoint, &args.compute.model)?;
     let outputs = checkpoint.config().num_classes;
     if outputs == 0 {
         return Err(usage(format!(
@@ -88,7 +81,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             args.checkpoint
         )));
     }
-    let size = input_size(&checkpoint, args.model.clone());
+    let size = input_size(&checkpoint, args.compute.model.clone());
     let pretrained = load(&checkpoint, &size, Head::Keep, &device)?;
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;
@@ -127,11 +120,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             if let Some(path) = args.predictions.filter(|path| path.starts_with(&dir)) {
                 let _ = std::fs::remove_file(path);
             }
-            abandon(&dir, &FILES);
-            match interrupt::asked() {
-                true => Ok(ExitCode::from(interrupt::EXIT_CODE)),
-                false => Err(error),
-            }
+            abandon(&dir, &FILES, error)
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The folder of a run: claiming a new one, reading an old one.
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{anyhow, bail, Context, Result};
 
 use crate::checkpoint::Checkpoint;
+use crate::interrupt;
 use crate::metrics::Metrics;
 use crate::report::note;
 use crate::settings::Settings;
@@ -110,12 +112,16 @@ pub fn check_free(out: &Path) -> Result<()> {
 }
 
 /// Removes these files of a folder that was claimed, and the folder once it is empty: what failed leaves nothing that
-/// looks like a result or stands in the way of the next attempt.
-pub fn abandon(dir: &Path, files: &[&str]) {
+/// looks like a result or stands in the way of the next attempt. Gives the error back, unless ctrl-C was the cause.
+pub fn abandon(dir: &Path, files: &[&str], error: anyhow::Error) -> Result<ExitCode> {
     for name in files.iter().chain(&["result.json", ".result.json.saving"]) {
         let _ = std::fs::remove_file(dir.join(name));
     }
     let _ = std::fs::remove_dir(dir);
+    match interrupt::asked() {
+        true => Ok(ExitCode::from(interrupt::EXIT_CODE)),
+        false => Err(error),
+    }
 }
 
 /// Writes a new (`fresh`) run's first checkpoint, and config.toml: from here on a kill at any moment leaves something to

@@ -14,8 +14,9 @@ use vit::{Head, Pretrained, Vit};
 
 use crate::features::{extract, Output};
 use crate::folder::{abandon, claim, quoted};
+use crate::interrupt;
 use crate::metrics::{duration, Metrics};
-use crate::pretrained::{feature_pool, input_size, load, open, transform, ModelArgs};
+use crate::pretrained::{feature_pool, input_size, load, open, transform, ComputeArgs};
 use crate::progress::{Progress, Unit};
 use crate::report::{note, print};
 use crate::result::{self, RunResult};
@@ -23,7 +24,6 @@ use crate::settings::absolute;
 use crate::subset::Subset;
 use crate::train::{Data, Pool};
 use crate::usage::usage;
-use crate::{device, interrupt};
 use search::{vote, Bank};
 
 /// DINO's neighbourhoods and temperature.
@@ -72,25 +72,18 @@ pub struct Args {
     /// Images computed at once
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch_size: u32,
-    /// Threads, 0 = one per core
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
-    /// cpu, cuda, cuda:N or metal
-    #[arg(long, value_name = "NAME", default_value = "cpu")]
-    device: String,
     #[command(flatten)]
-    model: ModelArgs,
+    compute: ComputeArgs,
 }
 
 /// Runs it.
 pub fn run(args: Args) -> Result<ExitCode> {
     let started = Instant::now();
-    let threads = device::set_threads(args.threads)?;
-    let device = device::open(&args.device)?;
-    let checkpoint = open(&args.checkpoint, &args.model)?;
+    let (threads, device) = args.compute.start()?;
+    let checkpoint = open(&args.checkpoint, &args.compute.model)?;
     let pool = args.pool.map(Into::into);
     let pool = pool.unwrap_or_else(|| feature_pool(&checkpoint));
-    let size = input_size(&checkpoint, args.model.clone());
+    let size = input_size(&checkpoint, args.compute.model.clone());
     let mut pretrained = load(&checkpoint, &size, Head::Drop, &device)?;
     pretrained.cfg.pool = pool;
     pretrained.cfg.validate().map_err(usage)?;
@@ -118,13 +111,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Err(error) => {
-            abandon(&dir, &["metrics.jsonl"]);
-            match interrupt::asked() {
-                true => Ok(ExitCode::from(interrupt::EXIT_CODE)),
-                false => Err(error),
-            }
-        }
+        Err(error) => abandon(&dir, &["metrics.jsonl"], error),
     }
 }
 

@@ -6,6 +6,7 @@ use candle_core::{DType, Device};
 use datasets::{EvalTransform, Interpolation, Normalize, Transform as _};
 use vit::{Checkpoint, Head, Hints, LoadOptions, Pretrained};
 
+use crate::device;
 use crate::report::note;
 use crate::usage::usage;
 
@@ -27,6 +28,29 @@ impl ModelArgs {
             heads: heads.and_then(|n| u32::try_from(n).ok()),
             image_size,
         }
+    }
+}
+
+/// Flags of the commands that compute something of every image of a dataset.
+#[derive(Debug, clap::Args)]
+pub struct ComputeArgs {
+    /// Threads, 0 = one per core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// cpu, cuda, cuda:N or metal
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    device: String,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+impl ComputeArgs {
+    /// Sets up the threads, whose number is returned, and the device.
+    pub fn start(&self) -> Result<(usize, Device)> {
+        Ok((
+            device::set_threads(self.threads)?,
+            device::open(&self.device)?,
+        ))
     }
 }
 
