@@ -4,6 +4,7 @@
 //! one composed of candle's ops for every other device and type ([`plain`]). Tests compare the two, and the fused
 //! gradients with finite differences. `VITFREEZE_PLAIN_OPS=1` runs the plain ones everywhere.
 mod attention;
+mod bf16;
 mod block;
 mod bundle;
 mod gelu;

@@ -5,12 +5,19 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytemuck::{Pod, Zeroable};
+
 /// Requests after which a vector that nobody has taken is freed: several steps of the deepest models.
 const AGE: u64 = 4096;
 
+/// 64 bytes: a line of the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub(super) struct Line(pub [u32; 16]);
+
 /// Unused vectors by their length, each with the request at which it came back; the latest last.
 struct Pool {
-    free: BTreeMap<usize, Vec<(u64, Vec<f32>)>>,
+    free: BTreeMap<usize, Vec<(u64, Vec<Line>)>>,
     requests: u64,
 }
 
@@ -23,11 +30,11 @@ fn pool() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A vector of numbers that goes back to the pool when it is dropped.
-pub(super) struct Buffer(Vec<f32>);
+/// Lines that go back to the pool when they are dropped.
+pub(super) struct Lines(Vec<Line>);
 
-impl Buffer {
-    /// `length` numbers, of whatever values.
+impl Lines {
+    /// So many, of whatever content.
     pub fn new(length: usize) -> Self {
         let mut pool = pool();
         pool.requests += 1;
@@ -40,25 +47,25 @@ impl Buffer {
             });
         }
         drop(pool);
-        Self(found.map_or_else(|| vec![0.0; length], |(_, vector)| vector))
+        Self(found.map_or_else(|| bytemuck::zeroed_vec(length), |(_, vector)| vector))
     }
 }
 
-impl Deref for Buffer {
-    type Target = [f32];
+impl Deref for Lines {
+    type Target = [Line];
 
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[Line] {
         &self.0
     }
 }
 
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl DerefMut for Lines {
+    fn deref_mut(&mut self) -> &mut [Line] {
         &mut self.0
     }
 }
 
-impl Drop for Buffer {
+impl Drop for Lines {
     fn drop(&mut self) {
         let vector = std::mem::take(&mut self.0);
         let mut pool = pool();
@@ -67,6 +74,36 @@ impl Drop for Buffer {
             .entry(vector.len())
             .or_default()
             .push((now, vector));
+    }
+}
+
+/// A vector of numbers that goes back to the pool when it is dropped.
+pub(super) struct Buffer {
+    lines: Lines,
+    length: usize,
+}
+
+impl Buffer {
+    /// `length` numbers, of whatever values.
+    pub fn new(length: usize) -> Self {
+        Self {
+            lines: Lines::new(length.div_ceil(16)),
+            length,
+        }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &bytemuck::cast_slice(&self.lines)[..self.length]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.length]
     }
 }
 

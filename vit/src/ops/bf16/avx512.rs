@@ -1,0 +1,104 @@
+//! AVX-512-BF16: one instruction multiplies 16 pairs and adds each pair to its sum.
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::pack::{Packed, Tile};
+use super::Destination;
+
+/// One task: all tiles of these panels. A panel of the right operand stays in the first cache, those of the left one come
+/// from the second.
+///
+/// # Safety
+/// The machine has AVX-512F and AVX-512-BF16; and as [`Destination::put`].
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) unsafe fn multiply(
+    lhs: &Packed,
+    rhs: &Packed,
+    left: Range<usize>,
+    right: Range<usize>,
+    to: Destination,
+) {
+    for r in right {
+        for l in left.clone() {
+            // SAFETY: the caller's.
+            unsafe { panels(lhs.panel(l), rhs.panel(r), 16 * l, 16 * r, &to) };
+        }
+    }
+}
+
+/// 16 rows by 16 columns, one register for each row.
+///
+/// # Safety
+/// As above.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn panels(left: &[Tile], right: &[Tile], row: usize, column: usize, to: &Destination) {
+    let mut sums = [_mm512_setzero_ps(); 16];
+    for (left, right) in left.iter().zip(right) {
+        for p in 0..16 {
+            // SAFETY: a line is 64 bytes; both types are 512 bits without invalid values.
+            let b: __m512bh = unsafe { std::mem::transmute(_mm512_loadu_si512(right[p].0.as_ptr().cast())) };
+            for r in 0..16 {
+                // SAFETY: as above.
+                let a: __m512bh = unsafe { std::mem::transmute(_mm512_set1_epi32(left[r].0[p] as i32)) };
+                sums[r] = _mm512_dpbf16_ps(sums[r], a, b);
+            }
+        }
+    }
+    let columns = to.columns.saturating_sub(column).min(16);
+    let mask = ((1u32 << columns) - 1) as u16;
+    let scale = _mm512_set1_ps(to.scale);
+    for (r, &sum) in sums.iter().enumerate().take(to.rows.saturating_sub(row)) {
+        // SAFETY: row + r is below `rows`; the mask leaves away what is beyond `columns`; the caller's for the rest.
+        unsafe {
+            let out = to.data.add((row + r) * to.stride + column);
+            let mut value: __m512 = _mm512_mul_ps(sum, scale);
+            if to.accumulate {
+                value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), value);
+            }
+            _mm512_mask_storeu_ps(out, mask, value);
+        }
+    }
+}
+
+/// Words of lines become lines of words, in four rounds of 16 shuffles, each of which exchanges blocks of twice the size.
+///
+/// # Safety
+/// The machine has AVX-512F.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn transpose(tile: &mut Tile) {
+    // SAFETY: a line is 64 bytes, all values of which are valid on both sides.
+    let rows = tile.map(|line| unsafe { _mm512_loadu_si512(line.0.as_ptr().cast()) });
+    let mut a = rows;
+    for i in 0..8 {
+        a[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    let mut b = a;
+    for i in 0..4 {
+        for j in 0..2 {
+            b[4 * i + 2 * j] = _mm512_unpacklo_epi64(a[4 * i + j], a[4 * i + j + 2]);
+            b[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(a[4 * i + j], a[4 * i + j + 2]);
+        }
+    }
+    // In each of `b`: word j of four rows, for four j that are 4 apart. Now blocks of 128 bits move.
+    for i in 0..4 {
+        let (x, y) = (
+            _mm512_shuffle_i32x4::<0x88>(b[i], b[4 + i]),
+            _mm512_shuffle_i32x4::<0x88>(b[8 + i], b[12 + i]),
+        );
+        let (z, w) = (
+            _mm512_shuffle_i32x4::<0xdd>(b[i], b[4 + i]),
+            _mm512_shuffle_i32x4::<0xdd>(b[8 + i], b[12 + i]),
+        );
+        let out = [
+            (i, _mm512_shuffle_i32x4::<0x88>(x, y)),
+            (i + 4, _mm512_shuffle_i32x4::<0x88>(z, w)),
+            (i + 8, _mm512_shuffle_i32x4::<0xdd>(x, y)),
+            (i + 12, _mm512_shuffle_i32x4::<0xdd>(z, w)),
+        ];
+        for (line, words) in out {
+            // SAFETY: a line is 64 bytes.
+            unsafe { _mm512_storeu_si512(tile[line].0.as_mut_ptr().cast(), words) };
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Matrix products with bf16 operands and f32 sums, on the units that CPUs have for them.
+//!
+//! Both operands are rounded and cut into tiles first ([`pack`]); a [`Kernel`] then multiplies tiles: AMX (Intel since
+//! Sapphire Rapids), AVX-512-BF16 (AMD since Zen 4, Intel since Cooper Lake) or plain Rust, slow, for tests. All three read
+//! the same tiles. The order of summation over k depends on the sizes and the kernel alone, never on the threads.
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod emulated;
+mod pack;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use rayon::prelude::*;
+
+use super::matmul::{Mat, Threads};
+pub(super) use pack::{round_slice, widen_slice};
+use pack::Packed;
+
+/// What multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kernel {
+    /// Tiles of 16 x 32 in registers of their own, 16 * 16 * 32 multiplications an instruction.
+    Amx,
+    /// 32 multiplications an instruction.
+    Avx512,
+    /// No unit for bf16: products of widened numbers. Slower than f32.
+    Emulated,
+}
+
+impl Kernel {
+    /// The best one of this machine, looked for once; `None` if it has no unit for bf16. `VITFREEZE_BF16` set to `amx`,
+    /// `avx512`, `emulated` or `none` asks for another one; one that is not there is passed over.
+    pub fn detect() -> Option<Self> {
+        static FOUND: OnceLock<Option<Kernel>> = OnceLock::new();
+        *FOUND.get_or_init(|| match std::env::var("VITFREEZE_BF16").as_deref() {
+            Ok("none") => None,
+            Ok("emulated") => Some(Self::Emulated),
+            Ok("avx512") if avx512_is_there() => Some(Self::Avx512),
+            _ if amx_is_there() => Some(Self::Amx),
+            _ => avx512_is_fast().then_some(Self::Avx512),
+        })
+    }
+
+    /// As it is told to people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Amx => "AMX",
+            Self::Avx512 => "AVX-512-BF16",
+            Self::Emulated => "emulated",
+        }
+    }
+
+    /// All that run on this machine.
+    #[cfg(test)]
+    fn available() -> Vec<Self> {
+        let amx = amx_is_there().then_some(Self::Amx);
+        let avx512 = avx512_is_there().then_some(Self::Avx512);
+        [amx, avx512, Some(Self::Emulated)]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}
+
+fn avx512_is_there() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512bf16")
+        && std::arch::is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Only where it is faster than f32: on AMD's cores it doubles the speed, on Intel's it halves it (Emerald Rapids: 75 GFLOP/s
+/// a core, f32 155).
+fn avx512_is_fast() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let id = std::arch::x86_64::__cpuid(0);
+        let amd = [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD";
+        return amd && avx512_is_there();
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+fn amx_is_there() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return amx::is_there();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// The part of a destination that one task writes: element (r, c) of the whole is `data[r * stride + c]`.
+#[derive(Clone, Copy)]
+struct Destination {
+    data: *mut f32,
+    stride: usize,
+    /// Rows and columns of the whole matrix: tiles at its edges stick out.
+    rows: usize,
+    columns: usize,
+    scale: f32,
+    accumulate: bool,
+}
+
+// SAFETY: a `Destination` is shared by the tasks of one product, each of which writes tiles that no other task touches.
+unsafe impl Send for Destination {}
+// SAFETY: as above.
+unsafe impl Sync for Destination {}
+
+impl Destination {
+    /// Takes a computed square of `side` x `side` sums, the first of which is that of `row` and `column`; what sticks out
+    /// is left away.
+    ///
+    /// # Safety
+    /// `data` points to `rows` rows, `stride` apart, of `columns` numbers, and no other thread reads or writes this square.
+    unsafe fn put(&self, sums: &[f32], side: usize, row: usize, column: usize) {
+        let rows = self.rows.saturating_sub(row).min(side);
+        let columns = self.columns.saturating_sub(column).min(side);
+        for (r, sums) in sums.chunks_exact(side).enumerate().take(rows) {
+            // SAFETY: row + r < rows and column + columns <= columns of the whole; see above for the rest.
+            let out = unsafe {
+                let start = self.data.add((row + r) * self.stride + column);
+                std::slice::from_raw_parts_mut(start, columns)
+            };
+            for (out, &sum) in out.iter_mut().zip(sums) {
+                let sum = self.scale * sum;
+                *out = if self.accumulate { *out + sum } else { sum };
+            }
+        }
+    }
+}
+
+/// Panels of both operands in one task: of 16 rows, so that this much of the left operand stays in a core's cache.
+const LEFT: usize = 16;
+const RIGHT: usize = 16;
+
+/// `dst (m x n, rows `dst_rs` apart) = scale * lhs (m x k) . rhs (k x n)`, added to `dst` if `accumulate`, with both operands
+/// rounded to bf16 (nearest, ties to even) and sums in f32. One stride of each operand is 1.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn matmul(
+    kernel: Kernel,
+    (m, k, n): (usize, usize, usize),
+    scale: f32,
+    lhs: Mat,
+    rhs: Mat,
+    dst: &mut [f32],
+    dst_rs: usize,
+    accumulate: bool,
+    threads: Threads,
+) {
+    let parallel = threads == Threads::All;
+    let lhs = Packed::rows(lhs, m, k, parallel);
+    let rhs = Packed::columns(rhs, k, n, parallel);
+    multiply(kernel, scale, &lhs, &rhs, dst, dst_rs, accumulate, parallel);
+}
+
+#[allow(clippy::too_many_arguments)]
+fn multiply(
+    kernel: Kernel,
+    scale: f32,
+    lhs: &Packed,
+    rhs: &Packed,
+    dst: &mut [f32],
+    dst_rs: usize,
+    accumulate: bool,
+    parallel: bool,
+) {
+    let (m, n) = (lhs.outer(), rhs.outer());
+    assert_eq!(lhs.steps(), rhs.steps(), "bf16: operands of two depths");
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(n <= dst_rs || m == 1, "bf16: rows of dst overlap");
+    assert!((m - 1) * dst_rs + n <= dst.len(), "bf16: dst too small");
+    let to = Destination {
+        data: dst.as_mut_ptr(),
+        stride: dst_rs,
+        rows: m,
+        columns: n,
+        scale,
+        accumulate,
+    };
+    let blocks = (lhs.panels().div_ceil(LEFT), rhs.panels().div_ceil(RIGHT));
+    let task = |i: usize| {
+        let left = part(lhs.panels(), blocks.0, i % blocks.0);
+        let right = part(rhs.panels(), blocks.1, i / blocks.0);
+        // SAFETY: `to` describes `dst`, which is borrowed mutably and, by the asserts above, large enough; every tile of
+        // the product belongs to exactly one task. `detect` and `available` give only kernels that this machine has.
+        unsafe {
+            match kernel {
+                #[cfg(target_arch = "x86_64")]
+                Kernel::Amx => amx::multiply(lhs, rhs, left, right, to),
+                #[cfg(target_arch = "x86_64")]
+                Kernel::Avx512 => avx512::multiply(lhs, rhs, left, right, to),
+                _ => emulated::multiply(lhs, rhs, left, right, to),
+            }
+        }
+    };
+    match parallel {
+        true => (0..blocks.0 * blocks.1).into_par_iter().for_each(task),
+        false => (0..blocks.0 * blocks.1).for_each(task),
+    }
+}
+
+/// Part `i` of `parts` nearly equal ones of `0..len`, all but the last of even length (AMX works on pairs of panels).
+fn part(len: usize, parts: usize, i: usize) -> Range<usize> {
+    let pairs = len.div_ceil(2);
+    let at = |i: usize| (2 * (i * pairs / parts)).min(len);
+    at(i)..at(i + 1)
+}
+
+pub(super) fn pack_only(layout: usize, x: &[f32], rows: usize, cols: usize, threads: Threads) {
+    let p = threads == Threads::All;
+    match layout {
+        0 => drop(Packed::rows(Mat::rows(x, cols), rows, cols, p)),
+        1 => drop(Packed::rows(Mat::rows(x, cols).t(), cols, rows, p)),
+        2 => drop(Packed::columns(Mat::rows(x, cols).t(), cols, rows, p)),
+        _ => drop(Packed::columns(Mat::rows(x, cols), rows, cols, p)),
+    }
+}

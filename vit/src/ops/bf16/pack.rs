@@ -1,0 +1,235 @@
+//! Operands as tiles of bf16.
+//!
+//! A product sums over k, and the units multiply pairs of neighbours in k, so a pair is one 32-bit word: the even k in its low
+//! half. A tile holds 16 rows of the left operand (or 16 columns of the right one) by 32 k in 16 lines of 64 bytes:
+//!
+//! ```text
+//! left:   line r, word p = lhs[r][2p], lhs[r][2p + 1]       right:  line p, word c = rhs[2p][c], rhs[2p + 1][c]
+//! ```
+//!
+//! Tiles of one panel (16 rows or columns) follow one another along k. What sticks out of the matrix is 0.
+use rayon::prelude::*;
+
+use super::super::math::simd_fn;
+use super::super::matmul::Mat;
+use super::super::scratch::{Line, Lines};
+
+/// 16 x 32 numbers.
+pub(super) type Tile = [Line; 16];
+
+/// Numbers along k in a tile.
+pub(super) const DEPTH: usize = 32;
+/// Rows or columns in a panel.
+pub(super) const PANEL: usize = 16;
+
+/// An operand, rounded and cut into tiles.
+pub(in super::super) struct Packed {
+    lines: Lines,
+    outer: usize,
+    steps: usize,
+}
+
+impl Packed {
+    /// The left operand (m x k).
+    pub fn rows(mat: Mat, m: usize, k: usize, parallel: bool) -> Self {
+        Self::new(mat.data, (m, mat.rs), (k, mat.cs), false, parallel)
+    }
+
+    /// The right operand (k x n).
+    pub fn columns(mat: Mat, k: usize, n: usize, parallel: bool) -> Self {
+        Self::new(mat.data, (n, mat.cs), (k, mat.rs), true, parallel)
+    }
+
+    /// Of element (o, i) at `data[o * outer_stride + i * inner_stride]`, i along k.
+    fn new(
+        data: &[f32],
+        (outer, outer_stride): (usize, usize),
+        (depth, inner_stride): (usize, usize),
+        right: bool,
+        parallel: bool,
+    ) -> Self {
+        let (panels, steps) = (outer.div_ceil(PANEL), depth.div_ceil(DEPTH));
+        let last = |n: usize, stride: usize| n.saturating_sub(1) * stride;
+        assert!(
+            outer == 0 || depth == 0 || last(outer, outer_stride) + last(depth, inner_stride) < data.len(),
+            "bf16: operand too small"
+        );
+        let rows_run = inner_stride == 1 || depth <= 1;
+        assert!(rows_run || outer_stride == 1 || outer <= 1, "bf16: no stride is 1");
+        // An even number of panels, since AMX works on pairs. A last one beyond the matrix is left as it is: nobody keeps
+        // its products.
+        let mut lines = Lines::new(panels.next_multiple_of(2) * steps * 16);
+        let panel = |(panel, lines): (usize, &mut [Line])| {
+            let first = panel * PANEL;
+            if first >= outer {
+                return;
+            }
+            let many = (outer - first).min(PANEL);
+            let (tiles, _) = lines.as_chunks_mut::<16>();
+            for (step, tile) in tiles.iter_mut().enumerate() {
+                let k = step * DEPTH;
+                let deep = (depth - k).min(DEPTH);
+                let start = &data[first * outer_stride + k * inner_stride..];
+                match rows_run {
+                    true => along_k(start, outer_stride, many, deep, right, tile),
+                    false => across_k(start, inner_stride, many, deep, !right, tile),
+                }
+            }
+        };
+        if steps > 0 {
+            match parallel {
+                true => lines.par_chunks_mut(steps * 16).enumerate().for_each(panel),
+                false => lines.chunks_mut(steps * 16).enumerate().for_each(panel),
+            }
+        }
+        Self { lines, outer, steps }
+    }
+
+    /// Rows of a left operand, columns of a right one.
+    pub fn outer(&self) -> usize {
+        self.outer
+    }
+
+    /// Panels that hold any of them.
+    pub fn panels(&self) -> usize {
+        self.outer.div_ceil(PANEL)
+    }
+
+    /// Tiles of a panel.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// The tiles of a panel; there is one more panel than [`Packed::panels`] says where that is odd.
+    pub fn panel(&self, panel: usize) -> &[Tile] {
+        let size = self.steps * 16;
+        self.lines[panel * size..(panel + 1) * size].as_chunks().0
+    }
+}
+
+/// A number as bf16, to the nearest, ties to even; a NaN stays one.
+#[inline(always)]
+pub(in super::super) fn round(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    let quiet = (bits >> 16) | 0x40;
+    (if x.is_nan() { quiet } else { rounded }) as u16
+}
+
+simd_fn! {
+    fn round_all<'a>(x: &'a [f32], y: &'a mut [u16]) -> () {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = round(x);
+        }
+    }
+}
+
+simd_fn! {
+    fn widen_all<'a>(x: &'a [u16], y: &'a mut [f32]) -> () {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = f32::from_bits(u32::from(x) << 16);
+        }
+    }
+}
+
+const CHUNK: usize = 32 * 1024;
+
+/// Rounds numbers, on all threads.
+pub(in super::super) fn round_slice(x: &[f32]) -> Vec<u16> {
+    let mut y = vec![0u16; x.len()];
+    let pairs = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
+    pairs.for_each(|(y, x)| round_all(x, y));
+    y
+}
+
+/// Back to f32, exactly, on all threads.
+pub(in super::super) fn widen_slice(x: &[u16], y: &mut [f32]) {
+    let pairs = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
+    pairs.for_each(|(y, x)| widen_all(x, y));
+}
+
+simd_fn! {
+    /// A tile from `many` rows, `stride` apart, of `deep` numbers along k; lines are rows, or pairs if `transposed`.
+    fn along_k<'a>(data: &'a [f32], stride: usize, many: usize, deep: usize, transposed: bool, tile: &'a mut Tile) -> () {
+        for (r, line) in tile.iter_mut().enumerate() {
+            if r >= many {
+                line.0 = [0; 16];
+                continue;
+            }
+            let row = &data[r * stride..r * stride + deep];
+            if let Ok(row) = <&[f32; DEPTH]>::try_from(row) {
+                line.0 = pairs(row);
+            } else {
+                let mut whole = [0f32; DEPTH];
+                whole[..deep].copy_from_slice(row);
+                line.0 = pairs(&whole);
+            }
+        }
+        if transposed {
+            transpose(tile);
+        }
+    }
+}
+
+simd_fn! {
+    /// A tile from `deep` rows, `stride` apart, each of `many` numbers of one k; lines are pairs, or rows if `transposed`.
+    fn across_k<'a>(data: &'a [f32], stride: usize, many: usize, deep: usize, transposed: bool, tile: &'a mut Tile) -> () {
+        let zero = [0f32; PANEL];
+        for (p, line) in tile.iter_mut().enumerate() {
+            let mut short = [[0f32; PANEL]; 2];
+            let mut half = |k: usize| -> [f32; PANEL] {
+                if k >= deep {
+                    return zero;
+                }
+                let row = &data[k * stride..k * stride + many];
+                if let Ok(row) = <&[f32; PANEL]>::try_from(row) {
+                    return *row;
+                }
+                short[k % 2][..many].copy_from_slice(row);
+                short[k % 2]
+            };
+            let (even, odd) = (half(2 * p), half(2 * p + 1));
+            for i in 0..PANEL {
+                line.0[i] = u32::from(round(even[i])) | u32::from(round(odd[i])) << 16;
+            }
+        }
+        if transposed {
+            transpose(tile);
+        }
+    }
+}
+
+/// Neighbours as words.
+#[inline(always)]
+fn pairs(row: &[f32; DEPTH]) -> [u32; 16] {
+    let mut halves = [0u16; DEPTH];
+    for i in 0..DEPTH {
+        halves[i] = round(row[i]);
+    }
+    // Little-endian: the first of two is the low half.
+    let mut words: [u32; 16] = bytemuck::cast(halves);
+    if cfg!(target_endian = "big") {
+        words.iter_mut().for_each(|w| *w = w.rotate_left(16));
+    }
+    words
+}
+
+/// Words of lines become lines of words.
+#[inline(always)]
+fn transpose(tile: &mut Tile) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        // SAFETY: just looked.
+        return unsafe { super::avx512::transpose(tile) };
+    }
+    transpose_plain(tile);
+}
+
+pub(super) fn transpose_plain(tile: &mut Tile) {
+    let from = *tile;
+    for (c, line) in tile.iter_mut().enumerate() {
+        for (word, from) in line.0.iter_mut().zip(&from) {
+            *word = from.0[c];
+        }
+    }
+}
