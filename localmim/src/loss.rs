@@ -1,7 +1,7 @@
 //! The masked mean squared error of one stage.
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
-use vit::ops::cpu_f32;
+use vit::ops::{cpu_f32, profile::region};
 
 /// `(B, L, C) -> scalar`: `sum(mean_c (pred - target)^2 * mask) / sum(mask)` with `target` (B, L, C) and `mask` (B, L)
 /// (LocalMIM, arXiv 2303.05251, equation 4). Neither target nor mask gets a gradient.
@@ -63,6 +63,7 @@ impl CustomOp1 for MaskedMse {
     }
 
     fn cpu_fwd(&self, pred: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let _region = region("masked_mse forward");
         let (_, _, channels) = layout.shape().dims3()?;
         let (CpuStorage::F32(pred), Some((start, end))) = (pred, layout.contiguous_offsets())
         else {
@@ -93,6 +94,7 @@ impl CustomOp1 for MaskedMse {
     }
 
     fn bwd(&self, pred: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let _region = region("masked_mse backward");
         let (_, _, channels) = pred.dims3()?;
         let factor = (2.0 * f64::from(grad.to_scalar::<f32>()?) / self.divisor) as f32;
         let (p, t, mask) = (cpu_f32(pred)?, cpu_f32(&self.target)?, cpu_f32(&self.mask)?);

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::math::{exp, simd_fn, sum, sum_by};
 use super::matmul::{matmul, Mat, Threads};
+use super::profile::region;
 use super::scratch::Buffer;
 use super::storage::{cpu_f32, slice};
 
@@ -68,6 +69,7 @@ impl<'a> Head<'a> {
 
 /// `(B, T, 3D) -> (B, T, D)`; `tokens` and `width` are T and D, both at least 1.
 pub(super) fn forward(qkv: &[f32], (tokens, width): (usize, usize), heads: usize, out: &mut [f32]) {
+    let _region = region("attention forward");
     let dim = width / heads;
     // Each head of each image is a task with its own piece of memory; then the pieces are interleaved.
     let mut pieces = Buffer::new(out.len());
@@ -102,6 +104,7 @@ pub(super) fn backward(
     heads: usize,
     d: &mut [f32],
 ) {
+    let _region = region("attention backward");
     let dim = width / heads;
     let mut pieces = Buffer::new(d.len());
     pieces

@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::bundle::{bundle, Gradients};
+use super::profile::region;
 use super::scratch::Buffer;
 use super::storage::{cpu_f32, slice, CpuF32};
 use super::{attention, gelu, layer_norm, linear};
@@ -142,6 +143,7 @@ impl BlockOp {
 
     /// Multiplies the rows of each image by its factor.
     fn scale(&self, path: usize, data: &mut [f32], tokens: usize, width: usize) {
+        let _region = region("residual");
         if let Some(path) = &self.paths[path] {
             each_row(data, width, |row, i| {
                 let factor = path[i / tokens];
@@ -152,6 +154,7 @@ impl BlockOp {
 
     /// `y = x + factor * bias`, to which the branch's product is added.
     fn residual(&self, path: usize, x: &[f32], bias: &[f32], y: &mut [f32], tokens: usize) {
+        let _region = region("residual");
         let width = bias.len();
         each_row(y, width, |y, i| {
             let factor = self.paths[path].as_ref().map_or(1.0, |p| p[i / tokens]);
@@ -294,6 +297,7 @@ impl CustomOp2 for BlockOp {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        let _region = region("block forward, other");
         let (_, tokens, width) = layout.shape().dims3()?;
         let x = slice(x, layout)?;
         let mut y = vec![0f32; x.len()];
@@ -320,6 +324,7 @@ impl CustomOp2 for BlockOp {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let _region = region("block backward, other");
         let (_, tokens, _) = x.dims3()?;
         let mut dx = cpu_f32(&grad.contiguous()?)?.to_vec();
         if !dx.is_empty() {

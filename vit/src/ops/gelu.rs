@@ -3,6 +3,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::math::{erf, exp, simd_fn};
+use super::profile::region;
 use super::storage::{cpu_f32, slice};
 
 /// `y = x / 2 * (1 + erf(x / sqrt 2))`, element-wise (Hendrycks and Gimpel, arXiv 1606.08415).
@@ -21,6 +22,7 @@ const CHUNK: usize = 16 * 1024;
 
 /// `y = gelu(x)`
 pub(super) fn forward(x: &[f32], y: &mut [f32]) {
+    let _region = region("gelu forward");
     y.par_chunks_mut(CHUNK)
         .zip(x.par_chunks(CHUNK))
         .for_each(|(y, x)| values(x, y));
@@ -28,6 +30,7 @@ pub(super) fn forward(x: &[f32], y: &mut [f32]) {
 
 /// `y = gelu(x)`, and `x` becomes the derivative `Phi(x) + x phi(x)`, with the normal distribution's Phi and phi.
 pub(super) fn forward_and_derivative(x: &mut [f32], y: &mut [f32]) {
+    let _region = region("gelu backward");
     y.par_chunks_mut(CHUNK)
         .zip(x.par_chunks_mut(CHUNK))
         .for_each(|(y, x)| values_and_derivatives(x, y));
@@ -35,6 +38,7 @@ pub(super) fn forward_and_derivative(x: &mut [f32], y: &mut [f32]) {
 
 /// `a *= b`
 pub(super) fn multiply(a: &mut [f32], b: &[f32]) {
+    let _region = region("gelu backward");
     a.par_chunks_mut(CHUNK)
         .zip(b.par_chunks(CHUNK))
         .for_each(|(a, b)| a.iter_mut().zip(b).for_each(|(a, b)| *a *= b));
@@ -73,6 +77,7 @@ impl CustomOp1 for GeluOp {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let _region = region("gelu, other");
         let x = slice(x, layout)?;
         let mut y = vec![0f32; x.len()];
         forward(x, &mut y);
@@ -80,6 +85,7 @@ impl CustomOp1 for GeluOp {
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let _region = region("gelu, other");
         let grad = grad.contiguous()?;
         let mut dx = cpu_f32(x)?.to_vec();
         let mut y = super::scratch::Buffer::new(dx.len());

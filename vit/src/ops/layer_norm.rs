@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::linear::sum_all;
 use super::math::{simd_fn, sum, sum_by};
+use super::profile::region;
 use super::storage::{cpu_f32, slice};
 
 /// `(.., D) -> (.., D)`: `y = (x - mean) / sqrt(var + eps) * weight + bias` over the last dimension, with the biased
@@ -25,6 +26,7 @@ const ROWS: usize = 32;
 
 /// `y = (x - mean) / sqrt(var + eps) * w + b` for rows as wide as `w`, which is not empty.
 pub(super) fn forward(x: &[f32], w: &[f32], b: &[f32], eps: f32, y: &mut [f32]) {
+    let _region = region("layer_norm forward");
     y.par_chunks_mut(ROWS * w.len())
         .zip(x.par_chunks(ROWS * w.len()))
         .for_each(|(y, x)| normalise(x, w, b, eps, y));
@@ -39,6 +41,7 @@ pub(super) fn backward(
     g: &[f32],
     dx: &mut [f32],
 ) -> (Vec<f32>, Vec<f32>) {
+    let _region = region("layer_norm backward");
     let width = w.len();
     let partial: Vec<(Vec<f32>, Vec<f32>)> = dx
         .par_chunks_mut(ROWS * width)
@@ -129,6 +132,7 @@ impl CustomOp3 for LayerNormOp {
         b: &CpuStorage,
         bl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        let _region = region("layer_norm, other");
         let (x, w, b) = (slice(x, xl)?, slice(w, wl)?, slice(b, bl)?);
         if w.is_empty() || xl.dims().last() != Some(&w.len()) || b.len() != w.len() {
             candle_core::bail!(
@@ -151,6 +155,7 @@ impl CustomOp3 for LayerNormOp {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let _region = region("layer_norm, other");
         let grad = grad.contiguous()?;
         let mut dx = vec![0f32; grad.elem_count()];
         let (dw, db) = backward(

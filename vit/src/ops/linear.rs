@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::math::simd_fn;
 use super::matmul::{matmul, Mat, Threads};
+use super::profile::{region, timed};
 use super::storage::{cpu_f32, slice};
 
 /// `(.., I) -> (.., O)`: `y = x W^T + b` with `weight` (O, I) and `bias` (O).
@@ -26,14 +27,17 @@ const ROWS: usize = 128;
 
 /// `y = x W^T + b`; `b` tells the outputs, at least 1.
 pub(super) fn forward(x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) {
-    y.par_chunks_mut(ROWS * b.len())
-        .flat_map_iter(|rows| rows.chunks_exact_mut(b.len()))
-        .for_each(|row| row.copy_from_slice(b));
+    timed("bias rows", || {
+        y.par_chunks_mut(ROWS * b.len())
+            .flat_map_iter(|rows| rows.chunks_exact_mut(b.len()))
+            .for_each(|row| row.copy_from_slice(b));
+    });
     add_product(x, w, b.len(), y);
 }
 
 /// `y += x W^T`, rows of y `outputs` wide.
 pub(super) fn add_product(x: &[f32], w: &[f32], outputs: usize, y: &mut [f32]) {
+    let _region = region("matmul forward");
     let inputs = w.len() / outputs;
     let (x, w) = (Mat::rows(x, inputs), Mat::rows(w, inputs).t());
     let shape = (y.len() / outputs, inputs, outputs);
@@ -42,6 +46,7 @@ pub(super) fn add_product(x: &[f32], w: &[f32], outputs: usize, y: &mut [f32]) {
 
 /// `dx = g W`, rows of g `outputs` wide.
 pub(super) fn input_gradient(g: &[f32], w: &[f32], outputs: usize, dx: &mut [f32]) {
+    let _region = region("matmul dX");
     let inputs = w.len() / outputs;
     let shape = (g.len() / outputs, outputs, inputs);
     let (g, w) = (Mat::rows(g, outputs), Mat::rows(w, inputs));
@@ -51,6 +56,7 @@ pub(super) fn input_gradient(g: &[f32], w: &[f32], outputs: usize, dx: &mut [f32
 /// `dW = g^T x`, (outputs, inputs).
 pub(super) fn weight_gradient(g: &[f32], x: &[f32], outputs: usize, inputs: usize) -> Vec<f32> {
     let mut dw = vec![0f32; outputs * inputs];
+    let _region = region("matmul dW");
     let shape = (outputs, g.len() / outputs, inputs);
     let (g, x) = (Mat::rows(g, outputs).t(), Mat::rows(x, inputs));
     matmul(shape, 1.0, g, x, &mut dw, inputs, false, Threads::All);
@@ -74,6 +80,7 @@ impl CustomOp3 for LinearOp {
         b: &CpuStorage,
         bl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        let _region = region("linear, other");
         let (outputs, inputs) = wl.shape().dims2()?;
         let (x, w, b) = (slice(x, xl)?, slice(w, wl)?, slice(b, bl)?);
         let mut dims = xl.dims().to_vec();
@@ -100,6 +107,7 @@ impl CustomOp3 for LinearOp {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let _region = region("linear, other");
         let (outputs, inputs) = w.dims2()?;
         let grad = grad.contiguous()?;
         let g = cpu_f32(&grad)?;
@@ -133,6 +141,7 @@ impl CustomOp3 for LinearOp {
 
 /// Sums over the rows of a matrix `cols` wide.
 pub(super) fn column_sums(data: &[f32], cols: usize) -> Vec<f32> {
+    let _region = region("column sums");
     let partial: Vec<Vec<f32>> = data
         .par_chunks(ROWS * cols)
         .map(|rows| {

@@ -13,6 +13,7 @@ mod linear;
 mod math;
 mod matmul;
 pub mod plain;
+pub mod profile;
 mod scratch;
 mod storage;
 mod unshuffle;

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
+use super::profile::region;
 use super::storage::{cpu_f32, slice};
 
 /// `(B, 1+K, D) -> (B, 1+N, D)`: token 0 stays; place `n` of image `b` takes visible token `ids_restore[b*N + n]` if that
@@ -48,6 +49,7 @@ impl CustomOp2 for UnshuffleOp {
         m: &CpuStorage,
         ml: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        let _region = region("unshuffle forward");
         let (batch, tokens, width) = xl.shape().dims3()?;
         let (x, m) = (slice(x, xl)?, slice(m, ml)?);
         if m.len() != width || tokens == 0 {
@@ -83,6 +85,7 @@ impl CustomOp2 for UnshuffleOp {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let _region = region("unshuffle backward");
         let (_, tokens, width) = x.dims3()?;
         let grad = grad.contiguous()?;
         let g = cpu_f32(&grad)?;
