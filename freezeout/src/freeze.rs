@@ -2,6 +2,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, TensorId, Var};
 use candle_nn::{VarBuilder, VarMap};
 
@@ -308,10 +309,22 @@ impl FreezeOut {
     /// [`Error::NoGradient`] names live variables that the loss did not reach, [`Error::NotRebuilt`] frozen ones that it
     /// still reaches.
     pub fn backward(&mut self, loss: &Tensor) -> Result<Gradients, Error> {
+        self.backward_by(loss, Tensor::backward)
+    }
+
+    /// The same with a backward pass of one's own instead of candle's, such as candle-vit's `ops::backward`.
+    ///
+    /// # Errors
+    /// As [`FreezeOut::backward`].
+    pub fn backward_by(
+        &mut self,
+        loss: &Tensor,
+        backward: impl FnOnce(&Tensor) -> candle_core::Result<GradStore>,
+    ) -> Result<Gradients, Error> {
         let step = self.step.filter(|_| self.policy.is_none());
         let last = step.is_some_and(|step| self.schedule.frozen(step + 1) != self.frozen);
         self.check.graph(loss, &self.entries, self.frozen, last)?;
-        let mut grads = loss.backward()?;
+        let mut grads = backward(loss)?;
         let mut missing = Vec::new();
         let mut by_name = BTreeMap::new();
         for (name, _, var) in self.live() {

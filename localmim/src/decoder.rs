@@ -3,7 +3,8 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use vit::{ops, sincos_2d, Block, LayerNorm, Linear, VitConfig};
+use vit::ops::{self, Precision};
+use vit::{sincos_2d, Block, LayerNorm, Linear, VitConfig};
 
 use crate::{LocalMimConfig, Stage};
 
@@ -19,6 +20,7 @@ pub struct Decoder {
     head: Head,
     /// Patches along one side.
     side: usize,
+    precision: Precision,
 }
 
 impl Decoder {
@@ -34,11 +36,13 @@ impl Decoder {
             num_heads: cfg.decoder_num_heads,
             mlp_ratio: 4.0,
             norm_eps: eps,
+            precision: cfg.vit.precision,
             ..VitConfig::default()
         };
         let side = cfg.side();
         Ok(Self {
-            embed: Linear::new(cfg.vit.embed_dim, dim, vb.pp("embed"))?,
+            embed: Linear::new(cfg.vit.embed_dim, dim, vb.pp("embed"))?
+                .with_precision(cfg.vit.precision),
             mask_token: vb.get_with_hints((1, 1, dim), "mask_token", Init::Const(0.0))?,
             pos_embed: sincos_2d(dim, (side, side), vb.device())?.to_dtype(vb.dtype())?,
             blocks: (0..cfg.decoder_depth)
@@ -46,6 +50,7 @@ impl Decoder {
                 .collect::<Result<_>>()?,
             norm: LayerNorm::new(dim, eps, vb.pp("norm"))?,
             head: Head::new(stage.scale, dim, 3 * cfg.hog_bins, vb.pp("pred"))?,
+            precision: cfg.vit.precision,
             side,
         })
     }
@@ -63,7 +68,8 @@ impl Decoder {
         }
         let x = self.norm.forward(&x)?;
         let patches = x.dim(1)? - 1;
-        self.head.forward(&x.narrow(1, 1, patches)?, self.side)
+        let x = x.narrow(1, 1, patches)?;
+        self.head.forward(&x, self.side, self.precision)
     }
 
     /// Whether its weights are variables that train.
@@ -117,13 +123,13 @@ impl Head {
     }
 
     /// `(B, side^2, C) -> (B, (side * scale)^2, outputs)`
-    fn forward(&self, x: &Tensor, mut side: usize) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, mut side: usize, precision: Precision) -> Result<Tensor> {
         let mut x = x.clone();
         for step in &self.0 {
             x = match step {
                 Step::Up(deconv) => {
                     side *= 2;
-                    deconv.forward(&x, side / 2)?
+                    deconv.forward(&x, side / 2, precision)?
                 }
                 Step::Norm(norm) => norm.forward(&x)?,
                 Step::Gelu => ops::gelu(&x)?,
@@ -131,7 +137,7 @@ impl Head {
                     side /= 2;
                     pool(&x, side)?
                 }
-                Step::Conv(conv) => conv.forward(&x)?,
+                Step::Conv(conv) => conv.forward(&x, precision)?,
             };
         }
         Ok(x)
@@ -167,7 +173,7 @@ impl Deconv {
     }
 
     /// `(B, side^2, I) -> (B, (2 side)^2, O)`
-    fn forward(&self, x: &Tensor, side: usize) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, side: usize, precision: Precision) -> Result<Tensor> {
         let (inputs, outputs, _, _) = self.weight.dims4()?;
         let batch = x.dim(0)?;
         // Rows (ky, kx, o): the two cells of an output row are then neighbours in memory and move as one block.
@@ -175,7 +181,7 @@ impl Deconv {
         let weight = weight.reshape((4 * outputs, inputs))?;
         let bias = self.bias.expand((4, outputs))?.contiguous()?;
         let bias = bias.reshape(4 * outputs)?;
-        ops::linear(x, &weight, &bias)?
+        ops::linear(x, &weight, &bias, precision)?
             .reshape((batch * side, side, 2, 2 * outputs))?
             .transpose(1, 2)?
             .contiguous()?
@@ -199,9 +205,9 @@ impl Conv1x1 {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor> {
         let (outputs, inputs, _, _) = self.weight.dims4()?;
         let weight = self.weight.reshape((outputs, inputs))?;
-        ops::linear(x, &weight, &self.bias)
+        ops::linear(x, &weight, &self.bias, precision)
     }
 }

@@ -3,7 +3,8 @@ use candle_core::{Result, Tensor, D};
 use candle_nn::{Init, VarBuilder};
 
 use crate::drop::Drops;
-use crate::{ops, Activation, LayerNorm, Linear, VitConfig};
+use crate::ops::{self, Precision};
+use crate::{Activation, LayerNorm, Linear, VitConfig};
 
 /// Multi-head self-attention; variables `qkv.*` (3D, D) and `proj.*` (D, D).
 #[derive(Debug, Clone)]
@@ -11,23 +12,27 @@ struct Attention {
     qkv: Linear,
     proj: Linear,
     heads: usize,
+    precision: Precision,
 }
 
 impl Attention {
     fn new(cfg: &VitConfig, vb: VarBuilder) -> Result<Self> {
         let (dim, qkv) = (cfg.embed_dim, vb.pp("qkv"));
+        let qkv = match cfg.qkv_bias {
+            true => Linear::new(dim, 3 * dim, qkv)?,
+            false => Linear::no_bias(dim, 3 * dim, qkv)?,
+        };
+        let proj = Linear::new(dim, dim, vb.pp("proj"))?;
         Ok(Self {
-            qkv: match cfg.qkv_bias {
-                true => Linear::new(dim, 3 * dim, qkv)?,
-                false => Linear::no_bias(dim, 3 * dim, qkv)?,
-            },
-            proj: Linear::new(dim, dim, vb.pp("proj"))?,
+            qkv: qkv.with_precision(cfg.precision),
+            proj: proj.with_precision(cfg.precision),
             heads: cfg.num_heads,
+            precision: cfg.precision,
         })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = ops::attention(&self.qkv.forward(x)?, self.heads)?;
+        let x = ops::attention(&self.qkv.forward(x)?, self.heads, self.precision)?;
         self.proj.forward(&x)
     }
 }
@@ -49,9 +54,9 @@ impl Mlp {
             1
         };
         Ok(Self {
-            fc1: Linear::new(dim, hidden, vb.pp("fc1"))?,
+            fc1: Linear::new(dim, hidden, vb.pp("fc1"))?.with_precision(cfg.precision),
             activation: cfg.activation,
-            fc2: Linear::new(hidden / halves, dim, vb.pp("fc2"))?,
+            fc2: Linear::new(hidden / halves, dim, vb.pp("fc2"))?.with_precision(cfg.precision),
         })
     }
 
@@ -161,6 +166,7 @@ impl Block {
             fc2: self.mlp.fc2.pair(),
         };
         let paths = [path(1)?, path(4)?];
-        ops::block(x, &weights, self.attn.heads, self.norm1.eps(), paths)
+        let (heads, eps) = (self.attn.heads, self.norm1.eps());
+        ops::block(x, &weights, heads, eps, paths, self.attn.precision)
     }
 }

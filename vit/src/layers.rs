@@ -2,7 +2,8 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use crate::{ops, VitConfig};
+use crate::ops::{self, Precision};
+use crate::VitConfig;
 
 const ZERO: Init = Init::Const(0.0);
 const ONE: Init = Init::Const(1.0);
@@ -12,6 +13,7 @@ const ONE: Init = Init::Const(1.0);
 pub struct Linear {
     weight: Tensor,
     bias: Tensor,
+    precision: Precision,
 }
 
 impl Linear {
@@ -23,6 +25,7 @@ impl Linear {
         Ok(Self {
             weight: vb.get_with_hints((outputs, inputs), "weight", ZERO)?,
             bias: vb.get_with_hints(outputs, "bias", ZERO)?,
+            precision: Precision::default(),
         })
     }
 
@@ -34,7 +37,15 @@ impl Linear {
         Ok(Self {
             weight: vb.get_with_hints((outputs, inputs), "weight", ZERO)?,
             bias: Tensor::zeros(outputs, vb.dtype(), vb.device())?,
+            precision: Precision::default(),
         })
+    }
+
+    /// The same, multiplying in another type than f32.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
     }
 
     /// `(.., I) -> (.., O)`
@@ -42,7 +53,7 @@ impl Linear {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::linear(x, &self.weight, &self.bias)
+        ops::linear(x, &self.weight, &self.bias, self.precision)
     }
 
     pub(crate) fn pair(&self) -> [&Tensor; 2] {
@@ -100,6 +111,7 @@ pub struct PatchEmbed {
     weight: Tensor,
     bias: Tensor,
     patch: usize,
+    precision: Precision,
 }
 
 impl PatchEmbed {
@@ -117,6 +129,7 @@ impl PatchEmbed {
                 false => vb.get_with_hints(dim, "bias", ZERO)?,
             },
             patch,
+            precision: cfg.precision,
         })
     }
 
@@ -160,6 +173,6 @@ impl PatchEmbed {
         }
         let dim = self.bias.dim(0)?;
         let weight = self.weight.reshape((dim, length))?;
-        ops::linear(&x, &weight, &self.bias)?.reshape((batch, kept, dim))
+        ops::linear(&x, &weight, &self.bias, self.precision)?.reshape((batch, kept, dim))
     }
 }

@@ -129,14 +129,14 @@ fn linear() {
         check(
             "linear",
             &[&[rows, inputs], &[outputs, inputs], &[outputs]],
-            |x| ops::linear(&x[0], &x[1], &x[2]),
+            |x| ops::linear(&x[0], &x[1], &x[2], Precision::F32),
             |x| plain::linear(&x[0], &x[1], &x[2]),
         );
     }
     check(
         "linear on 3 dimensions",
         &[&[2, 3, 4], &[5, 4], &[5]],
-        |x| ops::linear(&x[0], &x[1], &x[2]),
+        |x| ops::linear(&x[0], &x[1], &x[2], Precision::F32),
         |x| plain::linear(&x[0], &x[1], &x[2]),
     );
 }
@@ -192,7 +192,7 @@ fn fused_block(x: &[Tensor], heads: usize, paths: &[Option<Vec<f32>>; 2]) -> Res
         fc1: pair(9),
         fc2: pair(11),
     };
-    ops::block(&x[0], &weights, heads, 1e-6, paths.clone())
+    ops::block(&x[0], &weights, heads, 1e-6, paths.clone(), Precision::F32)
 }
 
 fn block_shapes(batch: usize, tokens: usize, d: usize, hidden: usize) -> Vec<Vec<usize>> {
@@ -290,7 +290,7 @@ fn attention() {
         check(
             "attention",
             &[&[batch, tokens, 3 * heads * dim]],
-            |x| ops::attention(&x[0], heads),
+            |x| ops::attention(&x[0], heads, Precision::F32),
             |x| plain::attention(&x[0], heads),
         );
     }
@@ -317,28 +317,44 @@ fn non_contiguous_inputs() {
     let (one, zero) = (numbers(&[12], 4), numbers(&[12], 5));
     let same =
         |a: Result<Tensor>, b: Result<Tensor>| assert_eq!(flat(&a.unwrap()), flat(&b.unwrap()));
-    same(ops::linear(&view, &w, &b), ops::linear(&copy, &w, &b));
+    same(
+        ops::linear(&view, &w, &b, Precision::F32),
+        ops::linear(&copy, &w, &b, Precision::F32),
+    );
     same(ops::gelu(&view), ops::gelu(&copy));
     same(
         ops::layer_norm(&view, &one, &zero, 1e-6),
         ops::layer_norm(&copy, &one, &zero, 1e-6),
     );
-    same(ops::attention(&view, 2), ops::attention(&copy, 2));
+    same(
+        ops::attention(&view, 2, Precision::F32),
+        ops::attention(&copy, 2, Precision::F32),
+    );
 }
 
 #[test]
 fn wrong_shapes_are_errors() {
     let x = numbers(&[2, 4], 1);
     let fails = |r: Result<Tensor>| assert!(r.is_err());
-    fails(ops::linear(&x, &numbers(&[3, 5], 2), &numbers(&[3], 3)));
-    fails(ops::linear(&x, &numbers(&[3, 4], 2), &numbers(&[4], 3)));
+    fails(ops::linear(
+        &x,
+        &numbers(&[3, 5], 2),
+        &numbers(&[3], 3),
+        Precision::F32,
+    ));
+    fails(ops::linear(
+        &x,
+        &numbers(&[3, 4], 2),
+        &numbers(&[4], 3),
+        Precision::F32,
+    ));
     fails(ops::layer_norm(
         &x,
         &numbers(&[3], 2),
         &numbers(&[3], 3),
         1e-6,
     ));
-    fails(ops::attention(&numbers(&[1, 2, 10], 1), 2));
+    fails(ops::attention(&numbers(&[1, 2, 10], 1), 2, Precision::F32));
     let ids = Arc::new(vec![0, 1, 7]);
     fails(ops::unshuffle(
         &numbers(&[1, 2, 4], 1),
@@ -370,7 +386,12 @@ fn nan_is_not_swallowed() {
             &numbers(&[6], 3),
             1e-6,
         ));
-        has(ops::attention(&x, 1));
-        has(ops::linear(&x, &numbers(&[2, 6], 2), &numbers(&[2], 3)));
+        has(ops::attention(&x, 1, Precision::F32));
+        has(ops::linear(
+            &x,
+            &numbers(&[2, 6], 2),
+            &numbers(&[2], 3),
+            Precision::F32,
+        ));
     }
 }

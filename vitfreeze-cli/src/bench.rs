@@ -10,6 +10,7 @@ use serde::Serialize;
 use vit::VitConfig;
 
 use crate::config::{batch_fits, preset, stages};
+use crate::device::Dtype;
 use crate::metrics::{median, timed};
 use crate::report::{note, print};
 use crate::settings::bounded;
@@ -59,6 +60,9 @@ pub struct Args {
     /// cpu, cuda, cuda:N or metal
     #[arg(long, default_value = "cpu", value_name = "NAME")]
     device: String,
+    /// Type of the operands of matrix products; f32 where there is no unit for bf16
+    #[arg(long, value_enum, default_value = "f32", value_name = "NAME")]
+    dtype: Dtype,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -73,6 +77,7 @@ struct Output<'a> {
     steps: usize,
     threads: usize,
     device: &'a str,
+    dtype: Dtype,
     version: &'a str,
     rows: Vec<Row>,
 }
@@ -137,7 +142,7 @@ fn measure(args: &Args) -> Result<Output<'_>> {
         patch_size: args.patch_size.unwrap_or(preset.patch_size),
         ..preset
     };
-    let cfg = LocalMimConfig {
+    let mut cfg = LocalMimConfig {
         stages: stages(&args.stages, vit.depth)?,
         ..LocalMimConfig::new(vit).map_err(usage)?
     };
@@ -161,6 +166,7 @@ fn measure(args: &Args) -> Result<Output<'_>> {
     }
     let threads = device::set_threads(args.threads)?;
     let device = device::open(&args.device)?;
+    cfg.vit.precision = args.dtype.precision(&device);
     let vars = VarMap::new();
     LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &device))?; // makes the variables
     vit::init(&vars, 0)?;
@@ -199,7 +205,9 @@ fn measure(args: &Args) -> Result<Output<'_>> {
                 bail!("step {step}: the loss is not finite");
             }
             graph_nodes = loss.sorted_nodes().len();
-            let grads = timed(&mut backward, || freeze.backward(&loss))?;
+            let grads = timed(&mut backward, || {
+                freeze.backward_by(&loss, vit::ops::backward)
+            })?;
             drop(loss);
             timed(&mut optimizer, || opt.step(&freeze, step, &grads))?;
             step += 1;
@@ -229,6 +237,7 @@ fn measure(args: &Args) -> Result<Output<'_>> {
         steps: args.steps,
         threads,
         device: &args.device,
+        dtype: args.dtype,
         version: env!("CARGO_PKG_VERSION"),
         rows,
     })

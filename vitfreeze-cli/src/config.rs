@@ -7,6 +7,7 @@ use localmim::{LocalMimConfig, Masking, Stage};
 use serde::{Deserialize, Serialize};
 use vit::VitConfig;
 
+use crate::device::Dtype;
 use crate::settings::{absolute, bounded, name, not_negative, parse, Settings};
 use crate::usage::usage;
 
@@ -49,6 +50,7 @@ pub struct Config {
     pub save_every: Option<usize>,
     pub threads: usize,
     pub device: String,
+    pub dtype: Dtype,
     pub tensorboard: bool,
 }
 
@@ -87,6 +89,7 @@ impl Default for Config {
             save_every: None,
             threads: 0,
             device: "cpu".into(),
+            dtype: Dtype::F32,
             tensorboard: false,
         }
     }
@@ -203,6 +206,9 @@ pub struct Flags {
     /// cpu, cuda, cuda:N or metal [default: cpu]
     #[arg(long, value_name = "NAME", help_heading = "Running")]
     pub device: Option<String>,
+    /// Type of the operands of matrix products; f32 where there is no unit for bf16 [default: f32]
+    #[arg(long, value_enum, value_name = "NAME", help_heading = "Running")]
+    pub dtype: Option<Dtype>,
     /// Write TensorBoard event files into the run's folder
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = "Running")]
     pub tensorboard: Option<bool>,

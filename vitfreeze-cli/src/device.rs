@@ -1,8 +1,42 @@
-//! Where it runs: `--device` and `--threads`.
+//! Where it runs and in which type it multiplies: `--device`, `--threads`, `--dtype`.
 use anyhow::Result;
 use candle_core::Device;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use vit::ops::Precision;
 
+use crate::report::note;
 use crate::usage::usage;
+
+/// The type of the operands of matrix products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dtype {
+    /// 32 bits
+    #[default]
+    F32,
+    /// 16 bits, where the processor has a unit for them; weights, sums and everything else stay 32 bits
+    Bf16,
+}
+
+impl Dtype {
+    /// As the model takes it; says in one line what will multiply.
+    pub fn precision(self, device: &Device) -> Precision {
+        if self == Self::F32 {
+            return Precision::F32;
+        }
+        let unit = match device {
+            Device::Cpu => Precision::Bf16.unit(),
+            Device::Cuda(_) => Some("CUDA"),
+            Device::Metal(_) => Some("Metal"),
+        };
+        note(format!(
+            "bf16: {}",
+            unit.unwrap_or("not available here, using f32")
+        ));
+        Precision::Bf16
+    }
+}
 
 /// Opens `cpu`, `cuda`, `cuda:N` or `metal`.
 pub fn open(name: &str) -> Result<Device> {

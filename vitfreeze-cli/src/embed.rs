@@ -55,7 +55,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let source = data::open(&args.data, &args.split, MAX_PIXELS)?;
     let checkpoint = open(&args.checkpoint, &args.compute.model)?;
     let model_args = input_size(&checkpoint, args.compute.model);
-    let pretrained = load(&checkpoint, &model_args, Head::Drop, &device)?;
+    let mut pretrained = load(&checkpoint, &model_args, Head::Drop, &device)?;
+    pretrained.cfg.precision = args.compute.dtype.precision(&device);
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;
     let model = pretrained.model()?;

@@ -82,7 +82,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
         )));
     }
     let size = input_size(&checkpoint, args.compute.model.clone());
-    let pretrained = load(&checkpoint, &size, Head::Keep, &device)?;
+    let mut pretrained = load(&checkpoint, &size, Head::Keep, &device)?;
+    pretrained.cfg.precision = args.compute.dtype.precision(&device);
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;
     let samples = args.samples as usize;

@@ -82,7 +82,8 @@ impl Task for Finetune {
         };
         let size = encoder.pretrained.cfg.image_size;
         let data = Data::open(training, size)?;
-        let pretrained = with_head(encoder, data.classes().len(), config)?;
+        let mut pretrained = with_head(encoder, data.classes().len(), config)?;
+        pretrained.cfg.precision = training.dtype.precision(device);
         let p = &pretrained.preprocess;
         let transform = FinetuneTransform {
             crop: RandomResizedCrop {

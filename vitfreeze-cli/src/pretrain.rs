@@ -133,7 +133,8 @@ impl Run {
         };
         let threads = device::set_threads(config.threads)?;
         let device = device::open(&config.device)?;
-        let cfg = config.model()?;
+        let mut cfg = config.model()?;
+        cfg.vit.precision = config.dtype.precision(&device);
         let (loader, data, line) = open_data(&config, threads)?;
         let batches_per_epoch = loader.batches_per_epoch();
         let steps_per_epoch = batches_per_epoch.div_ceil(config.accum);
@@ -320,7 +321,9 @@ impl Run {
                 _ => (loss.total * (1.0 / micro as f64))?,
             };
             row.graph_nodes = total.sorted_nodes().len();
-            let part = timed(&mut row.seconds.backward, || self.freeze.backward(&total))?;
+            let part = timed(&mut row.seconds.backward, || {
+                self.freeze.backward_by(&total, vit::ops::backward)
+            })?;
             grads.add(part)?;
         }
         Ok((row, grads))

@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 use datasets::{EvalTransform, Interpolation, Normalize, Transform as _};
 use vit::{Checkpoint, Head, Hints, LoadOptions, Pretrained};
 
-use crate::device;
+use crate::device::{self, Dtype};
 use crate::report::note;
 use crate::usage::usage;
 
@@ -40,6 +40,9 @@ pub struct ComputeArgs {
     /// cpu, cuda, cuda:N or metal
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     device: String,
+    /// Type of the operands of matrix products; f32 where there is no unit for bf16
+    #[arg(long, value_enum, default_value = "f32", value_name = "NAME")]
+    pub dtype: Dtype,
     #[command(flatten)]
     pub model: ModelArgs,
 }

@@ -7,21 +7,23 @@ use super::matmul::{matmul, Mat, Threads};
 use super::profile::region;
 use super::scratch::Buffer;
 use super::storage::{cpu_f32, slice};
+use super::Precision;
 
 /// `(B, T, 3D) -> (B, T, D)`: `softmax(Q K^T / sqrt(D / H)) V` per head, with `qkv` packed as timm packs it: queries of
 /// all heads, then keys, then values (Vaswani et al., arXiv 1706.03762).
 ///
 /// # Errors
 /// A last dimension that is not 3 x heads x something.
-pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+pub fn attention(qkv: &Tensor, heads: usize, precision: Precision) -> Result<Tensor> {
     let (_, _, packed) = qkv.dims3()?;
     if heads == 0 || packed == 0 || packed % (3 * heads) != 0 {
         candle_core::bail!("attention: qkv of width {packed} for {heads} heads");
     }
     if super::is_fused(qkv) {
-        qkv.contiguous()?.apply_op1(AttentionOp { heads })
+        qkv.contiguous()?
+            .apply_op1(AttentionOp { heads, precision })
     } else {
-        super::plain::attention(qkv, heads)
+        super::plain::attention(qkv, heads, precision)
     }
 }
 
@@ -33,10 +35,16 @@ struct Head<'a> {
     tokens: usize,
     dim: usize,
     scale: f32,
+    precision: Precision,
 }
 
 impl<'a> Head<'a> {
-    fn new(qkv: &'a [f32], tokens: usize, width: usize, heads: usize, head: usize) -> Self {
+    fn new(
+        qkv: &'a [f32],
+        (tokens, width): (usize, usize),
+        (head, heads): (usize, usize),
+        precision: Precision,
+    ) -> Self {
         let dim = width / heads;
         let part = |i: usize| Mat::rows(&qkv[i * width + head * dim..], 3 * width);
         Self {
@@ -46,6 +54,7 @@ impl<'a> Head<'a> {
             tokens,
             dim,
             scale: 1.0 / (dim as f32).sqrt(),
+            precision,
         }
     }
 
@@ -54,6 +63,7 @@ impl<'a> Head<'a> {
         let t = self.tokens;
         let shape = (t, self.dim, t);
         matmul(
+            self.precision,
             shape,
             self.scale,
             self.q,
@@ -68,7 +78,13 @@ impl<'a> Head<'a> {
 }
 
 /// `(B, T, 3D) -> (B, T, D)`; `tokens` and `width` are T and D, both at least 1.
-pub(super) fn forward(qkv: &[f32], (tokens, width): (usize, usize), heads: usize, out: &mut [f32]) {
+pub(super) fn forward(
+    qkv: &[f32],
+    (tokens, width): (usize, usize),
+    heads: usize,
+    out: &mut [f32],
+    precision: Precision,
+) {
     let _region = region("attention forward");
     let dim = width / heads;
     // Each head of each image is a task with its own piece of memory; then the pieces are interleaved.
@@ -80,10 +96,10 @@ pub(super) fn forward(qkv: &[f32], (tokens, width): (usize, usize), heads: usize
             || vec![0f32; tokens * tokens],
             |p, (i, out)| {
                 let image = &qkv[i / heads * tokens * 3 * width..];
-                let h = Head::new(image, tokens, width, heads, i % heads);
+                let h = Head::new(image, (tokens, width), (i % heads, heads), precision);
                 h.probabilities(p);
                 let (shape, p) = ((tokens, tokens, dim), Mat::rows(p, tokens));
-                matmul(shape, 1.0, p, h.v, out, dim, false, Threads::One);
+                matmul(precision, shape, 1.0, p, h.v, out, dim, false, Threads::One);
             },
         );
     out.par_chunks_mut(tokens * width)
@@ -103,6 +119,7 @@ pub(super) fn backward(
     (tokens, width): (usize, usize),
     heads: usize,
     d: &mut [f32],
+    precision: Precision,
 ) {
     let _region = region("attention backward");
     let dim = width / heads;
@@ -115,13 +132,8 @@ pub(super) fn backward(
             |(p, dp), (i, d)| {
                 let (image, head) = (i / heads, i % heads);
                 let g = &g[image * tokens * width + head * dim..];
-                let h = Head::new(
-                    &qkv[image * tokens * 3 * width..],
-                    tokens,
-                    width,
-                    heads,
-                    head,
-                );
+                let qkv = &qkv[image * tokens * 3 * width..];
+                let h = Head::new(qkv, (tokens, width), (head, heads), precision);
                 h.backward(p, dp, Mat::rows(g, width), d);
             },
         );
@@ -147,17 +159,39 @@ impl Head<'_> {
     /// The gradients of queries, keys and values, one after the other, into `d`.
     fn backward(&self, p: &mut [f32], dp: &mut [f32], g: Mat, d: &mut [f32]) {
         let (t, dim) = (self.tokens, self.dim);
-        let one = Threads::One;
+        let (one, precision) = (Threads::One, self.precision);
         self.probabilities(p);
         let (inner, outer) = ((t, t, dim), (t, dim, t));
         let (dq, rest) = d.split_at_mut(t * dim);
         let (dk, dv) = rest.split_at_mut(t * dim);
-        matmul(inner, 1.0, Mat::rows(p, t).t(), g, dv, dim, false, one);
-        matmul(outer, 1.0, g, self.v.t(), dp, t, false, one);
+        matmul(
+            precision,
+            inner,
+            1.0,
+            Mat::rows(p, t).t(),
+            g,
+            dv,
+            dim,
+            false,
+            one,
+        );
+        matmul(precision, outer, 1.0, g, self.v.t(), dp, t, false, one);
         softmax_gradient(p, dp, t);
         let ds = Mat::rows(dp, t);
-        matmul(inner, self.scale, ds, self.k, dq, dim, false, one);
-        matmul(inner, self.scale, ds.t(), self.q, dk, dim, false, one);
+        matmul(
+            precision, inner, self.scale, ds, self.k, dq, dim, false, one,
+        );
+        matmul(
+            precision,
+            inner,
+            self.scale,
+            ds.t(),
+            self.q,
+            dk,
+            dim,
+            false,
+            one,
+        );
     }
 }
 
@@ -213,6 +247,7 @@ fn softmax(row: &mut [f32]) {
 /// Keeps for backward: qkv. The score matrix is computed again, never stored.
 struct AttentionOp {
     heads: usize,
+    precision: Precision,
 }
 
 impl CustomOp1 for AttentionOp {
@@ -225,7 +260,8 @@ impl CustomOp1 for AttentionOp {
         let width = packed / 3;
         let mut out = vec![0f32; batch * tokens * width];
         if tokens > 0 {
-            forward(slice(qkv, layout)?, (tokens, width), self.heads, &mut out);
+            let qkv = slice(qkv, layout)?;
+            forward(qkv, (tokens, width), self.heads, &mut out, self.precision);
         }
         let shape = Shape::from((batch, tokens, width));
         Ok((CpuStorage::F32(out), shape))
@@ -237,7 +273,8 @@ impl CustomOp1 for AttentionOp {
         let mut d = vec![0f32; qkv.elem_count()];
         if tokens > 0 {
             let (qkv, grad) = (cpu_f32(qkv)?, cpu_f32(&grad)?);
-            backward(&qkv, &grad, (tokens, packed / 3), self.heads, &mut d);
+            let shape = (tokens, packed / 3);
+            backward(&qkv, &grad, shape, self.heads, &mut d, self.precision);
         }
         Ok(Some(Tensor::from_vec(d, qkv.shape(), qkv.device())?))
     }

@@ -5,10 +5,11 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::bundle::{bundle, Gradients};
+use super::kept::{Numbers, Waiting};
 use super::profile::region;
 use super::scratch::Buffer;
 use super::storage::{cpu_f32, slice, CpuF32};
-use super::{attention, gelu, layer_norm, linear};
+use super::{attention, gelu, layer_norm, linear, Precision};
 
 /// The weights of a block: LayerNorms (D), qkv (3D, D), proj (D, D), fc1 (F, D), fc2 (D, F), each followed by its bias.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +42,7 @@ pub fn block(
     heads: usize,
     eps: f64,
     paths: [Option<Vec<f32>>; 2],
+    precision: Precision,
 ) -> Result<Tensor> {
     let (batch, _, dim) = x.dims3()?;
     let BlockWeights {
@@ -85,6 +87,7 @@ pub fn block(
         heads,
         eps: eps as f32,
         paths,
+        precision,
         kept: Arc::default(),
         gradients,
     };
@@ -103,6 +106,7 @@ struct BlockOp {
     heads: usize,
     eps: f32,
     paths: [Option<Vec<f32>>; 2],
+    precision: Precision,
     /// Whether there will be a backward.
     keep: bool,
     /// Freed by the backward; a second one computes them again.
@@ -110,16 +114,24 @@ struct BlockOp {
     gradients: Gradients,
 }
 
-/// Kept for backward, 9 numbers for each of x (with an MLP of ratio 4): normalised inputs and GELU are computed again.
-///
-/// Given back to the allocator and not to the pool: the weights' gradients, of about the same size, take its place.
-struct Kept {
-    qkv: Vec<f32>,
+/// Everything up to the hidden layer.
+struct Half {
+    qkv: Numbers,
     /// The heads' outputs, times the path's factor.
-    heads: Vec<f32>,
-    x1: Vec<f32>,
+    heads: Numbers,
+    x1: Numbers,
     /// The MLP's hidden layer before GELU.
-    hidden: Vec<f32>,
+    hidden: Numbers,
+}
+
+/// The same as it is kept for backward, 9 numbers for each of x (with an MLP of ratio 4), all but one of them bf16 if products
+/// are: normalised inputs and GELU are computed again.
+struct Kept {
+    qkv: Waiting,
+    heads: Waiting,
+    /// The residual stream: always f32.
+    x1: Numbers,
+    hidden: Waiting,
 }
 
 /// Rows in one task.
@@ -165,28 +177,46 @@ impl BlockOp {
         });
     }
 
-    /// Everything up to the hidden layer.
-    fn first_half(&self, x: &[f32], tokens: usize, w: &[CpuF32; 12]) -> Kept {
+    fn first_half(&self, x: &[f32], tokens: usize, w: &[CpuF32; 12]) -> Half {
         let [norm1, norm1_b, qkv_w, qkv_b, proj, proj_b, norm2, norm2_b, fc1, fc1_b, ..] = w;
         let width = norm1.len();
         let mut n = Buffer::new(x.len());
         layer_norm::forward(x, norm1, norm1_b, self.eps, &mut n);
-        let mut qkv = vec![0f32; 3 * x.len()];
-        linear::forward(&n, qkv_w, qkv_b, &mut qkv);
-        let mut heads = vec![0f32; x.len()];
-        attention::forward(&qkv, (tokens, width), self.heads, &mut heads);
+        let precision = self.precision;
+        // What is not kept as it is comes from the pool.
+        let pooled = !self.keep || self.keeps_bf16();
+        let mut qkv = Numbers::new(3 * x.len(), pooled);
+        linear::forward(&n, qkv_w, qkv_b, &mut qkv, precision);
+        let mut heads = Numbers::new(x.len(), pooled);
+        let shape = (tokens, width);
+        attention::forward(&qkv, shape, self.heads, &mut heads, precision);
         self.scale(0, &mut heads, tokens, width);
-        let mut x1 = vec![0f32; x.len()];
+        let mut x1 = Numbers::new(x.len(), !self.keep);
         self.residual(0, x, proj_b, &mut x1, tokens);
-        linear::add_product(&heads, proj, width, &mut x1);
+        linear::add_product(&heads, proj, width, &mut x1, precision);
         layer_norm::forward(&x1, norm2, norm2_b, self.eps, &mut n);
-        let mut hidden = vec![0f32; x.len() / width * fc1_b.len()];
-        linear::forward(&n, fc1, fc1_b, &mut hidden);
-        Kept {
+        let mut hidden = Numbers::new(x.len() / width * fc1_b.len(), pooled);
+        linear::forward(&n, fc1, fc1_b, &mut hidden, precision);
+        Half {
             qkv,
             heads,
             x1,
             hidden,
+        }
+    }
+
+    fn keeps_bf16(&self) -> bool {
+        self.precision.unit().is_some()
+    }
+
+    fn keep(&self, half: Half) -> Kept {
+        let _region = region("kept as bf16");
+        let waiting = |numbers| Waiting::new(numbers, self.keeps_bf16());
+        Kept {
+            qkv: waiting(half.qkv),
+            heads: waiting(half.heads),
+            x1: half.x1,
+            hidden: waiting(half.hidden),
         }
     }
 
@@ -202,8 +232,9 @@ impl BlockOp {
             qkv,
             heads,
             x1,
-            mut hidden,
+            hidden,
         } = kept;
+        let (precision, mut hidden) = (self.precision, hidden.numbers());
         let w = self.weights()?;
         let [norm1, norm1_b, qkv_w, _, proj, _, norm2, norm2_b, fc1, _, fc2, _] = &w;
         let (width, wide) = (norm1.len(), hidden.len() / (x.len() / norm1.len()));
@@ -227,51 +258,55 @@ impl BlockOp {
             let mut big = Buffer::new(hidden.len());
             gelu::forward_and_derivative(&mut hidden, &mut big);
             if live(10) {
-                grads[10] = Some(linear::weight_gradient(d, &big, width, wide));
+                grads[10] = Some(linear::weight_gradient(d, &big, width, wide, precision));
             }
             if live(11) {
                 grads[11] = Some(linear::column_sums(d, width));
             }
-            linear::input_gradient(d, fc2, width, &mut big);
+            linear::input_gradient(d, fc2, width, &mut big, precision);
             gelu::multiply(&mut hidden, &big);
         }
         if live(8) {
             layer_norm::forward(&x1, norm2, norm2_b, self.eps, &mut n);
-            grads[8] = Some(linear::weight_gradient(&hidden, &n, wide, width));
+            grads[8] = Some(linear::weight_gradient(&hidden, &n, wide, width, precision));
         }
         if live(9) {
             grads[9] = Some(linear::column_sums(&hidden, wide));
         }
-        linear::input_gradient(&hidden, fc1, wide, &mut n);
+        linear::input_gradient(&hidden, fc1, wide, &mut n, precision);
         drop(hidden);
         let (dw, db) = layer_norm::backward(&x1, norm2, self.eps, &n, dx);
         (grads[6], grads[7]) = (Some(dw), Some(db));
         drop(x1);
 
         // Attention; dx is the gradient of x1 now.
+        let (qkv, heads) = (qkv.numbers(), heads.numbers());
         let mut dqkv = Buffer::new(qkv.len());
         {
             let d = scaled(0, dx);
             let d = d.as_deref().unwrap_or(dx);
             if live(4) {
                 // The heads' outputs are kept times the factor: of dx itself.
-                grads[4] = Some(linear::weight_gradient(dx, &heads, width, width));
+                let dw = linear::weight_gradient(dx, &heads, width, width, precision);
+                grads[4] = Some(dw);
             }
             if live(5) {
                 grads[5] = Some(linear::column_sums(d, width));
             }
-            linear::input_gradient(d, proj, width, &mut n);
-            attention::backward(&qkv, &n, (tokens, width), self.heads, &mut dqkv);
+            linear::input_gradient(d, proj, width, &mut n, precision);
+            let shape = (tokens, width);
+            attention::backward(&qkv, &n, shape, self.heads, &mut dqkv, precision);
         }
         drop((heads, qkv));
         if live(2) {
             layer_norm::forward(x, norm1, norm1_b, self.eps, &mut n);
-            grads[2] = Some(linear::weight_gradient(&dqkv, &n, 3 * width, width));
+            let dw = linear::weight_gradient(&dqkv, &n, 3 * width, width, precision);
+            grads[2] = Some(dw);
         }
         if live(3) {
             grads[3] = Some(linear::column_sums(&dqkv, 3 * width));
         }
-        linear::input_gradient(&dqkv, qkv_w, 3 * width, &mut n);
+        linear::input_gradient(&dqkv, qkv_w, 3 * width, &mut n, precision);
         let (dw, db) = layer_norm::backward(x, norm1, self.eps, &n, dx);
         (grads[0], grads[1]) = (Some(dw), Some(db));
 
@@ -303,14 +338,15 @@ impl CustomOp2 for BlockOp {
         let mut y = vec![0f32; x.len()];
         if !x.is_empty() {
             let w = self.weights()?;
-            let kept = self.first_half(x, tokens, &w);
-            let mut big = Buffer::new(kept.hidden.len());
-            gelu::forward(&kept.hidden, &mut big);
+            let half = self.first_half(x, tokens, &w);
+            let mut big = Buffer::new(half.hidden.len());
+            gelu::forward(&half.hidden, &mut big);
             let wide = big.len() / (x.len() / width);
             self.scale(1, &mut big, tokens, wide);
-            self.residual(1, &kept.x1, &w[11], &mut y, tokens);
-            linear::add_product(&big, &w[10], width, &mut y);
+            self.residual(1, &half.x1, &w[11], &mut y, tokens);
+            linear::add_product(&big, &w[10], width, &mut y, self.precision);
             if self.keep {
+                let kept = self.keep(half);
                 *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
             }
         }
@@ -336,7 +372,7 @@ impl CustomOp2 for BlockOp {
                 .take();
             let kept = match kept {
                 Some(kept) => kept,
-                None => self.first_half(&data, tokens, &self.weights()?),
+                None => self.keep(self.first_half(&data, tokens, &self.weights()?)),
             };
             let gradients = self.backward(&data, kept, tokens, &mut dx)?;
             self.gradients.put(gradients);

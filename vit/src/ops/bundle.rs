@@ -3,9 +3,38 @@
 //! A bundle is a tree of nodes without content, each the result of an op on up to three parameters or smaller bundles. An op
 //! that takes its root as an operand is thereby connected to all parameters. It computes their gradients itself and leaves them
 //! in the bundle; candle's backward, which visits the nodes afterwards, fetches them there and hands them to the parameters.
+use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+
+thread_local! {
+    /// Variables with their gradients, while [`backward`] runs on this thread.
+    static DIRECT: RefCell<Option<Vec<(Tensor, Tensor)>>> = const { RefCell::new(None) };
+}
+
+/// Candle's backward pass of `loss`, with the same gradients to the bit; those of a block's weights go straight into the
+/// result. Candle would first fill a tensor with zeros for each of them and then add, on one thread: some 5 % of a training
+/// step.
+///
+/// # Errors
+/// Those of candle's own.
+pub fn backward(loss: &Tensor) -> Result<GradStore> {
+    DIRECT.set(Some(Vec::new()));
+    let store = loss.backward();
+    let direct = DIRECT.take().unwrap_or_default();
+    let mut store = store?;
+    for (variable, gradient) in direct {
+        // It may have been used elsewhere too.
+        let gradient = match store.remove(&variable) {
+            Some(other) => (other + gradient)?,
+            None => gradient,
+        };
+        store.insert(&variable, gradient);
+    }
+    Ok(store)
+}
 
 /// Gradients on their way, by the parameter's number.
 #[derive(Clone, Default)]
@@ -74,8 +103,18 @@ impl CustomOp1 for Leaf {
         nothing()
     }
 
-    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
-        Ok(self.gradients.take(self.number))
+    fn bwd(&self, parameter: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+        let Some(gradient) = self.gradients.take(self.number) else {
+            return Ok(None);
+        };
+        // What a parameter was computed from is candle's to find; a variable is the end of the way.
+        Ok(DIRECT.with_borrow_mut(|direct| match direct {
+            Some(direct) if parameter.is_variable() => {
+                direct.push((parameter.clone(), gradient));
+                None
+            }
+            _ => Some(gradient),
+        }))
     }
 }
 

@@ -6,6 +6,7 @@ use super::math::simd_fn;
 use super::matmul::{matmul, Mat, Threads};
 use super::profile::{region, timed};
 use super::storage::{cpu_f32, slice};
+use super::Precision;
 
 /// `(.., I) -> (.., O)`: `y = x W^T + b` with `weight` (O, I) and `bias` (O).
 ///
@@ -13,12 +14,12 @@ use super::storage::{cpu_f32, slice};
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, precision: Precision) -> Result<Tensor> {
     if super::is_fused(x) {
         x.contiguous()?
-            .apply_op3(&weight.contiguous()?, bias, LinearOp)
+            .apply_op3(&weight.contiguous()?, bias, LinearOp { precision })
     } else {
-        super::plain::linear(x, weight, bias)
+        super::plain::linear(x, weight, bias, precision)
     }
 }
 
@@ -26,45 +27,75 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
 const ROWS: usize = 128;
 
 /// `y = x W^T + b`; `b` tells the outputs, at least 1.
-pub(super) fn forward(x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) {
+pub(super) fn forward(x: &[f32], w: &[f32], b: &[f32], y: &mut [f32], precision: Precision) {
     timed("bias rows", || {
         y.par_chunks_mut(ROWS * b.len())
             .flat_map_iter(|rows| rows.chunks_exact_mut(b.len()))
             .for_each(|row| row.copy_from_slice(b));
     });
-    add_product(x, w, b.len(), y);
+    add_product(x, w, b.len(), y, precision);
 }
 
 /// `y += x W^T`, rows of y `outputs` wide.
-pub(super) fn add_product(x: &[f32], w: &[f32], outputs: usize, y: &mut [f32]) {
+pub(super) fn add_product(
+    x: &[f32],
+    w: &[f32],
+    outputs: usize,
+    y: &mut [f32],
+    precision: Precision,
+) {
     let _region = region("matmul forward");
     let inputs = w.len() / outputs;
     let (x, w) = (Mat::rows(x, inputs), Mat::rows(w, inputs).t());
     let shape = (y.len() / outputs, inputs, outputs);
-    matmul(shape, 1.0, x, w, y, outputs, true, Threads::All);
+    matmul(precision, shape, 1.0, x, w, y, outputs, true, Threads::All);
 }
 
 /// `dx = g W`, rows of g `outputs` wide.
-pub(super) fn input_gradient(g: &[f32], w: &[f32], outputs: usize, dx: &mut [f32]) {
+pub(super) fn input_gradient(
+    g: &[f32],
+    w: &[f32],
+    outputs: usize,
+    dx: &mut [f32],
+    precision: Precision,
+) {
     let _region = region("matmul dX");
     let inputs = w.len() / outputs;
     let shape = (g.len() / outputs, outputs, inputs);
     let (g, w) = (Mat::rows(g, outputs), Mat::rows(w, inputs));
-    matmul(shape, 1.0, g, w, dx, inputs, false, Threads::All);
+    matmul(precision, shape, 1.0, g, w, dx, inputs, false, Threads::All);
 }
 
 /// `dW = g^T x`, (outputs, inputs).
-pub(super) fn weight_gradient(g: &[f32], x: &[f32], outputs: usize, inputs: usize) -> Vec<f32> {
+pub(super) fn weight_gradient(
+    g: &[f32],
+    x: &[f32],
+    outputs: usize,
+    inputs: usize,
+    precision: Precision,
+) -> Vec<f32> {
     let mut dw = vec![0f32; outputs * inputs];
     let _region = region("matmul dW");
     let shape = (outputs, g.len() / outputs, inputs);
     let (g, x) = (Mat::rows(g, outputs).t(), Mat::rows(x, inputs));
-    matmul(shape, 1.0, g, x, &mut dw, inputs, false, Threads::All);
+    matmul(
+        precision,
+        shape,
+        1.0,
+        g,
+        x,
+        &mut dw,
+        inputs,
+        false,
+        Threads::All,
+    );
     dw
 }
 
 /// Keeps for backward: x and W, which live anyway.
-struct LinearOp;
+struct LinearOp {
+    precision: Precision,
+}
 
 impl CustomOp3 for LinearOp {
     fn name(&self) -> &'static str {
@@ -95,7 +126,7 @@ impl CustomOp3 for LinearOp {
         }
         let rows = x.len() / inputs;
         let mut y = vec![0f32; rows * outputs];
-        forward(x, w, b, &mut y);
+        forward(x, w, b, &mut y, self.precision);
         Ok((CpuStorage::F32(y), Shape::from(dims)))
     }
 
@@ -115,13 +146,13 @@ impl CustomOp3 for LinearOp {
         let device = x.device();
         let dx = if x.track_op() {
             let mut dx = vec![0f32; rows * inputs];
-            input_gradient(&g, &cpu_f32(w)?, outputs, &mut dx);
+            input_gradient(&g, &cpu_f32(w)?, outputs, &mut dx, self.precision);
             Some(Tensor::from_vec(dx, x.shape(), device)?)
         } else {
             None
         };
         let dw = if w.track_op() {
-            let dw = weight_gradient(&g, &cpu_f32(x)?, outputs, inputs);
+            let dw = weight_gradient(&g, &cpu_f32(x)?, outputs, inputs, self.precision);
             Some(Tensor::from_vec(dw, w.shape(), device)?)
         } else {
             None

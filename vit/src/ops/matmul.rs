@@ -1,5 +1,7 @@
-//! The one matrix product that the fused ops use: a checked door to the `gemm` crate.
+//! The one matrix product that the fused ops use: a checked door to the `gemm` crate, and to our own kernels for bf16.
 use gemm::Parallelism;
+
+use super::{bf16, Precision};
 
 /// A read-only matrix in memory: element (r, c) is `data[r * rs + c * cs]`.
 #[derive(Clone, Copy)]
@@ -53,6 +55,7 @@ pub(super) enum Threads {
 /// The order of summation over k depends on the sizes alone, never on the number of threads.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn matmul(
+    precision: Precision,
     (m, k, n): (usize, usize, usize),
     scale: f32,
     lhs: Mat,
@@ -64,6 +67,12 @@ pub(super) fn matmul(
 ) {
     if m == 0 || n == 0 {
         return;
+    }
+    if let Some(kernel) = precision.kernel() {
+        let shape = (m, k, n);
+        return bf16::matmul(
+            kernel, shape, scale, lhs, rhs, dst, dst_rs, accumulate, threads,
+        );
     }
     assert!(
         last(m, dst_rs, n, 1).is_some_and(|last| last < dst.len()),
@@ -136,8 +145,28 @@ mod tests {
                     for threads in [Threads::One, Threads::All] {
                         let dst_rs = n + offset;
                         let mut dst = vec![f32::NAN; m * dst_rs];
-                        matmul((m, k, n), 0.5, lhs, rhs, &mut dst, dst_rs, false, threads);
-                        matmul((m, k, n), 0.5, lhs, rhs, &mut dst, dst_rs, true, threads);
+                        matmul(
+                            Precision::F32,
+                            (m, k, n),
+                            0.5,
+                            lhs,
+                            rhs,
+                            &mut dst,
+                            dst_rs,
+                            false,
+                            threads,
+                        );
+                        matmul(
+                            Precision::F32,
+                            (m, k, n),
+                            0.5,
+                            lhs,
+                            rhs,
+                            &mut dst,
+                            dst_rs,
+                            true,
+                            threads,
+                        );
                         for r in 0..m {
                             for c in 0..n {
                                 let want: f32 = (0..k).map(|i| at(lhs, r, i) * at(rhs, i, c)).sum();
@@ -160,6 +189,7 @@ mod tests {
         let mut dst = [0.0; 3];
         let lhs = Mat::rows(&a, 3);
         matmul(
+            Precision::F32,
             (2, 3, 2),
             1.0,
             lhs,

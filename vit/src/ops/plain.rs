@@ -1,15 +1,32 @@
 //! The same ops composed of candle's own: for GPUs, other types, and to compare the fused ones with.
-use candle_core::{Result, Tensor, D};
+use candle_core::{DType, Result, Tensor, D};
+
+use super::Precision;
+
+/// `lhs . rhs` with operands as `precision` says, and the result in their own type. On the CPU, where candle multiplies bf16
+/// by way of f32, operands are rounded and multiplied as f32.
+fn matmul(lhs: &Tensor, rhs: &Tensor, precision: Precision) -> Result<Tensor> {
+    if precision == Precision::F32 {
+        return lhs.matmul(rhs);
+    }
+    let dtype = lhs.dtype();
+    let inside = match lhs.device().is_cpu() {
+        true => dtype,
+        false => DType::BF16,
+    };
+    let round = |t: &Tensor| t.to_dtype(DType::BF16)?.to_dtype(inside);
+    round(lhs)?.matmul(&round(rhs)?)?.to_dtype(dtype)
+}
 
 /// See [`super::linear`].
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, precision: Precision) -> Result<Tensor> {
     let (outputs, inputs) = weight.dims2()?;
     let mut dims = x.dims().to_vec();
     // One 2-D product: on a 3-D input candle's backward would build one weight gradient per sample.
-    let y = x.reshape(((), inputs))?.matmul(&weight.t()?)?;
+    let y = matmul(&x.reshape(((), inputs))?, &weight.t()?, precision)?;
     if let Some(last) = dims.last_mut() {
         *last = outputs;
     }
@@ -41,7 +58,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
 ///
 /// # Errors
 /// A last dimension that is not 3 x heads x something.
-pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+pub fn attention(qkv: &Tensor, heads: usize, precision: Precision) -> Result<Tensor> {
     let (batch, tokens, packed) = qkv.dims3()?;
     if heads == 0 || packed % (3 * heads) != 0 {
         candle_core::bail!("attention: qkv of width {packed} for {heads} heads");
@@ -52,9 +69,9 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
         .permute((2, 0, 3, 1, 4))?
         .contiguous()?;
     let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
-    let scores = (q.matmul(&k.t()?)? * (1.0 / (dim as f64).sqrt()))?;
-    candle_nn::ops::softmax(&scores, D::Minus1)?
-        .matmul(&v)?
+    let scores = (matmul(&q, &k.t()?, precision)? * (1.0 / (dim as f64).sqrt()))?;
+    let p = candle_nn::ops::softmax(&scores, D::Minus1)?;
+    matmul(&p, &v, precision)?
         .transpose(1, 2)?
         .reshape((batch, tokens, heads * dim))
 }

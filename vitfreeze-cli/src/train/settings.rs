@@ -5,6 +5,7 @@ use freezeout::{Schedule, Spacing};
 use serde::{Deserialize, Serialize};
 
 use crate::config::batch_fits;
+use crate::device::Dtype;
 use crate::settings::{absolute, bounded, not_negative, Settings};
 use crate::usage::usage;
 
@@ -44,6 +45,8 @@ pub struct Training {
     pub save_every: Option<usize>,
     pub threads: usize,
     pub device: String,
+    #[serde(default)]
+    pub dtype: Dtype,
     pub tensorboard: bool,
 }
 
@@ -152,6 +155,9 @@ pub struct TrainingFlags {
     /// cpu, cuda, cuda:N or metal [default: cpu]
     #[arg(long, value_name = "NAME", help_heading = "Running")]
     pub device: Option<String>,
+    /// Type of the operands of matrix products; f32 where there is no unit for bf16 [default: f32]
+    #[arg(long, value_enum, value_name = "NAME", help_heading = "Running")]
+    pub dtype: Option<Dtype>,
     /// Write TensorBoard event files into the run's folder
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = "Running")]
     pub tensorboard: Option<bool>,
@@ -186,6 +192,7 @@ impl Training {
             save_every: None,
             threads: 0,
             device: "cpu".into(),
+            dtype: Dtype::F32,
             tensorboard: false,
         }
     }

@@ -36,10 +36,12 @@ unsafe fn panels(left: &[Tile], right: &[Tile], row: usize, column: usize, to: &
     for (left, right) in left.iter().zip(right) {
         for p in 0..16 {
             // SAFETY: a line is 64 bytes; both types are 512 bits without invalid values.
-            let b: __m512bh = unsafe { std::mem::transmute(_mm512_loadu_si512(right[p].0.as_ptr().cast())) };
+            let b: __m512bh =
+                unsafe { std::mem::transmute(_mm512_loadu_si512(right[p].0.as_ptr().cast())) };
             for r in 0..16 {
                 // SAFETY: as above.
-                let a: __m512bh = unsafe { std::mem::transmute(_mm512_set1_epi32(left[r].0[p] as i32)) };
+                let a: __m512bh =
+                    unsafe { std::mem::transmute(_mm512_set1_epi32(left[r].0[p] as i32)) };
                 sums[r] = _mm512_dpbf16_ps(sums[r], a, b);
             }
         }

@@ -18,8 +18,8 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 
 use super::matmul::{Mat, Threads};
-pub(super) use pack::{round_slice, widen_slice};
 use pack::Packed;
+pub(super) use pack::{round_slice, widen_slice};
 
 /// What multiplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,14 +212,4 @@ fn part(len: usize, parts: usize, i: usize) -> Range<usize> {
     let pairs = len.div_ceil(2);
     let at = |i: usize| (2 * (i * pairs / parts)).min(len);
     at(i)..at(i + 1)
-}
-
-pub(super) fn pack_only(layout: usize, x: &[f32], rows: usize, cols: usize, threads: Threads) {
-    let p = threads == Threads::All;
-    match layout {
-        0 => drop(Packed::rows(Mat::rows(x, cols), rows, cols, p)),
-        1 => drop(Packed::rows(Mat::rows(x, cols).t(), cols, rows, p)),
-        2 => drop(Packed::columns(Mat::rows(x, cols).t(), cols, rows, p)),
-        _ => drop(Packed::columns(Mat::rows(x, cols), rows, cols, p)),
-    }
 }

@@ -51,11 +51,16 @@ impl Packed {
         let (panels, steps) = (outer.div_ceil(PANEL), depth.div_ceil(DEPTH));
         let last = |n: usize, stride: usize| n.saturating_sub(1) * stride;
         assert!(
-            outer == 0 || depth == 0 || last(outer, outer_stride) + last(depth, inner_stride) < data.len(),
+            outer == 0
+                || depth == 0
+                || last(outer, outer_stride) + last(depth, inner_stride) < data.len(),
             "bf16: operand too small"
         );
         let rows_run = inner_stride == 1 || depth <= 1;
-        assert!(rows_run || outer_stride == 1 || outer <= 1, "bf16: no stride is 1");
+        assert!(
+            rows_run || outer_stride == 1 || outer <= 1,
+            "bf16: no stride is 1"
+        );
         // An even number of panels, since AMX works on pairs. A last one beyond the matrix is left as it is: nobody keeps
         // its products.
         let mut lines = Lines::new(panels.next_multiple_of(2) * steps * 16);
@@ -82,7 +87,11 @@ impl Packed {
                 false => lines.chunks_mut(steps * 16).enumerate().for_each(panel),
             }
         }
-        Self { lines, outer, steps }
+        Self {
+            lines,
+            outer,
+            steps,
+        }
     }
 
     /// Rows of a left operand, columns of a right one.

@@ -5,7 +5,10 @@ struct Random(u64);
 
 impl Random {
     fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         self.0 >> 33
     }
 
@@ -46,7 +49,10 @@ fn exact((m, k, n): (usize, usize, usize), lhs: Mat, rhs: Mat) -> (Vec<f64>, Vec
 
 /// All four layouts of operands at this size with every kernel against f64; the destination has gaps and is poisoned.
 fn check(kernel: Kernel, (m, k, n): (usize, usize, usize), offset: usize, random: &mut Random) {
-    let (a, b) = (random.numbers(m * k + offset), random.numbers(k * n + offset));
+    let (a, b) = (
+        random.numbers(m * k + offset),
+        random.numbers(k * n + offset),
+    );
     let (a, b) = (&a[offset..], &b[offset..]);
     for layout in 0..4 {
         let lhs = match layout % 2 {
@@ -62,9 +68,29 @@ fn check(kernel: Kernel, (m, k, n): (usize, usize, usize), offset: usize, random
         let mut all = Vec::new();
         for threads in [Threads::One, Threads::All] {
             let mut dst = vec![f32::NAN; m * dst_rs];
-            matmul(kernel, (m, k, n), 1.0, lhs, rhs, &mut dst, dst_rs, false, threads);
+            matmul(
+                kernel,
+                (m, k, n),
+                1.0,
+                lhs,
+                rhs,
+                &mut dst,
+                dst_rs,
+                false,
+                threads,
+            );
             let once = dst.clone();
-            matmul(kernel, (m, k, n), 0.5, lhs, rhs, &mut dst, dst_rs, true, threads);
+            matmul(
+                kernel,
+                (m, k, n),
+                0.5,
+                lhs,
+                rhs,
+                &mut dst,
+                dst_rs,
+                true,
+                threads,
+            );
             for r in 0..m {
                 for c in 0..n {
                     let (want, size) = (want[r * n + c], sizes[r * n + c]);
@@ -72,15 +98,24 @@ fn check(kernel: Kernel, (m, k, n): (usize, usize, usize), offset: usize, random
                     let bound = 1e-6 * size * (k as f64).sqrt() + 1e-36;
                     for (got, times) in [(once[r * dst_rs + c], 1.0), (dst[r * dst_rs + c], 1.5)] {
                         let error = (f64::from(got) - times * want).abs();
-                        assert!(error <= 2.0 * bound, "{kernel:?} {m}x{k}x{n} layout {layout} at {r},{c}: {got}, not {want}");
+                        assert!(
+                            error <= 2.0 * bound,
+                            "{kernel:?} {m}x{k}x{n} layout {layout} at {r},{c}: {got}, not {want}"
+                        );
                     }
                 }
                 let gap = &dst[r * dst_rs + n..(r + 1) * dst_rs];
-                assert!(gap.iter().all(|x| x.is_nan()), "{kernel:?} {m}x{k}x{n}: wrote beyond the row");
+                assert!(
+                    gap.iter().all(|x| x.is_nan()),
+                    "{kernel:?} {m}x{k}x{n}: wrote beyond the row"
+                );
             }
             all.push(dst.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
         }
-        assert_eq!(all[0], all[1], "{kernel:?} {m}x{k}x{n}: threads change the bits");
+        assert_eq!(
+            all[0], all[1],
+            "{kernel:?} {m}x{k}x{n}: threads change the bits"
+        );
     }
 }
 
@@ -91,11 +126,49 @@ fn every_kernel_equals_f64() {
         // Nothing to sum up: zeros, or what was there.
         let mut dst = [f32::NAN, 7.0];
         let none = Mat::rows(&[], 1);
-        matmul(kernel, (1, 0, 1), 1.0, Mat::rows(&[], 0), none, &mut dst[..1], 1, false, Threads::One);
-        matmul(kernel, (1, 0, 1), 1.0, Mat::rows(&[], 0), none, &mut dst[1..], 1, true, Threads::One);
+        matmul(
+            kernel,
+            (1, 0, 1),
+            1.0,
+            Mat::rows(&[], 0),
+            none,
+            &mut dst[..1],
+            1,
+            false,
+            Threads::One,
+        );
+        matmul(
+            kernel,
+            (1, 0, 1),
+            1.0,
+            Mat::rows(&[], 0),
+            none,
+            &mut dst[1..],
+            1,
+            true,
+            Threads::One,
+        );
         assert_eq!(dst, [0.0, 7.0]);
-        matmul(kernel, (0, 3, 0), 1.0, Mat::rows(&[], 3), none, &mut [], 0, false, Threads::All);
-        for size in [(1, 1, 1), (2, 3, 5), (16, 32, 16), (17, 33, 15), (31, 64, 33), (32, 512, 64), (7, 1031, 11)] {
+        matmul(
+            kernel,
+            (0, 3, 0),
+            1.0,
+            Mat::rows(&[], 3),
+            none,
+            &mut [],
+            0,
+            false,
+            Threads::All,
+        );
+        for size in [
+            (1, 1, 1),
+            (2, 3, 5),
+            (16, 32, 16),
+            (17, 33, 15),
+            (31, 64, 33),
+            (32, 512, 64),
+            (7, 1031, 11),
+        ] {
             for offset in [0, 1, 5] {
                 check(kernel, size, offset, &mut random);
             }
@@ -121,18 +194,33 @@ fn the_error_is_that_of_rounding() {
     let (lhs, rhs) = (Mat::rows(&a, k), Mat::rows(&b, n));
     let mut dst = vec![0f32; m * n];
     for kernel in Kernel::available() {
-        matmul(kernel, (m, k, n), 1.0, lhs, rhs, &mut dst, n, false, Threads::All);
+        matmul(
+            kernel,
+            (m, k, n),
+            1.0,
+            lhs,
+            rhs,
+            &mut dst,
+            n,
+            false,
+            Threads::All,
+        );
         let (mut error, mut norm) = (0f64, 0f64);
         for r in 0..m {
             for c in 0..n {
-                let want: f64 = (0..k).map(|i| f64::from(a[r * k + i]) * f64::from(b[i * n + c])).sum();
+                let want: f64 = (0..k)
+                    .map(|i| f64::from(a[r * k + i]) * f64::from(b[i * n + c]))
+                    .sum();
                 error += (f64::from(dst[r * n + c]) - want).powi(2);
                 norm += want * want;
             }
         }
         let error = (error / norm).sqrt();
         // Two roundings, each uniform within half a unit of 2^-8 relative: about 2^-9 sqrt(2 / 3).
-        assert!((5e-4..4e-3).contains(&error), "{kernel:?}: relative error {error}");
+        assert!(
+            (5e-4..4e-3).contains(&error),
+            "{kernel:?}: relative error {error}"
+        );
     }
 }
 
@@ -145,7 +233,17 @@ fn infinities_and_nans_propagate() {
             a[k + place] = bad;
             let b = vec![1f32; k * n];
             let mut dst = vec![0f32; m * n];
-            matmul(kernel, (m, k, n), 1.0, Mat::rows(&a, k), Mat::rows(&b, n), &mut dst, n, false, Threads::One);
+            matmul(
+                kernel,
+                (m, k, n),
+                1.0,
+                Mat::rows(&a, k),
+                Mat::rows(&b, n),
+                &mut dst,
+                n,
+                false,
+                Threads::One,
+            );
             for (i, &x) in dst.iter().enumerate() {
                 match i / n {
                     1 if bad.is_nan() => assert!(x.is_nan(), "{kernel:?}: {x}"),
@@ -168,18 +266,25 @@ fn rounds_to_nearest_even() {
     assert!(r(f32::NAN).is_nan());
     assert!(r(f32::from_bits(0x7f80_0001)).is_nan());
     let mut random = Random(3);
-    let x: Vec<f32> = (0..100_003).map(|_| f32::from_bits(random.bits() as u32 * 2)).collect();
+    let x: Vec<f32> = (0..100_003)
+        .map(|_| f32::from_bits(random.bits() as u32 * 2))
+        .collect();
     let mut back = vec![0f32; x.len()];
     widen_slice(&round_slice(&x), &mut back);
     for (&x, &back) in x.iter().zip(&back) {
-        assert!(back == half::bf16::from_f32(x).to_f32() || (x.is_nan() && back.is_nan()), "{x}");
+        assert!(
+            back == half::bf16::from_f32(x).to_f32() || (x.is_nan() && back.is_nan()),
+            "{x}"
+        );
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn transposes() {
-    let tile: pack::Tile = std::array::from_fn(|r| super::super::scratch::Line(std::array::from_fn(|c| (16 * r + c) as u32)));
+    let tile: pack::Tile = std::array::from_fn(|r| {
+        super::super::scratch::Line(std::array::from_fn(|c| (16 * r + c) as u32))
+    });
     let mut plain = tile;
     pack::transpose_plain(&mut plain);
     assert!((0..256).all(|i| plain[i % 16].0[i / 16] == i as u32));

@@ -77,7 +77,7 @@ impl<T: Task> Run<T> {
             };
             row.graph_nodes = part.sorted_nodes().len();
             grads.add(timed(&mut row.seconds.backward, || {
-                self.freeze.backward(&part)
+                self.freeze.backward_by(&part, vit::ops::backward)
             })?)?;
         }
         Ok((row, grads))

@@ -1,0 +1,31 @@
+//! In which type matrix products take their operands.
+use super::bf16;
+
+/// The type of the operands of matrix products: those of linear layers, of attention and of the patch embedding. Everything
+/// else is f32 either way: weights and their gradients, the residual stream, LayerNorm, softmax, GELU, losses, and the sums
+/// inside a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bf16 (8 bits of mantissa, nearest, ties to even), where the processor has a unit for it; see
+    /// [`Precision::unit`]. On a GPU the result of a product is bf16 too.
+    Bf16,
+}
+
+impl Precision {
+    /// What multiplies bf16 on this machine's CPU: `AMX` or `AVX-512-BF16` (`emulated` if the environment variable
+    /// `VITFREEZE_BF16` asks for it, for tests). `None` for f32, and where there is no such unit: [`Precision::Bf16`] then
+    /// computes as [`Precision::F32`], to the bit.
+    pub fn unit(self) -> Option<&'static str> {
+        self.kernel().map(bf16::Kernel::name)
+    }
+
+    pub(super) fn kernel(self) -> Option<bf16::Kernel> {
+        match self {
+            Self::F32 => None,
+            Self::Bf16 => bf16::Kernel::detect(),
+        }
+    }
+}
