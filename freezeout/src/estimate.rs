@@ -32,11 +32,16 @@ pub struct StepCost {
 }
 
 /// The cost of a step for every number of frozen layers, from FLOPs ([`Costs::of_layers`]) or measured
-/// ([`profile`](crate::profile)).
+/// ([`profile`](crate::profile), or [`Costs::new`]).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Costs(pub(crate) Vec<StepCost>);
 
 impl Costs {
+    /// Of steps with 0, 1, ... all layers frozen.
+    pub fn new(steps: Vec<StepCost>) -> Self {
+        Self(steps)
+    }
+
     /// With f layers frozen a step computes
     ///
     /// ```text

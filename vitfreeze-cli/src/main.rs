@@ -23,6 +23,7 @@ mod knn;
 mod linprobe;
 mod memory;
 mod metrics;
+mod op_times;
 mod plot;
 mod pretrain;
 mod pretrained;

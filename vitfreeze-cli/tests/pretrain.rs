@@ -1,7 +1,7 @@
 //! Whole runs: what they write, that they resume exactly, that threads change nothing.
 mod common;
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -267,19 +267,27 @@ fn a_closed_output_stops_nothing() {
     assert_eq!(rows(&out).len(), 30);
 }
 
-#[test]
-fn bench_prints_json() {
+/// `vitfreeze bench` of a tiny model.
+fn bench(args: &[&str]) -> Output {
     let output = vitfreeze([
         "bench",
         "--model=vit-tiny",
-        "--image-size=32",
+        "--image-size=16",
         "--patch-size=4",
     ])
-    .args(["--batch-size=2", "--steps=1", "--frozen=0,12", "--json"])
+    .args(["--batch-size=2", "--steps=1"])
+    .args(args)
     .output()
     .unwrap();
     assert!(output.status.success(), "{}", text(&output));
+    output
+}
+
+#[test]
+fn bench_prints_json() {
+    let output = bench(&["--frozen=0,12", "--profile", "--json"]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(json.get("cubic_saving").is_none(), "not all rows measured");
     let rows = json["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 2);
     for (row, frozen) in rows.iter().zip([0, 12]) {
@@ -292,5 +300,32 @@ fn bench_prints_json() {
         ] {
             assert!(row[key].as_f64().unwrap() > 0.0, "{key}");
         }
+        // The ops' times sum to the step's, and their shares to 1.
+        let ops = row["profile"].as_array().unwrap();
+        let sum = |key: &str| -> f64 { ops.iter().map(|op| op[key].as_f64().unwrap()).sum() };
+        let step = 2.0 / row["images_per_second"].as_f64().unwrap();
+        assert!(sum("seconds") > 0.5 * step && sum("seconds") <= step);
+        assert!((sum("share") - 1.0).abs() < 1e-9);
+        for name in ["matmul dW", "attention forward", "hog", "adamw"] {
+            let op = ops.iter().find(|op| op["op"] == name);
+            assert!(op.unwrap()["calls"].as_u64().unwrap() > 0, "{name}");
+        }
     }
+    assert_eq!(rows[0]["relative_time"], 1.0);
+    assert_eq!(rows[0]["ideal_time"], 1.0);
+    assert!(rows[1]["ideal_time"].as_f64().unwrap() < 0.5);
+}
+
+#[test]
+fn bench_tells_what_a_schedule_saves_and_where_the_time_goes() {
+    let output = bench(&["--frozen=all", "--profile"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let starting = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+    assert_eq!(starting("matrix products "), 13);
+    assert_eq!(starting("A cubic 0.8 schedule "), 1);
+    assert_eq!(
+        text.lines().filter(|l| l.ends_with("  matmul dW")).count(),
+        13
+    );
+    assert!(fails(vitfreeze(["bench", "--frozen=3,1"]), 2).contains("ascending numbers"));
 }

@@ -18,6 +18,7 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 
 use super::matmul::{Mat, Threads};
+use super::profile::timed;
 use pack::Packed;
 pub(super) use pack::{round_slice, widen_slice};
 
@@ -154,8 +155,10 @@ pub(super) fn matmul(
     threads: Threads,
 ) {
     let parallel = threads == Threads::All;
-    let lhs = Packed::rows(lhs, m, k, parallel);
-    let rhs = Packed::columns(rhs, k, n, parallel);
+    let (lhs, rhs) = timed("bf16 tiles", || {
+        let lhs = Packed::rows(lhs, m, k, parallel);
+        (lhs, Packed::columns(rhs, k, n, parallel))
+    });
     multiply(kernel, scale, &lhs, &rhs, dst, dst_rs, accumulate, parallel);
 }
 
