@@ -5,7 +5,10 @@ use std::ops::Range;
 use super::pack::{Packed, Tile};
 use super::Destination;
 
-/// One task: all tiles of these panels. A panel of the right operand stays in the first cache, those of the left one come
+/// Rows computed at once, with two panels of columns: 16 registers of sums for 10 loads.
+const ROWS: usize = 8;
+
+/// One task: all tiles of these panels. Two panels of the right operand stay in the first cache, those of the left one come
 /// from the second.
 ///
 /// # Safety
@@ -18,46 +21,72 @@ pub(super) unsafe fn multiply(
     right: Range<usize>,
     to: Destination,
 ) {
-    for r in right {
+    for r in right.step_by(2) {
+        let b = [rhs.panel(r), rhs.panel(r + 1)];
         for l in left.clone() {
             // SAFETY: the caller's.
-            unsafe { panels(lhs.panel(l), rhs.panel(r), 16 * l, 16 * r, &to) };
+            unsafe {
+                half::<0>(lhs.panel(l), b, 16 * l, 16 * r, &to);
+                half::<ROWS>(lhs.panel(l), b, 16 * l, 16 * r, &to);
+            }
         }
     }
 }
 
-/// 16 rows by 16 columns, one register for each row.
+/// 8 rows by 32 columns of a panel, from row `FIRST` of it on.
 ///
 /// # Safety
 /// As above.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn panels(left: &[Tile], right: &[Tile], row: usize, column: usize, to: &Destination) {
-    let mut sums = [_mm512_setzero_ps(); 16];
-    for (left, right) in left.iter().zip(right) {
+unsafe fn half<const FIRST: usize>(
+    left: &[Tile],
+    right: [&[Tile]; 2],
+    row: usize,
+    column: usize,
+    to: &Destination,
+) {
+    let row = row + FIRST;
+    if row >= to.rows {
+        return;
+    }
+    let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+    for ((left, b0), b1) in left.iter().zip(right[0]).zip(right[1]) {
         for p in 0..16 {
-            // SAFETY: a line is 64 bytes; both types are 512 bits without invalid values.
-            let b: __m512bh =
-                unsafe { std::mem::transmute(_mm512_loadu_si512(right[p].0.as_ptr().cast())) };
-            for r in 0..16 {
+            // SAFETY: a line is 64 bytes; both types are 512 bits, all values of which are valid.
+            let (b0, b1): (__m512bh, __m512bh) = unsafe {
+                (
+                    std::mem::transmute(_mm512_loadu_si512(b0[p].0.as_ptr().cast())),
+                    std::mem::transmute(_mm512_loadu_si512(b1[p].0.as_ptr().cast())),
+                )
+            };
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let pair = left[FIRST + r].0[p];
                 // SAFETY: as above.
-                let a: __m512bh =
-                    unsafe { std::mem::transmute(_mm512_set1_epi32(left[r].0[p] as i32)) };
-                sums[r] = _mm512_dpbf16_ps(sums[r], a, b);
+                let a: __m512bh = unsafe { std::mem::transmute(_mm512_set1_epi32(pair as i32)) };
+                sums[0] = _mm512_dpbf16_ps(sums[0], a, b0);
+                sums[1] = _mm512_dpbf16_ps(sums[1], a, b1);
             }
         }
     }
-    let columns = to.columns.saturating_sub(column).min(16);
-    let mask = ((1u32 << columns) - 1) as u16;
     let scale = _mm512_set1_ps(to.scale);
-    for (r, &sum) in sums.iter().enumerate().take(to.rows.saturating_sub(row)) {
-        // SAFETY: row + r is below `rows`; the mask leaves away what is beyond `columns`; the caller's for the rest.
-        unsafe {
-            let out = to.data.add((row + r) * to.stride + column);
-            let mut value: __m512 = _mm512_mul_ps(sum, scale);
-            if to.accumulate {
-                value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), value);
+    for (r, sums) in sums.iter().enumerate().take(to.rows - row) {
+        for (half, &sum) in sums.iter().enumerate() {
+            let column = column + 16 * half;
+            let columns = to.columns.saturating_sub(column).min(16);
+            if columns == 0 {
+                break;
             }
-            _mm512_mask_storeu_ps(out, mask, value);
+            let mask = ((1u32 << columns) - 1) as u16;
+            // SAFETY: row + r is below `rows`, `column` below `columns`; the mask leaves away what is beyond; the caller's
+            // for the rest.
+            unsafe {
+                let out = to.data.add((row + r) * to.stride + column);
+                let mut value = _mm512_mul_ps(sum, scale);
+                if to.accumulate {
+                    value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), value);
+                }
+                _mm512_mask_storeu_ps(out, mask, value);
+            }
         }
     }
 }
