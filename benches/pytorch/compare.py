@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs `vitfreeze bench` and localmim.py by turns on this machine and prints a markdown table.
+"""Runs `vitfreeze bench` and localmim.py by turns on this machine and prints markdown tables.
 
 By turns (A B C, A B C, ...), so that a machine that slows down slows all of them. Any failure is fatal.
 """
@@ -86,7 +86,8 @@ def vitfreeze_version(path):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--vitfreeze", default="target/release/vitfreeze", metavar="PATH")
-    ap.add_argument("--modes", default="as-published,repaired", help="of localmim.py (default: both)")
+    ap.add_argument("--sides", default="vitfreeze,as-published,repaired", metavar="LIST",
+                    help="what takes turns; with -bf16 behind a name, in bf16 (default: all three in f32)")
     ap.add_argument("--model", choices=("vit-tiny", "vit-small", "vit-base"), default="vit-small")
     ap.add_argument("--image-size", type=int, default=224)
     ap.add_argument("--batch-size", type=int, default=16)
@@ -98,18 +99,21 @@ def main():
     ap.add_argument("--rounds", type=int, default=2)
     ap.add_argument("--pick", choices=("median", "best"), default="median", help="over the rounds, per row")
     args = ap.parse_args()
-    modes, frozen = args.modes.split(","), [int(n) for n in args.frozen.split(",")]
-    if not set(modes) <= {"as-published", "repaired"}:
-        ap.error(f"--modes {args.modes}: as-published and repaired are known")
+    names, frozen = args.sides.split(","), [int(n) for n in args.frozen.split(",")]
+    if not {n.removesuffix("-bf16") for n in names} <= {OURS, "as-published", "repaired"}:
+        ap.error(f"--sides {args.sides}: {OURS}, as-published and repaired are known, each also with -bf16")
     if args.rounds < 1:
         ap.error("--rounds must be at least 1")
 
     common = [f"--{k}={getattr(args, k.replace('-', '_'))}"
               for k in ("model", "image-size", "batch-size", "steps", "threads", "frozen")] + ["--json"]
     extra = [flag for flag, given in (("--compile", args.compile), ("--hypot", args.hypot)) if given]
-    sides = {OURS: [args.vitfreeze, "bench", *common]}
-    for mode in modes:
-        sides[mode] = [sys.executable, str(HERE / "localmim.py"), f"--{mode}", *common, *extra]
+    sides = {}
+    for name in names:
+        kind, dtype = name.removesuffix("-bf16"), "bf16" if name.endswith("-bf16") else "f32"
+        ours = [args.vitfreeze, "bench", *common]
+        theirs = [sys.executable, str(HERE / "localmim.py"), f"--{kind}", *common, *extra]
+        sides[name] = [*(ours if kind == OURS else theirs), f"--dtype={dtype}"]
     rounds, shares = {name: [] for name in sides}, []
     for _ in range(args.rounds):
         for name, command in sides.items():
@@ -121,7 +125,7 @@ def main():
     speed = lambda name, n: speed_of([r[n]["images_per_second"] for r in rounds[name]])
     peak = lambda name, n: max(r[n]["peak_bytes"] for r in rounds[name]) / 2**30
 
-    print(f"{args.model}, {args.image_size} px, batch {args.batch_size}, {args.threads} threads, f32; "
+    print(f"{args.model}, {args.image_size} px, batch {args.batch_size}, {args.threads} threads; "
           f"{args.pick} of {args.rounds} rounds of {args.steps} steps"
           + "".join(f"; localmim.py {flag}" for flag in extra) + ".")
     print(f"{cpu_model()}, {os.cpu_count()} cores, {platform.system()}; {datetime.date.today()}; "
@@ -131,14 +135,20 @@ def main():
     if known:
         print(f"Other processes' share of the CPU during a run: at most {max(known):.0%}.",
               "**Too much for a fair comparison.**\n" if max(known) > BUSY else "\n")
-    titles = ["frozen"] + [f"{s} images/s" for s in sides] + [f"ours / {m}" for m in modes]
-    titles += [f"{s} peak GiB" for s in sides]
-    print("| " + " | ".join(titles) + " |")
-    print("|" + "---:|" * len(titles))
+    base = "as-published" if "as-published" in sides else names[0]
+    one = speed(base, frozen[0])
+    table(names, frozen, "images/s", lambda s, n: f"{speed(s, n):.2f}")
+    table(names, frozen, f"relative to {base} with {frozen[0]} frozen", lambda s, n: f"{speed(s, n) / one:.2f}")
+    table(names, frozen, "peak GiB", lambda s, n: f"{peak(s, n):.2f}")
+
+
+def table(sides, frozen, what, cell):
+    print(f"{what[0].upper()}{what[1:]}:\n")
+    print("| frozen | " + " | ".join(sides) + " |")
+    print("|" + "---:|" * (1 + len(sides)))
     for n in frozen:
-        cells = [str(n)] + [f"{speed(s, n):.2f}" for s in sides]
-        cells += [f"{speed(OURS, n) / speed(m, n):.2f}" for m in modes] + [f"{peak(s, n):.2f}" for s in sides]
-        print("| " + " | ".join(cells) + " |")
+        print(f"| {n} | " + " | ".join(cell(s, n) for s in sides) + " |")
+    print()
 
 
 if __name__ == "__main__":

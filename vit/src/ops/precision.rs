@@ -15,8 +15,8 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// What multiplies bf16 on this machine's CPU: `AMX` or `AVX-512-BF16` (`emulated` if the environment variable
-    /// `VITFREEZE_BF16` asks for it, for tests). `None` for f32, and where there is no such unit: [`Precision::Bf16`] then
+    /// What multiplies bf16 on this machine's CPU: `AMX` or `AVX-512-BF16` (or `emulated`, if the environment variable
+    /// `VITFREEZE_BF16` asks for it). `None` for f32, and where there is no such unit: [`Precision::Bf16`] then
     /// computes as [`Precision::F32`], to the bit.
     pub fn unit(self) -> Option<&'static str> {
         self.kernel().map(bf16::Kernel::name)

@@ -2,7 +2,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::pack::{Packed, Tile};
+use super::pack::{Packed, Part, Tile};
 use super::Destination;
 
 /// Rows computed at once, with two panels of columns: 16 registers of sums for 10 loads.
@@ -91,18 +91,79 @@ unsafe fn half<const FIRST: usize>(
     }
 }
 
+/// [`Part::along_k_plain`] in registers, but that denormal numbers become 0.
+///
+/// # Safety
+/// The machine has AVX-512F and AVX-512-BF16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) unsafe fn along_k(part: &Part, stride: usize, transposed: bool, tile: &mut Tile) {
+    let mut lines = [_mm512_setzero_si512(); 16];
+    let mask = (1u64 << part.deep) - 1;
+    for (r, line) in lines.iter_mut().enumerate() {
+        let Some(row) = part.row(r, part.many, part.deep, stride) else {
+            break;
+        };
+        // SAFETY: the masks leave away what is beyond the row's `deep` numbers; __m512bh is 512 bits, all of them valid.
+        *line = unsafe {
+            let low = _mm512_maskz_loadu_ps(mask as u16, row.as_ptr());
+            let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, row.as_ptr().wrapping_add(16));
+            std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
+        };
+    }
+    // SAFETY: the machine's features are this function's.
+    unsafe { store(lines, transposed, tile) };
+}
+
+/// [`Part::across_k_plain`] in registers, but that denormal numbers become 0.
+///
+/// # Safety
+/// The machine has AVX-512F and AVX-512-BF16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) unsafe fn across_k(part: &Part, stride: usize, transposed: bool, tile: &mut Tile) {
+    let mut lines = [_mm512_setzero_si512(); 16];
+    let mask = ((1u32 << part.many) - 1) as u16;
+    let load = |k: usize| match part.row(k, part.deep, part.many, stride) {
+        // SAFETY: the mask leaves away what is beyond the row's `many` numbers.
+        Some(row) => unsafe { _mm512_maskz_loadu_ps(mask, row.as_ptr()) },
+        None => _mm512_setzero_ps(),
+    };
+    for (p, line) in lines.iter_mut().enumerate() {
+        let (even, odd) = (load(2 * p), load(2 * p + 1));
+        // SAFETY: a __m256bh is 256 bits, all of them valid.
+        let half =
+            |x: __m512| unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)) };
+        let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half(odd)));
+        *line = _mm512_or_si512(_mm512_cvtepu16_epi32(half(even)), high);
+    }
+    // SAFETY: the machine's features are this function's.
+    unsafe { store(lines, transposed, tile) };
+}
+
+/// # Safety
+/// The machine has AVX-512F.
+#[target_feature(enable = "avx512f")]
+unsafe fn store(lines: [__m512i; 16], transposed: bool, tile: &mut Tile) {
+    let lines = match transposed {
+        // SAFETY: the machine's features are this function's.
+        true => unsafe { transpose(lines) },
+        false => lines,
+    };
+    for (line, words) in tile.iter_mut().zip(lines) {
+        // SAFETY: a line is 64 bytes.
+        unsafe { _mm512_storeu_si512(line.0.as_mut_ptr().cast(), words) };
+    }
+}
+
 /// Words of lines become lines of words, in four rounds of 16 shuffles, each of which exchanges blocks of twice the size.
 ///
 /// # Safety
 /// The machine has AVX-512F.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn transpose(tile: &mut Tile) {
-    // SAFETY: a line is 64 bytes, all values of which are valid on both sides.
-    let rows = tile.map(|line| unsafe { _mm512_loadu_si512(line.0.as_ptr().cast()) });
-    let mut a = rows;
+unsafe fn transpose(lines: [__m512i; 16]) -> [__m512i; 16] {
+    let mut a = lines;
     for i in 0..8 {
-        a[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-        a[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+        a[2 * i] = _mm512_unpacklo_epi32(lines[2 * i], lines[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_epi32(lines[2 * i], lines[2 * i + 1]);
     }
     let mut b = a;
     for i in 0..4 {
@@ -111,25 +172,21 @@ pub(super) unsafe fn transpose(tile: &mut Tile) {
             b[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(a[4 * i + j], a[4 * i + j + 2]);
         }
     }
-    // In each of `b`: word j of four rows, for four j that are 4 apart. Now blocks of 128 bits move.
+    // In each of `b`: word j of four lines, for four j that are 4 apart. Now blocks of 128 bits move.
+    let mut out = b;
     for i in 0..4 {
-        let (x, y) = (
+        let even = [
             _mm512_shuffle_i32x4::<0x88>(b[i], b[4 + i]),
             _mm512_shuffle_i32x4::<0x88>(b[8 + i], b[12 + i]),
-        );
-        let (z, w) = (
+        ];
+        let odd = [
             _mm512_shuffle_i32x4::<0xdd>(b[i], b[4 + i]),
             _mm512_shuffle_i32x4::<0xdd>(b[8 + i], b[12 + i]),
-        );
-        let out = [
-            (i, _mm512_shuffle_i32x4::<0x88>(x, y)),
-            (i + 4, _mm512_shuffle_i32x4::<0x88>(z, w)),
-            (i + 8, _mm512_shuffle_i32x4::<0xdd>(x, y)),
-            (i + 12, _mm512_shuffle_i32x4::<0xdd>(z, w)),
         ];
-        for (line, words) in out {
-            // SAFETY: a line is 64 bytes.
-            unsafe { _mm512_storeu_si512(tile[line].0.as_mut_ptr().cast(), words) };
-        }
+        out[i] = _mm512_shuffle_i32x4::<0x88>(even[0], even[1]);
+        out[i + 4] = _mm512_shuffle_i32x4::<0x88>(odd[0], odd[1]);
+        out[i + 8] = _mm512_shuffle_i32x4::<0xdd>(even[0], even[1]);
+        out[i + 12] = _mm512_shuffle_i32x4::<0xdd>(odd[0], odd[1]);
     }
+    out
 }

@@ -34,16 +34,21 @@ pub(super) enum Kernel {
 }
 
 impl Kernel {
-    /// The best one of this machine, looked for once; `None` if it has no unit for bf16. `VITFREEZE_BF16` set to `amx`,
-    /// `avx512`, `emulated` or `none` asks for another one; one that is not there is passed over.
+    /// The best one of this machine, looked for once; `None` if it has no unit for bf16. For tests and measurements
+    /// `VITFREEZE_BF16` asks for `avx512`, `emulated` or `none` instead, or `any`, emulated where there is no unit.
     pub fn detect() -> Option<Self> {
         static FOUND: OnceLock<Option<Kernel>> = OnceLock::new();
-        *FOUND.get_or_init(|| match std::env::var("VITFREEZE_BF16").as_deref() {
-            Ok("none") => None,
-            Ok("emulated") => Some(Self::Emulated),
-            Ok("avx512") if avx512_is_there() => Some(Self::Avx512),
-            _ if amx_is_there() => Some(Self::Amx),
-            _ => avx512_is_fast().then_some(Self::Avx512),
+        *FOUND.get_or_init(|| {
+            let asked = std::env::var("VITFREEZE_BF16").unwrap_or_default();
+            match asked.as_str() {
+                "none" => None,
+                "emulated" => Some(Self::Emulated),
+                "avx512" if avx512_is_there() => Some(Self::Avx512),
+                _ if amx_is_there() => Some(Self::Amx),
+                _ if avx512_is_fast() => Some(Self::Avx512),
+                "any" => Some(Self::Emulated),
+                _ => None,
+            }
         })
     }
 

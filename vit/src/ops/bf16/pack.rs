@@ -73,11 +73,14 @@ impl Packed {
             let (tiles, _) = lines.as_chunks_mut::<16>();
             for (step, tile) in tiles.iter_mut().enumerate() {
                 let k = step * DEPTH;
-                let deep = (depth - k).min(DEPTH);
-                let start = &data[first * outer_stride + k * inner_stride..];
+                let part = Part {
+                    data: &data[first * outer_stride + k * inner_stride..],
+                    many,
+                    deep: (depth - k).min(DEPTH),
+                };
                 match rows_run {
-                    true => along_k(start, outer_stride, many, deep, right, tile),
-                    false => across_k(start, inner_stride, many, deep, !right, tile),
+                    true => part.along_k(outer_stride, right, tile),
+                    false => part.across_k(inner_stride, !right, tile),
                 }
             }
         };
@@ -157,50 +160,54 @@ pub(in super::super) fn widen_slice(x: &[u16], y: &mut [f32]) {
     pairs.for_each(|(y, x)| widen_all(x, y));
 }
 
-simd_fn! {
-    /// A tile from `many` rows, `stride` apart, of `deep` numbers along k; lines are rows, or pairs if `transposed`.
-    fn along_k<'a>(data: &'a [f32], stride: usize, many: usize, deep: usize, transposed: bool, tile: &'a mut Tile) -> () {
+/// What becomes one tile: `many` rows or columns by `deep` numbers along k, the first of which is `data[0]`.
+pub(super) struct Part<'a> {
+    pub data: &'a [f32],
+    pub many: usize,
+    pub deep: usize,
+}
+
+impl Part<'_> {
+    /// From rows along k, `stride` apart; lines are rows, or pairs if `transposed`.
+    pub fn along_k(&self, stride: usize, transposed: bool, tile: &mut Tile) {
+        #[cfg(target_arch = "x86_64")]
+        if super::avx512_is_there() {
+            // SAFETY: just looked.
+            return unsafe { super::avx512::along_k(self, stride, transposed, tile) };
+        }
+        self.along_k_plain(stride, transposed, tile);
+    }
+
+    /// From rows across k, `stride` apart; lines are pairs, or rows if `transposed`.
+    pub fn across_k(&self, stride: usize, transposed: bool, tile: &mut Tile) {
+        #[cfg(target_arch = "x86_64")]
+        if super::avx512_is_there() {
+            // SAFETY: just looked.
+            return unsafe { super::avx512::across_k(self, stride, transposed, tile) };
+        }
+        self.across_k_plain(stride, transposed, tile);
+    }
+
+    /// Row `r` of at most so many numbers, `None` beyond the last one.
+    pub fn row(&self, r: usize, rows: usize, length: usize, stride: usize) -> Option<&[f32]> {
+        (r < rows).then(|| &self.data[r * stride..r * stride + length])
+    }
+
+    pub fn along_k_plain(&self, stride: usize, transposed: bool, tile: &mut Tile) {
         for (r, line) in tile.iter_mut().enumerate() {
-            if r >= many {
-                line.0 = [0; 16];
-                continue;
-            }
-            let row = &data[r * stride..r * stride + deep];
-            if let Ok(row) = <&[f32; DEPTH]>::try_from(row) {
-                line.0 = pairs(row);
-            } else {
-                let mut whole = [0f32; DEPTH];
-                whole[..deep].copy_from_slice(row);
-                line.0 = pairs(&whole);
-            }
+            let row = self.row(r, self.many, self.deep, stride).unwrap_or(&[]);
+            line.0 = std::array::from_fn(|p| pair(row.get(2 * p), row.get(2 * p + 1)));
         }
         if transposed {
             transpose(tile);
         }
     }
-}
 
-simd_fn! {
-    /// A tile from `deep` rows, `stride` apart, each of `many` numbers of one k; lines are pairs, or rows if `transposed`.
-    fn across_k<'a>(data: &'a [f32], stride: usize, many: usize, deep: usize, transposed: bool, tile: &'a mut Tile) -> () {
-        let zero = [0f32; PANEL];
+    pub fn across_k_plain(&self, stride: usize, transposed: bool, tile: &mut Tile) {
         for (p, line) in tile.iter_mut().enumerate() {
-            let mut short = [[0f32; PANEL]; 2];
-            let mut half = |k: usize| -> [f32; PANEL] {
-                if k >= deep {
-                    return zero;
-                }
-                let row = &data[k * stride..k * stride + many];
-                if let Ok(row) = <&[f32; PANEL]>::try_from(row) {
-                    return *row;
-                }
-                short[k % 2][..many].copy_from_slice(row);
-                short[k % 2]
-            };
-            let (even, odd) = (half(2 * p), half(2 * p + 1));
-            for i in 0..PANEL {
-                line.0[i] = u32::from(round(even[i])) | u32::from(round(odd[i])) << 16;
-            }
+            let row = |k| self.row(k, self.deep, self.many, stride).unwrap_or(&[]);
+            let (even, odd) = (row(2 * p), row(2 * p + 1));
+            line.0 = std::array::from_fn(|i| pair(even.get(i), odd.get(i)));
         }
         if transposed {
             transpose(tile);
@@ -208,37 +215,17 @@ simd_fn! {
     }
 }
 
-/// Neighbours as words.
+/// Neighbours in k as a word; what is missing is 0.
 #[inline(always)]
-fn pairs(row: &[f32; DEPTH]) -> [u32; 16] {
-    let mut halves = [0u16; DEPTH];
-    for i in 0..DEPTH {
-        halves[i] = round(row[i]);
-    }
-    // Little-endian: the first of two is the low half.
-    let mut words: [u32; 16] = bytemuck::cast(halves);
-    if cfg!(target_endian = "big") {
-        words.iter_mut().for_each(|w| *w = w.rotate_left(16));
-    }
-    words
+fn pair(even: Option<&f32>, odd: Option<&f32>) -> u32 {
+    let half = |x: Option<&f32>| u32::from(round(x.copied().unwrap_or(0.0)));
+    half(even) | half(odd) << 16
 }
 
 /// Words of lines become lines of words.
-#[inline(always)]
-fn transpose(tile: &mut Tile) {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx512f") {
-        // SAFETY: just looked.
-        return unsafe { super::avx512::transpose(tile) };
-    }
-    transpose_plain(tile);
-}
-
-pub(super) fn transpose_plain(tile: &mut Tile) {
+pub(super) fn transpose(tile: &mut Tile) {
     let from = *tile;
     for (c, line) in tile.iter_mut().enumerate() {
-        for (word, from) in line.0.iter_mut().zip(&from) {
-            *word = from.0[c];
-        }
+        line.0 = from.map(|line| line.0[c]);
     }
 }

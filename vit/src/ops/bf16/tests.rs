@@ -279,19 +279,40 @@ fn rounds_to_nearest_even() {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+/// Tiles by registers and by plain code are the same, whatever sticks out, and so are all tiles of a matrix and its transpose.
 #[test]
-fn transposes() {
-    let tile: pack::Tile = std::array::from_fn(|r| {
-        super::super::scratch::Line(std::array::from_fn(|c| (16 * r + c) as u32))
-    });
-    let mut plain = tile;
-    pack::transpose_plain(&mut plain);
-    assert!((0..256).all(|i| plain[i % 16].0[i / 16] == i as u32));
-    if std::arch::is_x86_feature_detected!("avx512f") {
-        let mut fast = tile;
-        // SAFETY: just looked.
-        unsafe { avx512::transpose(&mut fast) };
-        assert_eq!(fast, plain);
+fn tiles_are_the_same_however_they_are_made() {
+    use pack::{Part, Tile};
+    let mut random = Random(4);
+    let line = super::super::scratch::Line([7; 16]);
+    for (many, deep, stride) in [
+        (16, 32, 32),
+        (16, 32, 77),
+        (1, 1, 40),
+        (5, 31, 33),
+        (16, 17, 64),
+        (3, 16, 50),
+    ] {
+        let data = random.numbers(32 * 80 + 3);
+        for transposed in [false, true] {
+            let (mut fast, mut plain): (Tile, Tile) = ([line; 16], [line; 16]);
+            let part = Part {
+                data: &data[3..],
+                many,
+                deep,
+            };
+            part.along_k(stride, transposed, &mut fast);
+            part.along_k_plain(stride, transposed, &mut plain);
+            assert_eq!(fast, plain, "along k: {many} x {deep}");
+            part.across_k(stride, transposed, &mut fast);
+            part.across_k_plain(stride, transposed, &mut plain);
+            assert_eq!(fast, plain, "across k: {many} x {deep}");
+            let word = |k: usize, i: usize| match k < deep && i < many {
+                true => u32::from(pack::round(data[3 + k * stride + i])),
+                false => 0,
+            };
+            let (line, of) = if transposed { (2, 5) } else { (5, 2) };
+            assert_eq!(plain[line].0[of], word(10, 2) | word(11, 2) << 16);
+        }
     }
 }

@@ -1,0 +1,148 @@
+//! Ops whose products take bf16, against their plain form with rounded operands and against f32.
+//!
+//! With the machine's unit for bf16 if it has one, else emulated.
+use std::sync::Once;
+
+use candle_core::{Device, Result, Tensor, Var};
+use vit::ops::{self, plain, Precision};
+
+use Precision::{Bf16, F32};
+
+fn unit() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| std::env::set_var("VITFREEZE_BF16", "any"));
+    assert!(Bf16.unit().is_some() && F32.unit().is_none());
+}
+
+fn numbers(shape: &[usize], salt: usize) -> Tensor {
+    let value = |i: usize| ((i * 7919 + salt * 104_729) % 10_007) as f32 / 5_003.5 - 1.0;
+    let count: usize = shape.iter().product();
+    let values: Vec<f32> = (0..count).map(value).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn flat(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// `|a - b| / |b|`
+fn relative(a: &Tensor, b: &Tensor) -> f64 {
+    let (mut error, mut norm) = (0f64, 0f64);
+    for (a, b) in flat(a).into_iter().zip(flat(b)) {
+        error += f64::from(a - b).powi(2);
+        norm += f64::from(b).powi(2);
+    }
+    (error / norm).sqrt()
+}
+
+/// The result and all gradients of an op: in bf16 close to the plain form with the same roundings, and off f32 by what
+/// rounding to 8 bits costs.
+fn check(
+    name: &str,
+    shapes: &[Vec<usize>],
+    op: impl Fn(&[Tensor], Precision, bool) -> Result<Tensor>,
+) {
+    unit();
+    let var = |(i, shape): (usize, &Vec<usize>)| Var::from_tensor(&numbers(shape, i)).unwrap();
+    let vars: Vec<Var> = shapes.iter().enumerate().map(var).collect();
+    let inputs: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+    let run = |precision, fused| {
+        let y = op(&inputs, precision, fused).unwrap();
+        let weights = numbers(y.dims(), 99);
+        let loss = (&y * weights).unwrap().sum_all().unwrap();
+        let grads = ops::backward(&loss).unwrap();
+        let mut all = vec![y];
+        all.extend(vars.iter().map(|v| grads.get(v).unwrap().clone()));
+        all
+    };
+    let (fused, plain, exact) = (run(Bf16, true), run(Bf16, false), run(F32, true));
+    for (i, ((fused, plain), exact)) in fused.iter().zip(&plain).zip(&exact).enumerate() {
+        // The plain form does not round in its backward.
+        let tolerance = if i == 0 { 2e-3 } else { 1e-2 };
+        let error = relative(fused, plain);
+        assert!(
+            error < tolerance,
+            "{name}, tensor {i}: {error:e} from the plain form"
+        );
+        let error = relative(fused, exact);
+        assert!(error < 1e-2, "{name}, tensor {i}: {error:e} from f32");
+    }
+    let off = relative(&fused[0], &exact[0]);
+    assert!(
+        off > 1e-5,
+        "{name}: only {off:e} from f32, so it was not bf16"
+    );
+    let again = run(Bf16, true);
+    for (a, b) in fused.iter().zip(&again) {
+        assert_eq!(flat(a), flat(b), "{name}: the same bits twice");
+    }
+}
+
+#[test]
+fn linear() {
+    for (rows, inputs, outputs) in [(1, 40, 3), (7, 33, 18), (65, 96, 130)] {
+        let shapes = [vec![rows, inputs], vec![outputs, inputs], vec![outputs]];
+        check("linear", &shapes, |x, precision, fused| match fused {
+            true => ops::linear(&x[0], &x[1], &x[2], precision),
+            false => plain::linear(&x[0], &x[1], &x[2], precision),
+        });
+    }
+}
+
+#[test]
+fn attention() {
+    for (batch, tokens, heads, dim) in [(2, 9, 2, 8), (1, 50, 3, 64), (1, 197, 1, 32)] {
+        let shapes = [vec![batch, tokens, 3 * heads * dim]];
+        check("attention", &shapes, |x, precision, fused| match fused {
+            true => ops::attention(&x[0], heads, precision),
+            false => plain::attention(&x[0], heads, precision),
+        });
+    }
+}
+
+/// With factors of a drop path on both branches.
+#[test]
+fn block() {
+    let (batch, tokens, heads, d, hidden) = (2, 11, 2, 48, 80);
+    let shapes = [
+        vec![batch, tokens, d],
+        vec![d],
+        vec![d],
+        vec![3 * d, d],
+        vec![3 * d],
+        vec![d, d],
+        vec![d],
+        vec![d],
+        vec![d],
+        vec![hidden, d],
+        vec![hidden],
+        vec![d, hidden],
+        vec![d],
+    ];
+    let paths = [Some(vec![1.25, 1.0]), Some(vec![0.5, 2.0])];
+    check("block", &shapes, |x, precision, fused| {
+        if fused {
+            let pair = |i: usize| [&x[i], &x[i + 1]];
+            let weights = ops::BlockWeights {
+                norm1: pair(1),
+                qkv: pair(3),
+                proj: pair(5),
+                norm2: pair(7),
+                fc1: pair(9),
+                fc2: pair(11),
+            };
+            return ops::block(&x[0], &weights, heads, 1e-6, paths.clone(), precision);
+        }
+        let factor = |y: Tensor, path: usize| {
+            let path = Tensor::new(paths[path].clone().unwrap(), &Device::Cpu)?;
+            y.broadcast_mul(&path.reshape((batch, 1, 1))?)
+        };
+        let n = plain::layer_norm(&x[0], &x[1], &x[2], 1e-6)?;
+        let qkv = plain::linear(&n, &x[3], &x[4], precision)?;
+        let a = plain::attention(&qkv, heads, precision)?;
+        let x1 = (&x[0] + factor(plain::linear(&a, &x[5], &x[6], precision)?, 0)?)?;
+        let n = plain::layer_norm(&x1, &x[7], &x[8], 1e-6)?;
+        let h = plain::gelu(&plain::linear(&n, &x[9], &x[10], precision)?)?;
+        &x1 + factor(plain::linear(&h, &x[11], &x[12], precision)?, 1)?
+    });
+}
