@@ -57,15 +57,15 @@ fn check(
     };
     let (fused, plain, exact) = (run(Bf16, true), run(Bf16, false), run(F32, true));
     for (i, ((fused, plain), exact)) in fused.iter().zip(&plain).zip(&exact).enumerate() {
-        // The plain form does not round in its backward.
-        let tolerance = if i == 0 { 2e-3 } else { 1e-2 };
+        // Rounding turns tiny differences into some of 2^-8; and the plain form does not round in its backward.
+        let tolerance = if i == 0 { 5e-3 } else { 2e-2 };
         let error = relative(fused, plain);
         assert!(
             error < tolerance,
             "{name}, tensor {i}: {error:e} from the plain form"
         );
         let error = relative(fused, exact);
-        assert!(error < 1e-2, "{name}, tensor {i}: {error:e} from f32");
+        assert!(error < 2e-2, "{name}, tensor {i}: {error:e} from f32");
     }
     let off = relative(&fused[0], &exact[0]);
     assert!(

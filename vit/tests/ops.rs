@@ -177,7 +177,8 @@ fn plain_block(x: &[Tensor], heads: usize, paths: &[Option<Vec<f32>>; 2]) -> Res
         None => Ok(y),
     };
     let n = plain::layer_norm(&x[0], &x[1], &x[2], 1e-6)?;
-    let a = plain::attention(&plain::linear(&n, &x[3], &x[4])?, heads, F32)?;
+    let qkv = plain::linear(&n, &x[3], &x[4], F32)?;
+    let a = plain::attention(&qkv, heads, F32)?;
     let x1 = (&x[0] + factor(plain::linear(&a, &x[5], &x[6], F32)?, &paths[0])?)?;
     let n = plain::layer_norm(&x1, &x[7], &x[8], 1e-6)?;
     let h = plain::gelu(&plain::linear(&n, &x[9], &x[10], F32)?)?;

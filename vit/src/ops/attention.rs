@@ -65,7 +65,6 @@ impl<'a> Head<'a> {
         matmul(
             self.precision,
             shape,
-            self.scale,
             self.q,
             self.k.t(),
             p,
@@ -73,7 +72,7 @@ impl<'a> Head<'a> {
             false,
             Threads::One,
         );
-        softmax_rows(p, t);
+        softmax_rows(p, t, self.scale);
     }
 }
 
@@ -99,7 +98,7 @@ pub(super) fn forward(
                 let h = Head::new(image, (tokens, width), (i % heads, heads), precision);
                 h.probabilities(p);
                 let (shape, p) = ((tokens, tokens, dim), Mat::rows(p, tokens));
-                matmul(precision, shape, 1.0, p, h.v, out, dim, false, Threads::One);
+                matmul(precision, shape, p, h.v, out, dim, false, Threads::One);
             },
         );
     out.par_chunks_mut(tokens * width)
@@ -112,7 +111,7 @@ pub(super) fn forward(
 }
 
 /// The gradient of qkv into `d` (B, T, 3D), from that of the output, `g` (B, T, D). With `P` the probabilities:
-/// `dV = P^T dO`, `dP = dO V^T`, `dS = P * (dP - rowsum(P * dP))`, `dQ = scale dS K`, `dK = scale dS^T Q`.
+/// `dV = P^T dO`, `dP = dO V^T`, `dS = scale P * (dP - rowsum(P * dP))`, `dQ = dS K`, `dK = dS^T Q`.
 pub(super) fn backward(
     qkv: &[f32],
     g: &[f32],
@@ -167,7 +166,6 @@ impl Head<'_> {
         matmul(
             precision,
             inner,
-            1.0,
             Mat::rows(p, t).t(),
             g,
             dv,
@@ -175,47 +173,35 @@ impl Head<'_> {
             false,
             one,
         );
-        matmul(precision, outer, 1.0, g, self.v.t(), dp, t, false, one);
-        softmax_gradient(p, dp, t);
+        matmul(precision, outer, g, self.v.t(), dp, t, false, one);
+        softmax_gradient(p, dp, t, self.scale);
         let ds = Mat::rows(dp, t);
-        matmul(
-            precision, inner, self.scale, ds, self.k, dq, dim, false, one,
-        );
-        matmul(
-            precision,
-            inner,
-            self.scale,
-            ds.t(),
-            self.q,
-            dk,
-            dim,
-            false,
-            one,
-        );
+        matmul(precision, inner, ds, self.k, dq, dim, false, one);
+        matmul(precision, inner, ds.t(), self.q, dk, dim, false, one);
     }
 }
 
 simd_fn! {
-    /// Softmax of every row of `p`, `t` wide.
-    fn softmax_rows<'a>(p: &'a mut [f32], t: usize) -> () {
-        p.chunks_exact_mut(t).for_each(softmax);
+    /// Softmax of every row of `scale * p`, `t` wide.
+    fn softmax_rows<'a>(p: &'a mut [f32], t: usize, scale: f32) -> () {
+        p.chunks_exact_mut(t).for_each(|row| softmax(row, scale));
     }
 }
 
 simd_fn! {
-    /// `dp` becomes `p * (dp - rowsum(p * dp))`.
-    fn softmax_gradient<'a>(p: &'a [f32], dp: &'a mut [f32], t: usize) -> () {
+    /// `dp` becomes `scale * p * (dp - rowsum(p * dp))`.
+    fn softmax_gradient<'a>(p: &'a [f32], dp: &'a mut [f32], t: usize, scale: f32) -> () {
         for (dp, p) in dp.chunks_exact_mut(t).zip(p.chunks_exact(t)) {
             let dot = sum_by(dp, p, |a, b| a * b);
             for (dp, &p) in dp.iter_mut().zip(p) {
-                *dp = p * (*dp - dot);
+                *dp = scale * p * (*dp - dot);
             }
         }
     }
 }
 
 #[inline(always)]
-fn softmax(row: &mut [f32]) {
+fn softmax(row: &mut [f32], scale: f32) {
     let mut lanes = [f32::NEG_INFINITY; 16];
     let chunks = row.chunks_exact(16);
     let mut max = f32::NEG_INFINITY;
@@ -236,7 +222,7 @@ fn softmax(row: &mut [f32]) {
     }
     for x in row.iter_mut() {
         // A NaN must stay one: the clamp inside exp keeps it.
-        *x = exp(*x - max);
+        *x = exp(scale * (*x - max));
     }
     let inverse = 1.0 / sum(row);
     for x in row.iter_mut() {

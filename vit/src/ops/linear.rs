@@ -48,7 +48,7 @@ pub(super) fn add_product(
     let inputs = w.len() / outputs;
     let (x, w) = (Mat::rows(x, inputs), Mat::rows(w, inputs).t());
     let shape = (y.len() / outputs, inputs, outputs);
-    matmul(precision, shape, 1.0, x, w, y, outputs, true, Threads::All);
+    matmul(precision, shape, x, w, y, outputs, true, Threads::All);
 }
 
 /// `dx = g W`, rows of g `outputs` wide.
@@ -63,7 +63,7 @@ pub(super) fn input_gradient(
     let inputs = w.len() / outputs;
     let shape = (g.len() / outputs, outputs, inputs);
     let (g, w) = (Mat::rows(g, outputs), Mat::rows(w, inputs));
-    matmul(precision, shape, 1.0, g, w, dx, inputs, false, Threads::All);
+    matmul(precision, shape, g, w, dx, inputs, false, Threads::All);
 }
 
 /// `dW = g^T x`, (outputs, inputs).
@@ -78,17 +78,7 @@ pub(super) fn weight_gradient(
     let _region = region("matmul dW");
     let shape = (outputs, g.len() / outputs, inputs);
     let (g, x) = (Mat::rows(g, outputs).t(), Mat::rows(x, inputs));
-    matmul(
-        precision,
-        shape,
-        1.0,
-        g,
-        x,
-        &mut dw,
-        inputs,
-        false,
-        Threads::All,
-    );
+    matmul(precision, shape, g, x, &mut dw, inputs, false, Threads::All);
     dw
 }
 

@@ -50,14 +50,13 @@ pub(super) enum Threads {
     All,
 }
 
-/// `dst (m x n, rows `dst_rs` apart) = scale * lhs (m x k) . rhs (k x n)`, added to `dst` if `accumulate`.
+/// `dst (m x n, rows `dst_rs` apart) = lhs (m x k) . rhs (k x n)`, added to `dst` if `accumulate`.
 ///
 /// The order of summation over k depends on the sizes alone, never on the number of threads.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn matmul(
     precision: Precision,
     (m, k, n): (usize, usize, usize),
-    scale: f32,
     lhs: Mat,
     rhs: Mat,
     dst: &mut [f32],
@@ -70,9 +69,7 @@ pub(super) fn matmul(
     }
     if let Some(kernel) = precision.kernel() {
         let shape = (m, k, n);
-        return bf16::matmul(
-            kernel, shape, scale, lhs, rhs, dst, dst_rs, accumulate, threads,
-        );
+        return bf16::matmul(kernel, shape, lhs, rhs, dst, dst_rs, accumulate, threads);
     }
     assert!(
         last(m, dst_rs, n, 1).is_some_and(|last| last < dst.len()),
@@ -105,7 +102,7 @@ pub(super) fn matmul(
             rhs.cs as isize,
             rhs.rs as isize,
             if accumulate { 1.0 } else { 0.0 },
-            scale,
+            1.0,
             false,
             false,
             false,
@@ -148,7 +145,6 @@ mod tests {
                         matmul(
                             Precision::F32,
                             (m, k, n),
-                            0.5,
                             lhs,
                             rhs,
                             &mut dst,
@@ -159,7 +155,6 @@ mod tests {
                         matmul(
                             Precision::F32,
                             (m, k, n),
-                            0.5,
                             lhs,
                             rhs,
                             &mut dst,
@@ -169,7 +164,8 @@ mod tests {
                         );
                         for r in 0..m {
                             for c in 0..n {
-                                let want: f32 = (0..k).map(|i| at(lhs, r, i) * at(rhs, i, c)).sum();
+                                let once: f32 = (0..k).map(|i| at(lhs, r, i) * at(rhs, i, c)).sum();
+                                let want = 2.0 * once;
                                 let got = dst[r * dst_rs + c];
                                 assert!((got - want).abs() < 1e-4, "{m}x{k}x{n} at {r},{c}");
                             }
@@ -191,7 +187,6 @@ mod tests {
         matmul(
             Precision::F32,
             (2, 3, 2),
-            1.0,
             lhs,
             lhs.t(),
             &mut dst,

@@ -1,6 +1,7 @@
 //! Memory that is used again: temporaries and kept activations of the fused ops.
 //!
 //! A new vector must be zeroed (by one thread) and may cost a page fault every 4 KiB; these hold whatever was in them.
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,11 +31,20 @@ fn pool() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lines that go back to the pool when they are dropped.
-pub(super) struct Lines(Vec<Line>);
+thread_local! {
+    /// For work inside a parallel loop, which would otherwise queue for the pool: this thread's own, of any length.
+    static LOCAL: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lines that go back to where they came from when they are dropped.
+pub(super) struct Lines {
+    lines: Vec<Line>,
+    length: usize,
+    local: bool,
+}
 
 impl Lines {
-    /// So many, of whatever content.
+    /// So many of the pool, of whatever content.
     pub fn new(length: usize) -> Self {
         let mut pool = pool();
         pool.requests += 1;
@@ -47,7 +57,24 @@ impl Lines {
             });
         }
         drop(pool);
-        Self(found.map_or_else(|| bytemuck::zeroed_vec(length), |(_, vector)| vector))
+        Self {
+            lines: found.map_or_else(|| bytemuck::zeroed_vec(length), |(_, lines)| lines),
+            length,
+            local: false,
+        }
+    }
+
+    /// So many of this thread's own, of whatever content. For small numbers: they are kept until the thread ends.
+    pub fn local(length: usize) -> Self {
+        let mut lines = LOCAL.with_borrow_mut(Vec::pop).unwrap_or_default();
+        if lines.len() < length {
+            lines.resize(length, Line([0; 16]));
+        }
+        Self {
+            lines,
+            length,
+            local: true,
+        }
     }
 }
 
@@ -55,25 +82,25 @@ impl Deref for Lines {
     type Target = [Line];
 
     fn deref(&self) -> &[Line] {
-        &self.0
+        &self.lines[..self.length]
     }
 }
 
 impl DerefMut for Lines {
     fn deref_mut(&mut self) -> &mut [Line] {
-        &mut self.0
+        &mut self.lines[..self.length]
     }
 }
 
 impl Drop for Lines {
     fn drop(&mut self) {
-        let vector = std::mem::take(&mut self.0);
+        let lines = std::mem::take(&mut self.lines);
+        if self.local {
+            return LOCAL.with_borrow_mut(|local| local.push(lines));
+        }
         let mut pool = pool();
         let now = pool.requests;
-        pool.free
-            .entry(vector.len())
-            .or_default()
-            .push((now, vector));
+        pool.free.entry(lines.len()).or_default().push((now, lines));
     }
 }
 

@@ -4,6 +4,7 @@
 //! `tmm4` and `tmm5` two tiles of the left operand, `tmm6` and `tmm7` two of the right one.
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -121,8 +122,8 @@ pub(super) unsafe fn multiply(
 unsafe fn four(a: [&[Tile]; 2], b: [&[Tile]; 2], row: usize, column: usize, to: &Destination) {
     let steps = a[0].len();
     assert!(a[1].len() == steps && b[0].len() == steps && b[1].len() == steps);
-    let whole = row + 32 <= to.rows && column + 32 <= to.columns && to.scale == 1.0;
-    let mut beside = [[0f32; 32]; 32];
+    let whole = row + 32 <= to.rows && column + 32 <= to.columns;
+    let mut beside = MaybeUninit::<[[f32; 32]; 32]>::uninit();
     // Right into the destination, or beside it where a part would stick out.
     let (sums, stride) = match whole {
         // SAFETY: all 32 x 32 numbers lie inside the destination.
@@ -184,7 +185,8 @@ unsafe fn four(a: [&[Tile]; 2], b: [&[Tile]; 2], row: usize, column: usize, to: 
             options(nostack)
         );
         if !whole {
-            to.put(beside.as_flattened(), 32, row, column);
+            // All of it was stored just now.
+            super::avx512::put(to, beside.assume_init_ref(), row, column);
         }
     }
 }

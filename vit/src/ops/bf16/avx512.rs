@@ -68,24 +68,47 @@ unsafe fn half<const FIRST: usize>(
             }
         }
     }
-    let scale = _mm512_set1_ps(to.scale);
     for (r, sums) in sums.iter().enumerate().take(to.rows - row) {
         for (half, &sum) in sums.iter().enumerate() {
             let column = column + 16 * half;
-            let columns = to.columns.saturating_sub(column).min(16);
-            if columns == 0 {
-                break;
-            }
-            let mask = ((1u32 << columns) - 1) as u16;
-            // SAFETY: row + r is below `rows`, `column` below `columns`; the mask leaves away what is beyond; the caller's
-            // for the rest.
+            // SAFETY: row + r is below `rows`, the mask leaves away what is beyond `columns`; the caller's for the rest.
             unsafe {
-                let out = to.data.add((row + r) * to.stride + column);
-                let mut value = _mm512_mul_ps(sum, scale);
+                let mask = mask(to.columns.saturating_sub(column));
+                let out = to.data.wrapping_add((row + r) * to.stride + column);
+                let so_far = match to.accumulate {
+                    true => _mm512_maskz_loadu_ps(mask, out),
+                    false => _mm512_setzero_ps(),
+                };
+                _mm512_mask_storeu_ps(out, mask, _mm512_add_ps(so_far, sum));
+            }
+        }
+    }
+}
+
+/// The first `columns` of 16 lanes.
+fn mask(columns: usize) -> u16 {
+    ((1u32 << columns.min(16)) - 1) as u16
+}
+
+/// [`Destination::put`] of 32 x 32 sums.
+///
+/// # Safety
+/// The machine has AVX-512F; and as there.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn put(to: &Destination, sums: &[[f32; 32]; 32], row: usize, column: usize) {
+    let rows = to.rows.saturating_sub(row);
+    for (r, sums) in sums.iter().enumerate().take(rows) {
+        for half in [0, 16] {
+            let column = column + half;
+            // SAFETY: row + r is below `rows`, the mask leaves away what is beyond `columns`; the caller's for the rest.
+            unsafe {
+                let mask = mask(to.columns.saturating_sub(column));
+                let out = to.data.wrapping_add((row + r) * to.stride + column);
+                let mut sum = _mm512_loadu_ps(sums.as_ptr().add(half));
                 if to.accumulate {
-                    value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), value);
+                    sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), sum);
                 }
-                _mm512_mask_storeu_ps(out, mask, value);
+                _mm512_mask_storeu_ps(out, mask, sum);
             }
         }
     }
@@ -121,7 +144,7 @@ pub(super) unsafe fn along_k(part: &Part, stride: usize, transposed: bool, tile:
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) unsafe fn across_k(part: &Part, stride: usize, transposed: bool, tile: &mut Tile) {
     let mut lines = [_mm512_setzero_si512(); 16];
-    let mask = ((1u32 << part.many) - 1) as u16;
+    let mask = mask(part.many);
     let load = |k: usize| match part.row(k, part.deep, part.many, stride) {
         // SAFETY: the mask leaves away what is beyond the row's `many` numbers.
         Some(row) => unsafe { _mm512_maskz_loadu_ps(mask, row.as_ptr()) },

@@ -109,7 +109,6 @@ struct Destination {
     /// Rows and columns of the whole matrix: tiles at its edges stick out.
     rows: usize,
     columns: usize,
-    scale: f32,
     accumulate: bool,
 }
 
@@ -134,7 +133,6 @@ impl Destination {
                 std::slice::from_raw_parts_mut(start, columns)
             };
             for (out, &sum) in out.iter_mut().zip(sums) {
-                let sum = self.scale * sum;
                 *out = if self.accumulate { *out + sum } else { sum };
             }
         }
@@ -145,13 +143,12 @@ impl Destination {
 const LEFT: usize = 16;
 const RIGHT: usize = 16;
 
-/// `dst (m x n, rows `dst_rs` apart) = scale * lhs (m x k) . rhs (k x n)`, added to `dst` if `accumulate`, with both operands
+/// `dst (m x n, rows `dst_rs` apart) = lhs (m x k) . rhs (k x n)`, added to `dst` if `accumulate`, with both operands
 /// rounded to bf16 (nearest, ties to even) and sums in f32. One stride of each operand is 1.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn matmul(
     kernel: Kernel,
     (m, k, n): (usize, usize, usize),
-    scale: f32,
     lhs: Mat,
     rhs: Mat,
     dst: &mut [f32],
@@ -164,13 +161,11 @@ pub(super) fn matmul(
         let lhs = Packed::rows(lhs, m, k, parallel);
         (lhs, Packed::columns(rhs, k, n, parallel))
     });
-    multiply(kernel, scale, &lhs, &rhs, dst, dst_rs, accumulate, parallel);
+    multiply(kernel, &lhs, &rhs, dst, dst_rs, accumulate, parallel);
 }
 
-#[allow(clippy::too_many_arguments)]
 fn multiply(
     kernel: Kernel,
-    scale: f32,
     lhs: &Packed,
     rhs: &Packed,
     dst: &mut [f32],
@@ -190,7 +185,6 @@ fn multiply(
         stride: dst_rs,
         rows: m,
         columns: n,
-        scale,
         accumulate,
     };
     let blocks = (lhs.panels().div_ceil(LEFT), rhs.panels().div_ceil(RIGHT));

@@ -63,7 +63,11 @@ impl Packed {
         );
         // An even number of panels, since AMX works on pairs. A last one beyond the matrix is left as it is: nobody keeps
         // its products.
-        let mut lines = Lines::new(panels.next_multiple_of(2) * steps * 16);
+        let length = panels.next_multiple_of(2) * steps * 16;
+        let mut lines = match parallel {
+            true => Lines::new(length),
+            false => Lines::local(length),
+        };
         let panel = |(panel, lines): (usize, &mut [Line])| {
             let first = panel * PANEL;
             if first >= outer {
