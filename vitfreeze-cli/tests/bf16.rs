@@ -1,0 +1,70 @@
+//! `--dtype bf16`: says what multiplies, trains, resumes exactly, and where there is no unit computes in f32.
+mod common;
+
+use std::process::Command;
+
+use common::*;
+
+/// With this machine's unit, or emulated.
+fn any(mut command: Command) -> Command {
+    command.env("VITFREEZE_BF16", "any");
+    command
+}
+
+fn none(mut command: Command) -> Command {
+    command.env("VITFREEZE_BF16", "none");
+    command
+}
+
+#[test]
+fn a_run_in_bf16_resumes_exactly_with_any_number_of_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name| dir.path().join(name);
+    let flags = ["--dtype=bf16", "--save-every=100"];
+    let said = ok(any(pretrain(&path("straight"), &flags)));
+    let unit = said.lines().find(|line| line.starts_with("bf16: "));
+    let units = ["bf16: AMX", "bf16: AVX-512-BF16", "bf16: emulated"];
+    assert!(unit.is_some_and(|line| units.contains(&line)), "{said}");
+    let stopped = [&flags[..], &["--max-steps=7", "--threads=1"]].concat();
+    ok(any(pretrain(&path("parts"), &stopped)));
+    ok(any(resume(&path("parts"), &["--max-steps=17", "--threads=3"])));
+    ok(any(resume(&path("parts"), &[])));
+    assert_same_state(&path("straight"), &path("parts"));
+
+    // Close to f32, and not the same.
+    ok(pretrain(&path("f32"), &["--save-every=100"]));
+    let (bf16, f32) = (rows(&path("straight")), rows(&path("f32")));
+    let loss = |row: &serde_json::Value| row["loss"].as_f64().unwrap();
+    assert!(bf16.iter().zip(&f32).any(|(a, b)| loss(a) != loss(b)));
+    for (a, b) in bf16.iter().zip(&f32) {
+        let error = (loss(a) - loss(b)).abs() / loss(b);
+        assert!(error < 0.01, "step {}: {} and {}", a["step"], loss(a), loss(b));
+    }
+
+    // The type belongs to the run.
+    let said = fails(resume(&path("parts"), &["--dtype=f32"]), 2);
+    assert!(said.contains("dtype: \"bf16\" -> \"f32\""), "{said}");
+}
+
+#[test]
+fn without_a_unit_it_says_so_and_computes_in_f32() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name| dir.path().join(name);
+    let few = ["--save-every=100", "--max-steps=6"];
+    let said = ok(none(pretrain(&path("bf16"), &[&few[..], &["--dtype=bf16"]].concat())));
+    assert!(said.contains("bf16: not available here, using f32"), "{said}");
+    ok(pretrain(&path("f32"), &few));
+    let losses = |name| -> Vec<f64> {
+        let loss = |row: &serde_json::Value| row["loss"].as_f64().unwrap();
+        rows(&path(name)).iter().map(loss).collect()
+    };
+    assert_eq!(losses("bf16"), losses("f32"));
+}
+
+#[test]
+fn other_types_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = fails(pretrain(&dir.path().join("run"), &["--dtype=f16"]), 2);
+    assert!(said.contains("f16") && said.contains("bf16"), "{said}");
+    assert!(!dir.path().join("run").exists());
+}
