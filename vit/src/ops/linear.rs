@@ -13,6 +13,10 @@ use super::storage::{cpu_f32, slice};
 /// # Errors
 /// Shapes that do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if super::cuda::is_cuda(x) {
+        return super::cuda::linear(x, weight, bias);
+    }
     if super::is_fused(x) {
         x.contiguous()?
             .apply_op3(&weight.contiguous()?, bias, LinearOp)
