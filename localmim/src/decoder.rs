@@ -175,8 +175,12 @@ impl Deconv {
         let weight = weight.reshape((4 * outputs, inputs))?;
         let bias = self.bias.expand((4, outputs))?.contiguous()?;
         let bias = bias.reshape(4 * outputs)?;
-        ops::linear(x, &weight, &bias)?
-            .reshape((batch * side, side, 2, 2 * outputs))?
+        let x = ops::linear(x, &weight, &bias)?;
+        #[cfg(feature = "cuda")]
+        if ops::cuda::is_cuda(&x) {
+            return ops::cuda::unfold_cells(&x, side);
+        }
+        x.reshape((batch * side, side, 2, 2 * outputs))?
             .transpose(1, 2)?
             .contiguous()?
             .reshape((batch, 4 * side * side, outputs))
