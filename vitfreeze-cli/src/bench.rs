@@ -10,11 +10,11 @@ use serde::Serialize;
 use vit::VitConfig;
 
 use crate::config::{batch_fits, preset, stages};
-use crate::metrics::{median, timed};
+use crate::metrics::{median, timed_on};
 use crate::report::{note, print};
 use crate::settings::bounded;
 use crate::usage::usage;
-use crate::{allocator, device, memory};
+use crate::{allocator, device};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -192,16 +192,17 @@ fn measure(args: &Args) -> Result<Output<'_>> {
         for i in 0..=args.steps {
             let (mut forward, mut backward, mut optimizer) = (0.0, 0.0, 0.0);
             if i == 1 {
-                peak_known = memory::reset_peak();
+                peak_known = device::reset_peak(&device);
             }
-            let loss = timed(&mut forward, || model.loss(&images, &masking))?.total;
+            let forwards = || model.loss(&images, &masking);
+            let loss = timed_on(&device, &mut forward, forwards)?.total;
             if !loss.to_scalar::<f32>()?.is_finite() {
                 bail!("step {step}: the loss is not finite");
             }
             graph_nodes = loss.sorted_nodes().len();
-            let grads = timed(&mut backward, || freeze.backward(&loss))?;
+            let grads = timed_on(&device, &mut backward, || freeze.backward(&loss))?;
             drop(loss);
-            timed(&mut optimizer, || opt.step(&freeze, step, &grads))?;
+            timed_on(&device, &mut optimizer, || opt.step(&freeze, step, &grads))?;
             step += 1;
             if i > 0 {
                 samples.push([forward, backward, optimizer, forward + backward + optimizer]);
@@ -214,7 +215,7 @@ fn measure(args: &Args) -> Result<Output<'_>> {
             forward_s: middle(0),
             backward_s: middle(1),
             optimizer_s: middle(2),
-            peak_bytes: memory::peak_bytes().filter(|_| peak_known),
+            peak_bytes: device::peak_bytes(&device).filter(|_| peak_known),
             graph_nodes,
         });
         if !args.json {
