@@ -199,38 +199,55 @@ def peak_bytes():
 def bench_row(args, frozen):
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    device = torch.device(args.device)
+    torch.set_default_device(device)
+    cuda = device.type == "cuda"
+    # Products in f32 are what PyTorch does by itself, convolutions are not.
+    torch.backends.cudnn.allow_tf32 = False
     width, heads = SIZES[args.model]
     model = LocalMim(args.mode, args.image_size, args.patch_size, width, heads, hypot=args.hypot)
     model.freeze(frozen)
     opt = optimizer(model, args.mode, 1e-4)
     run = torch.compile(model) if args.compile else model
     seconds = [0.0, 0.0, 0.0]
+
+    def now():
+        if cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
     for step in range(args.steps + 1):
         images = torch.randn(args.batch_size, 3, args.image_size, args.image_size)
-        t = [time.perf_counter()]
+        if cuda and step == 1:
+            torch.cuda.reset_peak_memory_stats()
+        t = [now()]
         noise = torch.rand(args.batch_size, (args.image_size // args.patch_size) ** 2)
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.dtype == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.dtype == "bf16"):
             loss = sum(run(images, noise).values())
-        t.append(time.perf_counter())
+        t.append(now())
         loss.backward()
-        t.append(time.perf_counter())
+        t.append(now())
         opt.step()
         opt.zero_grad(set_to_none=True)
-        t.append(time.perf_counter())
+        t.append(now())
         if step > 0:  # the first step warms up: optimiser state, allocator, thread pool
             seconds = [s + (t[i + 1] - t[i]) / args.steps for i, s in enumerate(seconds)]
     if not math.isfinite(loss.item()):
         raise RuntimeError(f"loss is {loss.item()}")
     return {"frozen": frozen, "images_per_second": args.batch_size / sum(seconds), "forward_s": seconds[0],
-            "backward_s": seconds[1], "optimizer_s": seconds[2], "peak_bytes": peak_bytes()}
+            "backward_s": seconds[1], "optimizer_s": seconds[2],
+            "peak_bytes": torch.cuda.max_memory_allocated() if cuda else peak_bytes()}
 
 
 def bench(args):
     rows = []
     for frozen in args.frozen:
-        # A process per row, or a row's peak memory would be that of the largest row before it.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            rows.append(pool.submit(bench_row, args, frozen).result())
+        if args.device == "cpu":
+            # A process per row, or a row's peak memory would be that of the largest row before it.
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                rows.append(pool.submit(bench_row, args, frozen).result())
+        else:
+            rows.append(bench_row(args, frozen))
         if not args.json:
             print("frozen {frozen:3}: {images_per_second:8.2f} images/s, forward {forward_s:.3f} s, backward "
                   "{backward_s:.3f} s, optimizer {optimizer_s:.3f} s, peak {peak_bytes} bytes".format(**rows[-1]))
@@ -314,6 +331,7 @@ def main():
     ap.add_argument("--frozen", type=lambda s: [int(n) for n in s.split(",")], default=[0, 3, 5, 10, 12],
                     metavar="LIST", help="numbers of frozen layers, a row each (default 0,3,5,10,12)")
     ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--device", default="cpu", help="cpu or cuda; on cuda the peak is that of the tensors alone")
     ap.add_argument("--dtype", choices=("f32", "bf16"), default="f32", help="bf16: autocast")
     ap.add_argument("--hypot", action="store_true",
                     help="as published but for .norm, which PyTorch computes slowly on a CPU (see README)")

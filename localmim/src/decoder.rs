@@ -181,8 +181,12 @@ impl Deconv {
         let weight = weight.reshape((4 * outputs, inputs))?;
         let bias = self.bias.expand((4, outputs))?.contiguous()?;
         let bias = bias.reshape(4 * outputs)?;
-        ops::linear(x, &weight, &bias, precision)?
-            .reshape((batch * side, side, 2, 2 * outputs))?
+        let x = ops::linear(x, &weight, &bias, precision)?;
+        #[cfg(feature = "cuda")]
+        if ops::cuda::is_cuda(&x) {
+            return ops::cuda::unfold_cells(&x, side);
+        }
+        x.reshape((batch * side, side, 2, 2 * outputs))?
             .transpose(1, 2)?
             .contiguous()?
             .reshape((batch, 4 * side * side, outputs))

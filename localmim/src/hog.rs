@@ -17,7 +17,7 @@ use rayon::prelude::*;
 /// of MaskFeat (arXiv 2112.09133) and LocalMIM (arXiv 2303.05251).
 ///
 /// The map is computed once: every cell is the mean of cells of the size `finest`. That is an argument of its own so that
-/// a target has the same bits whichever others are asked for. Computed on the host for every device.
+/// a target has the same bits whichever others are asked for. Computed on the host, but for f32 images on a CUDA device.
 ///
 /// # Errors
 /// Images of another shape, or a cell size that does not divide the image or is no multiple of the finest.
@@ -33,6 +33,11 @@ pub fn hog(images: &Tensor, bins: usize, finest: usize, pools: &[usize]) -> Resu
                 "hog: cells of {pool} in images of {height} x {width}, finest {finest}"
             );
         }
+    }
+    #[cfg(feature = "cuda")]
+    if vit::ops::cuda::is_cuda(images) {
+        let Edges(edges) = Edges::new(bins);
+        return crate::cuda::hog(images, &edges, finest, pools);
     }
     let host = images
         .to_device(&Device::Cpu)?

@@ -1,8 +1,10 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "cuda"), forbid(unsafe_code))]
 
 mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod decoder;
 mod error;
 mod export;

@@ -1,5 +1,6 @@
 //! The model against the original's numbers in PyTorch (see scripts/make_fixtures.py).
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use candle_core::{safetensors, DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
@@ -8,14 +9,22 @@ use localmim::{hog, LocalMim, LocalMimConfig, Masking, Stage};
 use serde_json::Value;
 use vit::VitConfig;
 
-const CPU: Device = Device::Cpu;
+/// Where the model runs: on the CPU, or with `VITFREEZE_TEST_DEVICE=cuda` on a GPU (docs/gpu.md).
+fn device() -> Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    let open = || match std::env::var("VITFREEZE_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Device::new_cuda(0).unwrap(),
+        _ => Device::Cpu,
+    };
+    DEVICE.get_or_init(open).clone()
+}
 
 fn fixture(name: &str) -> String {
     format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
 fn load(name: &str) -> HashMap<String, Tensor> {
-    safetensors::load(fixture(name), &CPU).unwrap()
+    safetensors::load(fixture(name), &device()).unwrap()
 }
 
 fn json(name: &str) -> Value {
@@ -46,7 +55,8 @@ fn config() -> LocalMimConfig {
 fn golden_model() -> (VarMap, LocalMim, HashMap<String, Tensor>) {
     let tensors = load("mim_tiny.safetensors");
     let vars = VarMap::new();
-    let model = LocalMim::new(&config(), VarBuilder::from_varmap(&vars, DType::F32, &CPU)).unwrap();
+    let vb = VarBuilder::from_varmap(&vars, DType::F32, &device());
+    let model = LocalMim::new(&config(), vb).unwrap();
     let map = vars.data().lock().unwrap();
     let mut stored: Vec<&str> = tensors
         .keys()

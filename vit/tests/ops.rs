@@ -1,5 +1,5 @@
 //! Every fused op against its plain form, and its gradients against central differences of the plain form in f64.
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use vit::ops::{self, plain, Precision};
@@ -7,6 +7,16 @@ use vit::ops::{self, plain, Precision};
 use Precision::F32;
 
 const CPU: Device = Device::Cpu;
+
+/// Where `check` runs the fused form: on the CPU, or with `VITFREEZE_TEST_DEVICE=cuda` on a GPU (docs/gpu.md).
+fn device() -> Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    let open = || match std::env::var("VITFREEZE_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Device::new_cuda(0).unwrap(),
+        _ => Device::Cpu,
+    };
+    DEVICE.get_or_init(open).clone()
+}
 
 /// Numbers in [-2, 2) that depend on the position and on `salt` alone.
 fn numbers(shape: &[usize], salt: u64) -> Tensor {
@@ -53,12 +63,14 @@ fn check(
     let vars: Vec<Var> = shapes
         .iter()
         .enumerate()
-        .map(|(i, shape)| Var::from_tensor(&numbers(shape, i as u64)).unwrap())
+        .map(|(i, shape)| numbers(shape, i as u64).to_device(&device()).unwrap())
+        .map(|x| Var::from_tensor(&x).unwrap())
         .collect();
     let inputs: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let exact: Vec<Tensor> = inputs
         .iter()
-        .map(|t| t.detach().to_dtype(DType::F64).unwrap())
+        .map(|t| t.detach().to_device(&CPU).unwrap())
+        .map(|t| t.to_dtype(DType::F64).unwrap())
         .collect();
     let y = fused(&inputs).unwrap();
     let want = plain(&exact).unwrap();
@@ -68,6 +80,7 @@ fn check(
     // loss = sum(weights * y), so that every output counts differently.
     let weights = numbers(y.dims(), 99);
     let exact_weights = weights.to_dtype(DType::F64).unwrap();
+    let weights = weights.to_device(&device()).unwrap();
     let grads = (&y * &weights)
         .unwrap()
         .sum_all()

@@ -14,7 +14,8 @@ use divan::Bencher;
 use freezeout::{AdamW, FreezeOut, Optimizer, Schedule};
 use localmim::{LocalMim, LocalMimConfig};
 use rayon::prelude::*;
-use vit::{ops, Block, VitConfig};
+use vit::ops::{self, Precision};
+use vit::{Block, VitConfig};
 
 // The program's own: most of a new tensor's price is how the allocator came by its memory.
 #[allow(dead_code)]

@@ -12,11 +12,11 @@ use vit::VitConfig;
 
 use crate::config::{batch_fits, preset, stages};
 use crate::device::Dtype;
-use crate::metrics::{median, timed};
+use crate::metrics::{median, timed_on};
 use crate::report::{note, print};
 use crate::settings::bounded;
 use crate::usage::usage;
-use crate::{allocator, costs, device, memory, op_times};
+use crate::{allocator, costs, device, op_times};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -232,25 +232,22 @@ fn measure(args: &Args) -> Result<Output<'_>> {
         for i in 0..=args.steps {
             let (mut forward, mut backward, mut optimizer) = (0.0, 0.0, 0.0);
             if i == 1 {
-                peak_known = memory::reset_peak();
+                peak_known = device::reset_peak(&device);
                 if args.profile {
                     profile::start();
                 }
             }
-            let loss = timed(&mut forward, || {
-                profile::timed("rest of forward", || model.loss(&images, &masking))
-            })?
-            .total;
+            let forwards = || profile::timed("rest of forward", || model.loss(&images, &masking));
+            let loss = timed_on(&device, &mut forward, forwards)?.total;
             if !loss.to_scalar::<f32>()?.is_finite() {
                 bail!("step {step}: the loss is not finite");
             }
             graph_nodes = loss.sorted_nodes().len();
-            let grads = timed(&mut backward, || {
-                let run = || freeze.backward_by(&loss, vit::ops::backward);
-                profile::timed("rest of backward", run)
-            })?;
+            let run = || freeze.backward_by(&loss, vit::ops::backward);
+            let backwards = || profile::timed("rest of backward", run);
+            let grads = timed_on(&device, &mut backward, backwards)?;
             drop(loss);
-            timed(&mut optimizer, || {
+            timed_on(&device, &mut optimizer, || {
                 profile::timed("adamw", || opt.step(&freeze, step, &grads))
             })?;
             step += 1;
@@ -269,7 +266,7 @@ fn measure(args: &Args) -> Result<Output<'_>> {
             forward_s: middle(0),
             backward_s: middle(1),
             optimizer_s: middle(2),
-            peak_bytes: memory::peak_bytes().filter(|_| peak_known),
+            peak_bytes: device::peak_bytes(&device).filter(|_| peak_known),
             graph_nodes,
             relative_time: first_speed / images_per_second,
             ideal_time: ideal.step(frozen).compute / ideal.step(counts[0]).compute,

@@ -5,6 +5,9 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use vit::ops::Precision;
 
+#[cfg(feature = "cuda")]
+use crate::gpu;
+use crate::memory;
 use crate::report::note;
 use crate::usage::usage;
 
@@ -57,13 +60,36 @@ pub fn open(name: &str) -> Result<Device> {
             )))
         }
     };
-    device.map_err(|e| {
+    let device = device.map_err(|e| {
         let first = e.to_string();
         let first = first.lines().next().unwrap_or_default();
         usage(format!(
             "--device {name} cannot be used: {first} (a build has it with --features {kind})"
         ))
-    })
+    })?;
+    #[cfg(feature = "cuda")]
+    gpu::keep_memory(&device)?;
+    Ok(device)
+}
+
+/// Forgets the peak of the memory that `device` computes in; `false` where it is not known.
+pub fn reset_peak(device: &Device) -> bool {
+    match device {
+        Device::Cpu => memory::reset_peak(),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => gpu::reset_peak(cuda).is_ok(),
+        _ => false,
+    }
+}
+
+/// The peak since then: of the process, or of the tensors on the device.
+pub fn peak_bytes(device: &Device) -> Option<u64> {
+    match device {
+        Device::Cpu => memory::peak_bytes(),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => gpu::peak_bytes(cuda).ok(),
+        _ => None,
+    }
 }
 
 /// Sets the number of threads of everything, 0 = one per core, and returns it. Call once, before any thread runs.

@@ -17,6 +17,8 @@ mod evaluate;
 mod features;
 mod finetune;
 mod folder;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod inspect;
 mod interrupt;
 mod knn;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use candle_core::Device;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,19 @@ pub fn timed<T>(seconds: &mut f64, f: impl FnOnce() -> T) -> T {
     let out = f();
     *seconds += start.elapsed().as_secs_f64();
     out
+}
+
+/// The same on a device, which works on while the program does: until it is done.
+pub fn timed_on<T, E: From<candle_core::Error>>(
+    device: &Device,
+    seconds: &mut f64,
+    f: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
+    timed(seconds, || {
+        let out = f()?;
+        device.synchronize()?;
+        Ok(out)
+    })
 }
 
 /// The loss is NaN or infinite: the weights are ruined.

@@ -15,7 +15,7 @@ use localmim::{LocalMim, LocalMimConfig, Masking};
 use crate::checkpoint::{self, Fingerprint, Header};
 use crate::config::{Config, Flags};
 use crate::folder::{self, checkpoint_path, quoted};
-use crate::metrics::{timed, Metrics, NotFinite, Row, Seconds};
+use crate::metrics::{timed, timed_on, Metrics, NotFinite, Row, Seconds};
 use crate::report::{changed_layers, note, print, Report};
 use crate::result::{self, RunResult};
 use crate::settings::Settings as _;
@@ -302,7 +302,7 @@ impl Run {
             let masking = self.masking(&batch)?;
             let size = self.config.image_size;
             let shape = (self.config.batch_size, 3, size, size);
-            let loss = timed(&mut row.seconds.forward, || {
+            let loss = timed_on(&self.device, &mut row.seconds.forward, || {
                 let images = Tensor::from_vec(batch.images, shape, &self.device)?;
                 self.model.loss(&images, &masking)
             })?;
@@ -321,9 +321,8 @@ impl Run {
                 _ => (loss.total * (1.0 / micro as f64))?,
             };
             row.graph_nodes = total.sorted_nodes().len();
-            let part = timed(&mut row.seconds.backward, || {
-                self.freeze.backward_by(&total, vit::ops::backward)
-            })?;
+            let backward = || self.freeze.backward_by(&total, vit::ops::backward);
+            let part = timed_on(&self.device, &mut row.seconds.backward, backward)?;
             grads.add(part)?;
         }
         Ok((row, grads))
@@ -331,7 +330,7 @@ impl Run {
 
     /// One optimiser step; completes the row and writes it.
     fn update(&mut self, mut row: Row, grads: &Gradients) -> Result<Row> {
-        timed(&mut row.seconds.optimizer, || {
+        timed_on(&self.device, &mut row.seconds.optimizer, || {
             self.opt.step(&self.freeze, row.step, grads)
         })?;
         row.seconds.total = self.started.elapsed().as_secs_f64();

@@ -27,7 +27,10 @@ fn a_run_in_bf16_resumes_exactly_with_any_number_of_threads() {
     assert!(unit.is_some_and(|line| units.contains(&line)), "{said}");
     let stopped = [&flags[..], &["--max-steps=7", "--threads=1"]].concat();
     ok(any(pretrain(&path("parts"), &stopped)));
-    ok(any(resume(&path("parts"), &["--max-steps=17", "--threads=3"])));
+    ok(any(resume(
+        &path("parts"),
+        &["--max-steps=17", "--threads=3"],
+    )));
     ok(any(resume(&path("parts"), &[])));
     assert_same_state(&path("straight"), &path("parts"));
 
@@ -38,7 +41,13 @@ fn a_run_in_bf16_resumes_exactly_with_any_number_of_threads() {
     assert!(bf16.iter().zip(&f32).any(|(a, b)| loss(a) != loss(b)));
     for (a, b) in bf16.iter().zip(&f32) {
         let error = (loss(a) - loss(b)).abs() / loss(b);
-        assert!(error < 0.01, "step {}: {} and {}", a["step"], loss(a), loss(b));
+        assert!(
+            error < 0.01,
+            "step {}: {} and {}",
+            a["step"],
+            loss(a),
+            loss(b)
+        );
     }
 
     // The type belongs to the run.
@@ -51,8 +60,14 @@ fn without_a_unit_it_says_so_and_computes_in_f32() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name| dir.path().join(name);
     let few = ["--save-every=100", "--max-steps=6"];
-    let said = ok(none(pretrain(&path("bf16"), &[&few[..], &["--dtype=bf16"]].concat())));
-    assert!(said.contains("bf16: not available here, using f32"), "{said}");
+    let said = ok(none(pretrain(
+        &path("bf16"),
+        &[&few[..], &["--dtype=bf16"]].concat(),
+    )));
+    assert!(
+        said.contains("bf16: not available here, using f32"),
+        "{said}"
+    );
     ok(pretrain(&path("f32"), &few));
     let losses = |name| -> Vec<f64> {
         let loss = |row: &serde_json::Value| row["loss"].as_f64().unwrap();

@@ -69,6 +69,23 @@ impl Rule for AdamW {
         });
     }
 
+    fn cuda(&self, update: &Update) -> Option<(&'static str, [f32; 8])> {
+        let formula = "m = n0 * m + n1 * g;
+            v = n2 * v + n3 * g * g;
+            p = p * n4 - n5 * m / (sqrtf(v) / n6 + n7);";
+        let numbers = [
+            self.beta1,
+            1.0 - self.beta1,
+            self.beta2,
+            1.0 - self.beta2,
+            1.0 - update.lr * update.weight_decay,
+            update.lr / (1.0 - update.power(self.beta1)),
+            (1.0 - update.power(self.beta2)).sqrt(),
+            self.eps,
+        ];
+        Some((formula, numbers.map(|x| x as f32)))
+    }
+
     fn tensors(
         &self,
         update: &Update,

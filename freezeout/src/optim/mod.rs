@@ -1,5 +1,7 @@
 //! Optimisers whose state is kept by variable name.
 mod adamw;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod groups;
 mod kernel;
 mod lars;
@@ -26,7 +28,7 @@ use state::State;
 /// How one optimiser changes one tensor. Implement it for an optimiser of your own.
 ///
 /// [`Rule::host`] is the fast way (f32 in host memory: one pass, in place, any number of threads), [`Rule::tensors`] the
-/// composed one for everything else; both must compute the same.
+/// composed one for everything else, [`Rule::cuda`] an optional fast way for f32 on a GPU; all must compute the same.
 pub trait Rule: fmt::Debug + Send + Sync {
     /// What to call it: `adamw`.
     fn name(&self) -> &'static str;
@@ -57,6 +59,13 @@ pub trait Rule: fmt::Debug + Send + Sync {
         buffers: &mut [Tensor],
     ) -> candle_core::Result<Tensor>;
 
+    /// For a rule with two state tensors: statements of CUDA C that update `p`, `m` and `v` of one element from its clipped
+    /// gradient `g` with the numbers `n0` to `n7`, and these numbers. The statements must not depend on `update`.
+    fn cuda(&self, update: &Update) -> Option<(&'static str, [f32; 8])> {
+        let _ = update;
+        None
+    }
+
     /// The trust coefficient of a rule that scales each tensor by its norms (LARS). [`Update::trust`] is then
     /// `trust * |p| / |g + weight_decay * p|` for tensors of 2 or more dimensions whose norms are not 0.
     fn trust(&self) -> Option<f64> {
@@ -82,6 +91,17 @@ pub struct Update {
 }
 
 impl Update {
+    /// Changes nothing.
+    #[cfg(feature = "cuda")]
+    const NONE: Self = Self {
+        lr: 0.0,
+        weight_decay: 0.0,
+        updates: 1,
+        scale: 1.0,
+        limit: f64::INFINITY,
+        trust: 1.0,
+    };
+
     /// `beta^updates`.
     pub(crate) fn power(&self, beta: f64) -> f64 {
         beta.powi(i32::try_from(self.updates).unwrap_or(i32::MAX))
@@ -264,7 +284,7 @@ impl Optimizer {
         mut update: Update,
     ) -> Result<(), Error> {
         if !self.state.contains_key(name) {
-            let fresh = State::new(var, self.rule.buffers().len(), thaws)?;
+            let fresh = State::new(self.rule.as_ref(), var, thaws)?;
             self.state.insert(name.to_owned(), fresh);
         }
         let Some(state) = self.state.get_mut(name) else {

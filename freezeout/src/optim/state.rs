@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::kernel::HostStep;
 use super::{Rule, Update};
 use crate::reduce::on_host;
@@ -22,23 +24,19 @@ pub(super) struct State {
 enum Buffers {
     /// f32 on the CPU: updated in place, one pass over memory.
     Host(Vec<RefCell<Vec<f32>>>),
+    /// f32 on a CUDA device, for rules that have a kernel.
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Buffers),
     /// Anything else: composed tensor ops.
     Device(Vec<Tensor>),
 }
 
 impl State {
-    pub fn new(var: &Var, buffers: usize, thaws: u64) -> Result<Self, Error> {
-        let buffers = if on_host(var) {
-            let zeros = |_| RefCell::new(vec![0.0; var.elem_count()]);
-            Buffers::Host((0..buffers).map(zeros).collect())
-        } else {
-            let zeros = |_| Ok(Tensor::zeros(var.shape(), state_dtype(var), var.device())?);
-            Buffers::Device((0..buffers).map(zeros).collect::<Result<_, Error>>()?)
-        };
+    pub fn new(rule: &dyn Rule, var: &Var, thaws: u64) -> Result<Self, Error> {
         Ok(Self {
             updates: 0,
             thaws,
-            buffers,
+            buffers: Buffers::new(rule, var)?,
         })
     }
 
@@ -52,6 +50,15 @@ impl State {
         match &mut self.buffers {
             Buffers::Host(buffers) => {
                 let op = HostStep {
+                    rule,
+                    update,
+                    buffers,
+                };
+                var.inplace_op2(grad, &op)?;
+            }
+            #[cfg(feature = "cuda")]
+            Buffers::Cuda(buffers) => {
+                let op = cuda::CudaStep {
                     rule,
                     update,
                     buffers,
@@ -81,6 +88,47 @@ impl State {
     }
 }
 
+impl Buffers {
+    /// All zero.
+    fn new(rule: &dyn Rule, var: &Var) -> Result<Self, Error> {
+        let count = rule.buffers().len();
+        #[cfg(feature = "cuda")]
+        if let Some(device) = cuda::device(rule, var) {
+            return Ok(Self::Cuda(cuda::zeros(device, var.elem_count())?));
+        }
+        if on_host(var) {
+            let zeros = |_| RefCell::new(vec![0.0; var.elem_count()]);
+            return Ok(Self::Host((0..count).map(zeros).collect()));
+        }
+        let zeros = |_| Ok(Tensor::zeros(var.shape(), state_dtype(var), var.device())?);
+        Ok(Self::Device(
+            (0..count).map(zeros).collect::<Result<_, Error>>()?,
+        ))
+    }
+
+    /// From saved tensors.
+    fn load(rule: &dyn Rule, var: &Var, saved: &[Tensor]) -> Result<Self, Error> {
+        #[cfg(feature = "cuda")]
+        if let (Some(device), [first, second]) = (cuda::device(rule, var), saved) {
+            return Ok(Self::Cuda(cuda::upload(device, [first, second])?));
+        }
+        #[cfg(not(feature = "cuda"))]
+        let _ = rule;
+        if on_host(var) {
+            let host = |t: &Tensor| -> Result<_, Error> {
+                Ok(RefCell::new(t.flatten_all()?.to_vec1::<f32>()?))
+            };
+            return Ok(Self::Host(
+                saved.iter().map(host).collect::<Result<_, _>>()?,
+            ));
+        }
+        let device = |t: &Tensor| Ok(t.to_device(var.device())?);
+        Ok(Self::Device(
+            saved.iter().map(device).collect::<Result<_, Error>>()?,
+        ))
+    }
+}
+
 /// Half-precision variables are updated in f32: AdamW's eps is 0 in f16.
 fn state_dtype(var: &Var) -> DType {
     match var.dtype() {
@@ -104,6 +152,11 @@ pub(super) fn save(
             let tensor = match &state.buffers {
                 Buffers::Host(buffers) => {
                     Tensor::from_slice(&buffers[i].borrow(), var.shape(), &Device::Cpu)?
+                }
+                #[cfg(feature = "cuda")]
+                Buffers::Cuda(buffers) => {
+                    let values = cuda::download(&buffers[i].borrow())?;
+                    Tensor::from_vec(values, var.shape(), &Device::Cpu)?
                 }
                 Buffers::Device(buffers) => buffers[i].clone(),
             };
@@ -156,16 +209,9 @@ pub(super) fn load(
                     var.shape()
                 ));
             }
-            buffers.push(tensor.to_device(var.device())?);
+            buffers.push(tensor.clone());
         }
-        let buffers = if on_host(var) {
-            let host = |t: &Tensor| -> Result<_, Error> {
-                Ok(RefCell::new(t.flatten_all()?.to_vec1::<f32>()?))
-            };
-            Buffers::Host(buffers.iter().map(host).collect::<Result<_, _>>()?)
-        } else {
-            Buffers::Device(buffers)
-        };
+        let buffers = Buffers::load(rule, var, &buffers)?;
         let number = updates
             .to_scalar::<i64>()
             .map_err(|e| Error::State(format!("'{key}': {e}")))?;

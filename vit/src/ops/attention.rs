@@ -19,6 +19,10 @@ pub fn attention(qkv: &Tensor, heads: usize, precision: Precision) -> Result<Ten
     if heads == 0 || packed == 0 || packed % (3 * heads) != 0 {
         candle_core::bail!("attention: qkv of width {packed} for {heads} heads");
     }
+    #[cfg(feature = "cuda")]
+    if super::cuda::is_cuda(qkv) {
+        return super::cuda::attention(qkv, heads);
+    }
     if super::is_fused(qkv) {
         qkv.contiguous()?
             .apply_op1(AttentionOp { heads, precision })

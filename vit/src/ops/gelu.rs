@@ -11,6 +11,10 @@ use super::storage::{cpu_f32, slice};
 /// # Errors
 /// An error of candle.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if super::cuda::is_cuda(x) {
+        return super::cuda::gelu(x);
+    }
     if super::is_fused(x) {
         x.contiguous()?.apply_op1(GeluOp)
     } else {

@@ -13,6 +13,10 @@ use super::storage::{cpu_f32, slice};
 /// # Errors
 /// Shapes that do not fit.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if super::cuda::is_cuda(x) {
+        return super::cuda::layer_norm(x, weight, bias, eps);
+    }
     if super::is_fused(x) {
         let op = LayerNormOp { eps: eps as f32 };
         x.contiguous()?.apply_op3(weight, bias, op)

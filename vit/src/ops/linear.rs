@@ -15,6 +15,10 @@ use super::Precision;
 /// # Errors
 /// Shapes that do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, precision: Precision) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if super::cuda::is_cuda(x) && precision == Precision::F32 {
+        return super::cuda::linear(x, weight, bias);
+    }
     if super::is_fused(x) {
         x.contiguous()?
             .apply_op3(&weight.contiguous()?, bias, LinearOp { precision })

@@ -1,12 +1,15 @@
 //! Differentiable ops of a transformer.
 //!
-//! Each has a fused form (one pass, multi-threaded, SIMD, with a backward of its own) for f32 on the CPU, and a plain
-//! one composed of candle's ops for every other device and type ([`plain`]). Tests compare the two, and the fused
-//! gradients with finite differences. `VITFREEZE_PLAIN_OPS=1` runs the plain ones everywhere.
+//! Each has a fused form (one pass, multi-threaded, SIMD, with a backward of its own) for f32 on the CPU, one of our own
+//! kernels for f32 on CUDA devices (feature `cuda`), and a plain one composed of candle's ops for every other device and type
+//! ([`plain`]). Tests compare them, and the fused gradients with finite differences. `VITFREEZE_PLAIN_OPS=1` runs the plain
+//! ones everywhere.
 mod attention;
 mod bf16;
 mod block;
 mod bundle;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod gelu;
 mod kept;
 mod layer_norm;
@@ -38,9 +41,12 @@ pub use unshuffle::unshuffle;
 
 /// Whether the fused form of an op runs for this tensor: f32 on the CPU, unless `VITFREEZE_PLAIN_OPS=1`.
 pub fn is_fused(x: &Tensor) -> bool {
+    !is_plain() && x.device().is_cpu() && x.dtype() == DType::F32
+}
+
+fn is_plain() -> bool {
     static PLAIN: OnceLock<bool> = OnceLock::new();
-    let plain = *PLAIN.get_or_init(|| {
+    *PLAIN.get_or_init(|| {
         std::env::var_os("VITFREEZE_PLAIN_OPS").is_some_and(|v| !v.is_empty() && v != "0")
-    });
-    !plain && x.device().is_cpu() && x.dtype() == DType::F32
+    })
 }

@@ -1,5 +1,8 @@
 //! The same ops composed of candle's own: for GPUs, other types, and to compare the fused ones with.
-use candle_core::{DType, Result, Tensor, D};
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, DType, Layout, MetalStorage, Result, Shape, Tensor, D,
+};
 
 use super::Precision;
 
@@ -83,28 +86,105 @@ pub fn attention(qkv: &Tensor, heads: usize, precision: Precision) -> Result<Ten
 pub fn unshuffle(x: &Tensor, mask_token: &Tensor, ids_restore: &[u32]) -> Result<Tensor> {
     let (batch, tokens, width) = x.dims3()?;
     let patches = ids_restore.len() / batch.max(1);
-    if patches == 0 {
-        candle_core::bail!("unshuffle: {} ids for {batch} images", ids_restore.len());
+    if patches == 0 || tokens == 0 || tokens > 1 + patches {
+        candle_core::bail!(
+            "unshuffle: {} ids for {batch} images of {tokens} tokens",
+            ids_restore.len()
+        );
     }
-    // Rows of one table: all tokens of all images, then the mask token.
-    let table = Tensor::cat(
-        &[
-            &x.reshape((batch * tokens, width))?,
-            &mask_token.reshape((1, width))?,
-        ],
-        0,
-    )?;
+    // One table: all tokens of all images, then a mask token for each place that has none.
+    let masked = 1 + patches - tokens;
+    let mut parts = vec![x.reshape((batch * tokens, width))?];
+    if masked > 0 {
+        let mask_token = mask_token.reshape((1, width))?;
+        parts.push(mask_token.broadcast_as((batch * masked, width))?);
+    }
+    let table = Tensor::cat(&parts, 0)?;
     let mut rows = Vec::with_capacity(batch * (1 + patches));
     for (image, ids) in ids_restore.chunks_exact(patches).enumerate() {
-        let first = (image * tokens) as u32;
-        rows.push(first);
-        rows.extend(ids.iter().map(|&id| match 1 + id {
-            token if (token as usize) < tokens => first + token,
-            _ => (batch * tokens) as u32,
+        rows.push(image * tokens);
+        rows.extend(ids.iter().map(|&id| match 1 + id as usize {
+            token if token < tokens => image * tokens + token,
+            token => batch * tokens + image * masked + token - tokens,
         }));
     }
-    let rows = Tensor::from_vec(rows, batch * (1 + patches), x.device())?;
-    table
-        .index_select(&rows, 0)?
-        .reshape((batch, 1 + patches, width))
+    permute_rows(&table, &rows)?.reshape((batch, 1 + patches, width))
+}
+
+/// Row `rows[i]` of `x` (R, D) at place i; each of the R numbers once.
+///
+/// `index_select` with the inverse as its gradient: candle's own adds row after row, on a GPU with one thread for a column.
+fn permute_rows(x: &Tensor, rows: &[usize]) -> Result<Tensor> {
+    let mut inverse = vec![0u32; rows.len()];
+    for (place, &row) in rows.iter().enumerate() {
+        match inverse.get_mut(row) {
+            Some(to) => *to = place as u32,
+            None => candle_core::bail!("permute_rows: row {row} of {}", rows.len()),
+        }
+    }
+    let numbers = rows.iter().map(|&row| row as u32).collect::<Vec<u32>>();
+    let rows = Tensor::from_vec(numbers, inverse.len(), x.device())?;
+    let inverse = Tensor::new(inverse, x.device())?;
+    x.apply_op2(&rows, PermuteRows { inverse })
+}
+
+struct PermuteRows {
+    inverse: Tensor,
+}
+
+impl PermuteRows {
+    fn select<S: BackendStorage>(
+        &self,
+        (x, xl): (&S, &Layout),
+        (rows, rl): (&S, &Layout),
+    ) -> Result<(S, Shape)> {
+        Ok((x.index_select(rows, xl, rl, 0)?, xl.shape().clone()))
+    }
+}
+
+impl CustomOp2 for PermuteRows {
+    fn name(&self) -> &'static str {
+        "permute_rows"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        rows: &CpuStorage,
+        rl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.select((x, xl), (rows, rl))
+    }
+
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        xl: &Layout,
+        rows: &CudaStorage,
+        rl: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.select((x, xl), (rows, rl))
+    }
+
+    fn metal_fwd(
+        &self,
+        x: &MetalStorage,
+        xl: &Layout,
+        rows: &MetalStorage,
+        rl: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        self.select((x, xl), (rows, rl))
+    }
+
+    fn bwd(
+        &self,
+        _: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let dx = grad.contiguous()?.index_select(&self.inverse, 0)?;
+        Ok((Some(dx), None))
+    }
 }

@@ -52,17 +52,11 @@ unsafe fn half<const FIRST: usize>(
     let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
     for ((left, b0), b1) in left.iter().zip(right[0]).zip(right[1]) {
         for p in 0..16 {
-            // SAFETY: a line is 64 bytes; both types are 512 bits, all values of which are valid.
-            let (b0, b1): (__m512bh, __m512bh) = unsafe {
-                (
-                    std::mem::transmute(_mm512_loadu_si512(b0[p].0.as_ptr().cast())),
-                    std::mem::transmute(_mm512_loadu_si512(b1[p].0.as_ptr().cast())),
-                )
-            };
+            // SAFETY: a line is 64 bytes.
+            let line = |tile: &Tile| unsafe { _mm512_loadu_si512(tile[p].0.as_ptr().cast()) };
+            let (b0, b1) = (pairs(line(b0)), pairs(line(b1)));
             for (r, sums) in sums.iter_mut().enumerate() {
-                let pair = left[FIRST + r].0[p];
-                // SAFETY: as above.
-                let a: __m512bh = unsafe { std::mem::transmute(_mm512_set1_epi32(pair as i32)) };
+                let a = pairs(_mm512_set1_epi32(left[FIRST + r].0[p] as i32));
                 sums[0] = _mm512_dpbf16_ps(sums[0], a, b0);
                 sums[1] = _mm512_dpbf16_ps(sums[1], a, b1);
             }
@@ -83,6 +77,13 @@ unsafe fn half<const FIRST: usize>(
             }
         }
     }
+}
+
+/// The same bits as pairs of bf16.
+#[inline(always)]
+fn pairs(words: __m512i) -> __m512bh {
+    // SAFETY: both are 512 bits, all values of which are valid.
+    unsafe { std::mem::transmute::<__m512i, __m512bh>(words) }
 }
 
 /// The first `columns` of 16 lanes.

@@ -31,12 +31,12 @@ simd_fn! {
         let even = |word: u32| f32::from_bits(word << 16);
         let odd = |word: u32| f32::from_bits(word & 0xffff_0000);
         for (left, right) in left.iter().zip(right) {
-            for p in 0..16 {
-                for r in 0..16 {
-                    let (a0, a1) = (even(left[r].0[p]), odd(left[r].0[p]));
-                    for c in 0..16 {
-                        sums[r][c] += a1 * odd(right[p].0[c]);
-                        sums[r][c] += a0 * even(right[p].0[c]);
+            for (p, words) in right.iter().enumerate() {
+                for (sums, left) in sums.iter_mut().zip(left) {
+                    let (a0, a1) = (even(left.0[p]), odd(left.0[p]));
+                    for (sum, &word) in sums.iter_mut().zip(&words.0) {
+                        *sum += a1 * odd(word);
+                        *sum += a0 * even(word);
                     }
                 }
             }

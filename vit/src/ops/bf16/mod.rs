@@ -88,7 +88,7 @@ fn avx512_is_fast() -> bool {
     {
         let id = std::arch::x86_64::__cpuid(0);
         let amd = [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD";
-        return amd && avx512_is_there();
+        amd && avx512_is_there()
     }
     #[cfg(not(target_arch = "x86_64"))]
     false

@@ -7,7 +7,7 @@ use freezeout::{Gradients, Param};
 
 use super::Run;
 use crate::folder::checkpoint_path;
-use crate::metrics::{timed, NotFinite, Row, Seconds};
+use crate::metrics::{timed, timed_on, NotFinite, Row, Seconds};
 use crate::report::Report;
 use crate::train::settings::TrainSettings as _;
 use crate::train::Task;
@@ -57,7 +57,7 @@ impl<T: Task> Run<T> {
                 report.tell_skipped(&mut self.told, self.feed.skipped());
             }
             let batch = batch.context("the loader ended early")??;
-            let loss = timed(&mut row.seconds.forward, || {
+            let loss = timed_on(&self.device, &mut row.seconds.forward, || {
                 self.task.loss(&self.model, batch)
             })?;
             let value = f64::from(loss.to_scalar::<f32>()?);
@@ -76,9 +76,8 @@ impl<T: Task> Run<T> {
                 _ => (loss * (1.0 / micro as f64))?,
             };
             row.graph_nodes = part.sorted_nodes().len();
-            grads.add(timed(&mut row.seconds.backward, || {
-                self.freeze.backward_by(&part, vit::ops::backward)
-            })?)?;
+            let backward = || self.freeze.backward_by(&part, vit::ops::backward);
+            grads.add(timed_on(&self.device, &mut row.seconds.backward, backward)?)?;
         }
         Ok((row, grads))
     }
@@ -86,7 +85,7 @@ impl<T: Task> Run<T> {
     /// One optimiser step; completes the row and writes it.
     pub fn update(&mut self, mut row: Row, grads: &Gradients) -> Result<Row> {
         let step = row.step;
-        row.grad_norm = timed(&mut row.seconds.optimizer, || -> Result<_> {
+        row.grad_norm = timed_on(&self.device, &mut row.seconds.optimizer, || -> Result<_> {
             let norm = self.opt.step(&self.freeze, step, grads)?;
             if let Some(ema) = &mut self.ema {
                 ema.update(&self.freeze)?;
