@@ -3,7 +3,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::math::{exp, simd_fn, sum, sum_by};
-use super::matmul::{matmul, Mat, Threads};
+use super::matmul::{matmul, Mat, Start, Threads};
 use super::profile::region;
 use super::scratch::Buffer;
 use super::storage::{cpu_f32, slice};
@@ -73,7 +73,7 @@ impl<'a> Head<'a> {
             self.k.t(),
             p,
             t,
-            false,
+            Start::Zero,
             Threads::One,
         );
         softmax_rows(p, t, self.scale);
@@ -102,7 +102,16 @@ pub(super) fn forward(
                 let h = Head::new(image, (tokens, width), (i % heads, heads), precision);
                 h.probabilities(p);
                 let (shape, p) = ((tokens, tokens, dim), Mat::rows(p, tokens));
-                matmul(precision, shape, p, h.v, out, dim, false, Threads::One);
+                matmul(
+                    precision,
+                    shape,
+                    p,
+                    h.v,
+                    out,
+                    dim,
+                    Start::Zero,
+                    Threads::One,
+                );
             },
         );
     out.par_chunks_mut(tokens * width)
@@ -174,14 +183,14 @@ impl Head<'_> {
             g,
             dv,
             dim,
-            false,
+            Start::Zero,
             one,
         );
-        matmul(precision, outer, g, self.v.t(), dp, t, false, one);
+        matmul(precision, outer, g, self.v.t(), dp, t, Start::Zero, one);
         softmax_gradient(p, dp, t, self.scale);
         let ds = Mat::rows(dp, t);
-        matmul(precision, inner, ds, self.k, dq, dim, false, one);
-        matmul(precision, inner, ds.t(), self.q, dk, dim, false, one);
+        matmul(precision, inner, ds, self.k, dq, dim, Start::Zero, one);
+        matmul(precision, inner, ds.t(), self.q, dk, dim, Start::Zero, one);
     }
 }
 

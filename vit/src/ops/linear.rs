@@ -3,8 +3,8 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::math::simd_fn;
-use super::matmul::{matmul, Mat, Threads};
-use super::profile::{region, timed};
+use super::matmul::{matmul, Mat, Start, Threads};
+use super::profile::region;
 use super::storage::{cpu_f32, slice};
 use super::Precision;
 
@@ -32,12 +32,7 @@ const ROWS: usize = 128;
 
 /// `y = x W^T + b`; `b` tells the outputs, at least 1.
 pub(super) fn forward(x: &[f32], w: &[f32], b: &[f32], y: &mut [f32], precision: Precision) {
-    timed("bias rows", || {
-        y.par_chunks_mut(ROWS * b.len())
-            .flat_map_iter(|rows| rows.chunks_exact_mut(b.len()))
-            .for_each(|row| row.copy_from_slice(b));
-    });
-    add_product(x, w, b.len(), y, precision);
+    product(x, w, Start::Row(b), b.len(), y, precision);
 }
 
 /// `y += x W^T`, rows of y `outputs` wide.
@@ -48,11 +43,22 @@ pub(super) fn add_product(
     y: &mut [f32],
     precision: Precision,
 ) {
+    product(x, w, Start::Sum, outputs, y, precision);
+}
+
+fn product(
+    x: &[f32],
+    w: &[f32],
+    start: Start,
+    outputs: usize,
+    y: &mut [f32],
+    precision: Precision,
+) {
     let _region = region("matmul forward");
     let inputs = w.len() / outputs;
     let (x, w) = (Mat::rows(x, inputs), Mat::rows(w, inputs).t());
     let shape = (y.len() / outputs, inputs, outputs);
-    matmul(precision, shape, x, w, y, outputs, true, Threads::All);
+    matmul(precision, shape, x, w, y, outputs, start, Threads::All);
 }
 
 /// `dx = g W`, rows of g `outputs` wide.
@@ -67,7 +73,8 @@ pub(super) fn input_gradient(
     let inputs = w.len() / outputs;
     let shape = (g.len() / outputs, outputs, inputs);
     let (g, w) = (Mat::rows(g, outputs), Mat::rows(w, inputs));
-    matmul(precision, shape, g, w, dx, inputs, false, Threads::All);
+    let zero = Start::Zero;
+    matmul(precision, shape, g, w, dx, inputs, zero, Threads::All);
 }
 
 /// `dW = g^T x`, (outputs, inputs).
@@ -82,7 +89,8 @@ pub(super) fn weight_gradient(
     let _region = region("matmul dW");
     let shape = (outputs, g.len() / outputs, inputs);
     let (g, x) = (Mat::rows(g, outputs).t(), Mat::rows(x, inputs));
-    matmul(precision, shape, g, x, &mut dw, inputs, false, Threads::All);
+    let zero = Start::Zero;
+    matmul(precision, shape, g, x, &mut dw, inputs, zero, Threads::All);
     dw
 }
 

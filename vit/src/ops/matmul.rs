@@ -1,6 +1,9 @@
 //! The one matrix product that the fused ops use: a checked door to the `gemm` crate, and to our own kernels for bf16.
 use gemm::Parallelism;
 
+use rayon::prelude::*;
+
+use super::profile::region;
 use super::{bf16, Precision};
 
 /// A read-only matrix in memory: element (r, c) is `data[r * rs + c * cs]`.
@@ -50,7 +53,21 @@ pub(super) enum Threads {
     All,
 }
 
-/// `dst (m x n, rows `dst_rs` apart) = lhs (m x k) . rhs (k x n)`, added to `dst` if `accumulate`.
+/// What a product is added to.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'a> {
+    /// Nothing: whatever the destination held is gone.
+    Zero,
+    /// What the destination holds.
+    Sum,
+    /// This row (n), in every row.
+    Row(&'a [f32]),
+}
+
+/// Rows in one task; fixed, so that the bits do not depend on the number of threads.
+const ROWS: usize = 128;
+
+/// `dst (m x n, rows `dst_rs` apart) = start + lhs (m x k) . rhs (k x n)`.
 ///
 /// The order of summation over k depends on the sizes alone, never on the number of threads.
 #[allow(clippy::too_many_arguments)]
@@ -61,7 +78,7 @@ pub(super) fn matmul(
     rhs: Mat,
     dst: &mut [f32],
     dst_rs: usize,
-    accumulate: bool,
+    start: Start,
     threads: Threads,
 ) {
     if m == 0 || n == 0 {
@@ -69,7 +86,7 @@ pub(super) fn matmul(
     }
     if let Some(kernel) = precision.kernel() {
         let shape = (m, k, n);
-        return bf16::matmul(kernel, shape, lhs, rhs, dst, dst_rs, accumulate, threads);
+        return bf16::matmul(kernel, shape, lhs, rhs, dst, dst_rs, start, threads);
     }
     assert!(
         last(m, dst_rs, n, 1).is_some_and(|last| last < dst.len()),
@@ -80,6 +97,19 @@ pub(super) fn matmul(
         k == 0 || (lhs.holds(m, k) && rhs.holds(k, n)),
         "matmul: operand too small"
     );
+    if let Start::Row(row) = start {
+        let _region = region("bias rows");
+        let fill = |rows: &mut [f32]| {
+            rows.chunks_mut(dst_rs)
+                .for_each(|to| to[..n].copy_from_slice(&row[..n]))
+        };
+        let used = &mut dst[..(m - 1) * dst_rs + n];
+        match threads {
+            Threads::One => fill(used),
+            Threads::All => used.par_chunks_mut(ROWS * dst_rs).for_each(fill),
+        }
+    }
+    let accumulate = !matches!(start, Start::Zero);
     let parallelism = match threads {
         Threads::One => Parallelism::None,
         Threads::All => Parallelism::Rayon(0),
@@ -141,6 +171,7 @@ mod tests {
                     let at = |x: Mat, r: usize, c: usize| x.data[r * x.rs + c * x.cs];
                     for threads in [Threads::One, Threads::All] {
                         let dst_rs = n + offset;
+                        let bias: Vec<f32> = (0..n).map(|c| c as f32).collect();
                         let mut dst = vec![f32::NAN; m * dst_rs];
                         matmul(
                             Precision::F32,
@@ -149,7 +180,7 @@ mod tests {
                             rhs,
                             &mut dst,
                             dst_rs,
-                            false,
+                            Start::Row(&bias),
                             threads,
                         );
                         matmul(
@@ -159,13 +190,13 @@ mod tests {
                             rhs,
                             &mut dst,
                             dst_rs,
-                            true,
+                            Start::Sum,
                             threads,
                         );
                         for r in 0..m {
                             for c in 0..n {
                                 let once: f32 = (0..k).map(|i| at(lhs, r, i) * at(rhs, i, c)).sum();
-                                let want = 2.0 * once;
+                                let want = bias[c] + 2.0 * once;
                                 let got = dst[r * dst_rs + c];
                                 assert!((got - want).abs() < 1e-4, "{m}x{k}x{n} at {r},{c}");
                             }
@@ -191,7 +222,7 @@ mod tests {
             lhs.t(),
             &mut dst,
             2,
-            false,
+            Start::Zero,
             Threads::One,
         );
     }

@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use super::super::matmul::Start;
 use super::pack::{Packed, Tile};
 use super::Destination;
 
@@ -99,7 +100,10 @@ pub(super) unsafe fn multiply(
         let steps = first..(first + STEPS).min(lhs.steps());
         // Later parts of k are added to the first.
         let to = Destination {
-            accumulate: to.accumulate || first > 0,
+            start: match first {
+                0 => to.start,
+                _ => Start::Sum,
+            },
             ..to
         };
         for r in right.clone().step_by(2) {
@@ -130,17 +134,26 @@ unsafe fn four(a: [&[Tile]; 2], b: [&[Tile]; 2], row: usize, column: usize, to: 
         true => (unsafe { to.data.add(row * to.stride + column) }, to.stride),
         false => (beside.as_mut_ptr().cast(), 32),
     };
+    let (from, step) = match to.start {
+        Start::Sum if whole => (sums.cast_const(), 4 * stride),
+        // The same row 32 times.
+        Start::Row(row) if whole => (row[column..column + 32].as_ptr(), 0),
+        _ => (std::ptr::null(), 0),
+    };
     // SAFETY: the sums are 32 rows of 32 numbers, `stride` apart, in memory of this task or of this function alone; a tile of
     // an operand is 16 lines of 64 bytes, and each panel has `steps` of them one after the other.
     unsafe {
         asm!(
-            // tmm0 tmm1 / tmm2 tmm3: the sums so far, or 0.
-            "test {add}, {add}",
+            // tmm0 tmm1 / tmm2 tmm3: 0, or rows of 32 numbers from `from` on, `step` bytes apart.
+            "test {from}, {from}",
             "jz 2f",
-            "tileloadd tmm0, [{top} + {stride}]",
-            "tileloadd tmm1, [{top} + {stride} + 64]",
-            "tileloadd tmm2, [{bottom} + {stride}]",
-            "tileloadd tmm3, [{bottom} + {stride} + 64]",
+            "tileloadd tmm0, [{from} + {step}]",
+            "tileloadd tmm1, [{from} + {step} + 64]",
+            "mov {lower}, {step}",
+            "shl {lower}, 4",
+            "add {lower}, {from}",
+            "tileloadd tmm2, [{lower} + {step}]",
+            "tileloadd tmm3, [{lower} + {step} + 64]",
             "jmp 3f",
             "2:",
             "tilezero tmm0",
@@ -170,7 +183,9 @@ unsafe fn four(a: [&[Tile]; 2], b: [&[Tile]; 2], row: usize, column: usize, to: 
             "tilestored [{top} + {stride} + 64], tmm1",
             "tilestored [{bottom} + {stride}], tmm2",
             "tilestored [{bottom} + {stride} + 64], tmm3",
-            add = in(reg) usize::from(whole && to.accumulate),
+            from = in(reg) from,
+            step = in(reg) step,
+            lower = out(reg) _,
             top = in(reg) sums,
             bottom = in(reg) sums.add(16 * stride),
             stride = in(reg) 4 * stride,

@@ -2,6 +2,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::super::matmul::Start;
 use super::pack::{Packed, Part, Tile};
 use super::Destination;
 
@@ -69,11 +70,8 @@ unsafe fn half<const FIRST: usize>(
             unsafe {
                 let mask = mask(to.columns.saturating_sub(column));
                 let out = to.data.wrapping_add((row + r) * to.stride + column);
-                let so_far = match to.accumulate {
-                    true => _mm512_maskz_loadu_ps(mask, out),
-                    false => _mm512_setzero_ps(),
-                };
-                _mm512_mask_storeu_ps(out, mask, _mm512_add_ps(so_far, sum));
+                let start = start(to, mask, out, column);
+                _mm512_mask_storeu_ps(out, mask, _mm512_add_ps(start, sum));
             }
         }
     }
@@ -91,6 +89,22 @@ fn mask(columns: usize) -> u16 {
     ((1u32 << columns.min(16)) - 1) as u16
 }
 
+/// What sums are added to at `out`, the place of `column`.
+///
+/// # Safety
+/// The machine has AVX-512F, and the lanes of the mask lie inside the destination.
+#[target_feature(enable = "avx512f")]
+unsafe fn start(to: &Destination, mask: u16, out: *const f32, column: usize) -> __m512 {
+    // SAFETY: the caller's; a row to start from is as wide as the destination.
+    unsafe {
+        match to.start {
+            Start::Zero => _mm512_setzero_ps(),
+            Start::Sum => _mm512_maskz_loadu_ps(mask, out),
+            Start::Row(row) => _mm512_maskz_loadu_ps(mask, row.as_ptr().wrapping_add(column)),
+        }
+    }
+}
+
 /// [`Destination::put`] of 32 x 32 sums.
 ///
 /// # Safety
@@ -105,11 +119,9 @@ pub(super) unsafe fn put(to: &Destination, sums: &[[f32; 32]; 32], row: usize, c
             unsafe {
                 let mask = mask(to.columns.saturating_sub(column));
                 let out = to.data.wrapping_add((row + r) * to.stride + column);
-                let mut sum = _mm512_loadu_ps(sums.as_ptr().add(half));
-                if to.accumulate {
-                    sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), sum);
-                }
-                _mm512_mask_storeu_ps(out, mask, sum);
+                let sum = _mm512_loadu_ps(sums.as_ptr().add(half));
+                let start = start(to, mask, out, column);
+                _mm512_mask_storeu_ps(out, mask, _mm512_add_ps(start, sum));
             }
         }
     }

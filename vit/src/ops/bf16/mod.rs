@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use super::matmul::{Mat, Threads};
+use super::matmul::{Mat, Start, Threads};
 use super::profile::timed;
 use pack::Packed;
 pub(super) use pack::{round_slice, widen_slice};
@@ -103,21 +103,21 @@ fn amx_is_there() -> bool {
 
 /// The part of a destination that one task writes: element (r, c) of the whole is `data[r * stride + c]`.
 #[derive(Clone, Copy)]
-struct Destination {
+struct Destination<'a> {
     data: *mut f32,
     stride: usize,
     /// Rows and columns of the whole matrix: tiles at its edges stick out.
     rows: usize,
     columns: usize,
-    accumulate: bool,
+    start: Start<'a>,
 }
 
 // SAFETY: a `Destination` is shared by the tasks of one product, each of which writes tiles that no other task touches.
-unsafe impl Send for Destination {}
+unsafe impl Send for Destination<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for Destination {}
+unsafe impl Sync for Destination<'_> {}
 
-impl Destination {
+impl Destination<'_> {
     /// Takes a computed square of `side` x `side` sums, the first of which is that of `row` and `column`; what sticks out
     /// is left away.
     ///
@@ -132,8 +132,13 @@ impl Destination {
                 let start = self.data.add((row + r) * self.stride + column);
                 std::slice::from_raw_parts_mut(start, columns)
             };
-            for (out, &sum) in out.iter_mut().zip(sums) {
-                *out = if self.accumulate { *out + sum } else { sum };
+            for (c, (out, &sum)) in out.iter_mut().zip(sums).enumerate() {
+                let start = match self.start {
+                    Start::Zero => 0.0,
+                    Start::Sum => *out,
+                    Start::Row(row) => row[column + c],
+                };
+                *out = start + sum;
             }
         }
     }
@@ -143,8 +148,8 @@ impl Destination {
 const LEFT: usize = 16;
 const RIGHT: usize = 16;
 
-/// `dst (m x n, rows `dst_rs` apart) = lhs (m x k) . rhs (k x n)`, added to `dst` if `accumulate`, with both operands
-/// rounded to bf16 (nearest, ties to even) and sums in f32. One stride of each operand is 1.
+/// `dst (m x n, rows `dst_rs` apart) = start + lhs (m x k) . rhs (k x n)` with both operands rounded to bf16
+/// (nearest, ties to even) and sums in f32. One stride of each operand is 1.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn matmul(
     kernel: Kernel,
@@ -153,7 +158,7 @@ pub(super) fn matmul(
     rhs: Mat,
     dst: &mut [f32],
     dst_rs: usize,
-    accumulate: bool,
+    start: Start,
     threads: Threads,
 ) {
     let parallel = threads == Threads::All;
@@ -161,7 +166,7 @@ pub(super) fn matmul(
         let lhs = Packed::rows(lhs, m, k, parallel);
         (lhs, Packed::columns(rhs, k, n, parallel))
     });
-    multiply(kernel, &lhs, &rhs, dst, dst_rs, accumulate, parallel);
+    multiply(kernel, &lhs, &rhs, dst, dst_rs, start, parallel);
 }
 
 fn multiply(
@@ -170,7 +175,7 @@ fn multiply(
     rhs: &Packed,
     dst: &mut [f32],
     dst_rs: usize,
-    accumulate: bool,
+    start: Start,
     parallel: bool,
 ) {
     let (m, n) = (lhs.outer(), rhs.outer());
@@ -180,12 +185,15 @@ fn multiply(
     }
     assert!(n <= dst_rs || m == 1, "bf16: rows of dst overlap");
     assert!((m - 1) * dst_rs + n <= dst.len(), "bf16: dst too small");
+    if let Start::Row(row) = start {
+        assert_eq!(row.len(), n, "bf16: the row to start from");
+    }
     let to = Destination {
         data: dst.as_mut_ptr(),
         stride: dst_rs,
         rows: m,
         columns: n,
-        accumulate,
+        start,
     };
     let blocks = (lhs.panels().div_ceil(LEFT), rhs.panels().div_ceil(RIGHT));
     let task = |i: usize| {

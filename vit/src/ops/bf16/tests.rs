@@ -54,6 +54,7 @@ fn check(kernel: Kernel, (m, k, n): (usize, usize, usize), offset: usize, random
         random.numbers(k * n + offset),
     );
     let (a, b) = (&a[offset..], &b[offset..]);
+    let bias = random.numbers(n);
     for layout in 0..4 {
         let lhs = match layout % 2 {
             0 => Mat::rows(a, k),
@@ -67,42 +68,46 @@ fn check(kernel: Kernel, (m, k, n): (usize, usize, usize), offset: usize, random
         let dst_rs = n + offset;
         let mut all = Vec::new();
         for threads in [Threads::One, Threads::All] {
-            let mut dst = vec![f32::NAN; m * dst_rs];
-            matmul(
-                kernel,
-                (m, k, n),
-                lhs,
-                rhs,
-                &mut dst,
-                dst_rs,
-                false,
-                threads,
-            );
-            let once = dst.clone();
-            matmul(kernel, (m, k, n), lhs, rhs, &mut dst, dst_rs, true, threads);
+            let run = |dst: &mut [f32], start| {
+                matmul(kernel, (m, k, n), lhs, rhs, dst, dst_rs, start, threads);
+            };
+            let poisoned = vec![f32::NAN; m * dst_rs];
+            let (mut once, mut biased) = (poisoned.clone(), poisoned);
+            run(&mut once, Start::Zero);
+            run(&mut biased, Start::Row(&bias));
+            let mut twice = once.clone();
+            run(&mut twice, Start::Sum);
             for r in 0..m {
                 for c in 0..n {
-                    let (want, size) = (want[r * n + c], sizes[r * n + c]);
-                    // Sums in f32, in some order: the unit may also lose denormals.
-                    let bound = 1e-6 * size * (k as f64).sqrt() + 1e-36;
-                    for (got, times) in [(once[r * dst_rs + c], 1.0), (dst[r * dst_rs + c], 2.0)] {
-                        let error = (f64::from(got) - times * want).abs();
+                    let (want, at) = (want[r * n + c], r * dst_rs + c);
+                    // Sums in f32, in some order; the unit may also lose denormals.
+                    let bound = 2e-6 * (sizes[r * n + c] * (k as f64).sqrt() + 1.0);
+                    let bias = f64::from(bias[c]);
+                    for (got, want) in [
+                        (once[at], want),
+                        (twice[at], 2.0 * want),
+                        (biased[at], bias + want),
+                    ] {
                         assert!(
-                            error <= 2.0 * bound,
+                            (f64::from(got) - want).abs() <= bound,
                             "{kernel:?} {m}x{k}x{n} layout {layout} at {r},{c}: {got}, not {want}"
                         );
                     }
                 }
-                let gap = &dst[r * dst_rs + n..(r + 1) * dst_rs];
+                let gap = r * dst_rs + n..(r + 1) * dst_rs;
                 assert!(
-                    gap.iter().all(|x| x.is_nan()),
+                    twice[gap.clone()]
+                        .iter()
+                        .chain(&biased[gap])
+                        .all(|x| x.is_nan()),
                     "{kernel:?} {m}x{k}x{n}: wrote beyond the row"
                 );
             }
-            all.push(dst.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+            let bits = |x: Vec<f32>| x.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            all.push((bits(twice), bits(biased)));
         }
-        assert_eq!(
-            all[0], all[1],
+        assert!(
+            all[0] == all[1],
             "{kernel:?} {m}x{k}x{n}: threads change the bits"
         );
     }
@@ -122,7 +127,7 @@ fn every_kernel_equals_f64() {
             none,
             &mut dst[..1],
             1,
-            false,
+            Start::Zero,
             Threads::One,
         );
         matmul(
@@ -132,7 +137,7 @@ fn every_kernel_equals_f64() {
             none,
             &mut dst[1..],
             1,
-            true,
+            Start::Sum,
             Threads::One,
         );
         assert_eq!(dst, [0.0, 7.0]);
@@ -143,7 +148,7 @@ fn every_kernel_equals_f64() {
             none,
             &mut [],
             0,
-            false,
+            Start::Zero,
             Threads::All,
         );
         for size in [
@@ -187,7 +192,7 @@ fn the_error_is_that_of_rounding() {
             rhs,
             &mut dst,
             n,
-            false,
+            Start::Zero,
             Threads::All,
         );
         let (mut error, mut norm) = (0f64, 0f64);
@@ -225,7 +230,7 @@ fn infinities_and_nans_propagate() {
                 Mat::rows(&b, n),
                 &mut dst,
                 n,
-                false,
+                Start::Zero,
                 Threads::One,
             );
             for (i, &x) in dst.iter().enumerate() {
