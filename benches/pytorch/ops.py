@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Each op of a training step: vitfreeze-cli/benches/ops.rs beside the same in PyTorch, by turns; prints a markdown table.
 
-    python3 benches/pytorch/ops.py [--rounds 3] [--threads 2] [--only linear_forward,adamw]
+    python3 benches/pytorch/ops.py [--rounds 3] [--threads 2] [--only linear_forward,adamw] [--dtype bf16]
 
 Sizes are those of the Rust bench, which is built first. Times are medians of each run, then over the rounds. A backward pass
-starts from ones in the result's shape and gives new gradients of input and weights, on both sides.
+starts from ones in the result's shape and gives new gradients of input and weights, on both sides. With --dtype bf16 products
+take bf16, PyTorch's under autocast; of linear layers GFLOP/s are given too.
 """
 import argparse
 import datetime
 import json
+import math
 import os
 import platform
 import re
@@ -107,6 +109,12 @@ def theirs(name, shape):
     return median_ms(lambda y: torch.autograd.grad(y, leaves, torch.ones_like(y)), run)
 
 
+def flops(name, shape):
+    """Of a linear layer; None for other ops."""
+    op, _, phase = name.rpartition("_")
+    return None if op != "linear" else {"forward": 2, "backward": 4}[phase] * math.prod(shape)
+
+
 def build():
     command = ["cargo", "bench", "-p", "vitfreeze-cli", "--bench", "ops", "--no-run", "--message-format=json"]
     out = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -134,6 +142,7 @@ def main():
     ap.add_argument("--only", metavar="LIST", help="names of the bench's functions (default: all)")
     ap.add_argument("--rounds", type=int, default=3)
     ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--dtype", choices=("f32", "bf16"), default="f32")
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -142,7 +151,8 @@ def main():
     wanted = args.only.split(",") if args.only else known
     if not set(wanted) <= set(known):
         ap.error(f"--only {args.only}: there are {', '.join(known)}")
-    env = {**os.environ, "RAYON_NUM_THREADS": str(args.threads)}
+    env = {**os.environ, "RAYON_NUM_THREADS": str(args.threads), "VITFREEZE_BENCH_DTYPE": args.dtype}
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=args.dtype == "bf16")
 
     start, before = (time.monotonic(), time.process_time()), cpu_seconds()
     rounds = {}
@@ -150,9 +160,10 @@ def main():
         for name in wanted:
             print(f"round {i + 1}: {name}", file=sys.stderr, flush=True)
             for shape, ms in ours(bench, name, env).items():
-                rounds.setdefault((name, shape), []).append((ms, theirs(name, shape)))
+                with autocast:
+                    rounds.setdefault((name, shape), []).append((ms, theirs(name, shape)))
 
-    print(f"Milliseconds, {args.threads} threads, f32; medians of {args.rounds} rounds. {cpu_model()}, {os.cpu_count()} "
+    print(f"Milliseconds, {args.threads} threads, {args.dtype}; medians of {args.rounds} rounds. {cpu_model()}, {os.cpu_count()} "
           f"cores; {datetime.date.today()}; torch {version('torch')}, timm {version('timm')}, "
           f"Python {platform.python_version()}.")
     if before:
@@ -161,14 +172,16 @@ def main():
         others = max(0.0, all1 - all0 - (children1 - children0) - own) / (wall * os.cpu_count())
         print(f"Other processes' share of the CPU: {others:.0%}.",
               "**Too much for a fair comparison.**" if others > BUSY else "")
-    print("\n| op | size | vitfreeze | PyTorch | PyTorch / ours |\n|---|---|---:|---:|---:|")
+    print("\n| op | size | vitfreeze | PyTorch | PyTorch / ours | GFLOP/s, ours | PyTorch |\n|---|---|---:|---:|---:|---:|---:|")
     medians = {}
     for (name, shape), pairs in rounds.items():
         mine = medians[name] = statistics.median(ms for ms, _ in pairs)
-        row = [name, " x ".join(map(str, shape)), f"{mine:.3g}", "", ""]
+        row = [name, " x ".join(map(str, shape)), f"{mine:.3g}", "", "", "", ""]
         if name != MEMORY:
             other = statistics.median(ms for _, ms in pairs)
-            row[3:] = f"{other:.3g}", f"{other / mine:.2f}"
+            row[3:5] = f"{other:.3g}", f"{other / mine:.2f}"
+            if count := flops(name, shape):
+                row[5:] = f"{count / mine / 1e6:.0f}", f"{count / other / 1e6:.0f}"
         print("| " + " | ".join(row) + " |")
     if {"adamw", MEMORY} <= set(medians):
         count = sum(p.numel() for p in vit_base().parameters())

@@ -29,6 +29,14 @@ fn main() {
     divan::main();
 }
 
+/// What products take: bf16 if `VITFREEZE_BENCH_DTYPE` says so (benches/pytorch/ops.py --dtype bf16).
+fn precision() -> Precision {
+    match std::env::var("VITFREEZE_BENCH_DTYPE").as_deref() {
+        Ok("bf16") => Precision::Bf16,
+        _ => Precision::F32,
+    }
+}
+
 /// Sizes, printed as `16x50x768`.
 struct Shape<const N: usize>([usize; N]);
 
@@ -66,7 +74,7 @@ const LINEAR: [Shape<3>; 8] = [
 
 fn linear(&Shape([rows, inputs, outputs]): &Shape<3>) -> impl Fn() -> Result<Tensor> {
     let (x, w, b) = (var([rows, inputs]), var([outputs, inputs]), var([outputs]));
-    move || ops::linear(&x, &w, &b, Precision::F32)
+    move || ops::linear(&x, &w, &b, precision())
 }
 
 #[divan::bench(args = &LINEAR, max_time = 2)]
@@ -122,7 +130,7 @@ const ATTENTION: [Shape<4>; 2] = [Shape([16, 50, 12, 64]), Shape([16, 197, 8, 32
 
 fn attention(&Shape([images, tokens, heads, dim]): &Shape<4>) -> impl Fn() -> Result<Tensor> {
     let qkv = var([images, tokens, 3 * heads * dim]);
-    move || ops::attention(&qkv, heads, Precision::F32)
+    move || ops::attention(&qkv, heads, precision())
 }
 
 #[divan::bench(args = &ATTENTION, max_time = 1)]
@@ -146,6 +154,7 @@ fn block(&Shape([images, tokens, heads, dim]): &Shape<4>) -> impl Fn() -> Result
     let cfg = VitConfig {
         embed_dim: heads * dim,
         num_heads: heads,
+        precision: precision(),
         ..VitConfig::default()
     };
     let vars = VarMap::new();

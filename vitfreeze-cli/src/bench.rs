@@ -79,6 +79,8 @@ struct Output<'a> {
     threads: usize,
     device: &'a str,
     dtype: Dtype,
+    /// What multiplies bf16; none: f32 was measured.
+    unit: Option<&'static str>,
     version: &'a str,
     rows: Vec<Row>,
     /// With every number of frozen layers measured.
@@ -199,7 +201,7 @@ fn measure(args: &Args) -> Result<Output<'_>> {
     let counts = frozen_layers(&args.frozen, vit.depth)?;
     let threads = device::set_threads(args.threads)?;
     let device = device::open(&args.device)?;
-    cfg.vit.precision = args.dtype.precision(&device);
+    cfg.vit.precision = args.dtype.precision(&device)?;
     let vars = VarMap::new();
     LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &device))?; // makes the variables
     vit::init(&vars, 0)?;
@@ -285,6 +287,7 @@ fn measure(args: &Args) -> Result<Output<'_>> {
         threads,
         device: &args.device,
         dtype: args.dtype,
+        unit: cfg.vit.precision.unit(),
         version: env!("CARGO_PKG_VERSION"),
         cubic_saving: match counts.iter().copied().eq(0..=vit.depth) {
             true => Some(saving(&cfg, &rows, &ideal)?),

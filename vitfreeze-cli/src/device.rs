@@ -24,20 +24,19 @@ pub enum Dtype {
 
 impl Dtype {
     /// As the model takes it; says in one line what will multiply.
-    pub fn precision(self, device: &Device) -> Precision {
+    pub fn precision(self, device: &Device) -> Result<Precision> {
         if self == Self::F32 {
-            return Precision::F32;
+            return Ok(Precision::F32);
         }
-        let unit = match device {
-            Device::Cpu => Precision::Bf16.unit(),
-            Device::Cuda(_) => Some("CUDA"),
-            Device::Metal(_) => Some("Metal"),
-        };
-        note(format!(
-            "bf16: {}",
-            unit.unwrap_or("not available here, using f32")
-        ));
-        Precision::Bf16
+        if !device.is_cpu() {
+            return Err(usage(
+                "--dtype bf16 is for the CPU; on a GPU leave it out, products are f32 there",
+            ));
+        }
+        let unit = Precision::Bf16.unit();
+        let unit = unit.unwrap_or("not available here, using f32");
+        note(format!("bf16: {unit}"));
+        Ok(Precision::Bf16)
     }
 }
 

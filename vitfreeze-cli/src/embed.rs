@@ -56,7 +56,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let checkpoint = open(&args.checkpoint, &args.compute.model)?;
     let model_args = input_size(&checkpoint, args.compute.model);
     let mut pretrained = load(&checkpoint, &model_args, Head::Drop, &device)?;
-    pretrained.cfg.precision = args.compute.dtype.precision(&device);
+    pretrained.cfg.precision = args.compute.dtype.precision(&device)?;
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;
     let model = pretrained.model()?;

@@ -83,7 +83,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     let size = input_size(&checkpoint, args.compute.model.clone());
     let mut pretrained = load(&checkpoint, &size, Head::Keep, &device)?;
-    pretrained.cfg.precision = args.compute.dtype.precision(&device);
+    pretrained.cfg.precision = args.compute.dtype.precision(&device)?;
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;
     let samples = args.samples as usize;

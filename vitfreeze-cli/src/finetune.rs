@@ -83,7 +83,7 @@ impl Task for Finetune {
         let size = encoder.pretrained.cfg.image_size;
         let data = Data::open(training, size)?;
         let mut pretrained = with_head(encoder, data.classes().len(), config)?;
-        pretrained.cfg.precision = training.dtype.precision(device);
+        pretrained.cfg.precision = training.dtype.precision(device)?;
         let p = &pretrained.preprocess;
         let transform = FinetuneTransform {
             crop: RandomResizedCrop {

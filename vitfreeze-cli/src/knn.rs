@@ -86,7 +86,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let size = input_size(&checkpoint, args.compute.model.clone());
     let mut pretrained = load(&checkpoint, &size, Head::Drop, &device)?;
     pretrained.cfg.pool = pool;
-    pretrained.cfg.precision = args.compute.dtype.precision(&device);
+    pretrained.cfg.precision = args.compute.dtype.precision(&device)?;
     pretrained.cfg.validate().map_err(usage)?;
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;

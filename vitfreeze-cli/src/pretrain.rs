@@ -134,7 +134,7 @@ impl Run {
         let threads = device::set_threads(config.threads)?;
         let device = device::open(&config.device)?;
         let mut cfg = config.model()?;
-        cfg.vit.precision = config.dtype.precision(&device);
+        cfg.vit.precision = config.dtype.precision(&device)?;
         let (loader, data, line) = open_data(&config, threads)?;
         let batches_per_epoch = loader.batches_per_epoch();
         let steps_per_epoch = batches_per_epoch.div_ceil(config.accum);

@@ -20,7 +20,7 @@ pub fn attention(qkv: &Tensor, heads: usize, precision: Precision) -> Result<Ten
         candle_core::bail!("attention: qkv of width {packed} for {heads} heads");
     }
     #[cfg(feature = "cuda")]
-    if super::cuda::is_cuda(qkv) {
+    if super::cuda::is_cuda(qkv) && precision == Precision::F32 {
         return super::cuda::attention(qkv, heads);
     }
     if super::is_fused(qkv) {

@@ -209,9 +209,10 @@ impl BlockOp {
         self.precision.unit().is_some()
     }
 
-    fn keep(&self, half: Half) -> Kept {
-        let _region = region("kept as bf16");
-        let waiting = |numbers| Waiting::new(numbers, self.keeps_bf16());
+    fn kept(&self, half: Half) -> Kept {
+        let bf16 = self.keeps_bf16();
+        let _region = bf16.then(|| region("kept as bf16"));
+        let waiting = |numbers| Waiting::new(numbers, bf16);
         Kept {
             qkv: waiting(half.qkv),
             heads: waiting(half.heads),
@@ -346,7 +347,7 @@ impl CustomOp2 for BlockOp {
             self.residual(1, &half.x1, &w[11], &mut y, tokens);
             linear::add_product(&big, &w[10], width, &mut y, self.precision);
             if self.keep {
-                let kept = self.keep(half);
+                let kept = self.kept(half);
                 *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
             }
         }
@@ -372,7 +373,7 @@ impl CustomOp2 for BlockOp {
                 .take();
             let kept = match kept {
                 Some(kept) => kept,
-                None => self.keep(self.first_half(&data, tokens, &self.weights()?)),
+                None => self.kept(self.first_half(&data, tokens, &self.weights()?)),
             };
             let gradients = self.backward(&data, kept, tokens, &mut dx)?;
             self.gradients.put(gradients);

@@ -43,7 +43,8 @@ impl DerefMut for Numbers {
 /// The same while it waits for the backward.
 ///
 /// In f32 it is given back to the allocator and not to the pool: the weights' gradients, of about the same size, take its
-/// place. In bf16 it is half as large; operands of products lose nothing by it, they are rounded in any case.
+/// place. In bf16 it is half as large: qkv and the heads' output are operands of products, rounded in any case; GELU's derivative
+/// is smooth in the hidden layer.
 pub(super) enum Waiting {
     F32(Numbers),
     Bf16(Vec<u16>),

@@ -39,7 +39,7 @@ impl<'a> Mat<'a> {
 }
 
 /// The largest index of a matrix with at least one row and column; `None` if it does not fit in usize.
-fn last(rows: usize, rs: usize, cols: usize, cs: usize) -> Option<usize> {
+pub(super) fn last(rows: usize, rs: usize, cols: usize, cs: usize) -> Option<usize> {
     let row = (rows - 1).checked_mul(rs)?;
     row.checked_add((cols - 1).checked_mul(cs)?)
 }

@@ -9,11 +9,12 @@ use super::Precision;
 /// `lhs . rhs` with operands as `precision` says, and the result in their own type. On the CPU, where candle multiplies bf16
 /// by way of f32, operands are rounded and multiplied as f32.
 fn matmul(lhs: &Tensor, rhs: &Tensor, precision: Precision) -> Result<Tensor> {
-    if precision == Precision::F32 {
+    let on_cpu = lhs.device().is_cpu();
+    if precision == Precision::F32 || (on_cpu && precision.unit().is_none()) {
         return lhs.matmul(rhs);
     }
     let dtype = lhs.dtype();
-    let inside = match lhs.device().is_cpu() {
+    let inside = match on_cpu {
         true => dtype,
         false => DType::BF16,
     };

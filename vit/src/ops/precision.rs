@@ -1,16 +1,16 @@
 //! In which type matrix products take their operands.
 use super::bf16;
 
-/// The type of the operands of matrix products: those of linear layers, of attention and of the patch embedding. Everything
-/// else is f32 either way: weights and their gradients, the residual stream, LayerNorm, softmax, GELU, losses, and the sums
-/// inside a product.
+/// The type of the operands of matrix products: those of a model's blocks, its patch embedding and LocalMIM's decoders.
+/// Everything else is f32 either way: weights and their gradients, the residual stream, LayerNorm, softmax, GELU, a classifier's
+/// head, losses, and the sums inside a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
     /// As they are.
     #[default]
     F32,
-    /// Rounded to bf16 (8 bits of mantissa, nearest, ties to even), where the processor has a unit for it; see
-    /// [`Precision::unit`]. On a GPU the result of a product is bf16 too.
+    /// Rounded to bf16 (8 bits of mantissa, nearest, ties to even; denormal numbers may become 0), where the processor has a
+    /// unit for it; see [`Precision::unit`]. On a GPU by candle's ops, with results in bf16 too: composed, and not measured.
     Bf16,
 }
 

@@ -31,6 +31,9 @@ fn pool() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A thread keeps no longer vectors than these 4 MiB.
+const LOCAL_LINES: usize = 1 << 16;
+
 thread_local! {
     /// For work inside a parallel loop, which would otherwise queue for the pool: this thread's own, of any length.
     static LOCAL: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
@@ -64,7 +67,7 @@ impl Lines {
         }
     }
 
-    /// So many of this thread's own, of whatever content. For small numbers: they are kept until the thread ends.
+    /// So many of this thread's own, of whatever content.
     pub fn local(length: usize) -> Self {
         let mut lines = LOCAL.with_borrow_mut(Vec::pop).unwrap_or_default();
         if lines.len() < length {
@@ -96,7 +99,10 @@ impl Drop for Lines {
     fn drop(&mut self) {
         let lines = std::mem::take(&mut self.lines);
         if self.local {
-            return LOCAL.with_borrow_mut(|local| local.push(lines));
+            if lines.len() <= LOCAL_LINES {
+                LOCAL.with_borrow_mut(|local| local.push(lines));
+            }
+            return;
         }
         let mut pool = pool();
         let now = pool.requests;

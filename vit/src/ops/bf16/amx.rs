@@ -21,9 +21,15 @@ pub(super) fn is_there() -> bool {
 fn has_tiles() -> bool {
     const BF16: u32 = 1 << 22;
     const TILE: u32 = 1 << 24;
-    std::arch::is_x86_feature_detected!("avx512f")
-        && __cpuid_count(0, 0).eax >= 7
-        && __cpuid_count(7, 0).edx & (BF16 | TILE) == BF16 | TILE
+    // SAFETY: every 64-bit x86 has this instruction. (Newer compilers know that.)
+    #[allow(unused_unsafe)]
+    let features = unsafe {
+        match __cpuid_count(0, 0).eax >= 7 {
+            true => __cpuid_count(7, 0).edx,
+            false => 0,
+        }
+    };
+    std::arch::is_x86_feature_detected!("avx512f") && features & (BF16 | TILE) == BF16 | TILE
 }
 
 /// Linux gives a process the 8 KiB of tile registers only when it asks for them.

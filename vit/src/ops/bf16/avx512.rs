@@ -27,8 +27,8 @@ pub(super) unsafe fn multiply(
         for l in left.clone() {
             // SAFETY: the caller's.
             unsafe {
-                half::<0>(lhs.panel(l), b, 16 * l, 16 * r, &to);
-                half::<ROWS>(lhs.panel(l), b, 16 * l, 16 * r, &to);
+                half_panel::<0>(lhs.panel(l), b, 16 * l, 16 * r, &to);
+                half_panel::<ROWS>(lhs.panel(l), b, 16 * l, 16 * r, &to);
             }
         }
     }
@@ -39,7 +39,7 @@ pub(super) unsafe fn multiply(
 /// # Safety
 /// As above.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn half<const FIRST: usize>(
+unsafe fn half_panel<const FIRST: usize>(
     left: &[Tile],
     right: [&[Tile]; 2],
     row: usize,
@@ -64,15 +64,9 @@ unsafe fn half<const FIRST: usize>(
         }
     }
     for (r, sums) in sums.iter().enumerate().take(to.rows - row) {
-        for (half, &sum) in sums.iter().enumerate() {
-            let column = column + 16 * half;
-            // SAFETY: row + r is below `rows`, the mask leaves away what is beyond `columns`; the caller's for the rest.
-            unsafe {
-                let mask = mask(to.columns.saturating_sub(column));
-                let out = to.data.wrapping_add((row + r) * to.stride + column);
-                let start = start(to, mask, out, column);
-                _mm512_mask_storeu_ps(out, mask, _mm512_add_ps(start, sum));
-            }
+        for (half, &sums) in sums.iter().enumerate() {
+            // SAFETY: row + r is below `rows`; the caller's for the rest.
+            unsafe { store_sums(to, sums, row + r, column + 16 * half) };
         }
     }
 }
@@ -89,19 +83,22 @@ fn mask(columns: usize) -> u16 {
     ((1u32 << columns.min(16)) - 1) as u16
 }
 
-/// What sums are added to at `out`, the place of `column`.
+/// 16 sums to their place.
 ///
 /// # Safety
-/// The machine has AVX-512F, and the lanes of the mask lie inside the destination.
+/// The machine has AVX-512F, `row` is one of the destination; and as [`Destination::put`].
 #[target_feature(enable = "avx512f")]
-unsafe fn start(to: &Destination, mask: u16, out: *const f32, column: usize) -> __m512 {
-    // SAFETY: the caller's; a row to start from is as wide as the destination.
+unsafe fn store_sums(to: &Destination, sums: __m512, row: usize, column: usize) {
+    let mask = mask(to.columns.saturating_sub(column));
+    let out = to.data.wrapping_add(row * to.stride + column);
+    // SAFETY: the mask leaves away what is beyond the destination's columns; a row to start from is as wide.
     unsafe {
-        match to.start {
+        let start = match to.start {
             Start::Zero => _mm512_setzero_ps(),
             Start::Sum => _mm512_maskz_loadu_ps(mask, out),
             Start::Row(row) => _mm512_maskz_loadu_ps(mask, row.as_ptr().wrapping_add(column)),
-        }
+        };
+        _mm512_mask_storeu_ps(out, mask, _mm512_add_ps(start, sums));
     }
 }
 
@@ -114,14 +111,10 @@ pub(super) unsafe fn put(to: &Destination, sums: &[[f32; 32]; 32], row: usize, c
     let rows = to.rows.saturating_sub(row);
     for (r, sums) in sums.iter().enumerate().take(rows) {
         for half in [0, 16] {
-            let column = column + half;
-            // SAFETY: row + r is below `rows`, the mask leaves away what is beyond `columns`; the caller's for the rest.
+            // SAFETY: row + r is below `rows`, a row of sums has 32; the caller's for the rest.
             unsafe {
-                let mask = mask(to.columns.saturating_sub(column));
-                let out = to.data.wrapping_add((row + r) * to.stride + column);
-                let sum = _mm512_loadu_ps(sums.as_ptr().add(half));
-                let start = start(to, mask, out, column);
-                _mm512_mask_storeu_ps(out, mask, _mm512_add_ps(start, sum));
+                let sums = _mm512_loadu_ps(sums.as_ptr().add(half));
+                store_sums(to, sums, row + r, column + half);
             }
         }
     }

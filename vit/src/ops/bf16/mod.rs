@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use super::matmul::{Mat, Start, Threads};
+use super::matmul::{last, Mat, Start, Threads};
 use super::profile::timed;
 use pack::Packed;
 pub(super) use pack::{round_slice, widen_slice};
@@ -86,7 +86,9 @@ fn avx512_is_there() -> bool {
 fn avx512_is_fast() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        let id = std::arch::x86_64::__cpuid(0);
+        // SAFETY: every 64-bit x86 has this instruction. (Newer compilers know that.)
+        #[allow(unused_unsafe)]
+        let id = unsafe { std::arch::x86_64::__cpuid(0) };
         let amd = [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD";
         amd && avx512_is_there()
     }
@@ -184,7 +186,10 @@ fn multiply(
         return;
     }
     assert!(n <= dst_rs || m == 1, "bf16: rows of dst overlap");
-    assert!((m - 1) * dst_rs + n <= dst.len(), "bf16: dst too small");
+    assert!(
+        last(m, dst_rs, n, 1).is_some_and(|last| last < dst.len()),
+        "bf16: dst too small"
+    );
     if let Start::Row(row) = start {
         assert_eq!(row.len(), n, "bf16: the row to start from");
     }

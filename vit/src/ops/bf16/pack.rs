@@ -11,7 +11,7 @@
 use rayon::prelude::*;
 
 use super::super::math::simd_fn;
-use super::super::matmul::Mat;
+use super::super::matmul::{last, Mat};
 use super::super::scratch::{Line, Lines};
 
 /// 16 x 32 numbers.
@@ -49,11 +49,10 @@ impl Packed {
         parallel: bool,
     ) -> Self {
         let (panels, steps) = (outer.div_ceil(PANEL), depth.div_ceil(DEPTH));
-        let last = |n: usize, stride: usize| n.saturating_sub(1) * stride;
+        let fits =
+            || last(outer, outer_stride, depth, inner_stride).is_some_and(|i| i < data.len());
         assert!(
-            outer == 0
-                || depth == 0
-                || last(outer, outer_stride) + last(depth, inner_stride) < data.len(),
+            outer == 0 || depth == 0 || fits(),
             "bf16: operand too small"
         );
         let rows_run = inner_stride == 1 || depth <= 1;
