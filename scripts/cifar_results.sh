@@ -34,7 +34,7 @@ subset test 200 "$out/labelled/val"
 
 pretrain() {
     "$vitfreeze" pretrain --config "$repo/configs/tiny-cifar.toml" --data "$out/unlabelled" \
-        --epochs 4 --warmup-epochs 1 --dtype bf16 --seed 0 "$@"
+        --epochs 3 --warmup-epochs 1 --dtype bf16 --seed 0 "$@"
 }
 finetune() {
     "$vitfreeze" finetune --config "$repo/configs/finetune-tiny-cifar.toml" --data "$out/labelled" --dtype bf16 --seed 0 "$@"

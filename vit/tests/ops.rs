@@ -411,3 +411,53 @@ fn nan_is_not_swallowed() {
         ));
     }
 }
+
+/// A backward pass inside another one's op (recomputation) leaves the outer one's gradients alone; so does one that panics.
+#[test]
+fn nested_backward() {
+    use candle_core::{CpuStorage, CustomOp1, Layout, Shape};
+    struct Inner(Tensor, bool);
+    impl CustomOp1 for Inner {
+        fn name(&self) -> &'static str {
+            "inner"
+        }
+        fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+            Ok((x.clone(), layout.shape().clone()))
+        }
+        fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+            ops::backward(&self.0)?;
+            assert!(!self.1, "as asked");
+            Ok(Some(grad.clone()))
+        }
+    }
+    let vars = |salt: usize| -> Vec<Var> {
+        let shapes = block_shapes(1, 3, 4, 8).into_iter().enumerate();
+        let var =
+            |(i, shape): (usize, Vec<usize>)| Var::from_tensor(&numbers(&shape, (i + salt) as u64));
+        shapes.map(var).map(Result::unwrap).collect()
+    };
+    let run = |vars: &[Var]| {
+        let x: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+        fused_block(&x, 2, &[None, None]).unwrap()
+    };
+    let (outer, inner) = (vars(0), vars(50));
+    let other = run(&inner).sum_all().unwrap();
+    // Two blocks of the same variables: the second one's gradients are there when the op between them runs.
+    let loss = |panics| {
+        let x = run(&outer).apply_op1(Inner(other.clone(), panics)).unwrap();
+        let mut inputs: Vec<Tensor> = outer.iter().map(|v| v.as_tensor().clone()).collect();
+        inputs[0] = x;
+        let y = fused_block(&inputs, 2, &[None, None]).unwrap();
+        y.sqr().unwrap().sum_all().unwrap()
+    };
+    let panicked =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| ops::backward(&loss(true))));
+    assert!(panicked.is_err());
+    let (a, b) = (
+        loss(false).backward().unwrap(),
+        ops::backward(&loss(false)).unwrap(),
+    );
+    for var in &outer {
+        assert_eq!(flat(a.get(var).unwrap()), flat(b.get(var).unwrap()));
+    }
+}

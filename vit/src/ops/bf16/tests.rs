@@ -158,6 +158,7 @@ fn every_kernel_equals_f64() {
             (17, 33, 15),
             (31, 64, 33),
             (32, 512, 64),
+            (300, 40, 290),
             (7, 1031, 11),
         ] {
             for offset in [0, 1, 5] {
@@ -217,30 +218,59 @@ fn the_error_is_that_of_rounding() {
 #[test]
 fn infinities_and_nans_propagate() {
     for kernel in Kernel::available() {
-        for (bad, place) in [(f32::NAN, 0), (f32::INFINITY, 39), (f32::NEG_INFINITY, 40)] {
-            let (m, k, n) = (3, 41, 18);
-            let mut a = vec![0.5f32; m * k];
-            a[k + place] = bad;
-            let b = vec![1f32; k * n];
-            let mut dst = vec![0f32; m * n];
-            matmul(
-                kernel,
-                (m, k, n),
-                Mat::rows(&a, k),
-                Mat::rows(&b, n),
-                &mut dst,
-                n,
-                Start::Zero,
-                Threads::One,
-            );
-            for (i, &x) in dst.iter().enumerate() {
-                match i / n {
-                    1 if bad.is_nan() => assert!(x.is_nan(), "{kernel:?}: {x}"),
-                    1 => assert_eq!(x, bad, "{kernel:?}"),
-                    _ => assert_eq!(x, 20.5, "{kernel:?}: a neighbour's row"),
+        for (m, k, n) in [(3, 41, 18), (64, 64, 64)] {
+            for (bad, place) in [(f32::NAN, 0), (f32::INFINITY, 39), (f32::NEG_INFINITY, 40)] {
+                let mut a = vec![0.5f32; m * k];
+                a[k + place] = bad;
+                let b = vec![1f32; k * n];
+                let sum = k as f32 / 2.0;
+                // In either operand, in either layout.
+                for layout in 0..4 {
+                    let bad_first = layout % 2 == 0;
+                    let (rows, columns) = if bad_first { (m, n) } else { (n, m) };
+                    let (lhs, rhs) = match bad_first {
+                        true => (Mat::rows(&a, k), Mat::rows(&b, n)),
+                        false => (Mat::rows(&b, n).t(), Mat::rows(&a, k).t()),
+                    };
+                    let mut dst = vec![0f32; m * n];
+                    let start = if layout < 2 { Start::Zero } else { Start::Sum };
+                    matmul(
+                        kernel,
+                        (rows, k, columns),
+                        lhs,
+                        rhs,
+                        &mut dst,
+                        columns,
+                        start,
+                        Threads::One,
+                    );
+                    for (i, &x) in dst.iter().enumerate() {
+                        let line = if bad_first { i / columns } else { i % columns };
+                        match line {
+                            1 if bad.is_nan() => assert!(x.is_nan(), "{kernel:?}: {x}"),
+                            1 => assert_eq!(x, bad, "{kernel:?}"),
+                            _ => assert_eq!(x, sum, "{kernel:?}: a neighbour's"),
+                        }
+                    }
                 }
             }
         }
+        // Nothing to sum up, in whole squares.
+        let bias: Vec<f32> = (0..64).map(|c| c as f32).collect();
+        let mut dst = vec![f32::NAN; 64 * 64];
+        let (lhs, rhs) = (Mat::rows(&[], 0), Mat::rows(&[], 64));
+        let row = Start::Row(&bias);
+        matmul(
+            kernel,
+            (64, 0, 64),
+            lhs,
+            rhs,
+            &mut dst,
+            64,
+            row,
+            Threads::One,
+        );
+        assert!(dst.iter().enumerate().all(|(i, &x)| x == bias[i % 64]));
     }
 }
 
