@@ -61,7 +61,7 @@ pub struct Args {
     /// Type of the operands of matrix products; f32 where there is no unit for bf16
     #[arg(long, value_enum, default_value = "f32", value_name = "NAME")]
     dtype: Dtype,
-    /// Also show which ops take the time (those of f32 on the CPU are told apart)
+    /// Also show which ops take the time (told apart on the CPU alone; on a GPU: the phases)
     #[arg(long)]
     profile: bool,
     /// Print one JSON object instead of a table
@@ -239,18 +239,23 @@ fn measure(args: &Args) -> Result<Output<'_>> {
                     profile::start();
                 }
             }
-            let forwards = || profile::timed("rest of forward", || model.loss(&images, &masking));
-            let loss = timed_on(&device, &mut forward, forwards)?.total;
+            // Regions around the wait for the device: inside it they would be the time of the launches.
+            let loss = profile::timed("rest of forward", || {
+                timed_on(&device, &mut forward, || model.loss(&images, &masking))
+            })?
+            .total;
             if !loss.to_scalar::<f32>()?.is_finite() {
                 bail!("step {step}: the loss is not finite");
             }
             graph_nodes = loss.sorted_nodes().len();
-            let run = || freeze.backward_by(&loss, vit::ops::backward);
-            let backwards = || profile::timed("rest of backward", run);
-            let grads = timed_on(&device, &mut backward, backwards)?;
+            let grads = profile::timed("rest of backward", || {
+                let run = || freeze.backward_by(&loss, vit::ops::backward);
+                timed_on(&device, &mut backward, run)
+            })?;
             drop(loss);
-            timed_on(&device, &mut optimizer, || {
-                profile::timed("adamw", || opt.step(&freeze, step, &grads))
+            profile::timed("adamw", || {
+                let run = || opt.step(&freeze, step, &grads);
+                timed_on(&device, &mut optimizer, run)
             })?;
             step += 1;
             if i > 0 {
