@@ -23,6 +23,14 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// With what multiplies it: `f32`, `bf16 (AMX)`.
+    pub fn describe(self, unit: Option<&str>) -> String {
+        match self {
+            Self::F32 => "f32".into(),
+            Self::Bf16 => format!("bf16 ({})", unit.unwrap_or("not available here, f32")),
+        }
+    }
+
     /// As the model takes it; says in one line what will multiply.
     pub fn precision(self, device: &Device) -> Result<Precision> {
         if self == Self::F32 {
