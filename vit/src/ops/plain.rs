@@ -83,7 +83,7 @@ pub fn attention(qkv: &Tensor, heads: usize, precision: Precision) -> Result<Ten
 /// See [`super::unshuffle`].
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Shapes that do not fit, an index twice in an image.
 pub fn unshuffle(x: &Tensor, mask_token: &Tensor, ids_restore: &[u32]) -> Result<Tensor> {
     let (batch, tokens, width) = x.dims3()?;
     let patches = ids_restore.len() / batch.max(1);
@@ -112,17 +112,19 @@ pub fn unshuffle(x: &Tensor, mask_token: &Tensor, ids_restore: &[u32]) -> Result
     permute_rows(&table, &rows)?.reshape((batch, 1 + patches, width))
 }
 
-/// Row `rows[i]` of `x` (R, D) at place i; each of the R numbers once.
+/// Row `rows[i]` of `x` (R, D) at place i; each of the R numbers once, or it is an error.
 ///
 /// `index_select` with the inverse as its gradient: candle's own adds row after row, on a GPU with one thread for a column.
 fn permute_rows(x: &Tensor, rows: &[usize]) -> Result<Tensor> {
-    let mut inverse = vec![0u32; rows.len()];
+    let mut places = vec![None; rows.len()];
     for (place, &row) in rows.iter().enumerate() {
-        match inverse.get_mut(row) {
-            Some(to) => *to = place as u32,
-            None => candle_core::bail!("permute_rows: row {row} of {}", rows.len()),
+        match places.get_mut(row) {
+            Some(to @ None) => *to = Some(place as u32),
+            Some(_) => candle_core::bail!("unshuffle: a token is in two places"),
+            None => candle_core::bail!("unshuffle: token {row} of {}", rows.len()),
         }
     }
+    let inverse: Vec<u32> = places.into_iter().flatten().collect();
     let numbers = rows.iter().map(|&row| row as u32).collect::<Vec<u32>>();
     let rows = Tensor::from_vec(numbers, inverse.len(), x.device())?;
     let inverse = Tensor::new(inverse, x.device())?;

@@ -7,7 +7,7 @@ use super::profile::region;
 use super::storage::{cpu_f32, slice};
 
 /// `(B, 1+K, D) -> (B, 1+N, D)`: token 0 stays; place `n` of image `b` takes visible token `ids_restore[b*N + n]` if that
-/// is below K, else `mask_token` (1, 1, D).
+/// is below K, else `mask_token` (1, 1, D). Each index below N is there once for each image.
 ///
 /// # Errors
 /// Shapes that do not fit, an index beyond N.
