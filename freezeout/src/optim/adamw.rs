@@ -69,8 +69,9 @@ impl Rule for AdamW {
         });
     }
 
-    fn cuda(&self, update: &Update) -> Option<(&'static str, [f32; 8])> {
-        let formula = "m = n0 * m + n1 * g;
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, update: &Update) -> Option<super::cuda::Formula> {
+        let statements = "m = n0 * m + n1 * g;
             v = n2 * v + n3 * g * g;
             p = p * n4 - n5 * m / (sqrtf(v) / n6 + n7);";
         let numbers = [
@@ -83,7 +84,11 @@ impl Rule for AdamW {
             (1.0 - update.power(self.beta2)).sqrt(),
             self.eps,
         ];
-        Some((formula, numbers.map(|x| x as f32)))
+        let numbers = numbers.map(|x| x as f32);
+        Some(super::cuda::Formula {
+            statements,
+            numbers,
+        })
     }
 
     fn tensors(

@@ -12,6 +12,14 @@ use candle_core::{
 
 use super::{Rule, Update};
 
+/// How a rule with two state tensors updates one element.
+pub struct Formula {
+    /// CUDA C that changes `p`, `m` and `v` by the clipped gradient `g` and the numbers `n0` to `n7`; touches nothing else.
+    pub(super) statements: &'static str,
+    /// Those numbers.
+    pub(super) numbers: [f32; 8],
+}
+
 /// The two state tensors of a variable.
 pub(super) type Buffers = [RefCell<CudaSlice<f32>>; 2];
 
@@ -52,12 +60,12 @@ pub(super) struct CudaStep<'a> {
 }
 
 impl CudaStep<'_> {
-    /// The rule's kernel, compiled once.
-    fn ptx(&self, formula: &str) -> Result<String> {
+    /// The kernel with these statements, compiled once.
+    fn ptx(&self, statements: &'static str) -> Result<String> {
         static COMPILED: Mutex<Option<HashMap<&str, String>>> = Mutex::new(None);
         let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
         let compiled = compiled.get_or_insert_default();
-        if let Some(ptx) = compiled.get(self.rule.name()) {
+        if let Some(ptx) = compiled.get(statements) {
             return Ok(ptx.clone());
         }
         let source = format!(
@@ -68,7 +76,7 @@ impl CudaStep<'_> {
                 float p = ps[i], g = gs[i] * scale, m = ms[i], v = vs[i];
                 // Not fminf and fmaxf, which lose NaN.
                 g = g > limit ? limit : g < -limit ? -limit : g;
-                {formula}
+                {statements}
                 ps[i] = p;
                 ms[i] = m;
                 vs[i] = v;
@@ -77,7 +85,7 @@ impl CudaStep<'_> {
         let ptx = compile_ptx(source)
             .map_err(|e| Error::Msg(format!("{}: {e}", self.rule.name())).bt())?
             .to_src();
-        compiled.insert(self.rule.name(), ptx.clone());
+        compiled.insert(statements, ptx.clone());
         Ok(ptx)
     }
 }
@@ -99,7 +107,7 @@ impl InplaceOp2 for CudaStep<'_> {
         grad_layout: &Layout,
     ) -> Result<()> {
         let name = self.rule.name();
-        let Some((formula, numbers)) = self.rule.cuda(self.update) else {
+        let Some(formula) = self.rule.cuda(self.update) else {
             candle_core::bail!("{name}: no formula for CUDA");
         };
         let (Some((v0, v1)), Some((g0, g1))) = (
@@ -114,16 +122,21 @@ impl InplaceOp2 for CudaStep<'_> {
         if [g1 - g0, first.len(), second.len()] != [n; 3] {
             candle_core::bail!("{name}: variable of {n} elements, gradient of {}", g1 - g0);
         }
+        if n == 0 {
+            return Ok(());
+        }
         let count = i32::try_from(n).map_err(Error::wrap)?;
         let device = var.device.clone();
-        let step = device.get_or_load_custom_func("step", name, &self.ptx(formula)?)?;
+        // The statements name the module: two rules may have one name.
+        let statements = formula.statements;
+        let step = device.get_or_load_custom_func("step", statements, &self.ptx(statements)?)?;
         let grad = grad.as_cuda_slice::<f32>()?.slice(g0..g1);
         let mut var = var.as_cuda_slice_mut::<f32>()?.slice_mut(v0..v1);
         let limits = [self.update.scale as f32, self.update.limit as f32];
         let mut arguments = step.builder();
         arguments.arg(&mut var).arg(&grad);
         arguments.arg(&mut *first).arg(&mut *second).arg(&count);
-        limits.iter().chain(&numbers).for_each(|x| {
+        limits.iter().chain(&formula.numbers).for_each(|x| {
             arguments.arg(x);
         });
         let grid = LaunchConfig {

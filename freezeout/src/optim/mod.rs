@@ -1,6 +1,7 @@
 //! Optimisers whose state is kept by variable name.
 mod adamw;
 #[cfg(feature = "cuda")]
+#[allow(unsafe_code)]
 mod cuda;
 mod groups;
 mod kernel;
@@ -28,7 +29,7 @@ use state::State;
 /// How one optimiser changes one tensor. Implement it for an optimiser of your own.
 ///
 /// [`Rule::host`] is the fast way (f32 in host memory: one pass, in place, any number of threads), [`Rule::tensors`] the
-/// composed one for everything else, [`Rule::cuda`] an optional fast way for f32 on a GPU; all must compute the same.
+/// composed one for everything else; both must compute the same.
 pub trait Rule: fmt::Debug + Send + Sync {
     /// What to call it: `adamw`.
     fn name(&self) -> &'static str;
@@ -59,9 +60,10 @@ pub trait Rule: fmt::Debug + Send + Sync {
         buffers: &mut [Tensor],
     ) -> candle_core::Result<Tensor>;
 
-    /// For a rule with two state tensors: statements of CUDA C that update `p`, `m` and `v` of one element from its clipped
-    /// gradient `g` with the numbers `n0` to `n7`, and these numbers. The statements must not depend on `update`.
-    fn cuda(&self, update: &Update) -> Option<(&'static str, [f32; 8])> {
+    /// A fast way for f32 on CUDA devices. For our own rules alone: nobody else can make a formula, which is compiled as it is.
+    #[cfg(feature = "cuda")]
+    #[doc(hidden)]
+    fn cuda(&self, update: &Update) -> Option<cuda::Formula> {
         let _ = update;
         None
     }
