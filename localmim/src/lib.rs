@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 #![cfg_attr(not(feature = "cuda"), forbid(unsafe_code))]
+#![cfg_attr(feature = "cuda", deny(unsafe_code))]
 
 mod config;
 #[cfg(feature = "cuda")]
+#[allow(unsafe_code)]
 mod cuda;
 mod decoder;
 mod error;
