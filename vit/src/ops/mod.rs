@@ -8,7 +8,9 @@ mod attention;
 mod bf16;
 mod block;
 mod bundle;
+// Public for the crate localmim, whose kernels run the same way.
 #[cfg(feature = "cuda")]
+#[doc(hidden)]
 pub mod cuda;
 mod gelu;
 mod kept;
