@@ -75,7 +75,8 @@ __device__ float block_sum(float x) {
 extern "C" __global__ void masked_parts(float *out, const float *pred, const float *target, const float *mask, int n,
                                         int channels) {
     float error = 0.f, weight = 0.f;
-    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) {
+    // Unsigned, or the last step past n could wrap.
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) {
         float m = mask[i / channels], d = pred[i] - target[i];
         error += m * d * d;
         weight += m;

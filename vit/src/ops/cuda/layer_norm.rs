@@ -2,9 +2,13 @@
 use candle_core::{CpuStorage, CudaStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::{column_sums, grid, row_grid, Kernel, OPS};
+use crate::ops::plain;
 
 /// See [`crate::ops::layer_norm`].
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    if weight.elem_count() > MAX_WIDTH {
+        return plain::layer_norm(x, weight, bias, eps);
+    }
     let op = LayerNorm { eps: eps as f32 };
     x.contiguous()?
         .apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
@@ -12,6 +16,9 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
 
 /// Rows that one block of the backward handles.
 const CHUNK: usize = 32;
+/// Bytes of memory that its warps share, and how wide a row may be for one of them: 2 sums for each column.
+const SHARED: usize = 48 * 1024;
+const MAX_WIDTH: usize = SHARED / 8;
 
 /// Keeps for backward: x, which lives anyway.
 struct LayerNorm {
@@ -75,8 +82,8 @@ impl CustomOp3 for LayerNorm {
         let (count, width) = (x.elem_count(), w.elem_count());
         let rows = count / width;
         let blocks = rows.div_ceil(CHUNK);
-        // Each warp has sums of its own, 2 numbers for each column; a block may have 48 KiB.
-        let warps = (48 * 1024 / (8 * width)).clamp(1, 4);
+        // Each warp has sums of its own.
+        let warps = (SHARED / (8 * width)).clamp(1, 4);
         let sizes = [rows, width, CHUNK];
         let kernel = Kernel {
             kernels: &OPS,
@@ -100,6 +107,10 @@ impl CustomOp3 for LayerNorm {
         let parts = all.narrow(0, count, blocks * 2 * width)?;
         let sums = column_sums(&parts.reshape((blocks, 2 * width))?)?;
         let (dw, db) = (sums.narrow(0, 0, width)?, sums.narrow(0, width, width)?);
-        Ok((dx, Some(dw), Some(db)))
+        Ok((
+            dx,
+            Some(dw).filter(|_| w.track_op()),
+            Some(db).filter(|_| b.track_op()),
+        ))
     }
 }

@@ -53,6 +53,11 @@ impl CustomOp3 for Linear {
             *last = outputs;
         }
         let rows = xl.shape().elem_count() / inputs;
+        if rows == 0 {
+            let nothing = x.device().alloc_zeros::<f32>(0)?;
+            let y = CudaStorage::wrap_cuda_slice(nothing, x.device().clone());
+            return Ok((y, Shape::from(dims)));
+        }
         let x_rows = Layout::contiguous_with_offset((rows, inputs), xl.start_offset());
         let mut y = x.matmul(w, (1, rows, outputs, inputs), &x_rows, &wl.transpose(0, 1)?)?;
 

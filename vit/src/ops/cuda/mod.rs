@@ -98,6 +98,10 @@ impl Kernel<'_> {
         let device = first.device().clone();
         // SAFETY: the kernel writes all of it, see `Kernels::new`.
         let mut out = unsafe { device.alloc::<f32>(self.shape.elem_count())? };
+        if self.shape.elem_count() == 0 {
+            // There is no grid of 0 blocks.
+            return Ok(CudaStorage::wrap_cuda_slice(out, device));
+        }
         let inputs = inputs
             .iter()
             .map(|(storage, layout)| view(storage, layout))
@@ -241,8 +245,11 @@ pub fn element_grid(count: usize) -> LaunchConfig {
 /// `(rows, width) -> (width)`: sums over the rows, in an order that the size alone decides.
 fn column_sums(x: &Tensor) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
-    // Enough blocks for the device, then one more run over their sums.
-    let chunk = if rows > 512 { 128 } else { rows.max(1) };
+    // Enough blocks for the device, and not more than a grid may have; then one more run over their sums.
+    let chunk = match rows > 512 {
+        true => rows.div_ceil(65_535).max(128),
+        false => rows.max(1),
+    };
     let chunks = rows.div_ceil(chunk).max(1);
     let kernel = Kernel {
         kernels: &OPS,
