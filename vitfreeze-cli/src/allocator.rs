@@ -20,7 +20,7 @@ pub fn keep_memory() {
     }
 }
 
-/// Hands free memory back now: after a freeze, which leaves much of it over.
+/// Hands free memory back now; see `device::release_memory`.
 pub fn release_memory() {
     vit::ops::release_buffers();
     // SAFETY: walks the allocator's own lists of free pages; allowed at any time from any thread.

@@ -16,7 +16,7 @@ use crate::metrics::{median, timed_on};
 use crate::report::{note, print};
 use crate::settings::bounded;
 use crate::usage::usage;
-use crate::{allocator, costs, device, op_times};
+use crate::{costs, device, op_times};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -235,7 +235,7 @@ fn measure(args: &Args) -> Result<Output<'_>> {
         freeze.freeze_first(frozen);
         let model = LocalMim::new(&cfg, freeze.vars())?;
         // Before the step that warms up, which then takes the memory that this row needs.
-        allocator::release_memory();
+        device::release_memory(&device);
         let mut samples = Vec::new();
         let (mut graph_nodes, mut peak_known) = (0, false);
         for i in 0..=args.steps {

@@ -7,9 +7,9 @@ use vit::ops::Precision;
 
 #[cfg(feature = "cuda")]
 use crate::gpu;
-use crate::memory;
 use crate::report::note;
 use crate::usage::usage;
+use crate::{allocator, memory};
 
 /// The type of the operands of matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
@@ -75,8 +75,20 @@ pub fn open(name: &str) -> Result<Device> {
         ))
     })?;
     #[cfg(feature = "cuda")]
-    gpu::keep_memory(&device)?;
+    if let Device::Cuda(cuda) = &device {
+        gpu::keep_memory(cuda);
+    }
     Ok(device)
+}
+
+/// Hands free memory back now, the host's and the device's: after a freeze, which leaves much of it over.
+pub fn release_memory(device: &Device) {
+    allocator::release_memory();
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => gpu::release_memory(cuda),
+        _ => {}
+    }
 }
 
 /// Forgets the peak of the memory that `device` computes in; `false` where it is not known.

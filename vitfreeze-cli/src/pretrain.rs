@@ -21,7 +21,7 @@ use crate::result::{self, RunResult};
 use crate::settings::Settings as _;
 use crate::tensorboard::EventFile;
 use crate::usage::usage;
-use crate::{allocator, data, device, interrupt};
+use crate::{data, device, interrupt};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -66,7 +66,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     for step in run.step..stop {
         if run.freeze.advance(step)? {
             run.model = LocalMim::new(&run.cfg, run.freeze.vars())?;
-            allocator::release_memory();
+            device::release_memory(&run.device);
         }
         let name = |layer| run.layer_name(layer);
         if let Some(what) = changed_layers(run.freeze.schedule(), step, name) {

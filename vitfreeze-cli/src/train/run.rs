@@ -16,13 +16,13 @@ use super::feed::Feed;
 use super::settings::TrainSettings as _;
 use super::{Groups, RunArgs, Start, Task, Training};
 use crate::checkpoint::{Best, Fingerprint};
+use crate::device;
 use crate::folder::{self, checkpoint_path};
 use crate::metrics::{Metrics, Row};
 use crate::report::{changed_layers, note, Report};
 use crate::settings::Settings;
 use crate::tensorboard::EventFile;
 use crate::usage::usage;
-use crate::{allocator, device};
 use evaluation::Logged;
 
 /// `0: 12, 40: 11, ...`: how many layers are frozen from which step on.
@@ -240,7 +240,7 @@ impl<T: Task> Run<T> {
     pub fn advance(&mut self, step: usize, report: &mut Report) -> Result<()> {
         if self.freeze.advance(step)? {
             self.model = self.task.model(self.freeze.vars())?;
-            allocator::release_memory();
+            device::release_memory(&self.device);
         }
         let name = |layer| self.task.layer_name(layer);
         if let Some(what) = changed_layers(self.freeze.schedule(), step, name) {
