@@ -96,6 +96,8 @@ fn measure(
             step(loss(freeze.vars())?)?;
             let start = Instant::now();
             let loss = loss(freeze.vars())?;
+            // A GPU works on while the program does: a pass lasts until it is done.
+            loss.device().synchronize()?;
             times.0.push(start.elapsed().as_secs_f64());
             if round == 0 {
                 rows.push(sizes(freeze, &loss));
@@ -112,12 +114,12 @@ fn measure(
     Ok(Profile(rows))
 }
 
-/// Runs the backward pass, if anything trains, and drops graph and gradients.
+/// Runs the backward pass, if anything trains, until the device is done, and drops graph and gradients.
 fn step(loss: Tensor) -> Result<(), Error> {
     if loss.track_op() {
         drop(loss.backward()?);
     }
-    Ok(())
+    Ok(loss.device().synchronize()?)
 }
 
 /// All but the times.
