@@ -95,7 +95,7 @@ def median_ms(run, prepare=lambda: None, seconds=1.5):
     return statistics.median(times[3:])
 
 
-def theirs(name, shape):
+def theirs(name, shape, bf16):
     """Milliseconds of the op that the bench calls `name`, at this size; None: there is none."""
     if name == MEMORY:
         return None
@@ -103,9 +103,14 @@ def theirs(name, shape):
     if phase not in ("forward", "backward"):
         run = globals()[name](*shape)
         return median_ms(lambda _: run())
-    run, leaves = globals()[op](*shape)
+    plain, leaves = globals()[op](*shape)
+
+    def run(*_):
+        # A context for each call, as a step has one: inside it the weights are cast once, however often they are used.
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return plain()
     if phase == "forward":
-        return median_ms(lambda _: run())
+        return median_ms(run)
     return median_ms(lambda y: torch.autograd.grad(y, leaves, torch.ones_like(y)), run)
 
 
@@ -122,18 +127,25 @@ def build():
     return next(path for path in reversed(paths) if path)
 
 
+def output(bench, env, *args):
+    """What the bench prints."""
+    done = subprocess.run([bench, "--bench", *args], env=env, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{bench}: {done.stderr.strip()}")
+    return done.stdout
+
+
 def ours(bench, name, env):
     """{size: milliseconds} of one of the bench's functions."""
-    out = subprocess.run([bench, "--bench", f"^ops::{name}(::|$)"], env=env, check=True, capture_output=True, text=True)
-    rows = [ROW.match(line).groups() for line in out.stdout.splitlines() if ROW.match(line)]
+    out = output(bench, env, f"^ops::{name}(::|$)")
+    rows = [ROW.match(line).groups() for line in out.splitlines() if ROW.match(line)]
     times = {() if row == name else tuple(int(n) for n in row.split("x")): float(median) * UNITS[unit]
              for row, median, unit in rows if median}
-    return times or sys.exit(f"{bench} has no times for {name}:\n{out.stdout}")
+    return times or sys.exit(f"{bench} has no times for {name}:\n{out}")
 
 
-def names(bench):
-    out = subprocess.run([bench, "--bench", "--list"], check=True, capture_output=True, text=True).stdout
-    return re.findall(r"^[├╰]─ (\w+)", out, re.MULTILINE)
+def names(bench, env):
+    return re.findall(r"^[├╰]─ (\w+)", output(bench, env, "--list"), re.MULTILINE)
 
 
 def main():
@@ -147,12 +159,11 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     bench = args.bench or build()
-    known = names(bench)
+    env = {**os.environ, "RAYON_NUM_THREADS": str(args.threads), "VITFREEZE_BENCH_DTYPE": args.dtype}
+    known = names(bench, env)
     wanted = args.only.split(",") if args.only else known
     if not set(wanted) <= set(known):
         ap.error(f"--only {args.only}: there are {', '.join(known)}")
-    env = {**os.environ, "RAYON_NUM_THREADS": str(args.threads), "VITFREEZE_BENCH_DTYPE": args.dtype}
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=args.dtype == "bf16")
 
     start, before = (time.monotonic(), time.process_time()), cpu_seconds()
     rounds = {}
@@ -160,8 +171,7 @@ def main():
         for name in wanted:
             print(f"round {i + 1}: {name}", file=sys.stderr, flush=True)
             for shape, ms in ours(bench, name, env).items():
-                with autocast:
-                    rounds.setdefault((name, shape), []).append((ms, theirs(name, shape)))
+                rounds.setdefault((name, shape), []).append((ms, theirs(name, shape, args.dtype == "bf16")))
 
     print(f"Milliseconds, {args.threads} threads, {args.dtype}; medians of {args.rounds} rounds. {cpu_model()}, {os.cpu_count()} "
           f"cores; {datetime.date.today()}; torch {version('torch')}, timm {version('timm')}, "

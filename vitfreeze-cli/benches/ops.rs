@@ -3,7 +3,7 @@
 //!     cargo bench -p vitfreeze-cli --bench ops [-- NAME]
 //!     python3 benches/pytorch/ops.py                          beside PyTorch
 //!
-//! `backward` is all of candle's backward pass from the op's result, gradients of input and weights. `RAYON_NUM_THREADS` says how
+//! `backward` is the backward pass as training runs it, from the op's result to the gradients of input and weights. `RAYON_NUM_THREADS` says how
 //! many threads there are. The rates count 2 m k n for a product, and every byte read or written once.
 use std::fmt;
 
@@ -26,6 +26,10 @@ fn main() {
     allocator::keep_memory();
     // As the program does: candle's pool for element-wise ops spins while it waits.
     std::env::set_var("CANDLE_NUM_THREADS", "1");
+    if precision() == Precision::Bf16 && precision().unit().is_none() {
+        eprintln!("VITFREEZE_BENCH_DTYPE=bf16: no unit for bf16 here, f32 would be measured");
+        std::process::exit(2);
+    }
     divan::main();
 }
 
@@ -57,7 +61,7 @@ fn forward(bencher: Bencher, op: impl Fn() -> Result<Tensor>) {
 
 fn backward(bencher: Bencher, op: impl Fn() -> Result<Tensor>) {
     let bencher = bencher.with_inputs(|| op().unwrap());
-    bencher.bench_local_refs(|y| y.backward().unwrap());
+    bencher.bench_local_refs(|y| ops::backward(y).unwrap());
 }
 
 /// Rows, inputs, outputs: qkv, fc1 and fc2 of ViT-B and ViT-S on 50 tokens, fc1 of a decoder and of ViT-B on 197.
