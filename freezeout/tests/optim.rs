@@ -295,3 +295,44 @@ fn optimisers_by_name_and_groups() {
     assert_eq!(largest_difference(&got["1.bias"], &got["100.bias"]), 0.0);
     assert!(largest_difference(&got["1.weight"], &got["100.weight"]) > 1e-3);
 }
+
+/// State goes to another device by way of the host, and weights go on as if it had stayed. With `VITFREEZE_TEST_DEVICE=cuda`
+/// (docs/gpu.md) the other one is a GPU, where AdamW is a kernel of its own.
+#[test]
+fn state_changes_the_device() {
+    let other = match std::env::var("VITFREEZE_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Device::new_cuda(0).unwrap(),
+        _ => CPU,
+    };
+    let train = |devices: [&Device; 3]| {
+        let mut weights = Tensor::arange_step(0f32, 3.0, 0.01, &CPU).unwrap();
+        let mut state = None;
+        for device in devices {
+            let vars = VarMap::new();
+            let var = Var::from_tensor(&weights.to_device(device).unwrap()).unwrap();
+            vars.data().lock().unwrap().insert("w".into(), var.clone());
+            let mut freeze = FreezeOut::new(&vars, schedule(), |_| Some(0)).unwrap();
+            let mut opt = Optimizer::new(AdamW::default());
+            if let Some(state) = &state {
+                opt.load_state(&freeze, state).unwrap();
+            }
+            for step in 0..3 {
+                let loss = var.as_tensor().sin().unwrap().sum_all().unwrap();
+                let grads = freeze.backward(&loss).unwrap();
+                opt.step(&freeze, step, &grads).unwrap();
+            }
+            weights = var.as_detached_tensor().to_device(&CPU).unwrap();
+            state = Some(opt.state(&freeze).unwrap());
+        }
+        let state = state.unwrap();
+        assert_eq!(state["updates.w"].to_scalar::<i64>().unwrap(), 9);
+        [
+            weights,
+            state["exp_avg.w"].clone(),
+            state["exp_avg_sq.w"].clone(),
+        ]
+    };
+    for (got, want) in train([&CPU, &other, &CPU]).iter().zip(&train([&CPU; 3])) {
+        assert!(largest_difference(got, want) < 1e-6);
+    }
+}
