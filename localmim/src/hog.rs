@@ -22,7 +22,6 @@ use rayon::prelude::*;
 /// # Errors
 /// Images of another shape, or a cell size that does not divide the image or is no multiple of the finest.
 pub fn hog(images: &Tensor, bins: usize, finest: usize, pools: &[usize]) -> Result<Vec<Tensor>> {
-    let _region = vit::ops::profile::region("hog");
     let (batch, channels, height, width) = images.dims4()?;
     if channels != 3 || height < 2 || width < 2 {
         candle_core::bail!("hog: images of shape {:?}", images.dims());
@@ -39,6 +38,7 @@ pub fn hog(images: &Tensor, bins: usize, finest: usize, pools: &[usize]) -> Resu
         let Edges(edges) = Edges::new(bins);
         return crate::cuda::hog(images, &edges, finest, pools);
     }
+    let _region = vit::ops::profile::region("hog");
     let host = images
         .to_device(&Device::Cpu)?
         .to_dtype(DType::F32)?
