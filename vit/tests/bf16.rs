@@ -75,7 +75,8 @@ fn check(
             "{name}, tensor {i}: {error:e} from the plain form"
         );
         let error = relative(fused, exact);
-        assert!(error < 2e-2, "{name}, tensor {i}: {error:e} from f32");
+        let tolerance = if i == 0 { 1e-2 } else { 6e-2 };
+        assert!(error < tolerance, "{name}, tensor {i}: {error:e} from f32");
     }
     // A matrix's gradient comes out of a product of its own, which must have been bf16 as well: the plain form, whose
     // backward does not round, is far from it.

@@ -80,6 +80,80 @@ fn without_a_unit_it_says_so_and_computes_in_f32() {
 fn other_types_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let said = fails(pretrain(&dir.path().join("run"), &["--dtype=f16"]), 2);
-    assert!(said.contains("f16") && said.contains("bf16"), "{said}");
+    assert!(said.contains("'f16' for '--dtype"), "{said}");
     assert!(!dir.path().join("run").exists());
+}
+
+/// Every command that takes the flag computes something else with it, and nothing much else.
+#[test]
+fn every_command_heeds_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, names) = (dir.path().join("data"), ["ant", "bee", "cat", "dog", "elk"]);
+    for split in ["train", "val"] {
+        classes(&data.join(split), &names, 4);
+    }
+    let result = |out: &std::path::Path, key: &str| -> f64 {
+        let text = std::fs::read_to_string(out.join("result.json")).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        json[key].as_f64().unwrap()
+    };
+    let training = [
+        "--batch-size=8",
+        "--accum=1",
+        "--epochs=2",
+        "--warmup-epochs=1",
+    ];
+    for (command, model, more) in [
+        ("finetune", "hf_deit", &training[..]),
+        ("linprobe", "hf_deit", &training[..]),
+        ("eval", "hf_deit", &[]),
+    ] {
+        let loss = ["f32", "bf16"].map(|dtype| {
+            let out = dir.path().join(format!("{command}-{dtype}"));
+            let mut run = vitfreeze([command, "--dtype", dtype, "--checkpoint"]);
+            run.arg(checkpoint(model)).arg("--data").arg(&data);
+            ok(any({
+                run.args(more).arg("--out").arg(&out);
+                run
+            }));
+            result(&out, "loss")
+        });
+        assert!(loss[0] != loss[1], "{command}: {loss:?}");
+        assert!(
+            (loss[0] - loss[1]).abs() < 0.05 * loss[0],
+            "{command}: {loss:?}"
+        );
+    }
+    let features = ["f32", "bf16"].map(|dtype| {
+        let out = dir.path().join(format!("{dtype}.safetensors"));
+        let mut run = vitfreeze(["embed", "--dtype", dtype, "--checkpoint"]);
+        run.arg(checkpoint("hf_deit")).arg("--data").arg(&data);
+        run.arg("--out").arg(&out);
+        ok(any(run));
+        tensors(&out)
+    });
+    assert!(features[0] != features[1], "embed");
+    let mut run = vitfreeze(["knn", "--dtype=bf16", "--checkpoint"]);
+    run.arg(checkpoint("hf_deit")).arg("--data").arg(&data);
+    run.arg("--out").arg(dir.path().join("knn"));
+    assert!(ok(any(run)).contains("bf16: "));
+    let small = [
+        "--model=vit-tiny",
+        "--image-size=32",
+        "--patch-size=8",
+        "--batch-size=2",
+        "--steps=1",
+        "--frozen=0",
+        "--json",
+    ];
+    for (unit, want) in [("emulated", Some("emulated")), ("none", None)] {
+        let mut run = vitfreeze(["bench", "--dtype=bf16"]);
+        let output = run
+            .args(small)
+            .env("VITFREEZE_BF16", unit)
+            .output()
+            .unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(json["unit"].as_str(), want);
+    }
 }
