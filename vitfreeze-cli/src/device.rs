@@ -38,7 +38,7 @@ impl Dtype {
         }
         if !device.is_cpu() {
             return Err(usage(
-                "--dtype bf16 is for the CPU; on a GPU leave it out, products are f32 there",
+                "--dtype bf16 is for the CPU: on a GPU products are f32; a run in bf16 goes on with --device cpu",
             ));
         }
         let unit = Precision::Bf16.unit();

@@ -81,7 +81,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     )?;
     progress.close();
     let rows = all.labels.len();
-    all.write(&args.out, &*source, &args.checkpoint)?;
+    let unit = pretrained.cfg.precision.unit();
+    all.write(&args.out, &*source, &args.checkpoint, unit)?;
     let seconds = started.elapsed().as_secs_f64();
     print(format!(
         "{}: {rows} images, {} numbers each, {skipped} left out; {} ({:.1} images/s)",
@@ -109,7 +110,13 @@ impl Features {
         self.names.extend(batch.indices.iter().map(name));
     }
 
-    fn write(self, path: &Path, source: &dyn Source, checkpoint: &str) -> Result<()> {
+    fn write(
+        self,
+        path: &Path,
+        source: &dyn Source,
+        checkpoint: &str,
+        unit: Option<&str>,
+    ) -> Result<()> {
         let rows = self.labels.len();
         if rows == 0 {
             bail!("not one image could be read");
@@ -129,6 +136,7 @@ impl Features {
             "checkpoint": checkpoint,
             "classes": source.classes(),
             "names": self.names,
+            "bf16-unit": unit,
         });
         vit::save_atomic(path, &tensors, ("vitfreeze", about.to_string()))?;
         Ok(())

@@ -222,6 +222,8 @@ impl Judge<'_> {
                 "split": args.split,
                 "image-size": self.transform.size,
                 "crop-pct": self.transform.crop_pct,
+                "dtype": self.args.compute.dtype,
+                "bf16-unit": self.pretrained.cfg.precision.unit(),
             }),
             versions: result::versions(),
         };

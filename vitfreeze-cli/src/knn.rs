@@ -204,6 +204,8 @@ fn compare_all(
             "seed": args.seed,
             "image-size": transform.size,
             "training-images": bank.len(),
+            "dtype": args.compute.dtype,
+            "bf16-unit": pretrained.cfg.precision.unit(),
         }),
         versions: result::versions(),
     };

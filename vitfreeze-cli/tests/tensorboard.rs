@@ -72,3 +72,37 @@ fn a_session_writes_a_file() {
     assert_eq!(result["kind"], "pretrain");
     assert_eq!(result["images"], 7 * 8);
 }
+
+/// Every number read back by the real package, for each training command. Needs a Python that has it, named by
+/// `VITFREEZE_PYTHON` (.ci/run makes one); without, there is nothing to compare with.
+#[test]
+fn the_real_package_reads_them_back() {
+    let Some(python) = std::env::var_os("VITFREEZE_PYTHON") else {
+        eprintln!("skipped: VITFREEZE_PYTHON names no Python with the package tensorboard");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name| folder.path().join(name);
+    ok(pretrain(&path("pretrain"), &["--tensorboard"]));
+    let shapes = [
+        "--data=shapes",
+        "--samples=40",
+        "--image-size=32",
+        "--batch-size=8",
+        "--accum=1",
+    ];
+    for command in ["finetune", "linprobe"] {
+        let mut run =
+            common::vitfreeze([command, "--tensorboard", "--epochs=3", "--warmup-epochs=1"]);
+        run.args(shapes).arg("--checkpoint").arg(path("pretrain"));
+        run.arg("--out").arg(path(command));
+        ok(run);
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/tensorboard_check.py");
+    for command in ["pretrain", "finetune", "linprobe"] {
+        let mut check = std::process::Command::new(&python);
+        check.arg(&script).arg(path(command));
+        let said = ok(check);
+        assert!(said.contains("are those of metrics.jsonl"), "{said}");
+    }
+}
