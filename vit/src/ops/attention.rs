@@ -62,20 +62,17 @@ impl<'a> Head<'a> {
         }
     }
 
+    /// `dst = lhs . rhs`, rows of dst as wide as the product, on this thread.
+    fn product(&self, shape: (usize, usize, usize), lhs: Mat, rhs: Mat, dst: &mut [f32]) {
+        let (precision, width) = (self.precision, shape.2);
+        let (zero, one) = (Start::Zero, Threads::One);
+        matmul(precision, shape, lhs, rhs, dst, width, zero, one);
+    }
+
     /// `softmax(scale * Q K^T)` into `p` (T, T).
     fn probabilities(&self, p: &mut [f32]) {
         let t = self.tokens;
-        let shape = (t, self.dim, t);
-        matmul(
-            self.precision,
-            shape,
-            self.q,
-            self.k.t(),
-            p,
-            t,
-            Start::Zero,
-            Threads::One,
-        );
+        self.product((t, self.dim, t), self.q, self.k.t(), p);
         softmax_rows(p, t, self.scale);
     }
 }
@@ -101,17 +98,7 @@ pub(super) fn forward(
                 let image = &qkv[i / heads * tokens * 3 * width..];
                 let h = Head::new(image, (tokens, width), (i % heads, heads), precision);
                 h.probabilities(p);
-                let (shape, p) = ((tokens, tokens, dim), Mat::rows(p, tokens));
-                matmul(
-                    precision,
-                    shape,
-                    p,
-                    h.v,
-                    out,
-                    dim,
-                    Start::Zero,
-                    Threads::One,
-                );
+                h.product((tokens, tokens, dim), Mat::rows(p, tokens), h.v, out);
             },
         );
     out.par_chunks_mut(tokens * width)
@@ -171,26 +158,16 @@ impl Head<'_> {
     /// The gradients of queries, keys and values, one after the other, into `d`.
     fn backward(&self, p: &mut [f32], dp: &mut [f32], g: Mat, d: &mut [f32]) {
         let (t, dim) = (self.tokens, self.dim);
-        let (one, precision) = (Threads::One, self.precision);
         self.probabilities(p);
         let (inner, outer) = ((t, t, dim), (t, dim, t));
         let (dq, rest) = d.split_at_mut(t * dim);
         let (dk, dv) = rest.split_at_mut(t * dim);
-        matmul(
-            precision,
-            inner,
-            Mat::rows(p, t).t(),
-            g,
-            dv,
-            dim,
-            Start::Zero,
-            one,
-        );
-        matmul(precision, outer, g, self.v.t(), dp, t, Start::Zero, one);
+        self.product(inner, Mat::rows(p, t).t(), g, dv);
+        self.product(outer, g, self.v.t(), dp);
         softmax_gradient(p, dp, t, self.scale);
         let ds = Mat::rows(dp, t);
-        matmul(precision, inner, ds, self.k, dq, dim, Start::Zero, one);
-        matmul(precision, inner, ds.t(), self.q, dk, dim, Start::Zero, one);
+        self.product(inner, ds, self.k, dq);
+        self.product(inner, ds.t(), self.q, dk);
     }
 }
 
