@@ -6,6 +6,10 @@ use std::sync::Once;
 use candle_core::{Device, Result, Tensor, Var};
 use vit::ops::{self, plain, Precision};
 
+#[path = "common/block.rs"]
+mod forms;
+
+use forms::{block_shapes, fused_block, plain_block};
 use Precision::{Bf16, F32};
 
 fn unit() {
@@ -125,45 +129,10 @@ fn attention() {
 #[test]
 fn block() {
     let (batch, tokens, heads, d, hidden) = (2, 11, 2, 48, 80);
-    let shapes = [
-        vec![batch, tokens, d],
-        vec![d],
-        vec![d],
-        vec![3 * d, d],
-        vec![3 * d],
-        vec![d, d],
-        vec![d],
-        vec![d],
-        vec![d],
-        vec![hidden, d],
-        vec![hidden],
-        vec![d, hidden],
-        vec![d],
-    ];
+    let shapes = block_shapes(batch, tokens, d, hidden);
     let paths = [Some(vec![1.25, 1.0]), Some(vec![0.5, 2.0])];
-    check("block", &shapes, |x, precision, fused| {
-        if fused {
-            let pair = |i: usize| [&x[i], &x[i + 1]];
-            let weights = ops::BlockWeights {
-                norm1: pair(1),
-                qkv: pair(3),
-                proj: pair(5),
-                norm2: pair(7),
-                fc1: pair(9),
-                fc2: pair(11),
-            };
-            return ops::block(&x[0], &weights, heads, 1e-6, paths.clone(), precision);
-        }
-        let factor = |y: Tensor, path: usize| {
-            let path = Tensor::new(paths[path].clone().unwrap(), &Device::Cpu)?;
-            y.broadcast_mul(&path.reshape((batch, 1, 1))?)
-        };
-        let n = plain::layer_norm(&x[0], &x[1], &x[2], 1e-6)?;
-        let qkv = plain::linear(&n, &x[3], &x[4], precision)?;
-        let a = plain::attention(&qkv, heads, precision)?;
-        let x1 = (&x[0] + factor(plain::linear(&a, &x[5], &x[6], precision)?, 0)?)?;
-        let n = plain::layer_norm(&x1, &x[7], &x[8], 1e-6)?;
-        let h = plain::gelu(&plain::linear(&n, &x[9], &x[10], precision)?)?;
-        &x1 + factor(plain::linear(&h, &x[11], &x[12], precision)?, 1)?
+    check("block", &shapes, |x, precision, fused| match fused {
+        true => fused_block(x, heads, &paths, precision),
+        false => plain_block(x, heads, &paths, precision),
     });
 }

@@ -4,7 +4,19 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use vit::ops::{self, plain, Precision};
 
+#[path = "common/block.rs"]
+mod forms;
+
+use forms::block_shapes;
 use Precision::F32;
+
+fn fused_block(x: &[Tensor], heads: usize, paths: &[Option<Vec<f32>>; 2]) -> Result<Tensor> {
+    forms::fused_block(x, heads, paths, F32)
+}
+
+fn plain_block(x: &[Tensor], heads: usize, paths: &[Option<Vec<f32>>; 2]) -> Result<Tensor> {
+    forms::plain_block(x, heads, paths, F32)
+}
 
 const CPU: Device = Device::Cpu;
 
@@ -182,55 +194,6 @@ fn layer_norm() {
             |x| plain::layer_norm(&x[0], &x[1], &x[2], 1e-6),
         );
     }
-}
-
-/// A block of ops without drop path, or with these factors.
-fn plain_block(x: &[Tensor], heads: usize, paths: &[Option<Vec<f32>>; 2]) -> Result<Tensor> {
-    let factor = |y: Tensor, path: &Option<Vec<f32>>| match path {
-        Some(path) => {
-            let path = Tensor::new(path.as_slice(), &CPU)?.to_dtype(y.dtype())?;
-            y.broadcast_mul(&path.reshape((path.elem_count(), 1, 1))?)
-        }
-        None => Ok(y),
-    };
-    let n = plain::layer_norm(&x[0], &x[1], &x[2], 1e-6)?;
-    let qkv = plain::linear(&n, &x[3], &x[4], F32)?;
-    let a = plain::attention(&qkv, heads, F32)?;
-    let x1 = (&x[0] + factor(plain::linear(&a, &x[5], &x[6], F32)?, &paths[0])?)?;
-    let n = plain::layer_norm(&x1, &x[7], &x[8], 1e-6)?;
-    let h = plain::gelu(&plain::linear(&n, &x[9], &x[10], F32)?)?;
-    &x1 + factor(plain::linear(&h, &x[11], &x[12], F32)?, &paths[1])?
-}
-
-fn fused_block(x: &[Tensor], heads: usize, paths: &[Option<Vec<f32>>; 2]) -> Result<Tensor> {
-    let pair = |i: usize| [&x[i], &x[i + 1]];
-    let weights = ops::BlockWeights {
-        norm1: pair(1),
-        qkv: pair(3),
-        proj: pair(5),
-        norm2: pair(7),
-        fc1: pair(9),
-        fc2: pair(11),
-    };
-    ops::block(&x[0], &weights, heads, 1e-6, paths.clone(), F32)
-}
-
-fn block_shapes(batch: usize, tokens: usize, d: usize, hidden: usize) -> Vec<Vec<usize>> {
-    vec![
-        vec![batch, tokens, d],
-        vec![d],
-        vec![d],
-        vec![3 * d, d],
-        vec![3 * d],
-        vec![d, d],
-        vec![d],
-        vec![d],
-        vec![d],
-        vec![hidden, d],
-        vec![hidden],
-        vec![d, hidden],
-        vec![d],
-    ]
 }
 
 #[test]

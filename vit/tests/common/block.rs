@@ -1,0 +1,66 @@
+//! A transformer block of given tensors: as one op, and of its parts in their plain forms.
+use candle_core::{Device, Result, Tensor};
+use vit::ops::{self, plain, Precision};
+
+type Paths = [Option<Vec<f32>>; 2];
+
+/// A block of ops without drop path, or with these factors.
+pub fn plain_block(
+    x: &[Tensor],
+    heads: usize,
+    paths: &Paths,
+    precision: Precision,
+) -> Result<Tensor> {
+    let factor = |y: Tensor, path: &Option<Vec<f32>>| match path {
+        Some(path) => {
+            let path = Tensor::new(path.as_slice(), &Device::Cpu)?.to_dtype(y.dtype())?;
+            y.broadcast_mul(&path.reshape((path.elem_count(), 1, 1))?)
+        }
+        None => Ok(y),
+    };
+    let n = plain::layer_norm(&x[0], &x[1], &x[2], 1e-6)?;
+    let qkv = plain::linear(&n, &x[3], &x[4], precision)?;
+    let a = plain::attention(&qkv, heads, precision)?;
+    let x1 = (&x[0] + factor(plain::linear(&a, &x[5], &x[6], precision)?, &paths[0])?)?;
+    let n = plain::layer_norm(&x1, &x[7], &x[8], 1e-6)?;
+    let h = plain::gelu(&plain::linear(&n, &x[9], &x[10], precision)?)?;
+    &x1 + factor(plain::linear(&h, &x[11], &x[12], precision)?, &paths[1])?
+}
+
+/// The same as one op.
+pub fn fused_block(
+    x: &[Tensor],
+    heads: usize,
+    paths: &Paths,
+    precision: Precision,
+) -> Result<Tensor> {
+    let pair = |i: usize| [&x[i], &x[i + 1]];
+    let weights = ops::BlockWeights {
+        norm1: pair(1),
+        qkv: pair(3),
+        proj: pair(5),
+        norm2: pair(7),
+        fc1: pair(9),
+        fc2: pair(11),
+    };
+    ops::block(&x[0], &weights, heads, 1e-6, paths.clone(), precision)
+}
+
+/// Of x, then of the weights and biases in the order of [`ops::BlockWeights`].
+pub fn block_shapes(batch: usize, tokens: usize, d: usize, hidden: usize) -> Vec<Vec<usize>> {
+    vec![
+        vec![batch, tokens, d],
+        vec![d],
+        vec![d],
+        vec![3 * d, d],
+        vec![3 * d],
+        vec![d, d],
+        vec![d],
+        vec![d],
+        vec![d],
+        vec![hidden, d],
+        vec![hidden],
+        vec![d, hidden],
+        vec![d],
+    ]
+}
