@@ -23,6 +23,7 @@ mod precision;
 pub mod profile;
 mod scratch;
 mod storage;
+mod transpose;
 mod unshuffle;
 
 use std::sync::OnceLock;

@@ -22,19 +22,20 @@ pub(super) unsafe fn multiply(
     right: Range<usize>,
     to: Destination,
 ) {
+    let pairs = lhs.depth().div_ceil(2);
     for r in right.step_by(2) {
         let b = [rhs.panel(r), rhs.panel(r + 1)];
         for l in left.clone() {
             // SAFETY: the caller's.
             unsafe {
-                half_panel::<0>(lhs.panel(l), b, 16 * l, 16 * r, &to);
-                half_panel::<ROWS>(lhs.panel(l), b, 16 * l, 16 * r, &to);
+                half_panel::<0>(lhs.panel(l), b, pairs, 16 * l, 16 * r, &to);
+                half_panel::<ROWS>(lhs.panel(l), b, pairs, 16 * l, 16 * r, &to);
             }
         }
     }
 }
 
-/// 8 rows by 32 columns of a panel, from row `FIRST` of it on.
+/// 8 rows by 32 columns of a panel, from row `FIRST` of it on, over so many pairs along k.
 ///
 /// # Safety
 /// As above.
@@ -42,6 +43,7 @@ pub(super) unsafe fn multiply(
 unsafe fn half_panel<const FIRST: usize>(
     left: &[Tile],
     right: [&[Tile]; 2],
+    pairs: usize,
     row: usize,
     column: usize,
     to: &Destination,
@@ -51,13 +53,13 @@ unsafe fn half_panel<const FIRST: usize>(
         return;
     }
     let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-    for ((left, b0), b1) in left.iter().zip(right[0]).zip(right[1]) {
-        for p in 0..16 {
+    for (step, ((left, b0), b1)) in left.iter().zip(right[0]).zip(right[1]).enumerate() {
+        for p in 0..(pairs - 16 * step).min(16) {
             // SAFETY: a line is 64 bytes.
             let line = |tile: &Tile| unsafe { _mm512_loadu_si512(tile[p].0.as_ptr().cast()) };
-            let (b0, b1) = (pairs(line(b0)), pairs(line(b1)));
+            let (b0, b1) = (bf16(line(b0)), bf16(line(b1)));
             for (r, sums) in sums.iter_mut().enumerate() {
-                let a = pairs(_mm512_set1_epi32(left[FIRST + r].0[p] as i32));
+                let a = bf16(_mm512_set1_epi32(left[FIRST + r].0[p] as i32));
                 sums[0] = _mm512_dpbf16_ps(sums[0], a, b0);
                 sums[1] = _mm512_dpbf16_ps(sums[1], a, b1);
             }
@@ -73,13 +75,13 @@ unsafe fn half_panel<const FIRST: usize>(
 
 /// The same bits as pairs of bf16.
 #[inline(always)]
-fn pairs(words: __m512i) -> __m512bh {
+fn bf16(words: __m512i) -> __m512bh {
     // SAFETY: both are 512 bits, all values of which are valid.
     unsafe { std::mem::transmute::<__m512i, __m512bh>(words) }
 }
 
 /// The first `columns` of 16 lanes.
-fn mask(columns: usize) -> u16 {
+pub(in super::super) fn mask(columns: usize) -> u16 {
     ((1u32 << columns.min(16)) - 1) as u16
 }
 
@@ -188,7 +190,7 @@ unsafe fn store(lines: [__m512i; 16], transposed: bool, tile: &mut Tile) {
 /// # Safety
 /// The machine has AVX-512F.
 #[target_feature(enable = "avx512f")]
-unsafe fn transpose(lines: [__m512i; 16]) -> [__m512i; 16] {
+pub(in super::super) unsafe fn transpose(lines: [__m512i; 16]) -> [__m512i; 16] {
     let mut a = lines;
     for i in 0..8 {
         a[2 * i] = _mm512_unpacklo_epi32(lines[2 * i], lines[2 * i + 1]);

@@ -6,7 +6,7 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(super) mod avx512;
 mod emulated;
 mod pack;
 #[cfg(test)]
@@ -200,7 +200,11 @@ fn multiply(
         columns: n,
         start,
     };
-    let blocks = (lhs.panels().div_ceil(LEFT), rhs.panels().div_ceil(RIGHT));
+    let tasks = match parallel {
+        true => TASKS * rayon::current_num_threads(),
+        false => 1,
+    };
+    let blocks = blocks(lhs.panels(), rhs.panels(), tasks);
     let task = |i: usize| {
         let left = part(lhs.panels(), blocks.0, i % blocks.0);
         let right = part(rhs.panels(), blocks.1, i / blocks.0);
@@ -220,6 +224,24 @@ fn multiply(
         true => (0..blocks.0 * blocks.1).into_par_iter().for_each(task),
         false => (0..blocks.0 * blocks.1).for_each(task),
     }
+}
+
+/// Tasks for each thread, so that all end at about the same time.
+const TASKS: usize = 3;
+
+/// Into how many parts the panels of both operands are cut: as many as LEFT and RIGHT ask for, and more for so many tasks, down
+/// to two panels. No sum depends on it.
+fn blocks(left: usize, right: usize, tasks: usize) -> (usize, usize) {
+    let (mut l, mut r) = (left.div_ceil(LEFT), right.div_ceil(RIGHT));
+    let most = (left.div_ceil(2), right.div_ceil(2));
+    while l * r < tasks && (l, r) != most {
+        // The one whose parts are larger.
+        match r == most.1 || (l < most.0 && left * r >= right * l) {
+            true => l = (2 * l).min(most.0),
+            false => r = (2 * r).min(most.1),
+        }
+    }
+    (l, r)
 }
 
 /// Part `i` of `parts` nearly equal ones of `0..len`, all but the last of even length (AMX works on pairs of panels).

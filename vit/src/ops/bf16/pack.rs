@@ -21,11 +21,14 @@ pub(super) type Tile = [Line; 16];
 pub(super) const DEPTH: usize = 32;
 /// Rows or columns in a panel.
 pub(super) const PANEL: usize = 16;
+/// Panels in a group.
+const GROUP: usize = 4;
 
 /// An operand, rounded and cut into tiles.
 pub(in super::super) struct Packed {
     lines: Lines,
     outer: usize,
+    depth: usize,
     steps: usize,
 }
 
@@ -67,35 +70,41 @@ impl Packed {
             true => Lines::new(length),
             false => Lines::local(length),
         };
-        let panel = |(panel, lines): (usize, &mut [Line])| {
-            let first = panel * PANEL;
-            if first >= outer {
-                return;
-            }
-            let many = (outer - first).min(PANEL);
+        // Of rows across k some panels are cut together: 16 numbers of each row at a time would be a look-up of a page for 64
+        // bytes.
+        let together = if rows_run { 1 } else { GROUP };
+        let group = |(group, lines): (usize, &mut [Line])| {
             let (tiles, _) = lines.as_chunks_mut::<16>();
-            for (step, tile) in tiles.iter_mut().enumerate() {
+            for step in 0..steps {
                 let k = step * DEPTH;
-                let part = Part {
-                    data: &data[first * outer_stride + k * inner_stride..],
-                    many,
-                    deep: (depth - k).min(DEPTH),
-                };
-                match rows_run {
-                    true => part.along_k(outer_stride, right, tile),
-                    false => part.across_k(inner_stride, !right, tile),
+                for (panel, tiles) in tiles.chunks_exact_mut(steps).enumerate() {
+                    let first = (group * together + panel) * PANEL;
+                    if first >= outer {
+                        break;
+                    }
+                    let part = Part {
+                        data: &data[first * outer_stride + k * inner_stride..],
+                        many: (outer - first).min(PANEL),
+                        deep: (depth - k).min(DEPTH),
+                    };
+                    match rows_run {
+                        true => part.along_k(outer_stride, right, &mut tiles[step]),
+                        false => part.across_k(inner_stride, !right, &mut tiles[step]),
+                    }
                 }
             }
         };
         if steps > 0 {
+            let size = together * steps * 16;
             match parallel {
-                true => lines.par_chunks_mut(steps * 16).enumerate().for_each(panel),
-                false => lines.chunks_mut(steps * 16).enumerate().for_each(panel),
+                true => lines.par_chunks_mut(size).enumerate().for_each(group),
+                false => lines.chunks_mut(size).enumerate().for_each(group),
             }
         }
         Self {
             lines,
             outer,
+            depth,
             steps,
         }
     }
@@ -103,6 +112,11 @@ impl Packed {
     /// Rows of a left operand, columns of a right one.
     pub fn outer(&self) -> usize {
         self.outer
+    }
+
+    /// Numbers along k.
+    pub fn depth(&self) -> usize {
+        self.depth
     }
 
     /// Panels that hold any of them.
