@@ -61,14 +61,12 @@ impl Decoder {
     /// Shapes that do not fit.
     pub fn forward(&self, latent: &Tensor, ids_restore: &Arc<Vec<u32>>) -> Result<Tensor> {
         let x = self.embed.forward(latent)?;
-        let x = ops::unshuffle(&x, &self.mask_token, ids_restore)?;
-        let mut x = x.broadcast_add(&self.pos_embed)?;
+        let mut x = ops::unshuffle(&x, &self.mask_token, &self.pos_embed, ids_restore)?;
         for block in &self.blocks {
             x = block.forward(&x)?;
         }
         let x = self.norm.forward(&x)?;
-        let patches = x.dim(1)? - 1;
-        let x = x.narrow(1, 1, patches)?;
+        let x = ops::patch_tokens(&x)?;
         self.head.forward(&x, self.side, self.precision)
     }
 
@@ -175,21 +173,13 @@ impl Deconv {
     /// `(B, side^2, I) -> (B, (2 side)^2, O)`
     fn forward(&self, x: &Tensor, side: usize, precision: Precision) -> Result<Tensor> {
         let (inputs, outputs, _, _) = self.weight.dims4()?;
-        let batch = x.dim(0)?;
         // Rows (ky, kx, o): the two cells of an output row are then neighbours in memory and move as one block.
         let weight = self.weight.permute((2, 3, 1, 0))?.contiguous()?;
         let weight = weight.reshape((4 * outputs, inputs))?;
         let bias = self.bias.expand((4, outputs))?.contiguous()?;
         let bias = bias.reshape(4 * outputs)?;
         let x = ops::linear(x, &weight, &bias, precision)?;
-        #[cfg(feature = "cuda")]
-        if ops::cuda::is_cuda(&x) {
-            return ops::cuda::unfold_cells(&x, side);
-        }
-        x.reshape((batch * side, side, 2, 2 * outputs))?
-            .transpose(1, 2)?
-            .contiguous()?
-            .reshape((batch, 4 * side * side, outputs))
+        ops::unfold_cells(&x, side)
     }
 }
 

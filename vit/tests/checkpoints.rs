@@ -264,10 +264,8 @@ fn golden_hf_mae() {
     let x = Linear::new(48, 32, vb.pp("decoder_embed")).unwrap();
     let x = x.forward(&latent).unwrap();
     let mask_token = vb.get((1, 1, 32), "mask_token").unwrap();
-    let mut x = ops::unshuffle(&x, &mask_token, &Arc::new(restore)).unwrap();
-    x = x
-        .broadcast_add(&vb.get((1, 17, 32), "decoder_pos_embed").unwrap())
-        .unwrap();
+    let pos_embed = vb.get((1, 17, 32), "decoder_pos_embed").unwrap();
+    let mut x = ops::unshuffle(&x, &mask_token, &pos_embed, &Arc::new(restore)).unwrap();
     let cfg = VitConfig {
         embed_dim: 32,
         num_heads: 4,

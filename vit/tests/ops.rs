@@ -288,12 +288,43 @@ fn attention() {
 #[test]
 fn unshuffle() {
     let ids = Arc::new(vec![2, 0, 3, 1, 1, 3, 0, 2]);
+    let pos_embed = |x: &Tensor| {
+        let pos = numbers(&[1, 5, 5], 7).to_dtype(x.dtype())?;
+        pos.to_device(x.device())
+    };
     check(
         "unshuffle",
         &[&[2, 3, 5], &[1, 1, 5]],
-        |x| ops::unshuffle(&x[0], &x[1], &ids),
-        |x| plain::unshuffle(&x[0], &x[1], &ids),
+        |x| ops::unshuffle(&x[0], &x[1], &pos_embed(&x[0])?, &ids),
+        |x| plain::unshuffle(&x[0], &x[1], &pos_embed(&x[0])?, &ids),
     );
+}
+
+#[test]
+fn unfold_cells() {
+    for (batch, side, outputs) in [(1, 1, 1), (2, 3, 2), (1, 4, 5)] {
+        check(
+            "unfold_cells",
+            &[&[batch, side * side, 4 * outputs]],
+            |x| ops::unfold_cells(&x[0], side),
+            |x| plain::unfold_cells(&x[0], side),
+        );
+    }
+}
+
+#[test]
+fn patch_tokens() {
+    for (batch, tokens, width) in [(1, 2, 1), (3, 5, 4)] {
+        check(
+            "patch_tokens",
+            &[&[batch, tokens, width]],
+            |x| ops::patch_tokens(&x[0]),
+            |x| plain::patch_tokens(&x[0]),
+        );
+    }
+    // Nothing but class tokens.
+    let none = ops::patch_tokens(&numbers(&[2, 1, 3], 1)).unwrap();
+    assert_eq!(none.dims(), [2, 0, 3]);
 }
 
 #[test]
@@ -346,8 +377,9 @@ fn empty_and_wide_inputs() {
 #[test]
 fn plain_unshuffle_refuses_a_row_twice() {
     let (x, m) = (numbers(&[1, 3, 4], 1), numbers(&[1, 1, 4], 2));
-    assert!(plain::unshuffle(&x, &m, &[0, 1, 2]).is_ok());
-    assert!(plain::unshuffle(&x, &m, &[0, 1, 1]).is_err());
+    let pos_embed = numbers(&[1, 4, 4], 3);
+    assert!(plain::unshuffle(&x, &m, &pos_embed, &[0, 1, 2]).is_ok());
+    assert!(plain::unshuffle(&x, &m, &pos_embed, &[0, 1, 1]).is_err());
 }
 
 #[test]
@@ -368,17 +400,17 @@ fn wrong_shapes_are_errors() {
     ));
     fails(ops::layer_norm(&x, &input(&[3], 2), &input(&[3], 3), 1e-6));
     fails(ops::attention(&input(&[1, 2, 10], 1), 2, F32));
-    let ids = Arc::new(vec![0, 1, 7]);
-    fails(ops::unshuffle(
-        &input(&[1, 2, 4], 1),
-        &input(&[1, 1, 4], 2),
-        &ids,
-    ));
-    fails(ops::unshuffle(
-        &input(&[1, 2, 4], 1),
-        &input(&[1, 1, 4], 2),
-        &Arc::new(vec![]),
-    ));
+    let unshuffle = |tokens: usize, ids: Vec<u32>| {
+        let (x, m) = (input(&[1, 2, 4], 1), input(&[1, 1, 4], 2));
+        ops::unshuffle(&x, &m, &input(&[1, tokens, 4], 3), &Arc::new(ids))
+    };
+    assert!(unshuffle(4, vec![0, 1, 2]).is_ok());
+    fails(unshuffle(4, vec![0, 1, 7]));
+    fails(unshuffle(1, vec![]));
+    fails(unshuffle(3, vec![0, 1, 2]));
+    fails(ops::unfold_cells(&input(&[1, 4, 6], 1), 2));
+    fails(ops::unfold_cells(&input(&[1, 4, 8], 1), 3));
+    fails(ops::patch_tokens(&input(&[2, 0, 3], 1)));
 }
 
 /// NaN and infinity must come out, or a diverging run would go on unseen.

@@ -7,6 +7,7 @@ use super::matmul::{matmul, Mat, Start, Threads};
 use super::profile::region;
 use super::scratch::Buffer;
 use super::storage::{cpu_f32, slice};
+use super::unwritten::unwritten;
 use super::Precision;
 
 /// `(B, T, 3D) -> (B, T, D)`: `softmax(Q K^T / sqrt(D / H)) V` per head, with `qkv` packed as timm packs it: queries of
@@ -234,7 +235,8 @@ impl CustomOp1 for AttentionOp {
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (batch, tokens, packed) = layout.shape().dims3()?;
         let width = packed / 3;
-        let mut out = vec![0f32; batch * tokens * width];
+        // SAFETY: the op writes all of it.
+        let mut out = unsafe { unwritten(batch * tokens * width) };
         if tokens > 0 {
             let qkv = slice(qkv, layout)?;
             forward(qkv, (tokens, width), self.heads, &mut out, self.precision);
@@ -246,7 +248,8 @@ impl CustomOp1 for AttentionOp {
     fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (_, tokens, packed) = qkv.dims3()?;
         let grad = grad.contiguous()?;
-        let mut d = vec![0f32; qkv.elem_count()];
+        // SAFETY: the op writes all of it.
+        let mut d = unsafe { unwritten(qkv.elem_count()) };
         if tokens > 0 {
             let (qkv, grad) = (cpu_f32(qkv)?, cpu_f32(&grad)?);
             let shape = (tokens, packed / 3);

@@ -9,6 +9,7 @@ use super::kept::{Numbers, Waiting};
 use super::profile::region;
 use super::scratch::Buffer;
 use super::storage::{cpu_f32, slice, CpuF32};
+use super::unwritten::unwritten;
 use super::{attention, gelu, layer_norm, linear, Precision};
 
 /// The weights of a block: LayerNorms (D), qkv (3D, D), proj (D, D), fc1 (F, D), fc2 (D, F), each followed by its bias.
@@ -185,17 +186,18 @@ impl BlockOp {
         let precision = self.precision;
         // What is not kept as it is comes from the pool.
         let pooled = !self.keep || self.keeps_bf16();
-        let mut qkv = Numbers::new(3 * x.len(), pooled);
+        // SAFETY (of all four): the next line writes all numbers.
+        let mut qkv = unsafe { Numbers::new(3 * x.len(), pooled) };
         linear::forward(&n, qkv_w, qkv_b, &mut qkv, precision);
-        let mut heads = Numbers::new(x.len(), pooled);
+        let mut heads = unsafe { Numbers::new(x.len(), pooled) };
         let shape = (tokens, width);
         attention::forward(&qkv, shape, self.heads, &mut heads, precision);
         self.scale(0, &mut heads, tokens, width);
-        let mut x1 = Numbers::new(x.len(), !self.keep);
+        let mut x1 = unsafe { Numbers::new(x.len(), !self.keep) };
         self.residual(0, x, proj_b, &mut x1, tokens);
         linear::add_product(&heads, proj, width, &mut x1, precision);
         layer_norm::forward(&x1, norm2, norm2_b, self.eps, &mut n);
-        let mut hidden = Numbers::new(x.len() / width * fc1_b.len(), pooled);
+        let mut hidden = unsafe { Numbers::new(x.len() / width * fc1_b.len(), pooled) };
         linear::forward(&n, fc1, fc1_b, &mut hidden, precision);
         Half {
             qkv,
@@ -336,7 +338,8 @@ impl CustomOp2 for BlockOp {
         let _region = region("block forward, other");
         let (_, tokens, width) = layout.shape().dims3()?;
         let x = slice(x, layout)?;
-        let mut y = vec![0f32; x.len()];
+        // SAFETY: `residual` writes all of it.
+        let mut y = unsafe { unwritten(x.len()) };
         if !x.is_empty() {
             let w = self.weights()?;
             let half = self.first_half(x, tokens, &w);

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::math::{erf, exp, simd_fn};
 use super::profile::region;
 use super::storage::{cpu_f32, slice};
+use super::unwritten::unwritten;
 
 /// `y = x / 2 * (1 + erf(x / sqrt 2))`, element-wise (Hendrycks and Gimpel, arXiv 1606.08415).
 ///
@@ -83,7 +84,8 @@ impl CustomOp1 for GeluOp {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let _region = region("gelu, other");
         let x = slice(x, layout)?;
-        let mut y = vec![0f32; x.len()];
+        // SAFETY: the op writes all of it.
+        let mut y = unsafe { unwritten(x.len()) };
         forward(x, &mut y);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }

@@ -3,6 +3,7 @@ use std::ops::{Deref, DerefMut};
 
 use super::bf16::{round_slice, widen_slice};
 use super::scratch::Buffer;
+use super::unwritten::unwritten;
 
 /// Activations on their way through a block: memory of their own, or the pool's, which the next block uses again.
 pub(super) enum Numbers {
@@ -12,10 +13,14 @@ pub(super) enum Numbers {
 
 impl Numbers {
     /// So many, of whatever values.
-    pub fn new(length: usize, pooled: bool) -> Self {
+    ///
+    /// # Safety
+    /// Each number is written before it is read.
+    pub unsafe fn new(length: usize, pooled: bool) -> Self {
         match pooled {
             true => Self::Pooled(Buffer::new(length)),
-            false => Self::Own(vec![0.0; length]),
+            // SAFETY: the caller's.
+            false => Self::Own(unsafe { unwritten(length) }),
         }
     }
 }

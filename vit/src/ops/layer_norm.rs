@@ -6,6 +6,7 @@ use super::linear::sum_all;
 use super::math::{simd_fn, sum, sum_by};
 use super::profile::region;
 use super::storage::{cpu_f32, slice};
+use super::unwritten::unwritten;
 
 /// `(.., D) -> (.., D)`: `y = (x - mean) / sqrt(var + eps) * weight + bias` over the last dimension, with the biased
 /// variance (Ba et al., arXiv 1607.06450).
@@ -146,7 +147,8 @@ impl CustomOp3 for LayerNormOp {
                 b.len()
             );
         }
-        let mut y = vec![0f32; x.len()];
+        // SAFETY: the op writes all of it.
+        let mut y = unsafe { unwritten(x.len()) };
         forward(x, w, b, self.eps, &mut y);
         Ok((CpuStorage::F32(y), xl.shape().clone()))
     }

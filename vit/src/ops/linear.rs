@@ -6,6 +6,7 @@ use super::math::simd_fn;
 use super::matmul::{matmul, Mat, Start, Threads};
 use super::profile::region;
 use super::storage::{cpu_f32, slice};
+use super::unwritten::unwritten;
 use super::Precision;
 
 /// `(.., I) -> (.., O)`: `y = x W^T + b` with `weight` (O, I) and `bias` (O).
@@ -85,8 +86,9 @@ pub(super) fn weight_gradient(
     inputs: usize,
     precision: Precision,
 ) -> Vec<f32> {
-    let mut dw = vec![0f32; outputs * inputs];
     let _region = region("matmul dW");
+    // SAFETY: a product that starts from zero writes all of it.
+    let mut dw = unsafe { unwritten(outputs * inputs) };
     let shape = (outputs, g.len() / outputs, inputs);
     let (g, x) = (Mat::rows(g, outputs).t(), Mat::rows(x, inputs));
     let zero = Start::Zero;
@@ -127,7 +129,8 @@ impl CustomOp3 for LinearOp {
             *last = outputs;
         }
         let rows = x.len() / inputs;
-        let mut y = vec![0f32; rows * outputs];
+        // SAFETY: a product that starts from a row writes all of it.
+        let mut y = unsafe { unwritten(rows * outputs) };
         forward(x, w, b, &mut y, self.precision);
         Ok((CpuStorage::F32(y), Shape::from(dims)))
     }
@@ -147,7 +150,8 @@ impl CustomOp3 for LinearOp {
         let rows = g.len() / outputs;
         let device = x.device();
         let dx = if x.track_op() {
-            let mut dx = vec![0f32; rows * inputs];
+            // SAFETY: a product that starts from zero writes all of it.
+            let mut dx = unsafe { unwritten(rows * inputs) };
             input_gradient(&g, &cpu_f32(w)?, outputs, &mut dx, self.precision);
             Some(Tensor::from_vec(dx, x.shape(), device)?)
         } else {

@@ -8,6 +8,7 @@ mod attention;
 mod bf16;
 mod block;
 mod bundle;
+mod cells;
 // Public for the crate localmim, whose kernels run the same way.
 #[cfg(feature = "cuda")]
 #[doc(hidden)]
@@ -25,6 +26,7 @@ mod scratch;
 mod storage;
 mod transpose;
 mod unshuffle;
+mod unwritten;
 
 use std::sync::OnceLock;
 
@@ -33,6 +35,7 @@ use candle_core::{DType, Tensor};
 pub use attention::attention;
 pub use block::{block, BlockWeights};
 pub use bundle::backward;
+pub use cells::{patch_tokens, unfold_cells};
 pub use gelu::gelu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;

@@ -80,11 +80,39 @@ pub fn attention(qkv: &Tensor, heads: usize, precision: Precision) -> Result<Ten
         .reshape((batch, tokens, heads * dim))
 }
 
+/// See [`super::unfold_cells`].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn unfold_cells(x: &Tensor, side: usize) -> Result<Tensor> {
+    let (batch, cells, width) = x.dims3()?;
+    x.reshape((batch * side, side, 2, width / 2))?
+        .transpose(1, 2)?
+        .contiguous()?
+        .reshape((batch, 4 * cells, width / 4))
+}
+
+/// See [`super::patch_tokens`].
+///
+/// # Errors
+/// An input without a token.
+pub fn patch_tokens(x: &Tensor) -> Result<Tensor> {
+    match x.dim(1)? {
+        0 => candle_core::bail!("patch_tokens: no token"),
+        tokens => x.narrow(1, 1, tokens - 1),
+    }
+}
+
 /// See [`super::unshuffle`].
 ///
 /// # Errors
 /// Shapes that do not fit, an index twice in an image.
-pub fn unshuffle(x: &Tensor, mask_token: &Tensor, ids_restore: &[u32]) -> Result<Tensor> {
+pub fn unshuffle(
+    x: &Tensor,
+    mask_token: &Tensor,
+    pos_embed: &Tensor,
+    ids_restore: &[u32],
+) -> Result<Tensor> {
     let (batch, tokens, width) = x.dims3()?;
     let patches = ids_restore.len() / batch.max(1);
     if patches == 0 || tokens == 0 || tokens > 1 + patches {
@@ -109,7 +137,9 @@ pub fn unshuffle(x: &Tensor, mask_token: &Tensor, ids_restore: &[u32]) -> Result
             token => batch * tokens + image * masked + token - tokens,
         }));
     }
-    permute_rows(&table, &rows)?.reshape((batch, 1 + patches, width))
+    permute_rows(&table, &rows)?
+        .reshape((batch, 1 + patches, width))?
+        .broadcast_add(pos_embed)
 }
 
 /// Row `rows[i]` of `x` (R, D) at place i; each of the R numbers once, or it is an error.

@@ -9,11 +9,7 @@ const SIDE: usize = 16;
 const COLUMNS: usize = 64;
 
 /// Of `rows` x `columns` numbers, rows `stride` apart.
-pub(super) fn transposed(
-    data: &[f32],
-    stride: usize,
-    (rows, columns): (usize, usize),
-) -> Buffer {
+pub(super) fn transposed(data: &[f32], stride: usize, (rows, columns): (usize, usize)) -> Buffer {
     let mut out = Buffer::new(rows * columns);
     let task = |(i, out): (usize, &mut [f32])| {
         for row in (0..rows).step_by(SIDE) {
@@ -94,7 +90,16 @@ mod tests {
     /// Odd sizes, gaps between rows, starts that break alignment; the plain form too.
     #[test]
     fn equals_the_definition() {
-        for (rows, columns) in [(1, 1), (3, 50), (16, 16), (17, 33), (50, 64), (130, 200), (0, 5), (5, 0)] {
+        for (rows, columns) in [
+            (1, 1),
+            (3, 50),
+            (16, 16),
+            (17, 33),
+            (50, 64),
+            (130, 200),
+            (0, 5),
+            (5, 0),
+        ] {
             for (gap, offset) in [(0, 0), (3, 1), (0, 5)] {
                 let stride = columns + gap;
                 let data: Vec<f32> = (0..offset + rows * stride).map(|i| i as f32).collect();
@@ -106,7 +111,12 @@ mod tests {
                 let got = transposed(data, stride, (rows, columns));
                 assert_eq!(&got[..], &want[..], "{rows}x{columns}");
                 if rows.max(columns) <= SIDE {
-                    let square = Square { rows, columns, stride, out_stride: rows };
+                    let square = Square {
+                        rows,
+                        columns,
+                        stride,
+                        out_stride: rows,
+                    };
                     let mut got = vec![f32::NAN; rows * columns];
                     square.turn_plain(data, &mut got);
                     assert_eq!(got, want);
