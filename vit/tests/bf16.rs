@@ -136,3 +136,40 @@ fn block() {
         false => plain_block(x, heads, &paths, precision),
     });
 }
+
+/// Held weights change no bit, over several passes; a changed one counts as soon as nobody holds it.
+#[test]
+fn held_weights() {
+    unit();
+    for (d, hidden) in [(48, 80), (48, 48), (2, 1)] {
+        for precision in [F32, Bf16] {
+            let shapes = block_shapes(2, 11, d, hidden);
+            let var = |(i, s): (usize, &Vec<usize>)| Var::from_tensor(&numbers(s, i)).unwrap();
+            let vars: Vec<Var> = shapes.iter().enumerate().map(var).collect();
+            let pass = |salt: usize| {
+                let mut x: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+                x[0] = (&x[0] * (1.0 + salt as f64)).unwrap();
+                let y = fused_block(&x, 2, &[None, None], precision).unwrap();
+                let loss = (&y * numbers(y.dims(), 99)).unwrap().sum_all().unwrap();
+                let grads = ops::backward(&loss).unwrap();
+                let grads = vars.iter().map(|v| flat(grads.get(v).unwrap()));
+                std::iter::once(flat(&y)).chain(grads).collect::<Vec<_>>()
+            };
+            let passes = || [pass(0), pass(1), pass(0)];
+            let want = passes();
+            let outer = ops::hold_weights();
+            assert_eq!(passes(), want);
+            drop(ops::hold_weights());
+            assert_eq!(passes(), want);
+            drop(outer);
+            for weight in [3, 5, 9, 11] {
+                let var = &vars[weight];
+                var.set(&(var.as_tensor() * -0.5).unwrap()).unwrap();
+            }
+            let changed = passes();
+            assert_ne!(changed[0][0], want[0][0]);
+            let _held = ops::hold_weights();
+            assert_eq!(passes(), changed);
+        }
+    }
+}

@@ -43,6 +43,7 @@ pub fn extract(
     let loader = Loader::new(Arc::clone(source), transform, config)?;
     let batches = loader.stream(0, 0).take(loader.batches_per_epoch());
     let mut told = BTreeSet::new();
+    let _held = vit::ops::hold_weights();
     for (number, batch) in batches.enumerate() {
         let batch = batch?;
         for image in loader.skipped() {

@@ -293,6 +293,8 @@ impl Run {
             seconds: Seconds::default(),
         };
         let mut grads = Gradients::default();
+        // Until the optimiser's step: what products need of the weights is made once.
+        let _held = (micro > 1).then(vit::ops::hold_weights);
         for _ in 0..micro {
             let batch = timed(&mut row.seconds.data, || batches.next());
             if self.loader.skipped_count() > self.told.len() {

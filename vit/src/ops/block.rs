@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::bundle::{bundle, Gradients};
+use super::held::Weight;
 use super::kept::{Numbers, Waiting};
 use super::profile::region;
 use super::scratch::Buffer;
@@ -154,6 +155,14 @@ impl BlockOp {
         twelve(self.weights.iter().map(cpu_f32))
     }
 
+    /// Number `i` of `w` as the weight of a linear layer.
+    fn weight<'a>(&self, w: &'a [CpuF32; 12], i: usize) -> Weight<'a> {
+        Weight {
+            data: &w[i],
+            id: Some(self.weights[i].id()),
+        }
+    }
+
     /// Multiplies the rows of each image by its factor.
     fn scale(&self, path: usize, data: &mut [f32], tokens: usize, width: usize) {
         let _region = region("residual");
@@ -179,7 +188,7 @@ impl BlockOp {
     }
 
     fn first_half(&self, x: &[f32], tokens: usize, w: &[CpuF32; 12]) -> Half {
-        let [norm1, norm1_b, qkv_w, qkv_b, proj, proj_b, norm2, norm2_b, fc1, fc1_b, ..] = w;
+        let [norm1, norm1_b, _, qkv_b, _, proj_b, norm2, norm2_b, _, fc1_b, ..] = w;
         let width = norm1.len();
         let mut n = Buffer::new(x.len());
         layer_norm::forward(x, norm1, norm1_b, self.eps, &mut n);
@@ -188,17 +197,17 @@ impl BlockOp {
         let pooled = !self.keep || self.keeps_bf16();
         // SAFETY (of all four): the next line writes all numbers.
         let mut qkv = unsafe { Numbers::new(3 * x.len(), pooled) };
-        linear::forward(&n, qkv_w, qkv_b, &mut qkv, precision);
+        linear::forward(&n, self.weight(w, 2), qkv_b, &mut qkv, precision);
         let mut heads = unsafe { Numbers::new(x.len(), pooled) };
         let shape = (tokens, width);
         attention::forward(&qkv, shape, self.heads, &mut heads, precision);
         self.scale(0, &mut heads, tokens, width);
         let mut x1 = unsafe { Numbers::new(x.len(), !self.keep) };
         self.residual(0, x, proj_b, &mut x1, tokens);
-        linear::add_product(&heads, proj, width, &mut x1, precision);
+        linear::add_product(&heads, self.weight(w, 4), width, &mut x1, precision);
         layer_norm::forward(&x1, norm2, norm2_b, self.eps, &mut n);
         let mut hidden = unsafe { Numbers::new(x.len() / width * fc1_b.len(), pooled) };
-        linear::forward(&n, fc1, fc1_b, &mut hidden, precision);
+        linear::forward(&n, self.weight(w, 8), fc1_b, &mut hidden, precision);
         Half {
             qkv,
             heads,
@@ -239,7 +248,8 @@ impl BlockOp {
         } = kept;
         let (precision, mut hidden) = (self.precision, hidden.numbers());
         let w = self.weights()?;
-        let [norm1, norm1_b, qkv_w, _, proj, _, norm2, norm2_b, fc1, _, fc2, _] = &w;
+        let [norm1, norm1_b, _, _, _, _, norm2, norm2_b, ..] = &w;
+        let weight = |i: usize| self.weight(&w, i);
         let (width, wide) = (norm1.len(), hidden.len() / (x.len() / norm1.len()));
         let live = |i: usize| self.weights[i].track_op();
         let mut grads: [Option<Vec<f32>>; 12] = Default::default();
@@ -266,7 +276,7 @@ impl BlockOp {
             if live(11) {
                 grads[11] = Some(linear::column_sums(d, width));
             }
-            linear::input_gradient(d, fc2, width, &mut big, precision);
+            linear::input_gradient(d, weight(10), width, &mut big, precision);
             gelu::multiply(&mut hidden, &big);
         }
         if live(8) {
@@ -276,7 +286,7 @@ impl BlockOp {
         if live(9) {
             grads[9] = Some(linear::column_sums(&hidden, wide));
         }
-        linear::input_gradient(&hidden, fc1, wide, &mut n, precision);
+        linear::input_gradient(&hidden, weight(8), wide, &mut n, precision);
         drop(hidden);
         let (dw, db) = layer_norm::backward(&x1, norm2, self.eps, &n, dx);
         (grads[6], grads[7]) = (Some(dw), Some(db));
@@ -296,7 +306,7 @@ impl BlockOp {
             if live(5) {
                 grads[5] = Some(linear::column_sums(d, width));
             }
-            linear::input_gradient(d, proj, width, &mut n, precision);
+            linear::input_gradient(d, weight(4), width, &mut n, precision);
             let shape = (tokens, width);
             attention::backward(&qkv, &n, shape, self.heads, &mut dqkv, precision);
         }
@@ -309,7 +319,7 @@ impl BlockOp {
         if live(3) {
             grads[3] = Some(linear::column_sums(&dqkv, 3 * width));
         }
-        linear::input_gradient(&dqkv, qkv_w, 3 * width, &mut n, precision);
+        linear::input_gradient(&dqkv, weight(2), 3 * width, &mut n, precision);
         let (dw, db) = layer_norm::backward(x, norm1, self.eps, &n, dx);
         (grads[0], grads[1]) = (Some(dw), Some(db));
 
@@ -348,7 +358,7 @@ impl CustomOp2 for BlockOp {
             let wide = big.len() / (x.len() / width);
             self.scale(1, &mut big, tokens, wide);
             self.residual(1, &half.x1, &w[11], &mut y, tokens);
-            linear::add_product(&big, &w[10], width, &mut y, self.precision);
+            linear::add_product(&big, self.weight(&w, 10), width, &mut y, self.precision);
             if self.keep {
                 let kept = self.kept(half);
                 *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);

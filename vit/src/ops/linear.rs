@@ -2,6 +2,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::held::Weight;
 use super::math::simd_fn;
 use super::matmul::{matmul, Mat, Start, Threads};
 use super::profile::region;
@@ -32,14 +33,14 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, precision: Precision) 
 const ROWS: usize = 128;
 
 /// `y = x W^T + b`; `b` tells the outputs, at least 1.
-pub(super) fn forward(x: &[f32], w: &[f32], b: &[f32], y: &mut [f32], precision: Precision) {
+pub(super) fn forward(x: &[f32], w: Weight, b: &[f32], y: &mut [f32], precision: Precision) {
     product(x, w, Start::Row(b), b.len(), y, precision);
 }
 
 /// `y += x W^T`, rows of y `outputs` wide.
 pub(super) fn add_product(
     x: &[f32],
-    w: &[f32],
+    w: Weight,
     outputs: usize,
     y: &mut [f32],
     precision: Precision,
@@ -49,33 +50,37 @@ pub(super) fn add_product(
 
 fn product(
     x: &[f32],
-    w: &[f32],
+    w: Weight,
     start: Start,
     outputs: usize,
     y: &mut [f32],
     precision: Precision,
 ) {
     let _region = region("matmul forward");
-    let inputs = w.len() / outputs;
-    let (x, w) = (Mat::rows(x, inputs), Mat::rows(w, inputs).t());
+    let inputs = w.data.len() / outputs;
+    let (x, mut right) = (Mat::rows(x, inputs), Mat::rows(w.data, inputs).t());
+    let prepared = w.prepared(right, inputs, outputs, precision);
+    right.prepared = prepared.as_deref();
     let shape = (y.len() / outputs, inputs, outputs);
-    matmul(precision, shape, x, w, y, outputs, start, Threads::All);
+    matmul(precision, shape, x, right, y, outputs, start, Threads::All);
 }
 
 /// `dx = g W`, rows of g `outputs` wide.
 pub(super) fn input_gradient(
     g: &[f32],
-    w: &[f32],
+    w: Weight,
     outputs: usize,
     dx: &mut [f32],
     precision: Precision,
 ) {
     let _region = region("matmul dX");
-    let inputs = w.len() / outputs;
+    let inputs = w.data.len() / outputs;
     let shape = (g.len() / outputs, outputs, inputs);
-    let (g, w) = (Mat::rows(g, outputs), Mat::rows(w, inputs));
+    let (g, mut right) = (Mat::rows(g, outputs), Mat::rows(w.data, inputs));
+    let prepared = w.prepared(right, outputs, inputs, precision);
+    right.prepared = prepared.as_deref();
     let zero = Start::Zero;
-    matmul(precision, shape, g, w, dx, inputs, zero, Threads::All);
+    matmul(precision, shape, g, right, dx, inputs, zero, Threads::All);
 }
 
 /// `dW = g^T x`, (outputs, inputs).
@@ -131,6 +136,8 @@ impl CustomOp3 for LinearOp {
         let rows = x.len() / inputs;
         // SAFETY: a product that starts from a row writes all of it.
         let mut y = unsafe { unwritten(rows * outputs) };
+        // Its weight may be a copy made for this pass: not one to hold.
+        let w = Weight { data: w, id: None };
         forward(x, w, b, &mut y, self.precision);
         Ok((CpuStorage::F32(y), Shape::from(dims)))
     }
@@ -152,7 +159,9 @@ impl CustomOp3 for LinearOp {
         let dx = if x.track_op() {
             // SAFETY: a product that starts from zero writes all of it.
             let mut dx = unsafe { unwritten(rows * inputs) };
-            input_gradient(&g, &cpu_f32(w)?, outputs, &mut dx, self.precision);
+            let data = &cpu_f32(w)?;
+            let w = Weight { data, id: None };
+            input_gradient(&g, w, outputs, &mut dx, self.precision);
             Some(Tensor::from_vec(dx, x.shape(), device)?)
         } else {
             None

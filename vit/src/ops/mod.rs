@@ -14,6 +14,7 @@ mod cells;
 #[doc(hidden)]
 pub mod cuda;
 mod gelu;
+mod held;
 mod kept;
 mod layer_norm;
 mod linear;
@@ -37,6 +38,7 @@ pub use block::{block, BlockWeights};
 pub use bundle::backward;
 pub use cells::{patch_tokens, unfold_cells};
 pub use gelu::gelu;
+pub use held::{hold_weights, HeldWeights};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use math::simd;

@@ -4,7 +4,7 @@ use super::bf16;
 /// The type of the operands of matrix products: those of a model's blocks, its patch embedding and LocalMIM's decoders.
 /// Everything else is f32 either way: weights and their gradients, the residual stream, LayerNorm, softmax, GELU, a classifier's
 /// head, losses, and the sums inside a product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Precision {
     /// As they are.
     #[default]

@@ -17,10 +17,9 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use super::matmul::{last, Mat, Start, Threads};
+use super::matmul::{last, Mat, Prepared, Start, Threads};
 use super::profile::timed;
-use pack::Packed;
-pub(super) use pack::{round_slice, widen_slice};
+pub(super) use pack::{round_slice, widen_slice, Packed};
 
 /// What multiplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,11 +163,22 @@ pub(super) fn matmul(
     threads: Threads,
 ) {
     let parallel = threads == Threads::All;
-    let (lhs, rhs) = timed("bf16 tiles", || {
-        let lhs = Packed::rows(lhs, m, k, parallel);
-        (lhs, Packed::columns(rhs, k, n, parallel))
+    let (lhs, tiles) = timed("bf16 tiles", || {
+        let tiles = match rhs.prepared {
+            Some(Prepared::Tiles(_)) => None,
+            _ => Some(Packed::columns(rhs, k, n, parallel)),
+        };
+        (Packed::rows(lhs, m, k, parallel), tiles)
     });
-    multiply(kernel, &lhs, &rhs, dst, dst_rs, start, parallel);
+    let rhs = match (&tiles, rhs.prepared) {
+        (Some(tiles), _) | (None, Some(Prepared::Tiles(tiles))) => tiles,
+        _ => unreachable!("made just now if it was not there"),
+    };
+    assert!(
+        lhs.outer() == m && rhs.outer() == n,
+        "bf16: tiles of another size"
+    );
+    multiply(kernel, &lhs, rhs, dst, dst_rs, start, parallel);
 }
 
 fn multiply(
