@@ -43,7 +43,7 @@ pub fn extract(
     let loader = Loader::new(Arc::clone(source), transform, config)?;
     let batches = loader.stream(0, 0).take(loader.batches_per_epoch());
     let mut told = BTreeSet::new();
-    let _held = vit::ops::hold_weights();
+    let held = vit::ops::hold_weights();
     for (number, batch) in batches.enumerate() {
         let batch = batch?;
         for image in loader.skipped() {
@@ -69,5 +69,8 @@ pub fn extract(
         let done = source.len().min((number + 1) * batch_size);
         progress.at("", done as u64, source.len() as u64);
     }
+    // Training that goes on has no use for them.
+    drop(held);
+    vit::ops::release_buffers();
     Ok(told.len())
 }

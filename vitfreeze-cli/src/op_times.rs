@@ -31,7 +31,8 @@ pub fn rows(times: &[OpTime], steps: usize) -> Vec<Row> {
 pub fn table(frozen: usize, rows: &[Row]) -> String {
     let sum = |kinds: &[&str]| -> f64 {
         let counts = |row: &&Row| kinds.iter().any(|kind| row.op.starts_with(kind));
-        100.0 * rows.iter().filter(counts).map(|row| row.share).sum::<f64>()
+        // The sum of none is -0.
+        0.0 + 100.0 * rows.iter().filter(counts).map(|row| row.share).sum::<f64>()
     };
     let whole: f64 = rows.iter().map(|row| row.seconds).sum();
     let mut out = format!("\n{frozen} frozen, {whole:.3} s a step, mean\n");

@@ -1,7 +1,7 @@
 //! A whole transformer block as one op: no graph inside, activations kept once, residuals added by the matrix product.
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, TensorId};
 use rayon::prelude::*;
 
 use super::bundle::{bundle, Gradients};
@@ -80,12 +80,16 @@ pub fn block(
         candle_core::bail!("block: {} path factors for {batch} images", path.len());
     }
     let all = expected.iter().flat_map(|(_, pair, _)| pair.iter());
+    // A weight that is made anew for each pass is none to hold.
+    let lasts = |t: &Tensor| t.is_contiguous() && (t.is_variable() || !t.track_op());
+    let ids = twelve(all.clone().map(|t| Ok(lasts(t).then(|| t.id()))))?;
     let weights = twelve(all.map(|t| t.contiguous()))?;
     let gradients = Gradients::default();
     let bundle = bundle(&weights, &gradients)?;
     let op = BlockOp {
         keep: x.track_op() || bundle.track_op(),
         weights,
+        ids,
         heads,
         eps: eps as f32,
         paths,
@@ -105,6 +109,8 @@ fn twelve<T>(items: impl Iterator<Item = Result<T>>) -> Result<[T; 12]> {
 struct BlockOp {
     /// In the order of [`BlockWeights`].
     weights: [Tensor; 12],
+    /// Of those that may be held.
+    ids: [Option<TensorId>; 12],
     heads: usize,
     eps: f32,
     paths: [Option<Vec<f32>>; 2],
@@ -159,7 +165,7 @@ impl BlockOp {
     fn weight<'a>(&self, w: &'a [CpuF32; 12], i: usize) -> Weight<'a> {
         Weight {
             data: &w[i],
-            id: Some(self.weights[i].id()),
+            id: self.ids[i],
         }
     }
 
@@ -195,7 +201,7 @@ impl BlockOp {
         let precision = self.precision;
         // What is not kept as it is comes from the pool.
         let pooled = !self.keep || self.keeps_bf16();
-        // SAFETY (of all four): the next line writes all numbers.
+        // SAFETY (of all four): the product, attention or sum right behind it writes all numbers.
         let mut qkv = unsafe { Numbers::new(3 * x.len(), pooled) };
         linear::forward(&n, self.weight(w, 2), qkv_b, &mut qkv, precision);
         let mut heads = unsafe { Numbers::new(x.len(), pooled) };

@@ -59,9 +59,9 @@ fn product(
     let _region = region("matmul forward");
     let inputs = w.data.len() / outputs;
     let (x, mut right) = (Mat::rows(x, inputs), Mat::rows(w.data, inputs).t());
-    let prepared = w.prepared(right, inputs, outputs, precision);
-    right.prepared = prepared.as_deref();
     let shape = (y.len() / outputs, inputs, outputs);
+    let prepared = w.prepared(right, shape, precision);
+    right.prepared = prepared.as_deref();
     matmul(precision, shape, x, right, y, outputs, start, Threads::All);
 }
 
@@ -77,7 +77,7 @@ pub(super) fn input_gradient(
     let inputs = w.data.len() / outputs;
     let shape = (g.len() / outputs, outputs, inputs);
     let (g, mut right) = (Mat::rows(g, outputs), Mat::rows(w.data, inputs));
-    let prepared = w.prepared(right, outputs, inputs, precision);
+    let prepared = w.prepared(right, shape, precision);
     right.prepared = prepared.as_deref();
     let zero = Start::Zero;
     matmul(precision, shape, g, right, dx, inputs, zero, Threads::All);

@@ -3,7 +3,7 @@ use gemm::Parallelism;
 
 use rayon::prelude::*;
 
-use super::profile::region;
+use super::profile::{region, timed};
 use super::scratch::Buffer;
 use super::{bf16, transpose, Precision};
 
@@ -26,13 +26,14 @@ pub(super) enum Prepared {
 }
 
 impl Prepared {
-    /// Of the right operand (k x n), on all threads; `None` if the product takes it as it is.
-    pub fn new(mat: Mat, k: usize, n: usize, precision: Precision) -> Option<Self> {
+    /// Of the right operand (k x n); `None` if a product of m rows takes it as it is. Depends on sizes alone.
+    pub fn new(mat: Mat, (m, k, n): (usize, usize, usize), precision: Precision) -> Option<Self> {
         if precision.kernel().is_some() {
-            return Some(Self::Tiles(bf16::Packed::columns(mat, k, n, true)));
+            let tiles = || bf16::Packed::columns(mat, k, n, true);
+            return Some(Self::Tiles(timed("bf16 tiles", tiles)));
         }
         // What runs along k, gemm brings into its order slowly: 17 % of `x W^T` for ViT-B.
-        (mat.rs == 1 && mat.cs > 1 && k > 1)
+        (m >= ROWS && mat.rs == 1 && mat.cs > 1 && k > 1)
             .then(|| Self::Rows(transpose::transposed(mat.data, mat.cs, (n, k))))
     }
 }
@@ -89,8 +90,8 @@ pub(super) enum Start<'a> {
     Row(&'a [f32]),
 }
 
-/// Rows in one task; fixed, so that the bits do not depend on the number of threads.
-const ROWS: usize = 128;
+/// Rows in one task; fixed, so that the bits do not depend on the number of threads. From so many on a weight's transpose pays.
+pub(super) const ROWS: usize = 128;
 
 /// `dst (m x n, rows `dst_rs` apart) = start + lhs (m x k) . rhs (k x n)`.
 ///
@@ -135,14 +136,17 @@ pub(super) fn matmul(
         }
     }
     let turned = match rhs.prepared {
-        None if threads == Threads::All => Prepared::new(rhs, k, n, precision),
+        None if threads == Threads::All => Prepared::new(rhs, (m, k, n), precision),
         _ => None,
     };
     let rhs = match rhs.prepared.or(turned.as_ref()) {
-        Some(Prepared::Rows(data)) => Mat::rows(data, n),
+        Some(Prepared::Rows(data)) => {
+            assert_eq!(data.len(), k * n, "matmul: prepared for another size");
+            Mat::rows(data, n)
+        }
         _ => rhs,
     };
-    assert!(rhs.holds(k, n) || k == 0, "matmul: operand too small");
+    assert!(k == 0 || rhs.holds(k, n), "matmul: operand too small");
     let accumulate = !matches!(start, Start::Zero);
     let parallelism = match threads {
         Threads::One => Parallelism::None,
@@ -240,6 +244,26 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn nothing_to_sum_up_is_zero() {
+        for threads in [Threads::One, Threads::All] {
+            let mut dst = [f32::NAN; 6];
+            let (none, shape) = (Mat::rows(&[], 3), (2, 0, 3));
+            let zero = Start::Zero;
+            matmul(
+                Precision::F32,
+                shape,
+                none.t(),
+                none,
+                &mut dst,
+                3,
+                zero,
+                threads,
+            );
+            assert_eq!(dst, [0.0; 6]);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Memory that is used again: temporaries and kept activations of the fused ops.
 //!
-//! A new vector must be zeroed (by one thread) and may cost a page fault every 4 KiB; these hold whatever was in them.
+//! A new vector may cost a page fault every 4 KiB; these hold whatever was in them.
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};

@@ -10,7 +10,8 @@ pub(super) unsafe fn unwritten(length: usize) -> Vec<f32> {
         return vec![f32::NAN; length];
     }
     let mut numbers = Vec::with_capacity(length);
-    // SAFETY: they are inside the capacity, all bits are a number, and the caller writes them before anything reads them.
+    // SAFETY: they are inside the capacity, and the caller writes them before anything reads them. (`set_len` asks for written
+    // numbers: they will have been when the vector leaves the op, and until then only kernels hold it.)
     unsafe { numbers.set_len(length) };
     numbers
 }

@@ -175,7 +175,7 @@ pub(super) fn matmul(
         _ => unreachable!("made just now if it was not there"),
     };
     assert!(
-        lhs.outer() == m && rhs.outer() == n,
+        lhs.outer() == m && rhs.outer() == n && rhs.depth() == k,
         "bf16: tiles of another size"
     );
     multiply(kernel, &lhs, rhs, dst, dst_rs, start, parallel);
