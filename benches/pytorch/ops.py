@@ -123,8 +123,9 @@ def flops(name, shape):
 def build():
     command = ["cargo", "bench", "-p", "vitfreeze-cli", "--bench", "ops", "--no-run", "--message-format=json"]
     out = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-    paths = [json.loads(line).get("executable") for line in out.splitlines()]
-    return next(path for path in reversed(paths) if path)
+    # The program is built with it, and may come last.
+    built = [json.loads(line) for line in out.splitlines()]
+    return next(m["executable"] for m in built if m.get("executable") and m["target"]["name"] == "ops")
 
 
 def output(bench, env, *args):
