@@ -201,18 +201,19 @@ impl BlockOp {
         let precision = self.precision;
         // What is not kept as it is comes from the pool.
         let pooled = !self.keep || self.keeps_bf16();
-        // SAFETY (of all four): the product, attention or sum right behind it writes all numbers.
-        let mut qkv = unsafe { Numbers::new(3 * x.len(), pooled) };
+        // SAFETY: each of the four is written whole, by the product, attention or sum right behind it.
+        let numbers = |length, pooled| unsafe { Numbers::new(length, pooled) };
+        let mut qkv = numbers(3 * x.len(), pooled);
         linear::forward(&n, self.weight(w, 2), qkv_b, &mut qkv, precision);
-        let mut heads = unsafe { Numbers::new(x.len(), pooled) };
+        let mut heads = numbers(x.len(), pooled);
         let shape = (tokens, width);
         attention::forward(&qkv, shape, self.heads, &mut heads, precision);
         self.scale(0, &mut heads, tokens, width);
-        let mut x1 = unsafe { Numbers::new(x.len(), !self.keep) };
+        let mut x1 = numbers(x.len(), !self.keep);
         self.residual(0, x, proj_b, &mut x1, tokens);
         linear::add_product(&heads, self.weight(w, 4), width, &mut x1, precision);
         layer_norm::forward(&x1, norm2, norm2_b, self.eps, &mut n);
-        let mut hidden = unsafe { Numbers::new(x.len() / width * fc1_b.len(), pooled) };
+        let mut hidden = numbers(x.len() / width * fc1_b.len(), pooled);
         linear::forward(&n, self.weight(w, 8), fc1_b, &mut hidden, precision);
         Half {
             qkv,
