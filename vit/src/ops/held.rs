@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use candle_core::TensorId;
 
-use super::matmul::{Mat, Prepared, ROWS};
+use super::matmul::{Mat, Prepared, Threads, ROWS};
 use super::Precision;
 
 /// By tensor, precision, k, n, the stride of k, and whether there are many rows.
@@ -87,7 +87,7 @@ impl Weight<'_> {
             _ => weights.get(&key).cloned(),
         });
         found.unwrap_or_else(|| {
-            let made = Prepared::new(mat, shape, precision).map(Rc::new);
+            let made = Prepared::new(mat, shape, precision, Threads::All).map(Rc::new);
             HELD.with_borrow_mut(|(_, weights)| weights.insert(key, made.clone()));
             made
         })

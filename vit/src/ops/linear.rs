@@ -58,11 +58,9 @@ fn product(
 ) {
     let _region = region("matmul forward");
     let inputs = w.data.len() / outputs;
-    let (x, mut right) = (Mat::rows(x, inputs), Mat::rows(w.data, inputs).t());
+    let (x, right) = (Mat::rows(x, inputs), Mat::rows(w.data, inputs).t());
     let shape = (y.len() / outputs, inputs, outputs);
-    let prepared = w.prepared(right, shape, precision);
-    right.prepared = prepared.as_deref();
-    matmul(precision, shape, x, right, y, outputs, start, Threads::All);
+    times_weight(precision, shape, x, w, right, y, start);
 }
 
 /// `dx = g W`, rows of g `outputs` wide.
@@ -76,11 +74,36 @@ pub(super) fn input_gradient(
     let _region = region("matmul dX");
     let inputs = w.data.len() / outputs;
     let shape = (g.len() / outputs, outputs, inputs);
-    let (g, mut right) = (Mat::rows(g, outputs), Mat::rows(w.data, inputs));
+    let (g, right) = (Mat::rows(g, outputs), Mat::rows(w.data, inputs));
+    times_weight(precision, shape, g, w, right, dx, Start::Zero);
+}
+
+/// `dst = start + lhs . right`, rows of dst as wide as the product; `right` is `w` as it is or transposed, taken as it is held if
+/// weights are.
+fn times_weight(
+    precision: Precision,
+    shape: (usize, usize, usize),
+    lhs: Mat,
+    w: Weight,
+    right: Mat,
+    dst: &mut [f32],
+    start: Start,
+) {
     let prepared = w.prepared(right, shape, precision);
-    right.prepared = prepared.as_deref();
-    let zero = Start::Zero;
-    matmul(precision, shape, g, right, dx, inputs, zero, Threads::All);
+    let right = Mat {
+        prepared: prepared.as_deref(),
+        ..right
+    };
+    matmul(
+        precision,
+        shape,
+        lhs,
+        right,
+        dst,
+        shape.2,
+        start,
+        Threads::All,
+    );
 }
 
 /// `dW = g^T x`, (outputs, inputs).

@@ -27,13 +27,19 @@ pub(super) enum Prepared {
 
 impl Prepared {
     /// Of the right operand (k x n); `None` if a product of m rows takes it as it is. Depends on sizes alone.
-    pub fn new(mat: Mat, (m, k, n): (usize, usize, usize), precision: Precision) -> Option<Self> {
+    pub fn new(
+        mat: Mat,
+        (m, k, n): (usize, usize, usize),
+        precision: Precision,
+        threads: Threads,
+    ) -> Option<Self> {
+        let parallel = threads == Threads::All;
         if precision.kernel().is_some() {
-            let tiles = || bf16::Packed::columns(mat, k, n, true);
+            let tiles = || bf16::Packed::columns(mat, k, n, parallel);
             return Some(Self::Tiles(timed("bf16 tiles", tiles)));
         }
         // What runs along k, gemm brings into its order slowly: 17 % of `x W^T` for ViT-B.
-        (m >= ROWS && mat.rs == 1 && mat.cs > 1 && k > 1)
+        (parallel && m >= ROWS && mat.rs == 1 && mat.cs > 1 && k > 1)
             .then(|| Self::Rows(transpose::transposed(mat.data, mat.cs, (n, k))))
     }
 }
@@ -110,9 +116,13 @@ pub(super) fn matmul(
     if m == 0 || n == 0 {
         return;
     }
-    if let Some(kernel) = precision.kernel() {
-        let shape = (m, k, n);
-        return bf16::matmul(kernel, shape, lhs, rhs, dst, dst_rs, start, threads);
+    let made = match rhs.prepared {
+        Some(_) => None,
+        None => Prepared::new(rhs, (m, k, n), precision, threads),
+    };
+    let prepared = rhs.prepared.or(made.as_ref());
+    if let (Some(kernel), Some(Prepared::Tiles(rhs))) = (precision.kernel(), prepared) {
+        return bf16::matmul(kernel, (m, k, n), lhs, rhs, dst, dst_rs, start, threads);
     }
     assert!(
         last(m, dst_rs, n, 1).is_some_and(|last| last < dst.len()),
@@ -135,11 +145,7 @@ pub(super) fn matmul(
             Threads::All => used.par_chunks_mut(ROWS * dst_rs).for_each(fill),
         }
     }
-    let turned = match rhs.prepared {
-        None if threads == Threads::All => Prepared::new(rhs, (m, k, n), precision),
-        _ => None,
-    };
-    let rhs = match rhs.prepared.or(turned.as_ref()) {
+    let rhs = match prepared {
         Some(Prepared::Rows(data)) => {
             assert_eq!(data.len(), k * n, "matmul: prepared for another size");
             Mat::rows(data, n)

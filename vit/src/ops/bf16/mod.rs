@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use super::matmul::{last, Mat, Prepared, Start, Threads};
+use super::matmul::{last, Mat, Start, Threads};
 use super::profile::timed;
 pub(super) use pack::{round_slice, widen_slice, Packed};
 
@@ -150,30 +150,20 @@ const LEFT: usize = 16;
 const RIGHT: usize = 16;
 
 /// `dst (m x n, rows `dst_rs` apart) = start + lhs (m x k) . rhs (k x n)` with both operands rounded to bf16
-/// (nearest, ties to even) and sums in f32. One stride of each operand is 1.
+/// (nearest, ties to even) and sums in f32. One stride of `lhs` is 1; `rhs` is in tiles already.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn matmul(
     kernel: Kernel,
     (m, k, n): (usize, usize, usize),
     lhs: Mat,
-    rhs: Mat,
+    rhs: &Packed,
     dst: &mut [f32],
     dst_rs: usize,
     start: Start,
     threads: Threads,
 ) {
     let parallel = threads == Threads::All;
-    let (lhs, tiles) = timed("bf16 tiles", || {
-        let tiles = match rhs.prepared {
-            Some(Prepared::Tiles(_)) => None,
-            _ => Some(Packed::columns(rhs, k, n, parallel)),
-        };
-        (Packed::rows(lhs, m, k, parallel), tiles)
-    });
-    let rhs = match (&tiles, rhs.prepared) {
-        (Some(tiles), _) | (None, Some(Prepared::Tiles(tiles))) => tiles,
-        _ => unreachable!("made just now if it was not there"),
-    };
+    let lhs = timed("bf16 tiles", || Packed::rows(lhs, m, k, parallel));
     assert!(
         lhs.outer() == m && rhs.outer() == n && rhs.depth() == k,
         "bf16: tiles of another size"

@@ -29,7 +29,6 @@ pub(in super::super) struct Packed {
     lines: Lines,
     outer: usize,
     depth: usize,
-    steps: usize,
 }
 
 impl Packed {
@@ -105,7 +104,6 @@ impl Packed {
             lines,
             outer,
             depth,
-            steps,
         }
     }
 
@@ -126,12 +124,12 @@ impl Packed {
 
     /// Tiles of a panel.
     pub fn steps(&self) -> usize {
-        self.steps
+        self.depth.div_ceil(DEPTH)
     }
 
     /// The tiles of a panel; there is one more panel than [`Packed::panels`] says where that is odd.
     pub fn panel(&self, panel: usize) -> &[Tile] {
-        let size = self.steps * 16;
+        let size = self.steps() * 16;
         self.lines[panel * size..(panel + 1) * size].as_chunks().0
     }
 }

@@ -1,5 +1,22 @@
 use super::*;
 
+/// The product of two matrices in memory.
+#[allow(clippy::too_many_arguments)]
+fn matmul(
+    kernel: Kernel,
+    shape: (usize, usize, usize),
+    lhs: Mat,
+    rhs: Mat,
+    dst: &mut [f32],
+    dst_rs: usize,
+    start: Start,
+    threads: Threads,
+) {
+    let (_, k, n) = shape;
+    let rhs = Packed::columns(rhs, k, n, threads == Threads::All);
+    super::matmul(kernel, shape, lhs, &rhs, dst, dst_rs, start, threads);
+}
+
 /// A small deterministic generator.
 struct Random(u64);
 
