@@ -1,7 +1,7 @@
 //! Writing safetensors so that a file is either the old one or the new one, never half of each.
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 
@@ -21,35 +21,88 @@ pub fn save_atomic(
     tensors: &BTreeMap<String, Tensor>,
     metadata: (&str, String),
 ) -> Result<(), Error> {
-    let fail = |reason: String| Error::Write {
-        path: path.to_owned(),
-        reason,
-    };
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let folder = path.with_file_name(format!(".{name}.saving"));
-    let (temporary, sample) = (folder.join("file"), folder.join("sample"));
-    let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1)]);
-    let flush = |path: &Path| File::open(path)?.sync_all();
-    let write = || -> std::io::Result<()> {
-        if folder.exists() {
-            fs::remove_dir_all(&folder)?;
+    Staged::new(path, tensors, metadata)?.commit()
+}
+
+/// A file that is on disk in full, and does not have its name yet: [`commit`](Staged::commit) gives it the name, dropping
+/// it leaves `path` as it was. For a state that must be written now and may turn out not to be wanted.
+///
+/// Where and how is told at [`save_atomic`].
+#[derive(Debug)]
+pub struct Staged {
+    path: PathBuf,
+    folder: PathBuf,
+}
+
+impl Staged {
+    /// Writes the file, flushed to disk, under its temporary name.
+    ///
+    /// # Errors
+    /// [`Error::Write`], as [`save_atomic`].
+    pub fn new(
+        path: &Path,
+        tensors: &BTreeMap<String, Tensor>,
+        metadata: (&str, String),
+    ) -> Result<Self, Error> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // From here on whatever fails is removed by `drop`.
+        let staged = Self {
+            path: path.to_owned(),
+            folder: path.with_file_name(format!(".{name}.saving")),
+        };
+        let (file, sample) = (staged.file(), staged.folder.join("sample"));
+        let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1)]);
+        let write = || -> std::io::Result<()> {
+            if staged.folder.exists() {
+                fs::remove_dir_all(&staged.folder)?;
+            }
+            fs::create_dir(&staged.folder)?;
+            safetensors::serialize_to_file(tensors, Some(metadata), &file)
+                .map_err(std::io::Error::other)?;
+            // safetensors makes files that their owner alone may read; a new file's permissions follow the user's umask.
+            let permissions = File::create(&sample)?.metadata()?.permissions();
+            fs::set_permissions(&file, permissions)?;
+            flush(&file)
+        };
+        write().map_err(|e| staged.error(&e))?;
+        Ok(staged)
+    }
+
+    /// Gives the file its name, in the place of an older one.
+    ///
+    /// # Errors
+    /// [`Error::Write`], as [`save_atomic`].
+    pub fn commit(self) -> Result<(), Error> {
+        let rename = || {
+            fs::rename(self.file(), &self.path)?;
+            match self.path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => flush(parent),
+                _ => flush(Path::new(".")),
+            }
+        };
+        rename().map_err(|e| self.error(&e))
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.join("file")
+    }
+
+    fn error(&self, error: &std::io::Error) -> Error {
+        Error::Write {
+            path: self.path.clone(),
+            reason: error.to_string(),
         }
-        fs::create_dir(&folder)?;
-        safetensors::serialize_to_file(tensors, Some(metadata), &temporary)
-            .map_err(std::io::Error::other)?;
-        // safetensors makes files that their owner alone may read; a new file's permissions follow the user's umask.
-        let permissions = File::create(&sample)?.metadata()?.permissions();
-        fs::set_permissions(&temporary, permissions)?;
-        flush(&temporary)?;
-        fs::rename(&temporary, path)?;
-        match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => flush(parent),
-            _ => flush(Path::new(".")),
-        }
-    };
-    let written = write().map_err(|e| fail(e.to_string()));
-    let _ = fs::remove_dir_all(&folder);
-    written
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn flush(path: &Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 /// Writes an encoder under timm's names, so that `timm.create_model(.., num_classes=0)` loads it with nothing missing and

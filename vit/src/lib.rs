@@ -26,7 +26,7 @@ pub use checkpoint::{
 pub use config::{Activation, Pool, PosEmbed, VitConfig};
 pub use drop::Drops;
 pub use error::{printable, Error, Mismatch};
-pub use file::{save_atomic, save_encoder};
+pub use file::{save_atomic, save_encoder, Staged};
 #[cfg(feature = "hub")]
 pub use hub::{Hub, OnProgress};
 pub use init::init;

@@ -160,15 +160,15 @@ pub struct Checkpoint<C> {
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// Writes the state that `header` describes; the file is replaced as a whole or not at all. A state that is no longer
-/// finite is refused: the file then still holds the last good one.
-pub fn save<C: Serialize>(
+/// Writes the state that `header` describes, to take the place of the file as a whole once it is committed. A state that is
+/// no longer finite is refused: the file then still holds the last good one.
+pub fn stage<C: Serialize>(
     path: &Path,
     header: &Header<C>,
     freeze: &FreezeOut,
     opt: &Optimizer,
     ema: Option<&Ema>,
-) -> Result<()> {
+) -> Result<vit::Staged> {
     let step = header.step;
     let mut tensors = weights(freeze);
     for (name, tensor) in opt.state(freeze)? {
@@ -180,8 +180,8 @@ pub fn save<C: Serialize>(
     if let Some(name) = not_finite(&tensors)? {
         bail!("after step {step} '{name}' is no longer finite; start again with a lower --lr");
     }
-    vit::save_atomic(path, &tensors, (KEY, serde_json::to_string(header)?))?;
-    Ok(())
+    let header = serde_json::to_string(header)?;
+    Ok(vit::Staged::new(path, &tensors, (KEY, header))?)
 }
 
 /// The first float tensor that holds a NaN or an infinity.

@@ -20,9 +20,13 @@ pub fn checkpoint_path(dir: &Path) -> PathBuf {
 /// What a run has written when it starts.
 const FIRST_FILES: [&str; 3] = ["config.toml", "metrics.jsonl", "checkpoint.safetensors"];
 
-/// A path as a shell takes it.
+/// A path as a shell and then the program take it.
 pub fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
+    let mut text = path.display().to_string();
+    if text.starts_with('-') {
+        // Else it would be a flag.
+        text.insert_str(0, "./");
+    }
     let plain = |c: char| c.is_alphanumeric() || "_./:@%+=,-".contains(c);
     if text.chars().all(plain) {
         text
@@ -119,7 +123,7 @@ pub fn abandon(dir: &Path, files: &[&str], error: anyhow::Error) -> Result<ExitC
     }
     let _ = std::fs::remove_dir(dir);
     match interrupt::asked() {
-        true => Ok(ExitCode::from(interrupt::EXIT_CODE)),
+        true => Ok(ExitCode::from(interrupt::exit_code())),
         false => Err(error),
     }
 }
@@ -158,6 +162,10 @@ pub fn say_stopped(command: &str, dir: &Path, step: usize, steps: usize) {
 /// The same error, and where a checkpoint could not be written, what is still there.
 pub fn untouched(error: anyhow::Error, command: &str, dir: &Path, saved: usize) -> anyhow::Error {
     match error.is::<vit::Error>() {
+        true if !checkpoint_path(dir).is_file() => anyhow!(
+            "{error:#}; the run's own checkpoint is gone too: something has removed or moved {}",
+            dir.display()
+        ),
         true => anyhow!(
             "{error:#}; the checkpoint of step {saved} is untouched: vitfreeze {command} --resume {}",
             quoted(dir)

@@ -88,6 +88,7 @@ enum Command {
 
 fn main() -> ExitCode {
     allocator::keep_memory();
+    interrupt::survive_file_limit();
     let result = match Cli::parse().command {
         Command::Pretrain(args) => pretrain::run(*args),
         Command::Finetune(args) => finetune::run(*args),

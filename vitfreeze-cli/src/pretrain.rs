@@ -73,21 +73,22 @@ pub fn run(args: Args) -> Result<ExitCode> {
             report.froze(step, &what, run.freeze.frozen());
         }
         let gradients = run.forward_backward(step, &mut batches, &report);
-        // A checkpoint that is due waits until this step's loss has proved its weights good.
-        let bad = gradients.as_ref().is_err_and(|e| e.is::<NotFinite>());
-        if !bad && step > run.saved && step % run.save_every == 0 {
-            run.save()?;
+        // A checkpoint waits for its name until this step's loss has proved its weights good.
+        if !gradients.as_ref().is_err_and(|e| e.is::<NotFinite>()) {
+            run.commit()?;
         }
         let (row, grads) = gradients?;
         report.step(run.update(row, &grads)?);
         let interrupted = interrupt::asked();
         if interrupted || run.step == stop {
             run.save()?;
+        } else if run.save_is_due() {
+            run.stage()?;
         }
         if interrupted && run.step < stop {
             report.close();
             folder::say_stopped("pretrain", &run.dir, run.step, steps);
-            return Ok(ExitCode::from(interrupt::EXIT_CODE));
+            return Ok(ExitCode::from(interrupt::exit_code()));
         }
     }
     report.close();
@@ -116,6 +117,7 @@ struct Run {
     /// Optimiser steps done, and those of the latest checkpoint.
     step: usize,
     saved: usize,
+    staged: Option<vit::Staged>,
     /// Damaged images told about.
     told: BTreeSet<usize>,
     started: Instant,
@@ -210,10 +212,13 @@ impl Run {
             rows,
             step,
             saved: step,
+            staged: None,
             told: BTreeSet::new(),
             started: Instant::now(),
         };
-        folder::start(&run.dir, &run.config, fresh, || run.write_checkpoint())?;
+        folder::start(&run.dir, &run.config, fresh, || {
+            Ok(run.staged_checkpoint()?.commit()?)
+        })?;
         if run.config.tensorboard {
             run.events = Some(EventFile::open(&run.dir, step)?);
         }
@@ -360,6 +365,10 @@ impl Run {
         events.scalar("images_per_second", row.step, row.images_per_second)
     }
 
+    fn save_is_due(&self) -> bool {
+        self.step > self.saved && self.step.is_multiple_of(self.save_every)
+    }
+
     /// Which patches of which image are hidden: a function of (seed, epoch, index).
     fn masking(&self, batch: &datasets::Batch) -> Result<Masking> {
         let patches = self.cfg.vit.patches();
@@ -396,23 +405,39 @@ impl Run {
     }
 
     fn save(&mut self) -> Result<()> {
-        let start = Instant::now();
+        self.stage()?;
+        self.commit()
+    }
+
+    /// Writes the state as it is now, before the next forward pass changes any of it (BatchNorm's statistics).
+    fn stage(&mut self) -> Result<()> {
         self.metrics.flush()?;
         if let Some(events) = &mut self.events {
             events.flush()?;
         }
-        self.write_checkpoint()
-            .map_err(|e| folder::untouched(e, "pretrain", &self.dir, self.saved))?;
-        self.saved = self.step;
-        // Saving is no part of a step's time.
-        self.started += start.elapsed();
+        let staged = self.staged_checkpoint().map_err(|e| self.untouched(e))?;
+        self.staged = Some(staged);
         Ok(())
     }
 
-    fn write_checkpoint(&self) -> Result<()> {
+    /// Makes what was staged, if anything was, the run's checkpoint.
+    fn commit(&mut self) -> Result<()> {
+        let Some(staged) = self.staged.take() else {
+            return Ok(());
+        };
+        staged.commit().map_err(|e| self.untouched(e.into()))?;
+        self.saved = self.step;
+        Ok(())
+    }
+
+    fn staged_checkpoint(&self) -> Result<vit::Staged> {
         let header = Header::new(&self.config, self.step, self.data, None);
         let path = checkpoint_path(&self.dir);
-        checkpoint::save(&path, &header, &self.freeze, &self.opt, None)
+        checkpoint::stage(&path, &header, &self.freeze, &self.opt, None)
+    }
+
+    fn untouched(&self, error: anyhow::Error) -> anyhow::Error {
+        folder::untouched(error, "pretrain", &self.dir, self.saved)
     }
 
     /// Exports the encoder and says what there is now.

@@ -112,10 +112,9 @@ pub fn run<T: Task>(args: &RunArgs<<T::Settings as Settings>::Flags>) -> Result<
     for step in run.step..stop {
         run.advance(step, &mut report)?;
         let gradients = run.gradients(step, &mut batches, &report);
-        // A checkpoint that is due waits until this step's loss has proved its weights good.
-        let bad = gradients.as_ref().is_err_and(|e| e.is::<NotFinite>());
-        if !bad && run.save_is_due() {
-            run.save()?;
+        // A checkpoint waits for its name until this step's loss has proved its weights good.
+        if !gradients.as_ref().is_err_and(|e| e.is::<NotFinite>()) {
+            run.commit()?;
         }
         let (row, grads) = gradients?;
         report.step(run.update(row, &grads)?);
@@ -125,11 +124,13 @@ pub fn run<T: Task>(args: &RunArgs<<T::Settings as Settings>::Flags>) -> Result<
         let interrupted = interrupt::asked();
         if interrupted || run.step == stop {
             run.save()?;
+        } else if run.save_is_due() {
+            run.stage()?;
         }
         if interrupted && run.step < stop {
             report.close();
             folder::say_stopped(T::Settings::COMMAND, &run.dir, run.step, steps);
-            return Ok(ExitCode::from(interrupt::EXIT_CODE));
+            return Ok(ExitCode::from(interrupt::exit_code()));
         }
     }
     report.close();

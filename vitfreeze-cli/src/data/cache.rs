@@ -63,7 +63,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Ok(bad)
     };
     let bad = match write() {
-        Err(_) if interrupt::asked() => return Ok(ExitCode::from(interrupt::EXIT_CODE)),
+        Err(_) if interrupt::asked() => return Ok(ExitCode::from(interrupt::exit_code())),
         other => other.with_context(|| format!("cannot write {}", args.out.display()))?,
     };
     if bad > 0 {

@@ -53,7 +53,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     for chunk in looked_at.chunks(CHUNK) {
         if interrupt::asked() {
             progress.close();
-            return Ok(ExitCode::from(interrupt::EXIT_CODE));
+            return Ok(ExitCode::from(interrupt::exit_code()));
         }
         let read = |&index: &usize| source.image(index).map(|i| (i.width, i.height));
         let results: Vec<Result<(usize, usize), Error>> = chunk.par_iter().map(read).collect();

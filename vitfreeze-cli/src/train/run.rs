@@ -57,6 +57,8 @@ pub struct Run<T: Task> {
     /// Optimiser steps done, those of the latest checkpoint, and those of the latest evaluation.
     pub step: usize,
     saved: usize,
+    /// A checkpoint that waits for its name, of the step in hand.
+    staged: Option<vit::Staged>,
     judged: Option<usize>,
     /// Damaged images told about.
     told: BTreeSet<usize>,
@@ -161,6 +163,7 @@ impl<T: Task> Run<T> {
             feed: Arc::new(feed),
             told: BTreeSet::new(),
             saved: step,
+            staged: None,
             dir,
             config,
             task,
@@ -178,7 +181,9 @@ impl<T: Task> Run<T> {
             judged,
             started: Instant::now(),
         };
-        folder::start(&run.dir, &run.config, fresh, || run.write_checkpoint())?;
+        folder::start(&run.dir, &run.config, fresh, || {
+            Ok(run.staged_checkpoint()?.commit()?)
+        })?;
         if run.training().tensorboard && step < run.freeze.schedule().steps {
             run.events = Some(EventFile::open(&run.dir, step)?);
         }

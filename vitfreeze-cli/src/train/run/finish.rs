@@ -1,6 +1,5 @@
 //! The files of a run: its state, its classifiers, its result.
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::Result;
 
@@ -14,23 +13,39 @@ use crate::train::Task;
 
 impl<T: Task> Run<T> {
     pub fn save(&mut self) -> Result<()> {
-        let start = Instant::now();
+        self.stage()?;
+        self.commit()
+    }
+
+    /// Writes the state as it is now, before the next forward pass changes any of it (BatchNorm's statistics).
+    pub fn stage(&mut self) -> Result<()> {
         self.metrics.flush()?;
         if let Some(events) = &mut self.events {
             events.flush()?;
         }
-        self.write_checkpoint()
-            .map_err(|e| folder::untouched(e, T::Settings::COMMAND, &self.dir, self.saved))?;
-        self.saved = self.step;
-        // Saving is no part of a step's time.
-        self.started += start.elapsed();
+        let staged = self.staged_checkpoint().map_err(|e| self.untouched(e))?;
+        self.staged = Some(staged);
         Ok(())
     }
 
-    pub(super) fn write_checkpoint(&self) -> Result<()> {
+    /// Makes what was staged, if anything was, the run's checkpoint.
+    pub fn commit(&mut self) -> Result<()> {
+        let Some(staged) = self.staged.take() else {
+            return Ok(());
+        };
+        staged.commit().map_err(|e| self.untouched(e.into()))?;
+        self.saved = self.step;
+        Ok(())
+    }
+
+    pub(super) fn staged_checkpoint(&self) -> Result<vit::Staged> {
         let header = Header::new(&self.config, self.step, self.data, self.best);
         let path = checkpoint_path(&self.dir);
-        checkpoint::save(&path, &header, &self.freeze, &self.opt, self.ema.as_ref())
+        checkpoint::stage(&path, &header, &self.freeze, &self.opt, self.ema.as_ref())
+    }
+
+    fn untouched(&self, error: anyhow::Error) -> anyhow::Error {
+        folder::untouched(error, T::Settings::COMMAND, &self.dir, self.saved)
     }
 
     /// Exports the last classifier, writes result.json and says what there is now.
