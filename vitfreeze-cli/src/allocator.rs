@@ -3,8 +3,55 @@
 //! Tensors of many megabytes come and go with every step. An allocator that hands free memory back to the kernel at once
 //! pays for fresh zeroed pages in the next step: more than half of a small model's step (docs/performance.md).
 
+use std::alloc::{GlobalAlloc, Layout};
+
+use mimalloc::MiMalloc;
+
+/// mimalloc; where there is no memory left, the program ends with one line and not with an abort and a core dump.
+struct Allocator;
+
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
+
+/// Requests beyond this are of data; for a small one that fails nothing could be printed either.
+const LARGE: usize = 1 << 16;
+
+/// `memory` as it is, unless there is none.
+fn checked(memory: *mut u8, size: usize) -> *mut u8 {
+    if memory.is_null() && size >= LARGE {
+        use std::io::Write;
+        let gib = size as f64 / (1u64 << 30) as f64;
+        let _ = writeln!(
+            std::io::stderr(),
+            "error: out of memory: another {gib:.2} GiB are not to be had; take a smaller batch, model or image"
+        );
+        std::process::exit(1);
+    }
+    memory
+}
+
+// SAFETY: every call goes to mimalloc as it came, whose contract is the same; what it returns is returned, or the program ends.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's.
+        checked(unsafe { MiMalloc.alloc(layout) }, layout.size())
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's.
+        checked(unsafe { MiMalloc.alloc_zeroed(layout) }, layout.size())
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller's.
+        checked(unsafe { MiMalloc.realloc(memory, layout, size) }, size)
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's.
+        unsafe { MiMalloc.dealloc(memory, layout) }
+    }
+}
 
 /// `mi_option_purge_delay` of mimalloc.h, which the binding does not name.
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;

@@ -10,6 +10,7 @@ use serde::Serialize;
 use vit::ops::profile;
 use vit::VitConfig;
 
+use crate::budget::Budget;
 use crate::config::{batch_fits, preset, stages};
 use crate::device::Dtype;
 use crate::metrics::{median, timed_on};
@@ -207,6 +208,8 @@ fn measure(args: &Args) -> Result<Output<'_>> {
     let threads = device::set_threads(args.threads)?;
     let device = device::open(&args.device)?;
     cfg.vit.precision = args.dtype.precision(&device)?;
+    let least = counts.iter().copied().min().unwrap_or(0);
+    Budget::pretraining(&cfg, MASK_RATIO, args.batch_size, least).check(&device)?;
     let vars = VarMap::new();
     LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &device))?; // makes the variables
     vit::init(&vars, 0)?;

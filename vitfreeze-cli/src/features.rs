@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor};
 use datasets::{Batch, EvalTransform, Loader, LoaderConfig, OnBad, Source};
 use vit::Vit;
 
+use crate::budget::Budget;
 use crate::progress::Progress;
 
 /// What to compute of an image.
@@ -40,6 +41,8 @@ pub fn extract(
         ..LoaderConfig::default()
     };
     let (height, width) = transform.size;
+    let budget = Budget::inference(model.config(), batch_size);
+    budget.beside_weights().check(device)?;
     let loader = Loader::new(Arc::clone(source), transform, config)?;
     let batches = loader.stream(0, 0).take(loader.batches_per_epoch());
     let mut told = BTreeSet::new();

@@ -13,18 +13,20 @@ use datasets::{
     Batch, EraseFill, EvalTransform, FinetuneTransform, Loader, LoaderConfig, Mixup, RandomErasing,
     RandomResizedCrop, Source,
 };
-use freezeout::{layer_decay, AdamW, Optimizer, Schedule};
+use freezeout::{layer_decay, AdamW, Optimizer, Schedule, Spacing};
 use vit::{Drops, Pool, PosEmbed, Preprocess, Pretrained, Vit, VitConfig};
 
 use crate::accuracy::Accuracy;
+use crate::budget::Budget;
 use crate::config::preset;
 use crate::features::{extract, Output};
 use crate::progress::{Progress, Unit};
 use crate::train::{
     self, judged, load_encoder, normalize, Data, Encoder, Feed, Groups, RunArgs, Start, Task,
+    TrainSettings,
 };
 use crate::usage::usage;
-use config::{Config, Flags};
+use config::{Config, Flags, Freezing};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -173,6 +175,11 @@ impl Task for Finetune {
         config.freezing(plain)
     }
 
+    fn budget(&self, config: &Config, frozen: usize) -> Budget {
+        let average = TrainSettings::ema(config).is_some();
+        Budget::finetuning(&self.cfg, self.batch_size, frozen, average)
+    }
+
     fn optimizer(&self, config: &Config) -> Optimizer {
         optimizer(config)
     }
@@ -277,6 +284,17 @@ fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
     };
     cfg.validate().map_err(usage)?;
     training.check_batch(cfg.image_size)?;
+    // Before the weights are made; a plan may keep layers frozen from the start, which its steps tell later.
+    let budget = match &config.freeze {
+        Freezing::Spacing(Spacing::At(_)) => Budget::inference(&cfg, training.batch_size),
+        _ => Budget::finetuning(
+            &cfg,
+            training.batch_size,
+            0,
+            TrainSettings::ema(config).is_some(),
+        ),
+    };
+    budget.check(device)?;
     let vars = VarMap::new();
     Vit::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, device))?;
     vit::init(&vars, training.seed)?;

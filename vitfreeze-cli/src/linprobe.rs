@@ -14,6 +14,7 @@ use freezeout::{Group, Lars, Optimizer, Schedule};
 use vit::{Preprocess, Pretrained, Vit, VitConfig};
 
 use crate::accuracy::Accuracy;
+use crate::budget::Budget;
 use crate::checkpoint::{fnv, FNV};
 use crate::features::{extract, Output};
 use crate::progress::{Progress, Unit};
@@ -163,6 +164,10 @@ impl Task for Probe {
 
     fn schedule(&self, _: &Config, plain: Schedule) -> Result<Schedule> {
         Ok(plain)
+    }
+
+    fn budget(&self, config: &Config, _: usize) -> Budget {
+        Budget::inference(&self.pretrained.cfg, config.training.batch_size)
     }
 
     fn optimizer(&self, config: &Config) -> Optimizer {

@@ -4,6 +4,7 @@
 mod accuracy;
 mod allocator;
 mod bench;
+mod budget;
 mod checkpoint;
 mod classify;
 mod compare;

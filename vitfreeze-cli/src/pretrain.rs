@@ -12,6 +12,7 @@ use datasets::{Loader, LoaderConfig, PretrainTransform, Shapes, Source, MAX_PIXE
 use freezeout::{FreezeOut, Gradients, Optimizer};
 use localmim::{LocalMim, LocalMimConfig, Masking};
 
+use crate::budget::{always_frozen, Budget};
 use crate::checkpoint::{self, Fingerprint, Header};
 use crate::config::{Config, Flags};
 use crate::folder::{self, checkpoint_path, quoted};
@@ -141,6 +142,8 @@ impl Run {
         let batches_per_epoch = loader.batches_per_epoch();
         let steps_per_epoch = batches_per_epoch.div_ceil(config.accum);
         let schedule = config.schedule(steps_per_epoch, cfg.layers())?;
+        let frozen = always_frozen(&schedule);
+        Budget::pretraining(&cfg, config.mask_ratio, config.batch_size, frozen).check(&device)?;
         let mut step = 0;
         if let Some(Header {
             data: saved,

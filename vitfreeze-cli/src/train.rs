@@ -22,6 +22,7 @@ pub use feed::{Features, Feed};
 pub use settings::{Pool, TrainSettings, Training, TrainingFlags, FREE_KEYS};
 
 use crate::accuracy::Accuracy;
+use crate::budget::Budget;
 use crate::metrics::NotFinite;
 use crate::report::Report;
 use crate::settings::Settings;
@@ -50,6 +51,9 @@ pub trait Task: Sized {
 
     /// The schedule: `plain` has warm-up and decay of the learning rate and freezes nothing.
     fn schedule(&self, config: &Self::Settings, plain: Schedule) -> Result<Schedule>;
+
+    /// The memory that it needs; the first `frozen` layers never train.
+    fn budget(&self, config: &Self::Settings, frozen: usize) -> Budget;
 
     /// The optimiser, but for its groups.
     fn optimizer(&self, config: &Self::Settings) -> Optimizer;

@@ -15,6 +15,7 @@ use freezeout::{Change, Ema, FreezeOut, Optimizer, Schedule};
 use super::feed::Feed;
 use super::settings::TrainSettings as _;
 use super::{Groups, RunArgs, Start, Task, Training};
+use crate::budget::always_frozen;
 use crate::checkpoint::{Best, Fingerprint};
 use crate::device;
 use crate::folder::{self, checkpoint_path};
@@ -95,6 +96,8 @@ impl<T: Task> Run<T> {
         }
         let plain = training.schedule(per_epoch, task.layers())?;
         let schedule = task.schedule(&config, plain)?;
+        let budget = task.budget(&config, always_frozen(&schedule));
+        budget.beside_weights().check(&device)?;
         let (mut step, mut best) = (0, None);
         if let Some((_, checkpoint, _)) = &resumed {
             (step, best) = (checkpoint.header.step, checkpoint.header.best);

@@ -1,0 +1,158 @@
+//! Limits of the system, signals, and a run's folder that goes away: one line and an exit code, nothing lost.
+#![cfg(target_os = "linux")]
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use common::*;
+
+/// `command` under `ulimit -FLAG KIB`.
+fn limited(flag: &str, kib: u64, command: &Command) -> Command {
+    let mut shell = Command::new("bash");
+    let script = format!("ulimit -{flag} {kib} && exec \"$0\" \"$@\"");
+    shell
+        .args(["-c", &script])
+        .arg(command.get_program())
+        .args(command.get_args());
+    shell
+}
+
+#[test]
+fn what_does_not_fit_into_memory_is_refused_with_what_would() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let large = "--image-size=224 --samples=9000 --accum=1 --model=vit-base";
+    for (command, batch, want) in [
+        (
+            "bench --frozen=0 --model=vit-base",
+            500,
+            "for gradients and moments",
+        ),
+        ("pretrain --patch-size=16", 500, "for weights"),
+        (
+            "finetune --data=shapes --patch-size=16",
+            2000,
+            "for the batch",
+        ),
+    ] {
+        let mut words: Vec<&str> = command.split(' ').collect();
+        let batch = format!("--batch-size={batch}");
+        words.push(&batch);
+        if words[0] != "bench" {
+            words.extend(large.split(' '));
+            words.extend(["--out", out.to_str().unwrap()]);
+        }
+        let line = fails(limited("v", 4_000_000, &vitfreeze(&words)), 2);
+        assert!(line.contains(want) && line.contains("ulimit -v"), "{line}");
+        assert!(line.contains("a batch size of about"), "{line}");
+        assert!(!out.exists());
+        let line = fails(limited("v", 1_600_000, &vitfreeze(&words)), 2);
+        assert!(line.contains("no batch fits"), "{line}");
+    }
+    // Inference asks as well.
+    let data = dir.path().join("data");
+    classes(&data, &["a", "b"], 8);
+    let encoder = checkpoint("timm_distilled");
+    let mut embed = vitfreeze(["embed", "--image-size=2048", "--batch-size=4096"]);
+    embed
+        .arg("--checkpoint")
+        .arg(encoder)
+        .arg("--data")
+        .arg(&data)
+        .arg("--out")
+        .arg(&out);
+    let line = fails(limited("v", 4_000_000, &embed), 2);
+    assert!(line.contains("GiB are free (ulimit -v)"), "{line}");
+}
+
+/// SIGXFSZ would kill.
+#[test]
+fn a_limit_of_file_sizes_is_an_error_and_the_last_checkpoint_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let [straight, out] = ["straight", "out"].map(|name| dir.path().join(name));
+    let line = fails(limited("f", 100, &pretrain(&out, &[])), 1);
+    assert!(line.contains("File too large"), "{line}");
+    assert!(!out.exists(), "nothing was trained, nothing is left");
+    ok(pretrain(&straight, &[]));
+    ok(pretrain(&out, &["--max-steps=4"]));
+    let line = fails(limited("f", 100, &resume(&out, &[])), 1);
+    assert!(
+        line.contains("the checkpoint of step 4 is untouched"),
+        "{line}"
+    );
+    ok(resume(&out, &[]));
+    assert_same_state(&straight, &out);
+}
+
+#[test]
+fn a_folder_that_goes_away_is_not_called_untouched() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let mut command = pretrain(&out, &["--save-every=2", "--epochs=2000"]);
+    let child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_steps(&out);
+    std::fs::remove_dir_all(&out).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("checkpoint is gone too"), "{said}");
+    assert!(!said.contains("untouched"), "{said}");
+}
+
+/// As shells say it: 128 + the signal.
+#[test]
+fn each_signal_has_its_exit_code_and_all_save() {
+    let dir = tempfile::tempdir().unwrap();
+    for (signal, code) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
+        let out = dir.path().join(signal);
+        let mut command = pretrain(&out, &["--save-every=100000", "--epochs=2000"]);
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_for_steps(&out);
+        let id = child.id().to_string();
+        assert!(Command::new("kill")
+            .args([signal, &id])
+            .status()
+            .unwrap()
+            .success());
+        let output = child.wait_with_output().unwrap();
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{signal}: {said}");
+        assert!(said.contains("saved after step"), "{signal}: {said}");
+    }
+}
+
+fn wait_for_steps(out: &Path) {
+    while std::fs::metadata(out.join("metrics.jsonl")).map_or(0, |m| m.len()) == 0 {
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// What is printed to be typed can be typed.
+#[test]
+fn a_folder_that_looks_like_a_flag_can_be_gone_on_with() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, shown) in [("-dash", "./-dash"), ("--out", "./--out"), ("a b", "'a b'")] {
+        let mut command = vitfreeze(["pretrain", &format!("--out={name}"), "--max-steps=1"]);
+        command.args(SMALL).current_dir(&dir);
+        let said = ok(command);
+        let hint = format!("vitfreeze pretrain --resume {shown}");
+        assert!(said.contains(&hint), "{said}");
+        let mut shell = Command::new("bash");
+        let typed = format!("\"$0\" pretrain --resume {shown} --max-steps 2");
+        shell
+            .args(["-c", &typed, env!("CARGO_BIN_EXE_vitfreeze")])
+            .current_dir(&dir);
+        ok(shell);
+    }
+}
