@@ -8,6 +8,8 @@
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::Batch;
+
 /// The generator of one place in one run.
 ///
 /// `stream` names what the numbers are for ("shuffle", "augment", ...): up to 8 ASCII characters. The four values
@@ -32,6 +34,16 @@ pub fn rng(seed: u64, stream: &str, epoch: u64, index: u64) -> ChaCha8Rng {
 /// A value in [0, 1), a multiple of 2^-24.
 pub fn uniform(rng: &mut ChaCha8Rng) -> f32 {
     (rng.next_u32() >> 8) as f32 * (1.0 / (1 << 24) as f32)
+}
+
+/// `count` values in [0, 1) for each image of a batch, a function of (seed, epoch, index): which patches a mask hides, say.
+pub fn noise(seed: u64, stream: &str, batch: &Batch, count: usize) -> Vec<f32> {
+    let mut noise = Vec::with_capacity(batch.indices.len() * count);
+    for &index in &batch.indices {
+        let mut rng = rng(seed, stream, batch.epoch as u64, index);
+        noise.extend((0..count).map(|_| uniform(&mut rng)));
+    }
+    noise
 }
 
 /// A value in [0, 1), a multiple of 2^-53.

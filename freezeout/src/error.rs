@@ -72,6 +72,9 @@ pub enum Error {
     /// Saved optimiser state does not fit the variables.
     #[error("optimiser state: {0}")]
     State(String),
+    /// A checkpoint does not fit the model or its schedule.
+    #[error("{0}")]
+    Checkpoint(String),
     /// Saved state of a policy does not fit.
     #[error("policy state: {0}")]
     Policy(String),

@@ -5,6 +5,7 @@
 
 mod autofreeze;
 mod check;
+pub mod checkpoint;
 mod decay;
 mod ema;
 mod error;

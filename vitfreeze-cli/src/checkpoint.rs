@@ -1,14 +1,7 @@
 //! The training state on disk: one safetensors file.
 //!
-//! | tensor | what |
-//! |---|---|
-//! | `<name>` | a weight |
-//! | `optimizer.exp_avg.<name>`, `optimizer.exp_avg_sq.<name>` | AdamW's moments of a live weight |
-//! | `optimizer.updates.<name>` | how often it was updated (i64 scalar) |
-//! | `ema.<name>` | the weights' moving average, where the run keeps one |
-//!
-//! The metadata key `vitfreeze` holds [`Header`] as JSON. What is frozen follows from the step; everything random
-//! follows from (seed, epoch, index): nothing else is needed.
+//! Its tensors are those of [`freezeout::checkpoint`]. The metadata key `vitfreeze` holds [`Header`] as JSON. What is
+//! frozen follows from the step; everything random follows from (seed, epoch, index): nothing else is needed.
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -22,8 +15,6 @@ use crate::settings::Settings;
 use crate::usage::usage;
 
 const KEY: &str = "vitfreeze";
-const PREFIX: &str = "optimizer.";
-const AVERAGE: &str = "ema.";
 
 /// What is not a tensor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -170,13 +161,7 @@ pub fn stage<C: Serialize>(
     ema: Option<&Ema>,
 ) -> Result<vit::Staged> {
     let step = header.step;
-    let mut tensors = weights(freeze);
-    for (name, tensor) in opt.state(freeze)? {
-        tensors.insert(format!("{PREFIX}{name}"), tensor);
-    }
-    for (name, tensor) in ema.into_iter().flat_map(Ema::tensors) {
-        tensors.insert(format!("{AVERAGE}{name}"), tensor.clone());
-    }
+    let tensors = freezeout::checkpoint::collect(freeze, opt, ema)?;
     if let Some(name) = not_finite(&tensors)? {
         bail!("after step {step} '{name}' is no longer finite; start again with a lower --lr");
     }
@@ -196,15 +181,6 @@ fn not_finite(tensors: &BTreeMap<String, Tensor>) -> Result<Option<&str>> {
         }
     }
     Ok(None)
-}
-
-/// All weights by name.
-pub fn weights(freeze: &FreezeOut) -> BTreeMap<String, Tensor> {
-    let detached = |(name, var): (&str, &candle_core::Var)| {
-        let tensor = var.as_detached_tensor();
-        (name.to_owned(), tensor)
-    };
-    freeze.all().map(detached).collect()
 }
 
 impl<S: Settings> Checkpoint<S> {
@@ -249,51 +225,12 @@ impl<S: Settings> Checkpoint<S> {
         opt: &mut Optimizer,
         ema: Option<&mut Ema>,
     ) -> Result<()> {
-        let (mut state, mut weights) = (BTreeMap::new(), BTreeMap::new());
-        let mut average = BTreeMap::new();
-        for (name, tensor) in self.tensors {
-            if let Some(name) = name.strip_prefix(PREFIX) {
-                state.insert(name.to_owned(), tensor);
-            } else if let Some(name) = name.strip_prefix(AVERAGE) {
-                average.insert(name.to_owned(), tensor);
-            } else {
-                weights.insert(name, tensor);
-            }
-        }
-        for (name, var) in freeze.all() {
-            let Some(tensor) = weights.remove(name) else {
-                bail!("the checkpoint has no tensor '{name}'");
-            };
-            if tensor.shape() != var.shape() || tensor.dtype() != var.dtype() {
-                bail!(
-                    "tensor '{name}' of the checkpoint is {:?} {:?}, the model's {:?} {:?}",
-                    tensor.dtype(),
-                    tensor.shape(),
-                    var.dtype(),
-                    var.shape()
-                );
-            }
-            var.set(&tensor.to_device(var.device())?)?;
-        }
-        if let Some(name) = weights.keys().next() {
-            bail!("the checkpoint has a tensor '{name}' that the model does not");
-        }
-        // Whatever is live has been updated in every step since it was last unfrozen.
-        let step = self.header.step;
-        for (name, layer, _) in freeze.live() {
-            let updates = state.get(&format!("updates.{name}"));
-            let updates = updates.map_or(Ok(0), |t| t.to_scalar::<i64>())?;
-            let since = layer.map_or(0, |layer| freeze.schedule().live_since(step, layer));
-            if updates != (step - since) as i64 {
-                bail!("after {step} steps '{name}' has been updated {updates} times");
-            }
-        }
-        opt.load_state(freeze, &state)?;
-        match ema {
-            Some(ema) => ema.load(&average)?,
-            None if !average.is_empty() => bail!("the checkpoint has an average, the run none"),
-            None => {}
-        }
-        Ok(())
+        Ok(freezeout::checkpoint::restore(
+            self.tensors,
+            self.header.step,
+            freeze,
+            opt,
+            ema,
+        )?)
     }
 }

@@ -309,7 +309,9 @@ impl Run {
                 report.tell_skipped(&mut self.told, self.loader.skipped());
             }
             let batch = batch.context("the loader ended early")??;
-            let masking = self.masking(&batch)?;
+            let (seed, patches) = (self.config.seed, self.cfg.vit.patches());
+            let noise = datasets::rng::noise(seed, "mask", &batch, patches);
+            let masking = Masking::from_noise(&noise, patches, self.config.mask_ratio)?;
             let size = self.config.image_size;
             let shape = (self.config.batch_size, 3, size, size);
             let loss = timed_on(&self.device, &mut row.seconds.forward, || {
@@ -370,21 +372,6 @@ impl Run {
 
     fn save_is_due(&self) -> bool {
         self.step > self.saved && self.step.is_multiple_of(self.save_every)
-    }
-
-    /// Which patches of which image are hidden: a function of (seed, epoch, index).
-    fn masking(&self, batch: &datasets::Batch) -> Result<Masking> {
-        let patches = self.cfg.vit.patches();
-        let mut noise = Vec::with_capacity(batch.indices.len() * patches);
-        for &index in &batch.indices {
-            let mut rng = datasets::rng::rng(self.config.seed, "mask", batch.epoch as u64, index);
-            noise.extend((0..patches).map(|_| datasets::rng::uniform(&mut rng)));
-        }
-        Ok(Masking::from_noise(
-            &noise,
-            patches,
-            self.config.mask_ratio,
-        )?)
     }
 
     fn layer_name(&self, layer: usize) -> String {
@@ -448,7 +435,7 @@ impl Run {
         let encoder = self.dir.join("encoder.safetensors");
         let tensors = self
             .cfg
-            .encoder_tensors(&checkpoint::weights(&self.freeze))?;
+            .encoder_tensors(&freezeout::checkpoint::weights(&self.freeze))?;
         vit::save_encoder(&encoder, &self.cfg.vit, &tensors)?;
         let (steps, dir) = (self.freeze.schedule().steps, quoted(&self.dir));
         let (seconds, images) = report.totals();

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Run;
 use crate::accuracy::Accuracy;
-use crate::checkpoint::{self, Best};
+use crate::checkpoint::Best;
 use crate::folder::{checkpoint_path, quoted};
 use crate::metrics::{Line, NotFinite, Row};
 use crate::report::Report;
@@ -122,7 +122,9 @@ impl<T: Task> Run<T> {
         let started = Instant::now();
         let judge = |vb| -> Result<Accuracy> { self.task.evaluate(&self.task.model(vb)?) };
         // Plain tensors: an evaluation records no graph.
-        let weights = checkpoint::weights(&self.freeze).into_iter().collect();
+        let weights = freezeout::checkpoint::weights(&self.freeze)
+            .into_iter()
+            .collect();
         let own = judge(VarBuilder::from_tensors(weights, DType::F32, &self.device))?;
         let average = self.ema.as_ref().map(|ema| judge(ema.vars())).transpose()?;
         if !own.loss().is_finite() {
@@ -173,7 +175,7 @@ impl<T: Task> Run<T> {
     pub(super) fn export(&self, name: &str) -> Result<()> {
         let weights: BTreeMap<String, Tensor> = match &self.ema {
             Some(ema) => ema.tensors().clone(),
-            None => checkpoint::weights(&self.freeze),
+            None => freezeout::checkpoint::weights(&self.freeze),
         };
         self.task
             .classifier(&weights)?

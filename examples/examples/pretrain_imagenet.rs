@@ -1,0 +1,113 @@
+//! The reference pretraining on ImageNet-1K as library code: LocalMIM on a ViT-B/16 under FreezeOut, with exact resume.
+//!
+//! DATA is anything that `datasets::open` knows: `shapes`, a folder of class folders, ILSVRC2012's tars, WebDataset, Parquet.
+//! OUT gets checkpoint.safetensors after every epoch and encoder.safetensors at the end; the same command goes on where it
+//! stopped. `--tiny` is the same with a small model and few epochs. What the program `vitfreeze pretrain` has beyond this:
+//! progress, metrics, checks, ctrl-C.
+//!
+//!     cargo run --release -p vitfreeze-examples --example pretrain_imagenet -- shapes runs/tiny --tiny
+//!     cargo run --release -p vitfreeze-examples --example pretrain_imagenet -- imagenet runs/vit-base
+use std::error::Error;
+use std::path::Path;
+use std::thread::available_parallelism;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{VarBuilder, VarMap};
+use datasets::{rng, Loader, LoaderConfig, PretrainTransform};
+use freezeout::{checkpoint, AdamW, FreezeOut, Gradients, LayerLr, Optimizer, Schedule};
+use localmim::{LocalMim, LocalMimConfig, Masking};
+use vit::VitConfig;
+
+/// Everything random follows from it: first weights, order, crops, masks.
+const SEED: u64 = 0;
+const MASK_RATIO: f64 = 0.75;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (data, out, tiny) = match &args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [data, out] => (*data, Path::new(*out), false),
+        [data, out, "--tiny"] => (*data, Path::new(*out), true),
+        _ => return Err("usage: pretrain_imagenet DATA OUT [--tiny]".into()),
+    };
+    // The thesis' run (arXiv 2312.02194): 100 epochs, 2048 images a step in 32 batches.
+    let (name, size, patch, batch_size, accum, epochs, warmup) = match tiny {
+        false => ("vit-base", 224, 16, 64, 32, 100, 10),
+        true => ("vit-tiny", 32, 8, 64, 4, 3, 1),
+    };
+    let device = Device::Cpu;
+    let preset = VitConfig::preset(name).ok_or("no such model")?;
+    let cfg = LocalMimConfig::new(VitConfig {
+        image_size: size,
+        patch_size: patch,
+        ..preset
+    })?;
+
+    let loader = LoaderConfig {
+        batch_size,
+        seed: SEED,
+        threads: available_parallelism()?.get(),
+        ..LoaderConfig::default()
+    };
+    let transform = PretrainTransform::imagenet(size);
+    let loader = Loader::new(datasets::open(data, "train")?, transform, loader)?;
+    let batches_per_epoch = loader.batches_per_epoch();
+    let per_epoch = batches_per_epoch.div_ceil(accum);
+
+    let schedule = Schedule {
+        warmup_steps: warmup * per_epoch,
+        lr: 2e-4 * (batch_size * accum) as f64 / 256.0,
+        min_lr: 1e-6,
+        layer_lr: LayerLr::Shared,
+        ..Schedule::cubic(0.8, cfg.layers(), epochs * per_epoch)
+    };
+    let vars = VarMap::new();
+    let mut model = LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &device))?;
+    vit::init(&vars, SEED)?;
+    let mut freeze = FreezeOut::new(&vars, schedule, |name| cfg.layer_of(name, false))?;
+    let mut opt = Optimizer::new(AdamW::default());
+
+    std::fs::create_dir_all(out)?;
+    let file = out.join("checkpoint.safetensors");
+    let mut first = 0;
+    if file.exists() {
+        let mut saved = candle_core::safetensors::load(&file, &device)?;
+        first = saved.remove("step").ok_or("no step")?.to_scalar::<i64>()? as usize;
+        if freeze.advance(first)? {
+            model = LocalMim::new(&cfg, freeze.vars())?;
+        }
+        checkpoint::restore(saved.into_iter().collect(), first, &freeze, &mut opt, None)?;
+    }
+    let mut batches = loader.stream(first / per_epoch, first % per_epoch * accum);
+    for step in first..freeze.schedule().steps {
+        if freeze.advance(step)? {
+            model = LocalMim::new(&cfg, freeze.vars())?;
+        }
+        let (mut grads, mut mean) = (Gradients::default(), 0.0);
+        let micro = accum.min(batches_per_epoch - step % per_epoch * accum);
+        for _ in 0..micro {
+            let batch = batches.next().ok_or("the loader ended early")??;
+            let noise = rng::noise(SEED, "mask", &batch, cfg.vit.patches());
+            let masking = Masking::from_noise(&noise, cfg.vit.patches(), MASK_RATIO)?;
+            let images = Tensor::from_vec(batch.images, (batch_size, 3, size, size), &device)?;
+            let loss = (model.loss(&images, &masking)?.total / micro as f64)?;
+            mean += loss.to_scalar::<f32>()?;
+            grads.add(freeze.backward_by(&loss, vit::ops::backward)?)?;
+        }
+        if !mean.is_finite() {
+            return Err(format!("step {step}: the loss is {mean}; take a smaller lr").into());
+        }
+        opt.step(&freeze, step, &grads)?;
+        let done = step + 1;
+        if done % per_epoch == 0 {
+            let mut state = checkpoint::collect(&freeze, &opt, None)?;
+            state.insert("step".into(), Tensor::new(done as i64, &device)?);
+            vit::save_atomic(&file, &state, ("model", name.into()))?;
+            let (epoch, frozen) = (done / per_epoch, freeze.frozen());
+            println!("epoch {epoch}/{epochs}: loss {mean:.4}, {frozen} layers frozen");
+        }
+    }
+    let encoder = cfg.encoder_tensors(&checkpoint::weights(&freeze))?;
+    vit::save_encoder(&out.join("encoder.safetensors"), &cfg.vit, &encoder)?;
+    println!("{}", out.join("encoder.safetensors").display());
+    Ok(())
+}
