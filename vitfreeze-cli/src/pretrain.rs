@@ -15,7 +15,7 @@ use localmim::{LocalMim, LocalMimConfig, Masking};
 use crate::checkpoint::{self, Fingerprint, Header};
 use crate::config::{Config, Flags};
 use crate::folder::{self, checkpoint_path, quoted};
-use crate::metrics::{timed, timed_on, Metrics, NotFinite, Row, Seconds};
+use crate::metrics::{amount, timed, timed_on, Metrics, NotFinite, Row, Seconds};
 use crate::report::{changed_layers, note, print, Report};
 use crate::result::{self, RunResult};
 use crate::settings::Settings as _;
@@ -226,11 +226,11 @@ impl Run {
         let count: usize = self.freeze.all().map(|(_, v)| v.elem_count()).sum();
         note(data);
         note(format!(
-            "{} {} px, patch {}: {:.1} M parameters with {} decoders; {} on {threads} threads",
+            "{} {} px, patch {}: {} parameters with {} decoders; {} on {threads} threads",
             config.model,
             config.image_size,
             config.patch_size,
-            count as f64 / 1e6,
+            amount(count),
             self.cfg.stages.len(),
             config.device,
         ));
@@ -458,12 +458,19 @@ impl Run {
                 "  vitfreeze pretrain --resume {dir}    the other {left} steps"
             ))?;
         }
+        // All three take this run's data unless told otherwise.
         print(format!(
-            "  python3 scripts/timm_check.py {}",
-            quoted(&encoder)
+            "  vitfreeze knn --checkpoint {dir}         how good the features are; trains nothing"
         ))?;
-        print("  vitfreeze pretrain --data DIR --model vit-small    your own images, a folder per class")?;
-        print("  vitfreeze bench --model vit-small    what freezing saves at 224 px")?;
+        print(format!(
+            "  vitfreeze linprobe --checkpoint {dir}    the same by a linear classifier"
+        ))?;
+        print(format!(
+            "  vitfreeze finetune --checkpoint {dir}    a classifier"
+        ))?;
+        if self.config.data == "shapes" {
+            print("  vitfreeze pretrain --data DIR --model vit-small    your own images, a folder per class")?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
