@@ -85,7 +85,6 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     let size = input_size(&checkpoint, args.compute.model.clone());
     let mut pretrained = load(&checkpoint, &size, Head::Keep, &device)?;
-    pretrained.cfg.precision = args.compute.dtype.precision(&device)?;
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;
     let (given, samples) = (args.data.as_deref(), args.samples);
@@ -129,6 +128,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     let record = labels.record(source.classes(), left_out);
     let source: Arc<dyn Source> = Arc::new(known);
+    pretrained.cfg.precision = args.compute.dtype.precision(&device)?;
     note(source.describe());
     let dir = claim(args.out.as_deref(), "eval")?;
     interrupt::listen_saying("stopping; nothing is left behind")?;

@@ -87,7 +87,6 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let size = input_size(&checkpoint, args.compute.model.clone());
     let mut pretrained = load(&checkpoint, &size, Head::Drop, &device)?;
     pretrained.cfg.pool = pool;
-    pretrained.cfg.precision = args.compute.dtype.precision(&device)?;
     pretrained.cfg.validate().map_err(usage)?;
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;
@@ -95,6 +94,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let of_run = RunData::asked_or_of(given, val_data, args.samples, &args.checkpoint)?;
     let names = (of_run.data.as_str(), of_run.val_data.as_deref());
     let data = Data::open_both(names, of_run.samples(), transform.size.0)?;
+    pretrained.cfg.precision = args.compute.dtype.precision(&device)?;
     note(data.describe());
     let dir = claim(args.out.as_deref(), "knn")?;
     interrupt::listen_saying("stopping; nothing is left behind")?;

@@ -134,7 +134,6 @@ impl Run {
         let threads = device::set_threads(config.threads)?;
         let device = device::open(&config.device)?;
         let mut cfg = config.model()?;
-        cfg.vit.precision = config.dtype.precision(&device)?;
         let (loader, data, line) = open_data(&config, threads)?;
         let batches_per_epoch = loader.batches_per_epoch();
         let steps_per_epoch = batches_per_epoch.div_ceil(config.accum);
@@ -161,6 +160,7 @@ impl Run {
             step = *done;
         }
 
+        cfg.vit.precision = config.dtype.precision(&device)?;
         let vars = VarMap::new();
         let mut model = LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &device))?;
         vit::init(&vars, config.seed)?;
