@@ -126,14 +126,19 @@ impl Estimate {
     }
 }
 
+/// Of a part of 1; what rounds to zero has no sign.
+fn percent(part: f64) -> f64 {
+    (1000.0 * part).round() / 10.0 + 0.0
+}
+
 impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
             "saves {:.1} % of compute, {:.1} % of activation memory on average, {:.1} % of gradient communication",
-            100.0 * self.compute,
-            100.0 * self.activations,
-            100.0 * self.gradients
+            percent(self.compute),
+            percent(self.activations),
+            percent(self.gradients)
         )
     }
 }

@@ -50,7 +50,7 @@ pub struct Args {
     /// Which blocks are decoded: default, all, or BLOCK:SCALE,... with scales 8, 4, 2, 1, 0.5
     #[arg(long, default_value = "default", value_name = "LIST")]
     stages: String,
-    /// Numbers of frozen layers, ascending; or all
+    /// Numbers of frozen layers, ascending, each once; or all
     #[arg(long, default_value = "0,3,5,10,12", value_name = "LIST")]
     frozen: String,
     /// Threads, 0 = one per core
@@ -320,9 +320,13 @@ fn frozen_layers(list: &str, depth: usize) -> Result<Vec<usize>> {
     }
     let numbers = list.split(',').map(|n| n.trim().parse());
     match numbers.collect::<Result<Vec<usize>, _>>() {
-        Ok(numbers) if numbers.is_sorted() && numbers.iter().all(|&n| n <= depth) => Ok(numbers),
+        Ok(numbers)
+            if numbers.is_sorted_by(|a, b| a < b) && numbers.iter().all(|&n| n <= depth) =>
+        {
+            Ok(numbers)
+        }
         _ => Err(usage(format!(
-            "--frozen {list}: expected ascending numbers up to {depth}, or all"
+            "--frozen {list}: expected ascending numbers up to {depth}, each once, or all"
         ))),
     }
 }

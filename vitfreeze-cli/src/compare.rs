@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{bail, Context, Result};
 use serde_json::Value;
 
-use crate::metrics::duration;
+use crate::metrics::{duration, percent};
 use crate::plot;
 use crate::report::{note, print};
 use crate::result::RunResult;
@@ -128,6 +128,16 @@ impl Summary {
         } else if result.kind != "eval" {
             note(format!("warning: there is no {}", metrics.display()));
         }
+        let classes = &result.settings["classes"];
+        if let (Some(judged), Some(of)) = (classes["judged"].as_u64(), classes["of"].as_u64()) {
+            let unknown = classes["images-of-unknown"].as_u64().unwrap_or(0);
+            if judged < of || unknown > 0 {
+                note(format!(
+                    "note: {}: judged among {judged} of the checkpoint's {of} classes, {unknown} images of other classes left out",
+                    dir.display().to_string().escape_debug()
+                ));
+            }
+        }
         let checkpoint = result.settings["checkpoint"].as_str();
         Ok(Self {
             name: dir.display().to_string(),
@@ -219,7 +229,7 @@ fn table(runs: &[Summary]) -> Vec<String> {
                 true => duration(r.seconds + run.before),
                 false => "-".into(),
             },
-            r.saved.map_or("-".into(), |s| format!("{s:.1} %")),
+            r.saved.map_or("-".into(), |s| percent(s / 100.0)),
         ]);
     }
     let width = |column: usize| {

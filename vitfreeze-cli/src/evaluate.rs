@@ -11,10 +11,11 @@ use std::time::Instant;
 use anyhow::{bail, Result};
 use candle_core::Device;
 use datasets::{EvalTransform, Source, Transform as _};
-use serde_json::json;
+use serde_json::{json, Value};
 use vit::{Head, Pretrained};
 
 use crate::accuracy::Accuracy;
+use crate::classes::Relabelled;
 use crate::features::{extract, Output};
 use crate::folder::{abandon, claim, quoted};
 use crate::metrics::duration;
@@ -22,16 +23,17 @@ use crate::pretrained::{input_size, load, open, transform, ComputeArgs};
 use crate::progress::{Progress, Unit};
 use crate::report::{note, print};
 use crate::result::{self, RunResult};
+use crate::run_data::RunData;
 use crate::settings::absolute;
 use crate::train::{check_labels, open_split};
 use crate::usage::usage;
 use crate::{interrupt, plot};
-use labels::Labels;
+use labels::{listed, Labels};
 use tables::Table;
 
 const EXAMPLES: &str = "\
 Examples:
-  vitfreeze eval --checkpoint runs/finetune-1 --data cifar10
+  vitfreeze eval --checkpoint runs/finetune-1
   vitfreeze eval --checkpoint hf://google/vit-base-patch16-224 --data imagenet --predictions p.csv
 
 Writes to --out: result.json (accuracy, settings, seconds), per_class.csv, confusion.csv and
@@ -47,9 +49,9 @@ pub struct Args {
     /// Run folder, file (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name@revision
     #[arg(long, value_name = "CHECKPOINT")]
     checkpoint: String,
-    /// Dataset; see 'vitfreeze data --help'
+    /// Dataset; see 'vitfreeze data --help' [default: that of the checkpoint's run]
     #[arg(long, value_name = "SRC")]
-    data: String,
+    data: Option<String>,
     /// Which split
     #[arg(long, value_name = "NAME", default_value = "val")]
     split: String,
@@ -59,9 +61,9 @@ pub struct Args {
     /// CSV file of every image: name, class, and the five likeliest classes with their probabilities
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
-    /// Images of 'shapes' (its split val has a quarter of them)
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(10..))]
-    samples: u32,
+    /// Images of 'shapes' (its split val has a quarter of them) [default: 4096, or those of the checkpoint's run]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..))]
+    samples: Option<u32>,
     /// Images computed at once
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch_size: u32,
@@ -83,28 +85,57 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     let size = input_size(&checkpoint, args.compute.model.clone());
     let mut pretrained = load(&checkpoint, &size, Head::Keep, &device)?;
-    pretrained.cfg.precision = args.compute.dtype.precision(&device)?;
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;
-    let samples = args.samples as usize;
-    let source = open_split(&args.data, &args.split, samples, transform.size.0)?;
+    let (given, samples) = (args.data.as_deref(), args.samples);
+    let of_run = RunData::asked_or_of(given, None, samples, &args.checkpoint)?;
+    let data = match (&of_run.val_data, args.split.as_str()) {
+        (Some(val_data), "val") => val_data,
+        _ => &of_run.data,
+    };
+    let source = open_split(data, &args.split, of_run.samples(), transform.size.0)?;
     if source.is_empty() {
         return Err(usage(format!(
-            "{}: the split '{}' has no images",
-            args.data, args.split
+            "{data}: the split '{}' has no images",
+            args.split
         )));
     }
     check_labels(&args.split, &*source)?;
     let labels = Labels::new(&pretrained.labels, outputs, source.classes())
         .map_err(|e| usage(format!("{}: {e}", args.checkpoint)))?;
-    if let Some(line) = &labels.note {
+    for line in &labels.notes {
         note(format!("note: {line}"));
     }
+    let known = Relabelled::new(source.clone(), labels.names.clone(), &labels.map);
+    let left_out = source.len() - known.len();
+    if left_out > 0 {
+        let classes = source.classes().iter().zip(&labels.map);
+        let unknown = classes
+            .filter(|(_, m)| m.is_none())
+            .map(|(c, _)| c.as_str());
+        note(format!(
+            "warning: {left_out} of {} images are left out: the checkpoint does not know their classes, {} of the data's {} ({})",
+            source.len(),
+            unknown.clone().count(),
+            source.classes().len(),
+            listed(unknown)
+        ));
+    }
+    if known.is_empty() {
+        return Err(usage(format!(
+            "{data}: no image is of a class that the checkpoint knows"
+        )));
+    }
+    let record = labels.record(source.classes(), left_out);
+    let source: Arc<dyn Source> = Arc::new(known);
+    pretrained.cfg.precision = args.compute.dtype.precision(&device)?;
     note(source.describe());
     let dir = claim(args.out.as_deref(), "eval")?;
     interrupt::listen_saying("stopping; nothing is left behind")?;
     let judge = Judge {
         args: &args,
+        data,
+        record,
         pretrained: &pretrained,
         source: &source,
         labels: &labels,
@@ -128,6 +159,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 struct Judge<'a> {
     args: &'a Args,
+    data: &'a str,
+    /// How the classes were matched.
+    record: Value,
     pretrained: &'a Pretrained,
     source: &'a Arc<dyn Source>,
     labels: &'a Labels,
@@ -165,10 +199,10 @@ impl Judge<'_> {
                 if interrupt::asked() {
                     bail!("interrupted");
                 }
-                let labels: Vec<u32> = batch.labels.iter().map(|&l| self.labels.of(l)).collect();
-                accuracy.add(&logits, &labels);
+                let logits = self.labels.judged(logits);
+                accuracy.add(&logits, &batch.labels);
                 if let Some(table) = table.as_mut() {
-                    let rows = logits.chunks_exact(classes).zip(&labels);
+                    let rows = logits.chunks_exact(classes).zip(&batch.labels);
                     for (&index, (row, &label)) in batch.indices.iter().zip(rows) {
                         let name = self.source.name(index as usize);
                         table.prediction(&name, label, row, &self.labels.names)?;
@@ -197,7 +231,7 @@ impl Judge<'_> {
         table: Option<Table>,
         started: Instant,
     ) -> Result<f64> {
-        let (names, cells) = (&self.labels.names, &accuracy.confusion());
+        let (names, cells) = (&self.labels.names, accuracy.confusion());
         tables::per_class(&dir.join("per_class.csv"), names, cells)?;
         tables::confusion(&dir.join("confusion.csv"), names, cells)?;
         let picture = confusion::Confusion::new(names, cells);
@@ -218,8 +252,9 @@ impl Judge<'_> {
             seconds,
             settings: json!({
                 "checkpoint": absolute("checkpoint", &args.checkpoint)?,
-                "data": args.data,
+                "data": self.data,
                 "split": args.split,
+                "classes": self.record,
                 "image-size": self.transform.size,
                 "crop-pct": self.transform.crop_pct,
                 "dtype": self.args.compute.dtype,
@@ -240,13 +275,16 @@ impl Judge<'_> {
             accuracy.images(),
             duration(seconds)
         ))?;
-        for line in tables::worst(&self.labels.names, &accuracy.confusion()) {
+        for line in tables::worst(&self.labels.names, accuracy.confusion()) {
             print(line)?;
         }
         print(format!("Files in {}:", quoted(dir)))?;
         print("  result.json      accuracy, settings, seconds, versions")?;
         print("  per_class.csv    accuracy of each class")?;
-        print("  confusion.csv    which class was taken for which, as numbers")?;
+        print(match self.labels.names.len() > tables::DENSE {
+            true => "  confusion.csv    label,prediction,count: which class was taken for which",
+            false => "  confusion.csv    which class was taken for which, as numbers",
+        })?;
         print("  confusion.png    the same as a picture")?;
         Ok(())
     }

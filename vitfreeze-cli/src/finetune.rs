@@ -85,7 +85,6 @@ impl Task for Finetune {
         let size = encoder.pretrained.cfg.image_size;
         let data = Data::open(training, size)?;
         let mut pretrained = with_head(encoder, data.classes().len(), config)?;
-        pretrained.cfg.precision = training.dtype.precision(device)?;
         let p = &pretrained.preprocess;
         let transform = FinetuneTransform {
             crop: RandomResizedCrop {
@@ -105,6 +104,7 @@ impl Task for Finetune {
             ..LoaderConfig::default()
         };
         let loader = Loader::new(Arc::clone(&data.train), transform, loader).map_err(usage)?;
+        pretrained.cfg.precision = training.dtype.precision(device)?;
         let judged = judged(p, size);
         let task = Self {
             origin,

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use vit::{printable, Activation, Checkpoint, Pool, PosEmbed, StoredTensor, StoredType};
 
 use crate::device;
+use crate::metrics::amount;
 use crate::pretrained::{explain, open, ModelArgs};
 use crate::report::print;
 
@@ -106,9 +107,8 @@ fn summary(checkpoint: &Checkpoint) -> Vec<String> {
     };
     let tensors = checkpoint.tensors();
     let unused = checkpoint.unused();
-    let count = |names: &mut dyn Iterator<Item = &StoredTensor>| {
-        names.map(|t| t.elements() as f64).sum::<f64>() / 1e6
-    };
+    let count =
+        |names: &mut dyn Iterator<Item = &StoredTensor>| names.map(|t| t.elements()).sum::<usize>();
     let all = count(&mut tensors.values());
     let left = count(&mut unused.iter().filter_map(|name| tensors.get(*name)));
     let name = checkpoint
@@ -129,14 +129,15 @@ fn summary(checkpoint: &Checkpoint) -> Vec<String> {
         format!("pooling       {pool}{norm}"),
         format!("head          {head}"),
         format!(
-            "parameters    {:.2} M in {} tensors",
-            all - left,
+            "parameters    {} in {} tensors",
+            amount(all - left),
             tensors.len() - unused.len()
         ),
     ];
     if !unused.is_empty() {
         lines.push(format!(
-            "not loaded    {left:.2} M in {} tensors: {}",
+            "not loaded    {} in {} tensors: {}",
+            amount(left),
             unused.len(),
             some(&unused)
         ));

@@ -20,6 +20,7 @@ use crate::pretrained::{feature_pool, input_size, load, open, transform, Compute
 use crate::progress::{Progress, Unit};
 use crate::report::{note, print};
 use crate::result::{self, RunResult};
+use crate::run_data::RunData;
 use crate::settings::absolute;
 use crate::subset::Subset;
 use crate::train::{Data, Pool};
@@ -34,7 +35,7 @@ const TEMPERATURE: f64 = 0.07;
 
 const EXAMPLES: &str = "\
 Examples:
-  vitfreeze knn --checkpoint runs/pretrain-1 --data cifar10
+  vitfreeze knn --checkpoint runs/pretrain-1
   vitfreeze knn --checkpoint hf://facebook/dinov2-small --data imagenet --max-images 20000
 
 Each image of the validation split is named by the k most similar training images (cosine of their
@@ -47,9 +48,9 @@ pub struct Args {
     /// Run folder, file (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name@revision
     #[arg(long, value_name = "CHECKPOINT")]
     checkpoint: String,
-    /// Dataset with the splits train and val; see 'vitfreeze data --help'
+    /// Dataset with the splits train and val; see 'vitfreeze data --help' [default: that of the checkpoint's run]
     #[arg(long, value_name = "SRC")]
-    data: String,
+    data: Option<String>,
     /// Dataset to take the split val from [default: --data]
     #[arg(long, value_name = "SRC")]
     val_data: Option<String>,
@@ -62,9 +63,9 @@ pub struct Args {
     /// Seed of that shuffle
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Images of 'shapes'
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(10..))]
-    samples: u32,
+    /// Images of 'shapes' [default: 4096, or those of the checkpoint's run]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..))]
+    samples: Option<u32>,
     /// An image's feature: token (class token) or avg (mean of the patches) [default: token for DINO, the
     /// head's input for classifiers, else avg]
     #[arg(long, value_name = "NAME")]
@@ -86,17 +87,20 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let size = input_size(&checkpoint, args.compute.model.clone());
     let mut pretrained = load(&checkpoint, &size, Head::Drop, &device)?;
     pretrained.cfg.pool = pool;
-    pretrained.cfg.precision = args.compute.dtype.precision(&device)?;
     pretrained.cfg.validate().map_err(usage)?;
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;
-    let names = (args.data.as_str(), args.val_data.as_deref());
-    let data = Data::open_both(names, args.samples as usize, transform.size.0)?;
+    let (given, val_data) = (args.data.as_deref(), args.val_data.as_deref());
+    let of_run = RunData::asked_or_of(given, val_data, args.samples, &args.checkpoint)?;
+    let names = (of_run.data.as_str(), of_run.val_data.as_deref());
+    let data = Data::open_both(names, of_run.samples(), transform.size.0)?;
+    pretrained.cfg.precision = args.compute.dtype.precision(&device)?;
     note(data.describe());
     let dir = claim(args.out.as_deref(), "knn")?;
     interrupt::listen_saying("stopping; nothing is left behind")?;
     let done = compare_all(
         &args,
+        &of_run,
         &dir,
         data,
         &pretrained,
@@ -120,6 +124,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 #[allow(clippy::too_many_arguments)]
 fn compare_all(
     args: &Args,
+    of_run: &RunData,
     dir: &Path,
     data: Data,
     pretrained: &Pretrained,
@@ -195,8 +200,8 @@ fn compare_all(
         seconds,
         settings: json!({
             "checkpoint": absolute("checkpoint", &args.checkpoint)?,
-            "data": args.data,
-            "val-data": args.val_data,
+            "data": of_run.data,
+            "val-data": of_run.val_data,
             "pool": pretrained.cfg.pool,
             "k": k,
             "temperature": TEMPERATURE,

@@ -72,7 +72,6 @@ impl Task for Probe {
         let training = &config.training;
         let origin = training.checkpoint.clone().unwrap_or_default();
         let mut pretrained = load_encoder(training, &origin, device)?.pretrained;
-        pretrained.cfg.precision = training.dtype.precision(device)?;
         let size = pretrained.cfg.image_size;
         let mut data = Data::open(training, size)?;
         data.fingerprint = data.fingerprint.with_weights(&pretrained.tensors)?;
@@ -92,6 +91,7 @@ impl Task for Probe {
             known: true,
             ..pretrained.preprocess
         };
+        pretrained.cfg.precision = training.dtype.precision(device)?;
         let encoder = pretrained.model()?;
         let features = |split, source| {
             let batch_size = training.batch_size.min(64);

@@ -184,6 +184,35 @@ pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     Some((low + values.get(values.len() / 2)?) / 2.0)
 }
 
+/// Median, and by how much chance moves it: its standard error, from the median distance to it, which no single slow step
+/// moves. `None` of fewer than five.
+pub fn median_and_error(values: &[f64]) -> Option<(f64, f64)> {
+    if values.len() < 5 {
+        return None;
+    }
+    let middle = median(values.iter().copied())?;
+    let distance = median(values.iter().map(|x| (x - middle).abs()))?;
+    // Of a normal distribution: deviation = 1.4826 distances, error of the median = 1.2533 deviations / sqrt(n).
+    let error = 1.4826 * 1.2533 * distance / (values.len() as f64).sqrt();
+    Some((middle, error))
+}
+
+/// A part of 1 as percent; what rounds to zero has no sign.
+pub fn percent(part: f64) -> String {
+    format!("{:.1} %", (1000.0 * part).round() / 10.0 + 0.0)
+}
+
+/// A number of parameters: `85.8 M`, `12.3 k`, `130`.
+pub fn amount(count: usize) -> String {
+    let number = count as f64;
+    match count {
+        0..=999 => count.to_string(),
+        1_000..=99_999 => format!("{:.1} k", number / 1e3),
+        100_000..=999_499 => format!("{:.0} k", number / 1e3),
+        _ => format!("{:.1} M", number / 1e6),
+    }
+}
+
 /// `1 h 02 min`, `3 min 07 s`, `4.2 s`.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0) as u64;
@@ -193,5 +222,28 @@ pub fn duration(seconds: f64) -> String {
         60..=3599 => format!("{} min {:02} s", whole / 60, whole % 60),
         3600..=359_999 => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
         _ => format!("{} days", whole / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_as_they_are_read() {
+        let amounts = [130, 1_290, 99_999, 123_456, 999_999, 85_798_656].map(amount);
+        assert_eq!(
+            amounts,
+            ["130", "1.3 k", "100.0 k", "123 k", "1.0 M", "85.8 M"]
+        );
+        let parts = [-0.0004, 0.0, 0.158, -0.031].map(percent);
+        assert_eq!(parts, ["0.0 %", "0.0 %", "15.8 %", "-3.1 %"]);
+    }
+
+    #[test]
+    fn one_slow_step_is_no_scatter() {
+        let (middle, error) = median_and_error(&[1.0, 1.01, 0.99, 1.0, 9.0, 1.01, 0.99]).unwrap();
+        assert!(middle == 1.0 && error < 0.01, "{middle} {error}");
+        assert!(median_and_error(&[1.0; 4]).is_none());
     }
 }

@@ -16,7 +16,7 @@ use crate::budget::{always_frozen, Budget};
 use crate::checkpoint::{self, Fingerprint, Header};
 use crate::config::{Config, Flags};
 use crate::folder::{self, checkpoint_path, quoted};
-use crate::metrics::{timed, timed_on, Metrics, NotFinite, Row, Seconds};
+use crate::metrics::{amount, timed, timed_on, Metrics, NotFinite, Row, Seconds};
 use crate::report::{changed_layers, note, print, Report};
 use crate::result::{self, RunResult};
 use crate::settings::Settings as _;
@@ -137,7 +137,6 @@ impl Run {
         let threads = device::set_threads(config.threads)?;
         let device = device::open(&config.device)?;
         let mut cfg = config.model()?;
-        cfg.vit.precision = config.dtype.precision(&device)?;
         let (loader, data, line) = open_data(&config, threads)?;
         let batches_per_epoch = loader.batches_per_epoch();
         let steps_per_epoch = batches_per_epoch.div_ceil(config.accum);
@@ -166,6 +165,7 @@ impl Run {
             step = *done;
         }
 
+        cfg.vit.precision = config.dtype.precision(&device)?;
         let vars = VarMap::new();
         let mut model = LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &device))?;
         vit::init(&vars, config.seed)?;
@@ -234,11 +234,11 @@ impl Run {
         let count: usize = self.freeze.all().map(|(_, v)| v.elem_count()).sum();
         note(data);
         note(format!(
-            "{} {} px, patch {}: {:.1} M parameters with {} decoders; {} on {threads} threads",
+            "{} {} px, patch {}: {} parameters with {} decoders; {} on {threads} threads",
             config.model,
             config.image_size,
             config.patch_size,
-            count as f64 / 1e6,
+            amount(count),
             self.cfg.stages.len(),
             config.device,
         ));
@@ -473,12 +473,19 @@ impl Run {
                 "  vitfreeze pretrain --resume {dir}    the other {left} steps"
             ))?;
         }
+        // All three take this run's data unless told otherwise.
         print(format!(
-            "  python3 scripts/timm_check.py {}",
-            quoted(&encoder)
+            "  vitfreeze knn --checkpoint {dir}         how good the features are; trains nothing"
         ))?;
-        print("  vitfreeze pretrain --data DIR --model vit-small    your own images, a folder per class")?;
-        print("  vitfreeze bench --model vit-small    what freezing saves at 224 px")?;
+        print(format!(
+            "  vitfreeze linprobe --checkpoint {dir}    the same by a linear classifier"
+        ))?;
+        print(format!(
+            "  vitfreeze finetune --checkpoint {dir}    a classifier"
+        ))?;
+        if self.config.data == "shapes" {
+            print("  vitfreeze pretrain --data DIR --model vit-small    your own images, a folder per class")?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

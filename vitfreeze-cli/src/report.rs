@@ -7,7 +7,7 @@ use datasets::Skipped;
 use freezeout::Schedule;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::metrics::{duration, median, Row, Seconds};
+use crate::metrics::{duration, median, median_and_error, percent, Row, Seconds};
 
 /// How often a plain line appears when there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -168,23 +168,31 @@ impl Report {
             return;
         };
         let (before, after): (Vec<&Row>, Vec<&Row>) = self.rows.iter().partition(|r| r.step < step);
-        let latest = before.iter().rev().take(SETTLE).copied();
-        let (Some(was), Some(is), Some(unfrozen), Some(last), Some(first)) = (
-            median_step(latest),
-            median_step(after.iter().copied()),
-            unfrozen_step(&self.rows),
-            before.last(),
-            after.first(),
-        ) else {
+        let (Some(last), Some(first)) = (before.last(), after.first()) else {
             return;
         };
+        if first.frozen == 0 {
+            return;
+        }
+        let saved = self
+            .told_saving(&after)
+            .map_or(String::new(), |(is, part)| {
+                format!("{is:.3} s/step, {} less than unfrozen; ", percent(part))
+            });
         self.say(format!(
-            "    {} frozen: {was:.3} -> {is:.3} s/step ({:+.1} % since unfrozen), graph {} -> {} nodes",
-            first.frozen,
-            100.0 * (is - unfrozen) / unfrozen,
-            last.graph_nodes,
-            first.graph_nodes,
+            "    {} frozen: {saved}graph {} -> {} nodes",
+            first.frozen, last.graph_nodes, first.graph_nodes,
         ));
+    }
+
+    /// Median seconds of these steps and the part of an unfrozen step that they save, if that is more than chance: three
+    /// standard errors.
+    fn told_saving(&self, frozen: &[&Row]) -> Option<(f64, f64)> {
+        let frozen: Vec<f64> = frozen.iter().map(|r| r.seconds.total).collect();
+        let unfrozen: Vec<f64> = unfrozen_rows(&self.rows).map(|r| r.seconds.total).collect();
+        let (is, error) = median_and_error(&frozen)?;
+        let (was, other_error) = median_and_error(&unfrozen)?;
+        (was - is > 3.0 * error.hypot(other_error)).then_some((is, 1.0 - is / was))
     }
 
     /// Ends the bar.
@@ -278,19 +286,76 @@ impl Report {
             }
             return "  no layer was frozen in these steps\n".into();
         };
+        let frozen: Vec<&Row> = self.rows.iter().filter(|r| r.frozen > 0).collect();
+        if part <= 0.0 || self.told_saving(&frozen).is_none() {
+            return format!(
+                "  what freezing saved is less than the steps' own scatter (median of unfrozen ones {unfrozen:.3} s)\n"
+            );
+        }
         format!(
-            "  freezing saved {} = {:.1} % against its own unfrozen steps (median {unfrozen:.3} s)\n",
+            "  freezing saved {} = {} against its own unfrozen steps (median {unfrozen:.3} s)\n",
             duration(part * unfrozen * self.rows.len() as f64),
-            100.0 * part,
+            percent(part),
         )
     }
 }
 
-/// Median seconds of an unfrozen step, without the first two of the run, which warm things up.
+/// Median seconds of an unfrozen step.
 fn unfrozen_step(rows: &[Row]) -> Option<f64> {
-    median_step(rows.iter().skip(2).filter(|r| r.frozen == 0))
+    median(unfrozen_rows(rows).map(|r| r.seconds.total))
 }
 
-fn median_step<'a>(rows: impl Iterator<Item = &'a Row>) -> Option<f64> {
-    median(rows.map(|r| r.seconds.total))
+/// The unfrozen steps without the first two of the run, which warm things up.
+fn unfrozen_rows(rows: &[Row]) -> impl Iterator<Item = &Row> {
+    rows.iter().skip(2).filter(|r| r.frozen == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A report of steps that took so long; the frozen ones come behind the others.
+    fn report(unfrozen: &[f64], frozen: &[f64]) -> Report {
+        let all = unfrozen.iter().map(|&s| (s, 0));
+        let all = all.chain(frozen.iter().map(|&s| (s, 3)));
+        let row = |(step, (total, frozen))| Row {
+            step,
+            epoch: 0,
+            loss: 1.0,
+            stage_losses: Vec::new(),
+            lr: Vec::new(),
+            frozen,
+            graph_nodes: 10,
+            grad_norm: None,
+            images: 1,
+            images_per_second: 1.0,
+            seconds: Seconds {
+                total,
+                ..Seconds::default()
+            },
+        };
+        let rows: Vec<Row> = all.enumerate().map(row).collect();
+        Report::new(rows.len(), rows.len(), 1, 10, 13, rows)
+    }
+
+    #[test]
+    fn a_saving_is_told_when_it_is_more_than_chance() {
+        let steady = [1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0, 1.01, 0.99, 1.0];
+        let scattered = [1.0, 1.3, 0.7, 1.2, 0.8, 1.25, 0.75, 1.1, 0.9, 1.0];
+        let times = |x: f64| steady.map(|s| s * x);
+        let saving = |unfrozen: &[f64], frozen: &[f64]| report(unfrozen, frozen).saving();
+        assert!(saving(&steady, &times(0.8)).contains("freezing saved"));
+        assert!(saving(&steady, &times(0.8)).contains("= 10.0 %"));
+        // Slower steps, the same ones, a saving below the scatter, too few steps to know.
+        for (unfrozen, frozen) in [
+            (&steady[..], &times(1.086)[..]),
+            (&steady, &steady),
+            (&scattered, &times(0.97)),
+            (&steady, &times(0.8)[..4]),
+        ] {
+            let said = saving(unfrozen, frozen);
+            assert!(said.contains("scatter"), "{said}");
+        }
+        assert!(saving(&steady, &[]).contains("no layer was frozen"));
+    }
 }

@@ -8,6 +8,7 @@ use localmim::LocalMimConfig;
 
 use crate::config::{Config, Flags};
 use crate::costs;
+use crate::metrics::percent;
 use crate::plot;
 use crate::report::{note, print};
 use crate::settings::Settings as _;
@@ -15,9 +16,9 @@ use crate::usage::usage;
 
 const EXAMPLES: &str = "\
 Examples:
-  vitfreeze schedule --model vit-base --data imagenet --epochs 100 --warmup-epochs 10
+  vitfreeze schedule --model vit-base --epochs 100 --warmup-epochs 10
   vitfreeze schedule --config configs/vit-b16-imagenet.toml --data imagenet --layer-lr scaled --plot schedule.png
-  vitfreeze schedule --model vit-large --data imagenet --freeze power:2 --t0 0.6 --plot schedule.svg
+  vitfreeze schedule --model vit-large --freeze power:2 --t0 0.6 --plot schedule.svg
 
 All flags of vitfreeze pretrain are understood; no image is read and nothing is trained.";
 
@@ -31,7 +32,8 @@ pub struct Args {
     /// Configuration file (TOML) of vitfreeze pretrain; flags go before it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Number of training images [default: that of shapes, otherwise ImageNet-1K's 1281167]
+    /// Number of training images [default: that of shapes with --data shapes or without --model, otherwise
+    /// ImageNet-1K's 1281167]
     #[arg(long, value_name = "N")]
     images: Option<usize>,
     /// Draw the learning rates and freezing times to FILE, .png or .svg
@@ -43,7 +45,17 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: Args) -> Result<ExitCode> {
-    let config = Config::new(args.config.as_deref(), &args.flags)?;
+    let mut flags = args.flags;
+    // A model without data is asked about for its published use. Without both it is the demonstration's schedule.
+    let published = args.config.is_none()
+        && flags.model.is_some()
+        && flags.data.is_none()
+        && flags.samples.is_none();
+    if published {
+        flags.data = Some("imagenet".into());
+        note("note: no --data or --config: ImageNet-1K assumed");
+    }
+    let config = Config::new(args.config.as_deref(), &flags)?;
     let cfg = config.model()?;
     let images = match args.images {
         Some(0) => return Err(usage("images is 0, it must be at least 1")),
@@ -157,8 +169,8 @@ fn table(
             .map(|layer| layer.forward + layer.branch)
             .collect();
         out += &format!(
-            "FreezeOut's own estimator, which takes the backward pass to cost as much as the forward pass: {:.1} %.\n",
-            100.0 * freezeout_speedup(schedule, &forward)
+            "FreezeOut's own estimator, which takes the backward pass to cost as much as the forward pass: {}.\n",
+            percent(freezeout_speedup(schedule, &forward))
         );
     }
     if config.train_cls_token {

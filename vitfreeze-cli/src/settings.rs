@@ -21,6 +21,9 @@ pub trait Settings: Clone + Default + Serialize + DeserializeOwned {
     /// Keys that a resumed run may change: they alter no number that training computes on one device.
     const FREE_KEYS: &'static [&'static str];
 
+    /// Adds to the keys that were given what follows from them, before the defaults fill in the rest.
+    fn complete(_given: &mut Table) {}
+
     /// Fills in what follows from other numbers, makes paths absolute and refuses what does not fit together.
     fn resolve(&mut self) -> Result<()>;
 
@@ -60,6 +63,7 @@ pub trait Settings: Clone + Default + Serialize + DeserializeOwned {
             given.remove("lr");
         }
         given.extend(flags);
+        Self::complete(&mut given);
         // In the defaults 0 says "the model's own".
         for key in ["image-size", "patch-size", "hog-bins"] {
             if given.get(key).and_then(Value::as_integer) == Some(0) {
@@ -113,6 +117,12 @@ pub fn parse<S: Settings>(text: &str, origin: &str) -> Result<S::Flags> {
         .filter_map(|a| a.get_long())
         .collect();
     for (key, value) in &table {
+        let line = line_of(text, value.span().start);
+        if has_tables(value.get_ref()) {
+            return Err(usage(format!(
+                "{origin}: line {line}: '{key}' is a section; there are none in this file: write its keys at the top, as in lr = 1e-3"
+            )));
+        }
         if !known.contains(&key.as_str()) {
             let near = known
                 .iter()
@@ -128,13 +138,37 @@ pub fn parse<S: Settings>(text: &str, origin: &str) -> Result<S::Flags> {
         // Alone, so that the message can name the key.
         let alone = Table::from_iter([(key.clone(), value.get_ref().clone())]);
         if let Err(e) = alone.try_into::<S::Flags>() {
-            let line = line_of(text, value.span().start);
-            let message = e.message().replace('\n', " ");
+            let message = match choices(&command, key) {
+                Some(choices) => format!(
+                    "{} is none of {choices}, in quotes",
+                    value.get_ref().to_string().trim()
+                ),
+                None => e.message().replace('\n', " "),
+            };
             return Err(usage(format!("{origin}: line {line}: {key}: {message}")));
         }
     }
     let table: Table = toml::from_str(text).map_err(fail)?;
     table.try_into().map_err(fail)
+}
+
+/// Whether a value is what `[key]`, `[[key]]` or `key.name` make.
+fn has_tables(value: &Value) -> bool {
+    match value {
+        Value::Table(_) => true,
+        Value::Array(items) => items.iter().any(Value::is_table),
+        _ => false,
+    }
+}
+
+/// The words that a key may be, where it is one of a few.
+fn choices(command: &clap::Command, key: &str) -> Option<String> {
+    let argument = command
+        .get_arguments()
+        .find(|a| a.get_long() == Some(key))?;
+    let words = argument.get_possible_values();
+    let words: Vec<&str> = words.iter().map(|w| w.get_name()).collect();
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 /// A TOML error as one line with its line number.

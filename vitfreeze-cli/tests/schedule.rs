@@ -115,3 +115,59 @@ fn bad_input_is_one_line() {
     assert!(of(&["--freeze=at:5=99"], 2).contains("at most 12 of 13"));
     assert!(of(&["--model=vit-colossal"], 2).contains("vit-colossal"));
 }
+
+#[test]
+fn a_model_alone_is_asked_about_for_imagenet() {
+    for (model, size) in [("vit-base", 224), ("vit-small", 224), ("vit-large", 224)] {
+        let said = ok(vitfreeze(["schedule", "--model", model]));
+        let head = format!("{model} {size} px, 1281167 images: 100 epochs of 626 steps");
+        assert!(
+            said.contains(&head) && said.contains("ImageNet-1K assumed"),
+            "{said}"
+        );
+    }
+    // Whoever names data, a number of drawn images or nothing at all means those.
+    for more in ["--data=shapes", "--samples=2048"] {
+        let said = ok(vitfreeze(["schedule", "--model=vit-base", more]));
+        assert!(said.contains("32 px, 2048 images"), "{said}");
+    }
+    assert!(ok(vitfreeze(["schedule"])).contains("vit-tiny 32 px, 2048 images"));
+    let said = ok(vitfreeze(["schedule", "--freeze=none"]));
+    assert!(!said.contains("-0.0 %"), "{said}");
+}
+
+#[test]
+fn a_file_of_settings_says_what_is_wrong_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("run.toml");
+    for (text, want) in [
+        (
+            "epochs = 3\n\n[train]\nlr = 1e-3",
+            "line 3: 'train' is a section",
+        ),
+        ("[data]\npath = \"x\"", "'data' is a section"),
+        ("[[model]]\nname = \"vit-tiny\"", "'model' is a section"),
+        ("train.lr = 1e-3", "'train' is a section"),
+        (
+            "dtype = 16",
+            "line 1: dtype: 16 is none of f32, bf16, in quotes",
+        ),
+        ("dtype = \"fp16\"", "dtype: \"fp16\" is none of f32, bf16"),
+        ("dtype = true", "dtype: true is none of"),
+        ("freeze = 3", "freeze: "),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let mut command = vitfreeze(["schedule", "--config"]);
+        command.arg(&file);
+        let line = fails(command, 2);
+        assert!(line.contains(want), "{text}: {line}");
+        eprintln!("{line}");
+    }
+    for list in ["0,0", "0,3,3", "3,0", "0,99", ""] {
+        let line = fails(vitfreeze(["bench", "--frozen", list]), 2);
+        assert!(
+            line.contains("ascending numbers up to 12, each once"),
+            "{line}"
+        );
+    }
+}

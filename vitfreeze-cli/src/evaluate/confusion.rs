@@ -2,10 +2,11 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use crate::accuracy;
 use crate::plot::{Area, Drawn, Picture};
 
-/// About so wide and high is the matrix in pixels; with more classes, one pixel for each.
-const SIDE: u32 = 760;
+/// About so wide and high is the matrix in pixels.
+const SIDE: usize = 760;
 /// Most classes whose cells are large enough for a number, and whose names fit.
 const NUMBERED: usize = 20;
 const NAMED: usize = 60;
@@ -16,21 +17,40 @@ const BOTTOM: i32 = 150;
 /// Each row is the images of one class; the darker a cell, the greater the part of them that was taken for that column.
 pub struct Confusion<'a> {
     names: &'a [String],
-    cells: &'a [u64],
+    cells: &'a accuracy::Confusion,
+    /// Classes that share a cell, neighbours: a picture of a pixel for each of 21,841 classes opens nowhere.
+    group: usize,
     /// Side of a cell in pixels.
     cell: i32,
 }
 
 impl<'a> Confusion<'a> {
-    /// `cells` is (classes, classes), row = truth.
-    pub fn new(names: &'a [String], cells: &'a [u64]) -> Self {
-        let classes = names.len().max(1) as u32;
-        let cell = (SIDE / classes).clamp(1, 76) as i32;
-        Self { names, cells, cell }
+    pub fn new(names: &'a [String], cells: &'a accuracy::Confusion) -> Self {
+        let classes = names.len().max(1);
+        let group = classes.div_ceil(2 * SIDE);
+        let cell = (SIDE / classes.div_ceil(group)).clamp(1, 76) as i32;
+        Self {
+            names,
+            cells,
+            group,
+            cell,
+        }
+    }
+
+    /// Images by (row, column), and those of each row.
+    fn grouped(&self) -> (accuracy::Confusion, Vec<u64>) {
+        let mut sums = vec![0; self.names.len().div_ceil(self.group)];
+        let mut grouped = accuracy::Confusion::new();
+        for (&(class, guess), &images) in self.cells {
+            let (row, column) = (class / self.group, guess / self.group);
+            sums[row] += images;
+            *grouped.entry((row, column)).or_default() += images;
+        }
+        (grouped, sums)
     }
 
     fn side(&self) -> i32 {
-        self.cell * self.names.len() as i32
+        self.cell * self.names.len().div_ceil(self.group) as i32
     }
 }
 
@@ -60,21 +80,22 @@ impl Picture for Confusion<'_> {
         let font = ("sans-serif", 14).into_font();
         let at = |h, v| font.clone().color(&BLACK).pos(Pos::new(h, v));
         let title = "rows: true class; columns: predicted; darker: a larger part of the row";
+        let title = match self.group {
+            1 => title.to_owned(),
+            group => format!("{title}; {group} classes each"),
+        };
         area.draw(&Text::new(title, (10, 16), at(HPos::Left, VPos::Top)))?;
-        let rows = self.cells.chunks_exact(classes.max(1));
-        for (y, row) in rows.enumerate() {
-            let sum = row.iter().sum::<u64>().max(1);
-            for (x, &count) in row.iter().enumerate().filter(|(_, &count)| count > 0) {
-                let (left, top) = (LEFT + x as i32 * cell, TOP + y as i32 * cell);
-                let part = count as f64 / sum as f64;
-                let corners = [(left, top), (left + cell - 1, top + cell - 1)];
-                area.draw(&Rectangle::new(corners, shade(part).filled()))?;
-                if classes <= NUMBERED {
-                    let color = if part > 0.25 { WHITE } else { BLACK };
-                    let style = at(HPos::Center, VPos::Center).color(&color);
-                    let middle = (left + cell / 2, top + cell / 2);
-                    area.draw(&Text::new(count.to_string(), middle, style))?;
-                }
+        let (cells, sums) = self.grouped();
+        for ((row, column), count) in cells {
+            let (left, top) = (LEFT + column as i32 * cell, TOP + row as i32 * cell);
+            let part = count as f64 / sums[row] as f64;
+            let corners = [(left, top), (left + cell - 1, top + cell - 1)];
+            area.draw(&Rectangle::new(corners, shade(part).filled()))?;
+            if classes <= NUMBERED {
+                let color = if part > 0.25 { WHITE } else { BLACK };
+                let style = at(HPos::Center, VPos::Center).color(&color);
+                let middle = (left + cell / 2, top + cell / 2);
+                area.draw(&Text::new(count.to_string(), middle, style))?;
             }
         }
         let frame = [(LEFT - 1, TOP - 1), (LEFT + side, TOP + side)];
@@ -83,10 +104,10 @@ impl Picture for Confusion<'_> {
         let every = match classes {
             0..=NAMED => 1,
             61..=200 => 20,
-            _ => 100,
+            _ => 100 * self.group,
         };
         for class in (0..classes).step_by(every) {
-            let middle = class as i32 * cell + cell / 2;
+            let middle = (class / self.group) as i32 * cell + cell / 2;
             let text = match classes <= NAMED {
                 true => self.names.get(class).map_or(String::new(), |n| short(n)),
                 false => class.to_string(),

@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{anyhow, Context, Result};
 use tempfile::NamedTempFile;
 
+use crate::accuracy::Confusion;
 use crate::usage::usage;
+
+/// Most classes whose confusion matrix is written cell by cell.
+pub const DENSE: usize = 200;
 
 /// A CSV file in the making; there once it is finished, not before.
 pub struct Table {
@@ -90,9 +94,13 @@ fn quote(text: &str) -> String {
 }
 
 /// (images, right ones) of each class.
-fn counts(cells: &[u64], classes: usize) -> impl Iterator<Item = (u64, u64)> + '_ {
-    let rows = cells.chunks_exact(classes.max(1)).enumerate();
-    rows.map(|(i, row)| (row.iter().sum(), row.get(i).copied().unwrap_or(0)))
+fn counts(cells: &Confusion, classes: usize) -> Vec<(u64, u64)> {
+    let mut counts = vec![(0, 0); classes];
+    for (&(class, guess), &images) in cells {
+        counts[class].0 += images;
+        counts[class].1 += if class == guess { images } else { 0 };
+    }
+    counts
 }
 
 fn percent(right: u64, images: u64) -> String {
@@ -103,7 +111,7 @@ fn percent(right: u64, images: u64) -> String {
 }
 
 /// How many images of each class were recognised.
-pub fn per_class(path: &Path, names: &[String], cells: &[u64]) -> Result<()> {
+pub fn per_class(path: &Path, names: &[String], cells: &Confusion) -> Result<()> {
     let mut table = Table::create(path, "class,images,right,top1")?;
     for (name, (images, right)) in names.iter().zip(counts(cells, names.len())) {
         let top1 = percent(right, images);
@@ -112,20 +120,30 @@ pub fn per_class(path: &Path, names: &[String], cells: &[u64]) -> Result<()> {
     table.finish()
 }
 
-/// A row for each class, a column for each class that it was taken for.
-pub fn confusion(path: &Path, names: &[String], cells: &[u64]) -> Result<()> {
+/// Up to [`DENSE`] classes a row for each and a column for each that it was taken for; above, where that would be mostly
+/// zeros and a gigabyte, a line for each pair that occurred.
+pub fn confusion(path: &Path, names: &[String], cells: &Confusion) -> Result<()> {
+    if names.len() > DENSE {
+        let mut table = Table::create(path, "label,prediction,count")?;
+        for (&(class, guess), images) in cells {
+            let (class, guess) = (quote(&names[class]), quote(&names[guess]));
+            table.line(&format!("{class},{guess},{images}"))?;
+        }
+        return table.finish();
+    }
     let join = |fields: Vec<String>| fields.join(",");
     let header = join(names.iter().map(|n| quote(n)).collect());
     let mut table = Table::create(path, &format!("truth,{header}"))?;
-    for (name, row) in names.iter().zip(cells.chunks_exact(names.len().max(1))) {
-        let numbers = join(row.iter().map(u64::to_string).collect());
+    for (class, name) in names.iter().enumerate() {
+        let images = |guess| cells.get(&(class, guess)).unwrap_or(&0).to_string();
+        let numbers = join((0..names.len()).map(images).collect());
         table.line(&format!("{},{numbers}", quote(name)))?;
     }
     table.finish()
 }
 
 /// Lines on the classes that are recognised worst: three, where there are more than three.
-pub fn worst(names: &[String], cells: &[u64]) -> Vec<String> {
+pub fn worst(names: &[String], cells: &Confusion) -> Vec<String> {
     let all = names.iter().zip(counts(cells, names.len()));
     let mut all: Vec<_> = all.filter(|(_, (images, _))| *images > 0).collect();
     all.sort_by(|a, b| {

@@ -180,6 +180,10 @@ impl Settings for Config {
     const COMMAND: &'static str = "finetune";
     const FREE_KEYS: &'static [&'static str] = &FREE_KEYS;
 
+    fn complete(given: &mut toml::Table) {
+        Training::complete(given);
+    }
+
     fn resolve(&mut self) -> Result<()> {
         self.training.resolve()?;
         let scratch = match (&self.training.checkpoint, &self.model) {

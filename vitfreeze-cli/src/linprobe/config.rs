@@ -51,6 +51,10 @@ impl Settings for Config {
     const COMMAND: &'static str = "linprobe";
     const FREE_KEYS: &'static [&'static str] = &FREE_KEYS;
 
+    fn complete(given: &mut toml::Table) {
+        Training::complete(given);
+    }
+
     fn resolve(&mut self) -> Result<()> {
         self.training.resolve()?;
         if self.training.batch_size < 2 {

@@ -1,4 +1,5 @@
 //! The images of a classifier's training, checked before anything is computed.
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -7,7 +8,9 @@ use vit::Preprocess;
 
 use super::settings::Training;
 use crate::checkpoint::Fingerprint;
+use crate::classes::{self, Relabelled};
 use crate::data;
+use crate::report::note;
 use crate::usage::usage;
 
 /// Images that are judged whole up to this side, and cropped to the middle 7/8 above it.
@@ -48,9 +51,12 @@ impl Data {
                 "{from}: no validation split, only the training images; give other ones with --val-data SRC"
             )));
         }
-        same_classes(train.classes(), val.classes())?;
         check_labels("training", &*train)?;
         check_labels("validation", &*val)?;
+        let val = match same_classes(train.classes(), val.classes())? {
+            None => val,
+            Some(map) => Arc::new(Relabelled::new(val, train.classes().to_vec(), &map)),
+        };
         let (a, b) = (Fingerprint::of(&*train), Fingerprint::of(&*val));
         let both = Fingerprint {
             images: a.images + b.images,
@@ -106,7 +112,9 @@ fn same_images(a: &dyn Source, b: &dyn Source) -> bool {
         && (0..a.len()).all(|i| a.name(i) == b.name(i))
 }
 
-fn same_classes(train: &[String], val: &[String]) -> Result<()> {
+/// Where validation has other classes than training, or in another order: the training class of each, by name. An error
+/// if there is one that training does not have.
+fn same_classes(train: &[String], val: &[String]) -> Result<Option<Vec<Option<usize>>>> {
     if train.len() < 2 {
         return Err(usage(format!(
             "the training images have {} class(es), at least 2 are needed",
@@ -114,16 +122,29 @@ fn same_classes(train: &[String], val: &[String]) -> Result<()> {
         )));
     }
     if train == val {
-        return Ok(());
+        return Ok(None);
+    }
+    let places = classes::places(train.iter().map(String::as_str).enumerate(), val);
+    if places.iter().all(Option::is_some) {
+        note(match train.len() - val.len() {
+            0 => "note: the classes of training and validation have another order: matched by name"
+                .into(),
+            missing => format!(
+                "note: validation has no images of {missing} of the {} classes",
+                train.len()
+            ),
+        });
+        return Ok(Some(places));
     }
     let only = |these: &[String], those: &[String]| {
+        let those: BTreeSet<&String> = those.iter().collect();
         let missing = these.iter().find(|name| !those.contains(name));
         missing.map(|name| format!("'{}'", name.escape_debug()))
     };
     let what = match (only(train, val), only(val, train)) {
         (Some(name), _) => format!("validation has no {name}"),
         (None, Some(name)) => format!("training has no {name}"),
-        (None, None) => "the same names in another order".into(),
+        (None, None) => "a name twice".into(),
     };
     Err(usage(format!(
         "the classes of training ({}) and validation ({}) differ: {what}",
@@ -214,25 +235,33 @@ mod tests {
     }
 
     #[test]
-    fn classes_must_be_the_same_in_the_same_order() {
+    fn classes_are_matched_by_name_or_refused() {
         let both = |a: &[&str], b: &[&str]| same_classes(&names(a), &names(b));
-        assert!(both(&["cat", "dog"], &["cat", "dog"]).is_ok());
+        assert!(both(&["cat", "dog"], &["cat", "dog"]).unwrap().is_none());
+        for (a, b, want) in [
+            (&["cat", "dog"][..], &["dog", "cat"][..], &[1, 0][..]),
+            (&["cat", "dog", "eel"], &["eel"], &[2]),
+            (
+                &["0", "1", "10", "2"],
+                &["0", "1", "2", "10"],
+                &[0, 1, 3, 2],
+            ),
+        ] {
+            let want: Vec<Option<usize>> = want.iter().copied().map(Some).collect();
+            assert_eq!(both(a, b).unwrap().unwrap(), want);
+        }
         for (a, b, want) in [
             (
                 &["cat", "dog"][..],
-                &["cat"][..],
-                "(2) and validation (1) differ: validation has no 'dog'",
+                &["cow"][..],
+                "(2) and validation (1) differ: validation has no 'cat'",
             ),
             (
                 &["cat", "dog"],
                 &["cat", "dog", "eel"],
                 "training has no 'eel'",
             ),
-            (
-                &["cat", "dog"],
-                &["dog", "cat"],
-                "the same names in another order",
-            ),
+            (&["cat", "dog", "dog"], &["cat", "dog"], "a name twice"),
             (&["cat"], &["cat"], "1 class(es), at least 2"),
         ] {
             let error = both(a, b).unwrap_err().to_string();

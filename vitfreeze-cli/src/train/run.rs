@@ -19,7 +19,7 @@ use crate::budget::always_frozen;
 use crate::checkpoint::{Best, Fingerprint};
 use crate::device;
 use crate::folder::{self, checkpoint_path};
-use crate::metrics::{Metrics, Row};
+use crate::metrics::{amount, Metrics, Row};
 use crate::report::{changed_layers, note, Report};
 use crate::settings::Settings;
 use crate::tensorboard::EventFile;
@@ -203,9 +203,9 @@ impl<T: Task> Run<T> {
         note(data);
         let count: usize = self.freeze.all().map(|(_, v)| v.elem_count()).sum();
         note(format!(
-            "{}; {:.2} M parameters train; {} on {threads} threads",
+            "{}; {} parameters train; {} on {threads} threads",
             self.task.describe(),
-            count as f64 / 1e6,
+            amount(count),
             training.device,
         ));
         let changes = match schedule.changes().len() {

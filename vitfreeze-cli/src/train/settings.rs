@@ -3,9 +3,11 @@ use anyhow::Result;
 use clap::ValueEnum;
 use freezeout::{Schedule, Spacing};
 use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
 
 use crate::config::batch_fits;
 use crate::device::Dtype;
+use crate::run_data::RunData;
 use crate::settings::{absolute, bounded, not_negative, Settings};
 use crate::usage::usage;
 
@@ -98,6 +100,7 @@ pub struct TrainingFlags {
     pub pool: Option<Pool>,
 
     /// Dataset with a training and a validation split ('vitfreeze data --help'); 'shapes' = drawn by the program
+    /// [default: that of the checkpoint's run]
     #[arg(long, value_name = "SRC", help_heading = "Data")]
     pub data: Option<String>,
     /// Where the validation images are, if not in --data
@@ -194,6 +197,28 @@ impl Training {
             device: "cpu".into(),
             dtype: Dtype::F32,
             tensorboard: false,
+        }
+    }
+
+    /// Where no data is given, that of the run that the checkpoint is of.
+    pub fn complete(given: &mut Table) {
+        let checkpoint = given.get("checkpoint").and_then(Value::as_str);
+        let Some(of_run) = checkpoint
+            .filter(|_| !given.contains_key("data"))
+            .and_then(RunData::of)
+        else {
+            return;
+        };
+        of_run.tell();
+        let samples = of_run.samples.and_then(|n| i64::try_from(n).ok());
+        for (key, value) in [
+            ("data", Some(Value::String(of_run.data))),
+            ("val-data", of_run.val_data.map(Value::String)),
+            ("samples", samples.map(Value::Integer)),
+        ] {
+            if let (Some(value), false) = (value, given.contains_key(key)) {
+                given.insert(key.into(), value);
+            }
         }
     }
 
