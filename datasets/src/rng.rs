@@ -46,6 +46,15 @@ pub fn noise(seed: u64, stream: &str, batch: &Batch, count: usize) -> Vec<f32> {
     noise
 }
 
+/// A number for each image of a batch, a function of (seed, epoch, index): the key of what its forward pass draws, say.
+pub fn keys(seed: u64, stream: &str, batch: &Batch) -> Vec<u64> {
+    let key = |&index: &u64| {
+        let mut rng = rng(seed, stream, batch.epoch as u64, index);
+        below(&mut rng, usize::MAX) as u64
+    };
+    batch.indices.iter().map(key).collect()
+}
+
 /// A value in [0, 1), a multiple of 2^-53.
 pub fn uniform_f64(rng: &mut ChaCha8Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)

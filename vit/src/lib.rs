@@ -7,6 +7,7 @@ mod config;
 mod drop;
 mod error;
 mod file;
+mod finetune;
 #[cfg(feature = "hub")]
 mod hub;
 mod init;
@@ -27,6 +28,7 @@ pub use config::{Activation, Pool, PosEmbed, VitConfig};
 pub use drop::Drops;
 pub use error::{printable, Error, Mismatch};
 pub use file::{save_atomic, save_encoder, Staged};
+pub use finetune::layer_of;
 #[cfg(feature = "hub")]
 pub use hub::{Hub, OnProgress};
 pub use init::init;

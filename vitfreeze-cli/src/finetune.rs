@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
-use datasets::rng::{below, normal, rng};
+use datasets::rng::{keys, normal, rng};
 use datasets::{
     Batch, EraseFill, EvalTransform, FinetuneTransform, Loader, LoaderConfig, Mixup, RandomErasing,
     RandomResizedCrop, Source,
@@ -161,7 +161,7 @@ impl Task for Finetune {
     }
 
     fn layer_of(&self, name: &str) -> Option<usize> {
-        layer_of(name)
+        vit::layer_of(name)
     }
 
     fn layer_name(&self, layer: usize) -> String {
@@ -196,12 +196,7 @@ impl Task for Finetune {
         let (count, (height, width)) = (batch.labels.len(), self.cfg.image());
         let targets = self.mixup.apply(&mut batch, (height, width), self.seed)?;
         let targets = Tensor::from_vec(targets, (count, self.cfg.num_classes), &self.device)?;
-        let drops: Vec<u64> = (batch.indices.iter())
-            .map(|&index| {
-                let mut rng = rng(self.seed, "drop", batch.epoch as u64, index);
-                below(&mut rng, usize::MAX) as u64
-            })
-            .collect();
+        let drops = keys(self.seed, "drop", &batch);
         let images = Tensor::from_vec(batch.images, (count, 3, height, width), &self.device)?;
         let logits = model.forward_train(&images, Drops(&drops))?;
         Ok(vit::soft_target_cross_entropy(&logits, &targets)?)
@@ -238,18 +233,6 @@ impl Task for Finetune {
             labels: self.labels.clone(),
             preprocess: self.preprocess.clone(),
         })
-    }
-}
-
-/// Layer 0: what comes before the blocks; k + 1: block k; none: the last norm and the head.
-fn layer_of(name: &str) -> Option<usize> {
-    let mut parts = name.split('.');
-    match parts.next()? {
-        "cls_token" | "dist_token" | "reg_token" | "pos_embed" | "patch_embed" | "norm_pre" => {
-            Some(0)
-        }
-        "blocks" => parts.next()?.parse::<usize>().ok().map(|block| block + 1),
-        _ => None,
     }
 }
 
@@ -311,39 +294,17 @@ fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
     })
 }
 
-/// The encoder as MAE fine-tunes it: a new head, drop path, and where the mean of the patches is what the head sees, a
-/// new norm behind it (`fc_norm`) instead of the encoder's own before it.
+/// The encoder with a new head and drop path. A norm of its own (`fc_norm`) comes with the head where there was none yet.
 fn with_head(encoder: Encoder, classes: usize, config: &Config) -> Result<Pretrained> {
-    let mut all = encoder.pretrained.with_learnt_table()?;
-    let device = match all.tensors.values().next() {
-        Some(tensor) => tensor.device().clone(),
-        None => Device::Cpu,
-    };
-    if all.cfg.pool == Pool::Avg && !encoder.classifier {
-        all.tensors.retain(|name, _| !name.starts_with("norm."));
-        let ones = Tensor::ones(all.cfg.embed_dim, DType::F32, &device)?;
-        all.tensors
-            .insert("fc_norm.bias".into(), ones.zeros_like()?);
-        all.tensors.insert("fc_norm.weight".into(), ones);
-        all.cfg.fc_norm = true;
-    }
-    all.cfg.num_classes = classes;
+    let mut all = encoder.pretrained;
     all.cfg.drop_path_rate = config.drop_path;
-    all.cfg.validate().map_err(usage)?;
-    let width = all.cfg.features();
-    for (i, head) in ["head", "head_dist"].into_iter().enumerate() {
-        if i == 0 || all.cfg.dist_token {
-            let mut rng = rng(config.training.seed, "head", 0, i as u64);
-            let weight: Vec<f32> = (0..classes * width)
-                .map(|_| HEAD_STD * normal(&mut rng))
-                .collect();
-            let weight = Tensor::from_vec(weight, (classes, width), &device)?;
-            all.tensors.insert(format!("{head}.weight"), weight);
-            let bias = Tensor::zeros(classes, DType::F32, &device)?;
-            all.tensors.insert(format!("{head}.bias"), bias);
-        }
-    }
-    Ok(all)
+    let draw = |head: &str, count| {
+        let index = u64::from(head == "head_dist");
+        let mut rng = rng(config.training.seed, "head", 0, index);
+        (0..count).map(|_| HEAD_STD * normal(&mut rng)).collect()
+    };
+    let all = all.with_new_head(classes, !encoder.classifier, draw);
+    all.map_err(crate::pretrained::explain)
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl Pretrained {
         Ok(vars)
     }
 
-    fn place(&self) -> (DType, Device) {
+    pub(crate) fn place(&self) -> (DType, Device) {
         let first = self.tensors.values().next();
         first.map_or((DType::F32, Device::Cpu), |t| {
             (t.dtype(), t.device().clone())

@@ -40,7 +40,7 @@ fn groups_are_maes() {
             .map(|(name, tensor)| {
                 let group = groups(&Param {
                     name,
-                    layer: layer_of(name),
+                    layer: vit::layer_of(name),
                     dims: tensor.dims(),
                 });
                 let decay = config.training.weight_decay * group.weight_decay;

@@ -1,0 +1,119 @@
+//! The reference fine-tuning on ImageNet-1K as library code: MAE's recipe on a pretrained ViT-B/16, with exact resume.
+//!
+//! ENCODER is any checkpoint that `vit::Checkpoint::open` knows, DATA anything that `datasets::open` knows. OUT gets
+//! checkpoint.safetensors after every epoch and classifier.safetensors at the end; the same command goes on where it stopped.
+//!
+//!     cargo run --release -p vitfreeze-examples --example finetune_imagenet -- ENCODER imagenet runs/finetuned
+//!     cargo run --release -p vitfreeze-examples --example finetune_imagenet -- ENCODER shapes runs/tiny --tiny
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use datasets::{rng, EvalTransform, FinetuneTransform, Loader, LoaderConfig, Mixup, Source};
+use freezeout::*;
+use vit::{Checkpoint, Drops, LoadOptions, Pool, Vit};
+
+/// Everything random follows from it: the head, order, augmentation, drop path.
+const SEED: u64 = 0;
+const CPU: Device = Device::Cpu;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [origin, data, out, tiny @ ..] = &args[..] else {
+        return Err("usage: finetune_imagenet ENCODER DATA OUT [--tiny]".into());
+    };
+    // From a checkpoint of 100 epochs: 1024 images a step in 32 batches.
+    let (size, batch, accum, epochs, warmup) = match tiny {
+        [] => (224, 32, 32, 100, 20),
+        _ => (32, 32, 4, 2, 1),
+    };
+    let (train, val) = (datasets::open(data, "train")?, datasets::open(data, "val")?);
+    let classes = train.classes().len();
+    let config = LoaderConfig {
+        batch_size: batch,
+        seed: SEED,
+        threads: std::thread::available_parallelism()?.get(),
+        ..LoaderConfig::default()
+    };
+    let loader = Loader::new(train, FinetuneTransform::imagenet(size), config)?;
+    let per_epoch = loader.batches_per_epoch().div_ceil(accum);
+    let mut encoder = Checkpoint::open(origin)?.load(&LoadOptions::default())?;
+    (encoder.cfg.pool, encoder.cfg.drop_path_rate) = (Pool::Avg, 0.1);
+    let pretrained = encoder.with_new_head(classes, true, |_, count| {
+        let mut rng = rng::rng(SEED, "head", 0, 0);
+        (0..count).map(|_| 2e-5 * rng::normal(&mut rng)).collect()
+    })?;
+    let (cfg, vars) = (pretrained.cfg, pretrained.vars()?);
+    let schedule = Schedule {
+        warmup_steps: warmup * per_epoch,
+        lr: 1e-3 * (batch * accum) as f64 / 256.0,
+        min_lr: 1e-6,
+        spacing: Spacing::None, // or cubic: then the model is built anew where layers freeze, as in pretrain_imagenet
+        ..Schedule::cubic(1.0, cfg.depth + 1, epochs * per_epoch)
+    };
+    let mut freeze = FreezeOut::new(&vars, schedule, vit::layer_of)?;
+    let (beta2, adamw) = (0.999, AdamW::default());
+    let opt = Optimizer::new(AdamW { beta2, ..adamw });
+    let mut opt = opt.groups(layer_decay(0.75, cfg.depth + 1));
+    let mixup = Mixup::imagenet(classes);
+    std::fs::create_dir_all(out)?;
+    let file = Path::new(out).join("checkpoint.safetensors");
+    let mut first = 0;
+    if file.exists() {
+        let mut saved = candle_core::safetensors::load(&file, &CPU)?;
+        first = saved.remove("step").ok_or("no step")?.to_scalar::<i64>()? as usize;
+        checkpoint::restore(saved.into_iter().collect(), first, &freeze, &mut opt, None)?;
+    }
+    let model = Vit::new(&cfg, freeze.vars())?;
+    let mut batches = loader.stream(first / per_epoch, first % per_epoch * accum);
+    for step in first..freeze.schedule().steps {
+        let (mut grads, mut mean) = (Gradients::default(), 0.0);
+        let micro = accum.min(loader.batches_per_epoch() - step % per_epoch * accum);
+        for _ in 0..micro {
+            let mut part = batches.next().ok_or("the loader ended early")??;
+            let targets = mixup.apply(&mut part, (size, size), SEED)?;
+            let targets = Tensor::from_vec(targets, (batch, classes), &CPU)?;
+            let drops = rng::keys(SEED, "drop", &part);
+            let images = Tensor::from_vec(part.images, (batch, 3, size, size), &CPU)?;
+            let logits = model.forward_train(&images, Drops(&drops))?;
+            let loss = (vit::soft_target_cross_entropy(&logits, &targets)? / micro as f64)?;
+            mean += loss.to_scalar::<f32>()?;
+            grads.add(freeze.backward_by(&loss, vit::ops::backward)?)?;
+        }
+        opt.step(&freeze, step, &grads)?;
+        if (step + 1) % per_epoch == 0 {
+            let mut state = checkpoint::collect(&freeze, &opt, None)?;
+            state.insert("step".into(), Tensor::new(step as i64 + 1, &CPU)?);
+            vit::save_atomic(&file, &state, ("kind", "finetune".into()))?;
+            let weights = checkpoint::weights(&freeze).into_iter().collect();
+            let plain = Vit::new(&cfg, VarBuilder::from_tensors(weights, DType::F32, &CPU))?;
+            let (epoch, top1) = (step / per_epoch + 1, top1(&plain, &val, size)?);
+            println!("epoch {epoch}/{epochs}: loss {mean:.4}, top-1 {top1:.2} %");
+        }
+    }
+    let mut classifier = pretrained;
+    classifier.tensors = checkpoint::weights(&freeze);
+    classifier.save_file(&Path::new(out).join("classifier.safetensors"))?;
+    Ok(())
+}
+
+/// Percent of the images whose class has the largest logit.
+fn top1(model: &Vit, val: &Arc<dyn Source>, size: usize) -> Result<f64, Box<dyn Error>> {
+    let config = LoaderConfig {
+        shuffle: false,
+        keep_last: true,
+        ..LoaderConfig::default()
+    };
+    let loader = Loader::new(val.clone(), EvalTransform::imagenet(size), config)?;
+    let (mut right, mut all) = (0, 0);
+    for part in loader.stream(0, 0).take(loader.batches_per_epoch()) {
+        let (labels, images) = part.map(|part| (part.labels, part.images))?;
+        let images = Tensor::from_vec(images, (labels.len(), 3, size, size), &CPU)?;
+        let best = model.forward(&images)?.argmax(1)?.to_vec1::<u32>()?;
+        right += best.iter().zip(&labels).filter(|(a, b)| a == b).count();
+        all += labels.len();
+    }
+    Ok(100.0 * right as f64 / all as f64)
+}
