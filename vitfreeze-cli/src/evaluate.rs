@@ -114,7 +114,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             .filter(|(_, m)| m.is_none())
             .map(|(c, _)| c.as_str());
         note(format!(
-            "warning: {left_out} of {} images are left out: the checkpoint does not know their classes, {} of the data's {} ({})",
+            "note: {left_out} of {} images are left out: their classes, {} of the data's {}, are not the checkpoint's, or more than one is called so ({})",
             source.len(),
             unknown.clone().count(),
             source.classes().len(),

@@ -3,6 +3,8 @@ mod common;
 
 use std::path::Path;
 
+use image::GenericImageView;
+
 use common::{checkpoint, classes, fails, ok, vitfreeze};
 
 /// Those of the fixture hf_deit.
@@ -329,5 +331,16 @@ fn a_matrix_of_many_classes_is_a_list() {
         }
         let picture = image::open(out.join("confusion.png")).unwrap();
         assert!(picture.width() < 2000, "{}", picture.width());
+        // The same image in all classes: one column is as dark as can be from top to bottom.
+        let dark = |x| {
+            let column = (0..picture.height()).map(|y| picture.get_pixel(x, y).0);
+            column.filter(|p| p[..3] == [8, 48, 107]).count()
+        };
+        let most = (0..picture.width()).map(dark).max().unwrap();
+        let height = match classes {
+            200 | 201 => 3 * classes,
+            _ => 800,
+        };
+        assert_eq!(most, height);
     }
 }

@@ -89,7 +89,9 @@ impl Picture for Confusion<'_> {
         for ((row, column), count) in cells {
             let (left, top) = (LEFT + column as i32 * cell, TOP + row as i32 * cell);
             let part = count as f64 / sums[row] as f64;
-            let corners = [(left, top), (left + cell - 1, top + cell - 1)];
+            // The far corner is outside; large cells leave a white line between them.
+            let filled = if cell < 8 { cell } else { cell - 1 };
+            let corners = [(left, top), (left + filled, top + filled)];
             area.draw(&Rectangle::new(corners, shade(part).filled()))?;
             if classes <= NUMBERED {
                 let color = if part > 0.25 { WHITE } else { BLACK };

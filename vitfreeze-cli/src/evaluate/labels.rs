@@ -5,8 +5,8 @@ use serde_json::{json, Value};
 
 use crate::classes::{number, places};
 
-/// How many classes ImageNet-1K has, whose outputs stand in the order of their WordNet ids wherever it is trained on.
-const IMAGENET: usize = 1000;
+/// The WordNet ids of ImageNet-1K's classes in their order, which is that of the outputs wherever it is trained on.
+const IMAGENET_IDS: &str = include_str!("imagenet_ids.txt");
 /// Most names that a note lists.
 const LISTED: usize = 3;
 
@@ -30,12 +30,13 @@ pub struct Labels {
 enum By {
     Name,
     Number,
+    WordNet,
     Order,
 }
 
 impl Labels {
-    /// By name where any is the same; folders that are numbers are the checkpoint's class numbers; by order only where no
-    /// name says otherwise. The error says what does not fit and how it would.
+    /// By name where any is the same; names that are numbers are the checkpoint's class numbers; by ImageNet's WordNet ids;
+    /// by order only where no name says otherwise. The error says what does not fit and how it would.
     pub fn new(
         known: &BTreeMap<usize, String>,
         outputs: usize,
@@ -90,6 +91,7 @@ impl Labels {
             "matched-by": match self.by {
                 By::Name => "name",
                 By::Number => "number",
+                By::WordNet => "wordnet",
                 By::Order => "order",
             },
             "judged": self.outputs.len(),
@@ -132,7 +134,7 @@ fn matched(
         let (low, high) = (low.map_or(0, |&n| n), high.map_or(0, |&n| n));
         if high >= outputs {
             return Err(format!(
-                "the data's classes are the numbers {low} to {high}, the head's go from 0 to {}; name the folders by these numbers, or as the checkpoint calls its classes",
+                "the data's classes are the numbers {low} to {high}, the head's go from 0 to {}; name them by these numbers, or as the checkpoint calls its classes",
                 outputs - 1
             ));
         }
@@ -141,7 +143,7 @@ fn matched(
             return Err("two classes of the data are the same number; name each once".into());
         }
         let note = format!(
-            "the data's classes are numbers: taken as the checkpoint's class numbers (folder {low} is class {})",
+            "the data's classes are numbers: taken as the checkpoint's class numbers ({low} is class {})",
             named(low)
         );
         let places = numbers.into_iter().map(Some).collect();
@@ -149,17 +151,21 @@ fn matched(
     }
     let same_count = classes.len() == outputs;
     let wordnet = !classes.is_empty() && classes.iter().all(|name| is_wordnet_id(name));
-    if wordnet && classes.is_sorted() && same_count && outputs == IMAGENET {
+    let of_imagenet = (outputs == IMAGENET_IDS.lines().count())
+        .then(|| places(IMAGENET_IDS.lines().enumerate(), classes))
+        .filter(|places| places.iter().all(Option::is_some));
+    if let (true, Some(places)) = (wordnet, of_imagenet) {
+        let first = places[0].unwrap_or(0);
         let note = format!(
-            "the data's classes are WordNet ids: taken in their order, as ImageNet-1K's 1000 classes are ('{}' is class {})",
+            "the data's classes are WordNet ids, the head's 1000 are taken for ImageNet-1K's ('{}' is class {})",
             classes[0].escape_debug(),
-            named(0)
+            named(first)
         );
-        return Ok((By::Order, in_order(), Some(note)));
+        return Ok((By::WordNet, places, Some(note)));
     }
     if wordnet && (!known.is_empty() || !same_count) {
         return Err(format!(
-            "the data's {} classes are WordNet ids ('{}'), the checkpoint has {outputs} classes and does not know these names; only ImageNet-1K's whole 1000 can be taken in order: rename the folders to the classes' numbers (0 to {}){}",
+            "the data's {} classes are WordNet ids ('{}'), of which the checkpoint's {outputs} classes say nothing, nor are both ImageNet-1K's; rename the folders to the classes' numbers (0 to {}){}",
             classes.len(),
             classes[0].escape_debug(),
             outputs - 1,
@@ -297,24 +303,29 @@ mod tests {
     }
 
     #[test]
-    fn wordnet_ids_have_an_order_only_when_all_are_there() {
-        let ids: Vec<String> = (0..1000)
-            .map(|i| format!("n{:08}", 1_440_764 + i))
-            .collect();
+    fn wordnet_ids_are_imagenets_if_all_of_them_and_the_head_are() {
+        let ids: Vec<String> = IMAGENET_IDS.lines().map(str::to_owned).collect();
+        assert!(ids.len() == 1000 && ids.is_sorted() && ids.iter().all(|id| is_wordnet_id(id)));
         let words: Vec<String> = (0..1000).map(|i| format!("word {i}")).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         for known in [&words[..], &[]] {
             let all = of(known, 1000, &ids).unwrap();
-            assert!(notes(&all).contains("WordNet ids: taken in their order"));
+            assert!(notes(&all).contains("taken for ImageNet-1K's ('n01440764' is class 0"));
             assert_eq!(outputs(&all)[999], Some(999));
-            let error = of(known, 1000, &ids[..200]).unwrap_err();
-            assert!(error.contains("200 classes are WordNet ids"), "{error}");
+            // Imagenette's first classes, and a thousand others.
+            let few = of(known, 1000, &owned(&["n01440764", "n02102040"])).unwrap();
+            assert_eq!(outputs(&few), [Some(0), Some(217)]);
+            assert!(notes(&few).contains("only 2 of the checkpoint's 1000"));
+            let other = owned(&["n01440764", "n00000001"]);
+            let error = of(known, 1000, &other).unwrap_err();
+            assert!(error.contains("2 classes are WordNet ids"), "{error}");
         }
         let ten: Vec<&str> = words[..10].to_vec();
         assert!(of(&ten, 10, &ids[..10]).is_err());
+        assert!(of(&[], 999, &ids[..10]).is_err());
         // Unless the checkpoint knows them.
-        let own: Vec<&str> = ids.iter().map(String::as_str).collect();
-        let part = of(&own, 1000, &ids[5..7]).unwrap();
+        let own: Vec<&str> = ids[..20].iter().map(String::as_str).collect();
+        let part = of(&own, 20, &ids[5..7]).unwrap();
         assert_eq!(outputs(&part), [Some(5), Some(6)]);
     }
 

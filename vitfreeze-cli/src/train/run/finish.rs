@@ -111,6 +111,9 @@ impl<T: Task> Run<T> {
                 "  vitfreeze {command} --resume {dir}    the other {left} steps"
             ))?;
         }
+        print(format!(
+            "  vitfreeze eval --checkpoint {dir}    accuracy by class, on this run's data"
+        ))?;
         print(format!("  vitfreeze classify --checkpoint {dir} IMAGE..."))?;
         Ok(ExitCode::SUCCESS)
     }
