@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // From a checkpoint of 100 epochs: 1024 images a step in 32 batches.
     let (size, batch, accum, epochs, warmup) = match tiny {
         [] => (224, 32, 32, 100, 20),
-        _ => (32, 32, 4, 2, 1),
+        _ => (32, 32, 4, 1, 0),
     };
     let (train, val) = (datasets::open(data, "train")?, datasets::open(data, "val")?);
     let classes = train.classes().len();

@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The thesis' run (arXiv 2312.02194): 100 epochs, 2048 images a step in 32 batches.
     let (name, size, patch, batch_size, accum, epochs, warmup) = match tiny {
         false => ("vit-base", 224, 16, 64, 32, 100, 10),
-        true => ("vit-tiny", 32, 8, 64, 4, 3, 1),
+        true => ("vit-tiny", 32, 8, 64, 4, 2, 0),
     };
     let device = Device::Cpu;
     let preset = VitConfig::preset(name).ok_or("no such model")?;
