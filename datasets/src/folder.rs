@@ -283,7 +283,7 @@ fn split_folder(dir: &Path, split: &str, warnings: &mut Vec<String>) -> Result<P
         ));
         return Ok(dir.to_owned());
     }
-    if dir.join(split).is_dir() {
+    if split_named(split).is_none() && dir.join(split).is_dir() {
         return Ok(dir.join(split));
     }
     if splits.is_empty() {

@@ -20,9 +20,14 @@ pub(crate) fn extension(path: &Path) -> String {
     extension.to_string_lossy().to_ascii_lowercase()
 }
 
+/// Whether this is what images end in.
+pub(crate) fn is_image_ending(ending: &str) -> bool {
+    READ.iter().any(|known| known.eq_ignore_ascii_case(ending))
+}
+
 /// Whether a file is an image, by its name.
 pub(crate) fn is_image(path: &Path) -> bool {
-    READ.contains(&extension(path).as_str())
+    is_image_ending(&extension(path))
 }
 
 /// Whether a file is an image of a format that is not read, by its name.

@@ -14,6 +14,9 @@ use crate::Error;
 /// More kinds than this are not told apart: names come from outside.
 const MAX_KINDS: usize = 100;
 
+/// What has no ending, or an odd one.
+const OTHER: &str = "of other kinds";
+
 /// Files that are not read, counted by what they are.
 #[derive(Debug, Default)]
 pub(crate) struct Others(BTreeMap<String, Kind>);
@@ -29,7 +32,12 @@ struct Kind {
 impl Others {
     /// Counts a file that nobody misses.
     pub fn add(&mut self, what: String) {
-        self.count(what, String::new, None);
+        self.add_many(what, 1);
+    }
+
+    /// Counts some that nobody misses.
+    pub fn add_many(&mut self, what: String, many: usize) {
+        self.count(what, many, String::new, None);
     }
 
     /// Counts one that may be an image.
@@ -39,23 +47,34 @@ impl Others {
         example: impl FnOnce() -> String,
         advice: &'static str,
     ) {
-        self.count(what, example, Some(advice));
+        self.count(what, 1, example, Some(advice));
     }
 
     fn count(
         &mut self,
         what: String,
+        many: usize,
         example: impl FnOnce() -> String,
         advice: Option<&'static str>,
     ) {
         let full = self.0.len() >= MAX_KINDS && !self.0.contains_key(&what);
-        let what = if full { "of other kinds".into() } else { what };
+        let what = if full { OTHER.into() } else { what };
         let kind = self.0.entry(what).or_insert_with(|| Kind {
             count: 0,
             example: example(),
             advice,
         });
-        kind.count += 1;
+        kind.count += many;
+    }
+
+    /// Adds what another part of the dataset holds.
+    pub fn merge(&mut self, other: Self) {
+        for (what, kind) in other.0 {
+            match self.0.get_mut(&what) {
+                Some(same) => same.count += kind.count,
+                None => drop(self.0.insert(what, kind)),
+            }
+        }
     }
 
     /// What there is and how many.
@@ -93,7 +112,7 @@ impl Others {
             self.add(if plain {
                 format!("ending in .{ending}")
             } else {
-                "of other kinds".into()
+                OTHER.into()
             });
         }
     }

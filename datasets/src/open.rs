@@ -26,7 +26,7 @@ const MAX_SHARDS: usize = 1 << 20;
 /// | the folder with `ILSVRC2012_img_train.tar`, or `_val.tar` and `ILSVRC2012_devkit_t12.tar.gz` | [`open_ilsvrc`] |
 /// | a folder with `*.parquet`, or one such file (feature `parquet`) | `ParquetImages` |
 /// | a folder with `*.tar`, one such file, or several as `shard-{0000..0099}.tar` | [`open_webdataset`] |
-/// | any other folder, and one with images in class folders whatever else is in it | [`ImageFolder`] |
+/// | any other folder, and one with images in class folders whatever else is in it | [`ImageFolder`]; images alone have no labels |
 ///
 /// `split` is `train`, `val` or what the dataset calls it, in any usual spelling (`Training`, `valid`, `test_set`); `val` also
 /// finds test data. Data without splits are the whole of any of these; a split that is not there is an error that lists
@@ -102,7 +102,16 @@ fn open_folder(path: &Path, split: &str, max_pixels: u64) -> Result<Arc<dyn Sour
         }
         near(path, extension) || near(&path.join("data"), extension)
     };
-    if any("parquet") {
+    // img2dataset puts what it knows of 00000.tar into 00000.parquet.
+    let is_about_a_tar = |file: &Path| {
+        file.extension().is_some_and(|x| x == "parquet") && file.with_extension("tar").is_file()
+    };
+    let about_tars = splits
+        .iter()
+        .map(PathBuf::as_path)
+        .chain([path, &path.join("data")])
+        .any(|dir| holds(dir, is_about_a_tar));
+    if any("parquet") && !about_tars {
         return open_parquet(path, split, max_pixels);
     }
     if any("tar") {

@@ -48,9 +48,9 @@ impl Data {
                 "{from}: no validation split, only the training images; give other ones with --val-data SRC"
             )));
         }
-        same_classes(train.classes(), val.classes())?;
         check_labels("training", &*train)?;
         check_labels("validation", &*val)?;
+        same_classes(train.classes(), val.classes())?;
         let (a, b) = (Fingerprint::of(&*train), Fingerprint::of(&*val));
         let both = Fingerprint {
             images: a.images + b.images,
@@ -133,6 +133,13 @@ fn same_classes(train: &[String], val: &[String]) -> Result<()> {
 }
 
 pub fn check_labels(split: &str, source: &dyn Source) -> Result<()> {
+    if !source.labelled() {
+        return Err(usage(format!(
+            "the {split} images have no labels ({}), which this command needs; expected class folders, .cls files in tars or a \
+             column of labels in Parquet files",
+            source.describe()
+        )));
+    }
     let classes = source.classes().len();
     let bad = (0..source.len()).find(|&i| source.label(i) >= classes);
     match bad {
