@@ -181,7 +181,7 @@ impl CacheFile {
             let pixels = u64::from(width) * u64::from(height);
             let end = pixels.checked_mul(3).and_then(|n| n.checked_add(offset));
             let inside = offset >= HEAD && end.is_some_and(|end| end <= table);
-            if !inside || u64::from(label) >= classes {
+            if !inside || u64::from(label) >= classes.max(1) {
                 return Err(wrong("an image lies outside it"));
             }
             name_end += name as usize;

@@ -4,7 +4,10 @@ use std::io::Cursor;
 use std::panic::{catch_unwind, UnwindSafe};
 
 use image::codecs::bmp::BmpDecoder;
+use image::codecs::gif::GifDecoder;
 use image::codecs::png::PngDecoder;
+use image::codecs::pnm::PnmDecoder;
+use image::codecs::tiff::TiffDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::{ColorType, ImageDecoder, ImageError, Limits};
 use libjpeg_turbo_rs::{ColorSpace, DecodeLimits, Decoder, JpegError, PixelFormat};
@@ -30,7 +33,7 @@ pub enum DecodeError {
     #[error("empty file")]
     Empty,
     /// None of the formats we know.
-    #[error("neither JPEG, PNG, WebP nor BMP (first bytes {0:02x?})")]
+    #[error("none of JPEG, PNG, WebP, BMP, TIFF, GIF, PPM and PGM (first bytes {0:02x?})")]
     UnknownFormat(Vec<u8>),
     /// More pixels than the limit.
     #[error("{width} x {height} pixels, more than the limit of {limit}")]
@@ -57,12 +60,22 @@ pub enum DecodeError {
     /// A BMP that is damaged, or of a kind that is not supported.
     #[error("bad BMP: {0}")]
     Bmp(String),
+    /// A TIFF that is damaged, or of a kind that is not supported.
+    #[error("bad TIFF: {0}")]
+    Tiff(String),
+    /// A GIF that is damaged.
+    #[error("bad GIF: {0}")]
+    Gif(String),
+    /// A PPM, PGM or PBM that is damaged.
+    #[error("bad PPM or PGM: {0}")]
+    Pnm(String),
     /// The decoder panicked.
     #[error("decoder panicked: {0}")]
     Panicked(String),
 }
 
-/// Decodes a JPEG, PNG, WebP or BMP; which of these, its first bytes say.
+/// Decodes a JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM or PBM; which of these, its first bytes say. Of several images in one
+/// file it is the first.
 ///
 /// Pixels are those of Pillow's `convert("RGB")`: grey is repeated, palettes are looked up, alpha is dropped and not
 /// blended, CMYK is inverted as Adobe stores it, a rotation in the EXIF data is not carried out. There are two
@@ -104,6 +117,23 @@ fn decode_any(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
         [b'B', b'M', ..] => BmpDecoder::new(cursor)
             .map_err(|e| bad(e, DecodeError::Bmp))
             .and_then(|decoder| read(decoder, max_pixels, DecodeError::Bmp)),
+        // This decoder bounds what it allocates by itself.
+        [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => TiffDecoder::new(cursor)
+            .map_err(|e| bad(e, DecodeError::Tiff))
+            .and_then(|decoder| read(decoder, max_pixels, DecodeError::Tiff)),
+        [b'G', b'I', b'F', b'8', ..] => {
+            let mut decoder = GifDecoder::new(cursor).map_err(|e| bad(e, DecodeError::Gif))?;
+            // A frame may claim to be larger than its image.
+            let mut limits = Limits::no_limits();
+            limits.max_alloc = Some(decoder.total_bytes());
+            decoder
+                .set_limits(limits)
+                .map_err(|e| bad(e, DecodeError::Gif))?;
+            read(decoder, max_pixels, DecodeError::Gif)
+        }
+        [b'P', b'1'..=b'7', b' ' | b'\t' | b'\r' | b'\n' | b'#', ..] => PnmDecoder::new(cursor)
+            .map_err(|e| bad(e, DecodeError::Pnm))
+            .and_then(|decoder| read(decoder, max_pixels, DecodeError::Pnm)),
         _ => Err(DecodeError::UnknownFormat(
             bytes.iter().take(4).copied().collect(),
         )),

@@ -33,21 +33,28 @@ pub enum Error {
         found: String,
     },
 
-    /// The folder holds no class folders.
-    #[error("{path}: no class folders; expected one folder per class: {path}/<class>/<image>.jpg", path = .0.display())]
+    /// The folder holds neither class folders nor images.
+    #[error("{path}: no class folders and no images; expected one folder per class: {path}/<class>/<image>.jpg", path = .0.display())]
     NoClasses(PathBuf),
 
     /// There are class folders, but not one image in them.
-    #[error("{path}: no images in its class folders; expected files ending in .jpg, .jpeg, .jpe, .png, .webp or .bmp", path = .0.display())]
-    NoImages(PathBuf),
+    #[error("{path}: no images in its class folders; expected files ending in {endings}", path = .path.display())]
+    NoImages {
+        /// The folder that holds the class folders.
+        path: PathBuf,
+        /// What images end in.
+        endings: String,
+    },
 
     /// Some class folders are empty while others are not.
-    #[error("{path}: no images in class folder {classes}; add images (.jpg, .jpeg, .jpe, .png, .webp, .bmp) or remove it", path = .path.display())]
+    #[error("{path}: no images in class folder {classes}; add images ({endings}) or remove it", path = .path.display())]
     EmptyClasses {
         /// The folder that holds the class folders.
         path: PathBuf,
         /// Names of the empty ones, shortened when there are many.
         classes: String,
+        /// What images end in.
+        endings: String,
     },
 
     /// A folder could not be listed.

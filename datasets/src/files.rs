@@ -45,6 +45,26 @@ pub(crate) fn malformed(path: &Path, reason: impl Into<String>) -> Error {
     }
 }
 
+/// The folders in a folder, sorted, without the hidden ones.
+pub(crate) fn subfolders(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let entries = entries.filter(|e| !is_hidden(&e.file_name()));
+    let mut folders: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.is_dir()).collect();
+    folders.sort();
+    folders
+}
+
+/// Whether a folder itself holds a file of this kind.
+pub(crate) fn holds(folder: &Path, is_kind: impl Fn(&Path) -> bool) -> bool {
+    let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.any(|e| !is_hidden(&e.file_name()) && is_kind(&e.path()) && e.path().is_file())
+}
+
+/// Whether a name begins with a dot.
+pub(crate) fn is_hidden(name: &std::ffi::OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
+}
+
 /// Files at `root` (itself, or in it up to three folders deep) whose names end in `.extension`, sorted.
 ///
 /// # Errors

@@ -1,26 +1,24 @@
 //! Images on disk, one folder per class.
 
-use std::ffi::OsStr;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use walkdir::WalkDir;
-
-use crate::error::first_ten;
-use crate::files::{walk_error, MAX_FILE_BYTES};
+use crate::error::{first, first_ten};
+use crate::files::{holds, io_error, is_hidden, malformed, subfolders, MAX_FILE_BYTES};
+use crate::formats::{is_image, listed};
+use crate::listing::{images, Others};
 use crate::source::{decode_named, describe};
-use crate::split::{candidates, choose, unnamed, SPLITS};
+use crate::split::{choose, is_training, split_folders, split_named, unnamed};
 use crate::{Error, Image, Source, MAX_PIXELS};
 
-/// Files that are taken for images. What they really hold is seen when they are decoded.
-const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "jpe", "png", "webp", "bmp"];
-
-/// `<dir>/<split>/<class>/.../<image>`, the layout of torchvision's `ImageFolder`, in the same order.
+/// `<dir>/<split>/<class>/.../<image>`, the layout of torchvision's `ImageFolder`, in the same order; or images alone,
+/// `<dir>/<split>/<image>`, which have no labels.
 ///
-/// Validation images may be in `val`, `valid`, `validation` or `test`. Classes are the sorted names of the folders;
-/// images are sorted within their class. What a file holds, its bytes say, not its name. Hidden files, and files beside
-/// the class folders, are ignored. Links are followed, but not in circles.
+/// Splits go by any usual name in any case (`Train`, `training_set`, `valid`, `test`). Classes are the sorted names of the
+/// folders; images are sorted within their class. What a file holds, its bytes say, not its name. What is not read is
+/// counted. Links are followed, but not in circles.
 #[derive(Debug)]
 pub struct ImageFolder {
     root: PathBuf,
@@ -31,6 +29,7 @@ pub struct ImageFolder {
     paths: String,
     /// Where in `paths` each one ends.
     path_ends: Vec<usize>,
+    others: Vec<(String, usize)>,
     warnings: Vec<String>,
     max_pixels: u64,
 }
@@ -38,31 +37,56 @@ pub struct ImageFolder {
 impl ImageFolder {
     /// Lists the images below `dir/split`, or below `dir` itself when it has no splits.
     pub fn open(dir: &Path, split: &str) -> Result<Self, Error> {
-        let root = split_folder(dir, split)?;
-        let classes = class_names(&root)?;
-        if classes.is_empty() {
-            return Err(Error::NoClasses(root));
-        }
         let mut folder = Self {
-            root,
-            classes,
+            root: PathBuf::new(),
+            classes: vec![],
             class_ends: vec![],
             paths: String::new(),
             path_ends: vec![],
+            others: vec![],
             warnings: vec![],
             max_pixels: MAX_PIXELS,
         };
-        for class in &folder.classes {
-            for path in image_paths(&folder.root.join(class), &mut folder.warnings)? {
-                folder.paths.push_str(&path);
-                folder.path_ends.push(folder.paths.len());
-            }
+        folder.root = split_folder(dir, split, &mut folder.warnings)?;
+        let mut others = Others::default();
+        folder.classes = class_names(&folder.root)?;
+        for class in 0..folder.classes.len() {
+            let class = folder.root.join(&folder.classes[class]);
+            folder.push(images(&class, usize::MAX, &mut others)?);
             folder.class_ends.push(folder.path_ends.len());
+        }
+        let direct = images(&folder.root, 1, &mut others)?;
+        if !folder.path_ends.is_empty() {
+            folder.check_classes()?;
+            let odd = folder.check_levels(dir)?;
+            folder.warnings.extend(odd);
+            for name in direct {
+                let advice = "move them into the folder of their class";
+                others.add_lost("beside the class folders".into(), || name, advice);
+            }
+        } else if !direct.is_empty() {
+            (folder.classes, folder.class_ends) = (vec![], vec![]);
+            folder.push(direct);
+        } else if folder.classes.is_empty() {
+            return Err(Error::NoClasses(folder.root));
+        } else {
+            return Err(Error::NoImages {
+                path: folder.root,
+                endings: listed(),
+            });
         }
         folder.paths.shrink_to_fit();
         folder.path_ends.shrink_to_fit();
-        folder.check_classes()?;
+        folder.others = others.counts();
+        folder.warnings.extend(others.warnings());
         Ok(folder)
+    }
+
+    fn push(&mut self, paths: Vec<String>) {
+        for path in paths {
+            self.paths.push_str(&path);
+            self.path_ends.push(self.paths.len());
+        }
     }
 
     /// Refuses images of more pixels than this instead of [`MAX_PIXELS`].
@@ -73,23 +97,27 @@ impl ImageFolder {
 
     /// The path of image `index`.
     pub fn path(&self, index: usize) -> PathBuf {
+        self.root.join(self.class(index)).join(self.below(index))
+    }
+
+    /// The class folder of image `index`.
+    fn class(&self, index: usize) -> &str {
+        let class = self.classes.get(self.label(index));
+        class.map_or("", String::as_str)
+    }
+
+    /// The path of image `index` below its class folder.
+    fn below(&self, index: usize) -> &str {
         let start = index
             .checked_sub(1)
             .and_then(|i| self.path_ends.get(i))
             .copied()
             .unwrap_or(0);
         let end = self.path_ends.get(index).copied().unwrap_or(start);
-        let class = self
-            .classes
-            .get(self.label(index))
-            .map_or("", String::as_str);
-        self.root.join(class).join(&self.paths[start..end])
+        &self.paths[start..end]
     }
 
     fn check_classes(&self) -> Result<(), Error> {
-        if self.path_ends.is_empty() {
-            return Err(Error::NoImages(self.root.clone()));
-        }
         let starts = [0].into_iter().chain(self.class_ends.iter().copied());
         let empty: Vec<&String> = (self.classes.iter().zip(starts).zip(&self.class_ends))
             .filter_map(|((class, start), &end)| (start == end).then_some(class))
@@ -100,7 +128,73 @@ impl ImageFolder {
         Err(Error::EmptyClasses {
             path: self.root.clone(),
             classes: first_ten(&empty, ", "),
+            endings: listed(),
         })
+    }
+
+    /// Tells where classes look like something else: splits, or folders of another level.
+    fn check_levels(&self, dir: &Path) -> Result<Vec<String>, Error> {
+        let mut odd = Vec::new();
+        // Where folders within the class folders are called as splits are.
+        let mut splits: BTreeSet<PathBuf> = BTreeSet::new();
+        let (mut in_split, mut direct) = (0, 0);
+        let mut within: BTreeSet<(&str, &str)> = BTreeSet::new();
+        for index in 0..self.len() {
+            let (class, below) = (self.class(index), self.below(index));
+            let (folders, _) = below.rsplit_once('/').unwrap_or_default();
+            let mut place = PathBuf::new();
+            let mut parts = std::iter::once(class).chain(folders.split('/'));
+            let found = parts.any(|part| {
+                place.push(part);
+                split_named(part).is_some()
+            });
+            in_split += usize::from(found);
+            if found && splits.len() < 100 {
+                splits.insert(place);
+            }
+            match below.split_once('/') {
+                Some((folder, _)) if within.len() < 100 => drop(within.insert((class, folder))),
+                Some(_) => {}
+                None => direct += 1,
+            }
+        }
+        let names: Vec<String> = splits.iter().map(|s| s.display().to_string()).collect();
+        let names = first(3, &names, ", ");
+        if in_split == self.len() {
+            let homes: BTreeSet<&Path> = splits.iter().filter_map(|s| s.parent()).collect();
+            let homes: Vec<String> = homes
+                .iter()
+                .map(|h| self.root.join(h).display().to_string())
+                .collect();
+            let reason = format!(
+                "the splits lie further down, in {names}; name the folder that holds them: {}",
+                first(3, &homes, " or ").trim_end_matches('/')
+            );
+            return Err(malformed(dir, reason));
+        }
+        let root = self.root.display();
+        if in_split > 0 {
+            odd.push(format!(
+                "{root}: {in_split} images lie in folders called as splits are ({names}), and are read as others"
+            ));
+        }
+        let several = within
+            .iter()
+            .zip(within.iter().skip(1))
+            .any(|(a, b)| a.0 == b.0);
+        match within.first() {
+            Some((class, folder)) if direct == 0 && several => odd.push(format!(
+                "{root}: no image lies in a class folder itself, only in folders within, such as {class}/{folder}; the \
+                 class is taken to be {class}"
+            )),
+            _ => {}
+        }
+        if let [only] = &self.classes[..] {
+            odd.push(format!(
+                "{root}: only one class folder, {only}; perhaps another folder was meant, above or below"
+            ));
+        }
+        Ok(odd)
     }
 
     fn read(&self, index: usize) -> Result<Vec<u8>, String> {
@@ -144,103 +238,91 @@ impl Source for ImageFolder {
         describe("ImageFolder", self)
     }
 
+    fn other_files(&self) -> &[(String, usize)] {
+        &self.others
+    }
+
     fn warnings(&self) -> &[String] {
         &self.warnings
     }
 }
 
-/// The folder that holds the class folders.
-fn split_folder(dir: &Path, split: &str) -> Result<PathBuf, Error> {
+/// The folder that holds the class folders, or the images.
+fn split_folder(dir: &Path, split: &str, warnings: &mut Vec<String>) -> Result<PathBuf, Error> {
     if !dir.exists() {
         return Err(Error::NoSuchFolder(dir.to_owned()));
     }
     if !dir.is_dir() {
         return Err(Error::NotAFolder(dir.to_owned()));
     }
-    let names = candidates(split);
-    if let Some(name) = names.into_iter().find(|name| dir.join(name).is_dir()) {
-        return Ok(dir.join(name));
-    }
-    // Without this check "val" of a dataset that has only "train" would become a dataset of one class, "train".
-    let found: Vec<&str> = SPLITS
-        .into_iter()
-        .filter(|name| dir.join(name).is_dir())
+    let (splits, folders) = (split_folders(dir), subfolders(dir));
+    let name = |path: &'_ PathBuf| {
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let names: Vec<String> = splits.iter().map(name).collect();
+    let holds_image = |dir: &PathBuf| holds(dir, is_image);
+    let beside = folders.iter().filter(|f| !splits.contains(f));
+    let beside: Vec<String> = beside
+        .filter(|f| holds_image(f) || subfolders(f).iter().any(holds_image))
+        .map(name)
         .collect();
-    if found.is_empty() {
+    let learnt = |name: &String| split_named(name).is_some_and(is_training);
+    // A folder of trains among those of cars and ships is a class.
+    let one_kind = names.iter().all(learnt) || !names.iter().any(learnt);
+    let flat = |dir: &PathBuf| holds_image(dir) && subfolders(dir).is_empty();
+    if !splits.is_empty() && !beside.is_empty() && one_kind && splits.iter().all(flat) {
+        unnamed(dir, split)?;
+        warnings.push(format!(
+            "{}: {} taken for a class and not for a split, since {} beside it",
+            dir.display(),
+            names.join(", "),
+            first(3, &beside, ", ")
+        ));
+        return Ok(dir.to_owned());
+    }
+    if split_named(split).is_none() && dir.join(split).is_dir() {
+        return Ok(dir.join(split));
+    }
+    if splits.is_empty() {
         unnamed(dir, split)?;
         return Ok(dir.to_owned());
     }
-    Ok(dir.join(choose(dir, split, &found)?))
+    let found: Vec<&str> = names.iter().map(String::as_str).collect();
+    let chosen = choose(dir, split, &found)?;
+    let alike = names.iter().filter(|n| n.as_str() != chosen && learnt(n));
+    let left: Vec<&String> = match is_training(split_named(chosen).unwrap_or_default()) {
+        true => alike.chain(&beside).collect(),
+        false => vec![],
+    };
+    if !left.is_empty() {
+        warnings.push(format!(
+            "{}: only {chosen} is read; beside it lie images in {}",
+            dir.display(),
+            first(3, &left, ", ")
+        ));
+    }
+    Ok(dir.join(chosen))
 }
 
 /// Sorted names of the folders in `root`.
 fn class_names(root: &Path) -> Result<Vec<String>, Error> {
-    let fail = |source| Error::Io {
-        path: root.to_owned(),
-        source,
-    };
     let mut names = Vec::new();
-    for entry in fs::read_dir(root).map_err(fail)? {
-        let entry = entry.map_err(fail)?;
-        if is_hidden(&entry.file_name()) || !entry.path().is_dir() {
+    for entry in fs::read_dir(root).map_err(io_error(root))? {
+        let entry = entry.map_err(io_error(root))?;
+        let path = entry.path();
+        if is_hidden(&entry.file_name()) || !path.is_dir() {
             continue;
         }
         names.push(
             entry
                 .file_name()
                 .into_string()
-                .map_err(|_| Error::NotUtf8(entry.path()))?,
+                .map_err(|_| Error::NotUtf8(path))?,
         );
     }
     names.sort_unstable();
     Ok(names)
-}
-
-/// Sorted paths of the images below `class`, relative to it, with `/` between parts.
-///
-/// A file whose name is not UTF-8 is left out with a warning.
-fn image_paths(class: &Path, warnings: &mut Vec<String>) -> Result<Vec<String>, Error> {
-    let mut paths = Vec::new();
-    let walk = WalkDir::new(class).min_depth(1).follow_links(true);
-    for entry in walk
-        .into_iter()
-        .filter_entry(|e| e.depth() == 0 || !is_hidden(e.file_name()))
-    {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(e) if e.loop_ancestor().is_some() => continue,
-            Err(e) if e.path().and_then(Path::file_name).is_some_and(is_hidden) => continue,
-            Err(e) => return Err(walk_error(class, e)),
-        };
-        if !entry.file_type().is_file() || !is_image(entry.path()) {
-            continue;
-        }
-        let relative = entry.path().strip_prefix(class).unwrap_or(entry.path());
-        let parts: Option<Vec<&str>> = relative.iter().map(OsStr::to_str).collect();
-        match parts {
-            Some(parts) => paths.push(parts.join("/")),
-            None => warnings.push(format!(
-                "left out {}: its name is not valid UTF-8; rename it",
-                entry.path().display()
-            )),
-        }
-    }
-    // As torchvision: folder by folder, and in each the files by name.
-    paths.sort_unstable_by(|a, b| {
-        a.rsplit_once('/')
-            .unwrap_or(("", a))
-            .cmp(&b.rsplit_once('/').unwrap_or(("", b)))
-    });
-    Ok(paths)
-}
-
-fn is_hidden(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b".")
-}
-
-fn is_image(path: &Path) -> bool {
-    let extension = path.extension().and_then(OsStr::to_str).unwrap_or("");
-    EXTENSIONS
-        .iter()
-        .any(|known| known.eq_ignore_ascii_case(extension))
 }

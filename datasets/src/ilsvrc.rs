@@ -43,11 +43,14 @@ fn open_train(path: &Path) -> Result<TarImages, Error> {
     let mut source = TarImages::new("ILSVRC2012 train tar", vec![path.to_owned()]);
     let outer = index_file(path)?;
     source.warnings = outer.warnings;
+    let mut others = outer.others;
     let mut inner: Vec<(String, &Entry)> = Vec::new();
     for entry in &outer.entries {
         if let Some(class) = entry.name.strip_suffix(".tar") {
             let class = class.rsplit('/').next().unwrap_or(class);
             inner.push((class.to_owned(), entry));
+        } else {
+            others.add_named(Path::new(&entry.name));
         }
     }
     inner.sort_by(|a, b| a.0.cmp(&b.0));
@@ -73,7 +76,10 @@ fn open_train(path: &Path) -> Result<TarImages, Error> {
             .iter()
             .for_each(|entry| source.push(0, entry, label));
         source.warnings.extend(listed.warnings);
+        others.merge(listed.others);
     }
+    others.add_many("class tars".into(), inner.len());
+    source.count(&others);
     source.classes = inner.into_iter().map(|(class, _)| class).collect();
     Ok(source)
 }
@@ -107,6 +113,7 @@ fn open_val(path: &Path, devkit: &Path) -> Result<TarImages, Error> {
     }
     source.classes = classes;
     source.warnings = listed.warnings;
+    source.count(&listed.others);
     Ok(source)
 }
 

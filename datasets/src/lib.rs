@@ -8,7 +8,9 @@ mod decode;
 mod error;
 mod files;
 mod folder;
+mod formats;
 mod ilsvrc;
+mod listing;
 mod loader;
 mod mat;
 mod mixup;
@@ -41,7 +43,7 @@ pub use rand_chacha::ChaCha8Rng;
 pub use resize::{resize, CropBox, Interpolation};
 pub use shapes::Shapes;
 pub use source::{Image, Source};
-pub use split::files_of as files_of_split;
+pub use split::{files_of as files_of_split, is_split};
 pub use tar_images::TarImages;
 pub use transform::{
     turn_hue, ColorJitter, Drawn, EraseFill, EvalTransform, FinetuneTransform, Geometry, Op,

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cache::is_cache;
-use crate::files::{io_error, malformed};
-use crate::split::{files_of, unnamed, SPLITS};
+use crate::files::{holds, io_error, malformed, subfolders};
+use crate::formats::is_image;
+use crate::split::{files_of, split_folders, unnamed};
 use crate::webdataset::open_shards;
 use crate::{
     cifar, ilsvrc, open_ilsvrc, open_webdataset, CacheFile, Cifar, Error, ImageFolder, Shapes,
@@ -25,10 +26,11 @@ const MAX_SHARDS: usize = 1 << 20;
 /// | the folder with `ILSVRC2012_img_train.tar`, or `_val.tar` and `ILSVRC2012_devkit_t12.tar.gz` | [`open_ilsvrc`] |
 /// | a folder with `*.parquet`, or one such file (feature `parquet`) | `ParquetImages` |
 /// | a folder with `*.tar`, one such file, or several as `shard-{0000..0099}.tar` | [`open_webdataset`] |
-/// | any other folder, and one with images in class folders whatever else is in it | [`ImageFolder`] |
+/// | any other folder, and one with images in class folders whatever else is in it | [`ImageFolder`]; images alone have no labels |
 ///
-/// `split` is `train`, `val` or what the dataset calls it; `val` also finds `valid`, `validation` and `test`. Data without
-/// splits are the whole of any of these; a split that is not there is an error that lists those that are.
+/// `split` is `train`, `val` or what the dataset calls it, in any usual spelling (`Training`, `valid`, `test_set`); `val` also
+/// finds test data. Data without splits are the whole of any of these; a split that is not there is an error that lists
+/// those that are.
 pub fn open(data: &str, split: &str) -> Result<Arc<dyn Source>, Error> {
     open_within(data, split, MAX_PIXELS)
 }
@@ -90,23 +92,29 @@ fn open_folder(path: &Path, split: &str, max_pixels: u64) -> Result<Arc<dyn Sour
         ));
     }
     let near = |dir: &Path, extension: &str| {
-        std::fs::read_dir(dir).is_ok_and(|entries| {
-            let mut paths = entries.flatten().map(|e| e.path());
-            paths.any(|p| p.extension().is_some_and(|x| x == extension) && p.is_file())
-        })
+        holds(dir, |path| path.extension().is_some_and(|x| x == extension))
     };
-    let splits: Vec<PathBuf> = SPLITS.iter().map(|name| path.join(name)).collect();
-    let holds = |extension: &str| {
+    let splits = split_folders(path);
+    let any = |extension: &str| {
         // A tar beside train/ is what that was unpacked from.
-        if splits.iter().any(|dir| dir.is_dir()) {
+        if !splits.is_empty() {
             return splits.iter().any(|dir| near(dir, extension));
         }
         near(path, extension) || near(&path.join("data"), extension)
     };
-    if holds("parquet") {
+    // img2dataset puts what it knows of 00000.tar into 00000.parquet.
+    let is_about_a_tar = |file: &Path| {
+        file.extension().is_some_and(|x| x == "parquet") && file.with_extension("tar").is_file()
+    };
+    let about_tars = splits
+        .iter()
+        .map(PathBuf::as_path)
+        .chain([path, &path.join("data")])
+        .any(|dir| holds(dir, is_about_a_tar));
+    if any("parquet") && !about_tars {
         return open_parquet(path, split, max_pixels);
     }
-    if holds("tar") {
+    if any("tar") {
         return Ok(Arc::new(
             open_webdataset(path, split)?.with_max_pixels(max_pixels),
         ));
@@ -114,7 +122,6 @@ fn open_folder(path: &Path, split: &str, max_pixels: u64) -> Result<Arc<dyn Sour
     // Hugging Face keeps each configuration of a dataset in a folder of its own: plain_text/train-00000-of-00001.parquet.
     let mut configurations = subfolders(path);
     configurations.retain(|dir| near(dir, "parquet"));
-    configurations.sort();
     match &configurations[..] {
         [] => {}
         [one] => return open_parquet(one, split, max_pixels),
@@ -132,34 +139,14 @@ fn open_folder(path: &Path, split: &str, max_pixels: u64) -> Result<Arc<dyn Sour
     ))
 }
 
-fn subfolders(path: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    entries.map(|e| e.path()).filter(|p| p.is_dir()).collect()
-}
-
-/// Whether a folder, or its folder of this split, holds class folders with images in them: then it is an [`ImageFolder`],
+/// Whether a folder, or its folder of a split, holds class folders with images in them: then it is an [`ImageFolder`],
 /// whatever archives lie about in it.
 fn has_class_folders(path: &Path, split: &str) -> bool {
-    let is_image = |path: &Path| {
-        let extension = path
-            .extension()
-            .and_then(|e| e.to_str())
-            .unwrap_or_default();
-        let known = ["jpg", "jpeg", "png", "webp", "bmp"];
-        known.iter().any(|x| extension.eq_ignore_ascii_case(x)) && path.is_file()
-    };
-    let holds_image = |dir: &PathBuf| {
-        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        entries.map(|e| e.path()).any(|path| is_image(&path))
-    };
-    let splits = SPLITS
-        .iter()
-        .map(|name| path.join(name))
-        .filter(|dir| dir.is_dir());
-    let splits: Vec<PathBuf> = splits.chain([path.join(split)]).collect();
-    splits
-        .iter()
-        .any(|dir| subfolders(dir).iter().any(holds_image))
+    let holds_image = |dir: &PathBuf| holds(dir, is_image);
+    let mut splits = split_folders(path);
+    let within = |dir: &Path| subfolders(dir).iter().any(holds_image);
+    splits.push(path.join(split));
+    splits.iter().any(|dir| within(dir))
         || subfolders(path)
             .iter()
             .any(|dir| !splits.contains(dir) && holds_image(dir))

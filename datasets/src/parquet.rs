@@ -11,7 +11,7 @@ use ::parquet::errors::{ParquetError, Result as ParquetResult};
 use ::parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
 use bytes::Bytes;
 
-use crate::error::panic_message;
+use crate::error::{first_ten, panic_message};
 use crate::files::{io_error, malformed, read_range, MAX_FILE_BYTES};
 use crate::source::{decode_named, describe};
 use crate::{Error, Image, Source};
@@ -22,7 +22,7 @@ const LABELS: [&str; 5] = ["label", "labels", "fine_label", "cls", "class"];
 /// Images in Parquet files.
 ///
 /// The image column is the one of bytes (`image.bytes` in Hugging Face's schema), the label column the one called
-/// `label`, `labels`, `fine_label`, `cls` or `class`, else the only one of integers. Names of classes come from the
+/// `label`, `labels`, `fine_label`, `cls` or `class`; without one, or where it holds -1 or nothing, images have no labels. Names of classes come from the
 /// metadata that the library `datasets` writes. A row is read by itself: its page is found by page headers alone.
 #[derive(Debug)]
 pub struct ParquetImages {
@@ -31,8 +31,13 @@ pub struct ParquetImages {
     groups: Vec<Group>,
     classes: Vec<String>,
     labels: Vec<u32>,
+    labelled: bool,
+    warnings: Vec<String>,
     max_pixels: u64,
 }
+
+/// Stands for a label that is missing until all files are read; no class has so large a number.
+const NO_LABEL: u32 = u32::MAX;
 
 struct Reader(SerializedFileReader<Shard>);
 
@@ -91,6 +96,8 @@ impl ParquetImages {
             groups: vec![],
             classes: vec![],
             labels: vec![],
+            labelled: true,
+            warnings: vec![],
             max_pixels: crate::MAX_PIXELS,
         };
         for path in files {
@@ -98,15 +105,16 @@ impl ParquetImages {
             catch_unwind(AssertUnwindSafe(|| images.add(&path)))
                 .unwrap_or_else(|panic| Err(malformed(&path, panic_message(&*panic))))?;
         }
+        images.check_missing();
         let most = images.labels.iter().max().map_or(0, |m| *m as usize + 1);
-        if images.classes.is_empty() {
+        if images.classes.is_empty() && images.labelled {
             images.classes = (0..most).map(|n| n.to_string()).collect();
         }
         let path = images.files.first().cloned().unwrap_or_default();
         if images.labels.is_empty() {
             return Err(malformed(&path, "no rows in it"));
         }
-        if most > images.classes.len() {
+        if images.labelled && most > images.classes.len() {
             let (label, names) = (most - 1, images.classes.len());
             return Err(malformed(
                 &path,
@@ -131,8 +139,11 @@ impl ParquetImages {
         let wrong = |e: ParquetError| malformed(path, format!("not a whole Parquet file: {e}"));
         let reader = SerializedFileReader::new(shard).map_err(wrong)?;
         let (image, label) = columns(&reader).map_err(|e| malformed(path, e))?;
-        let names = class_names(&reader, &label).unwrap_or_default();
-        if self.labels.is_empty() {
+        let names = label.as_ref().and_then(|label| class_names(&reader, label));
+        let names = names.unwrap_or_default();
+        if label.is_none() {
+            self.note_unlabelled(path, &reader);
+        } else if self.labels.is_empty() {
             self.classes = names;
         } else if self.classes != names {
             return Err(malformed(
@@ -156,16 +167,28 @@ impl ParquetImages {
                 .filter(|rows| *rows as u64 <= len);
             let rows =
                 rows.ok_or_else(|| malformed(path, "a row group of an impossible length"))?;
-            let column = group.get_column_reader(label.0).map_err(wrong)?;
-            let labels = integers(column, rows).map_err(wrong)?;
+            let labels = match &label {
+                Some((column, _)) => {
+                    let levels = group
+                        .metadata()
+                        .column(*column)
+                        .column_descr()
+                        .max_def_level();
+                    let column = group.get_column_reader(*column).map_err(wrong)?;
+                    integers(column, rows, levels).map_err(wrong)?
+                }
+                None => vec![None; rows],
+            };
             for (row, label) in labels.iter().enumerate() {
-                let label = u32::try_from(*label).ok().filter(|l| *l < 1 << 24);
+                let label = match *label {
+                    // What the library `datasets` writes where there is no label.
+                    None | Some(-1) => Some(NO_LABEL),
+                    Some(label) => u32::try_from(label).ok().filter(|l| *l < 1 << 24),
+                };
                 let label = label.ok_or_else(|| {
+                    let label = labels[row].unwrap_or_default();
                     let row = start + row;
-                    malformed(
-                        path,
-                        format!("row {row}: label {} is no class", labels[row - start]),
-                    )
+                    malformed(path, format!("row {row}: label {label} is no class"))
                 })?;
                 self.labels.push(label);
             }
@@ -187,6 +210,45 @@ impl ParquetImages {
         self.files.push(path.to_owned());
         self.readers.push(Reader(reader));
         Ok(())
+    }
+
+    /// Says which columns might hold the labels that were not found.
+    fn note_unlabelled(&mut self, path: &Path, reader: &SerializedFileReader<Shard>) {
+        let schema = reader.metadata().file_metadata().schema_descr();
+        let integers = schema.columns().iter().filter(|column| {
+            column.max_rep_level() == 0
+                && matches!(column.physical_type(), Type::INT32 | Type::INT64)
+        });
+        let integers: Vec<String> = integers.map(|column| column.path().string()).collect();
+        if self.files.is_empty() && !integers.is_empty() {
+            self.warnings.push(format!(
+                "{}: no column of labels ({}), so the images have none; other columns of integers: {}",
+                path.display(),
+                LABELS.join(", "),
+                first_ten(&integers, ", ").escape_debug()
+            ));
+        }
+    }
+
+    /// Images have labels all together, or none has.
+    fn check_missing(&mut self) {
+        let (all, row) = (
+            self.labels.len(),
+            self.labels.iter().position(|l| *l == NO_LABEL),
+        );
+        let missing = self.labels.iter().filter(|l| **l == NO_LABEL).count();
+        self.labelled = missing == 0;
+        if let Some(row) = row {
+            if missing < all {
+                let warning = format!(
+                    "{missing} of {all} images have no label, such as {}; all are taken as images without labels",
+                    self.name(row)
+                );
+                self.warnings.push(warning);
+            }
+            self.classes.clear();
+            self.labels.fill(0);
+        }
     }
 
     fn bytes(&self, index: usize) -> Result<Vec<u8>, String> {
@@ -218,8 +280,10 @@ impl ParquetImages {
     }
 }
 
-/// The column of images, and that of labels with its name.
-fn columns(reader: &SerializedFileReader<Shard>) -> Result<(usize, (usize, String)), String> {
+/// The column of images, and that of labels with its name if there is one.
+fn columns(
+    reader: &SerializedFileReader<Shard>,
+) -> Result<(usize, Option<(usize, String)>), String> {
     let schema = reader.metadata().file_metadata().schema_descr();
     let (mut bytes, mut integers, mut all) = (Vec::new(), Vec::new(), Vec::new());
     for (i, column) in schema.columns().iter().enumerate() {
@@ -248,19 +312,13 @@ fn columns(reader: &SerializedFileReader<Shard>) -> Result<(usize, (usize, Strin
         .iter()
         .find_map(|name| integers.iter().find(|(_, path)| path == name));
     // A column of any other name, even if it is the only one, may hold anything: ids, widths, years.
-    match named {
-        Some(label) => Ok((image, label.clone())),
-        None => Err(format!(
-            "no column of labels; expected integers called {}. Columns: {all}",
-            LABELS.join(", ")
-        )),
-    }
+    Ok((image, named.cloned()))
 }
 
-/// The values of a column of integers, of which none may be missing.
-fn integers(column: ColumnReader, rows: usize) -> ParquetResult<Vec<i64>> {
+/// The values of a column of integers; one is there where its level is `max_level`.
+fn integers(column: ColumnReader, rows: usize, max_level: i16) -> ParquetResult<Vec<Option<i64>>> {
     let mut defined = Vec::new();
-    let (levels, values) = match column {
+    let (levels, values): (usize, Vec<i64>) = match column {
         ColumnReader::Int64ColumnReader(mut column) => {
             let mut values = Vec::new();
             let (levels, _, _) =
@@ -275,13 +333,12 @@ fn integers(column: ColumnReader, rows: usize) -> ParquetResult<Vec<i64>> {
         }
         _ => (0, vec![]),
     };
-    if levels != values.len() {
-        let missing = levels - values.len();
-        return Err(ParquetError::General(format!(
-            "{missing} rows without label"
-        )));
+    if levels == values.len() {
+        return Ok(values.into_iter().map(Some).collect());
     }
-    Ok(values)
+    let mut values = values.into_iter();
+    let value = |level: &i16| (*level == max_level).then(|| values.next()).flatten();
+    Ok(defined.iter().map(value).collect())
 }
 
 /// The names of the classes in the metadata of the library `datasets`.
@@ -337,5 +394,9 @@ impl Source for ParquetImages {
 
     fn describe(&self) -> String {
         describe("Parquet", self)
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 }

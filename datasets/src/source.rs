@@ -42,7 +42,7 @@ impl Image {
     }
 }
 
-/// A labelled set of images, read one at a time from any thread.
+/// A set of images, with labels or without, read one at a time from any thread.
 ///
 /// An image must be a function of its index alone, or training is not repeatable.
 pub trait Source: Send + Sync {
@@ -54,10 +54,15 @@ pub trait Source: Send + Sync {
         self.len() == 0
     }
 
-    /// The names of the classes; a label is an index into them.
+    /// The names of the classes; a label is an index into them. None at all if the images have no labels.
     fn classes(&self) -> &[String];
 
-    /// The label of image `index`.
+    /// Whether the images have labels.
+    fn labelled(&self) -> bool {
+        !self.classes().is_empty()
+    }
+
+    /// The label of image `index`; 0 where there are none.
     fn label(&self, index: usize) -> usize;
 
     /// Reads image `index`. An error stands for this one image: the loader takes another in its place.
@@ -68,6 +73,11 @@ pub trait Source: Send + Sync {
 
     /// The dataset in one line, such as "ImageFolder, 50 000 images, 10 classes".
     fn describe(&self) -> String;
+
+    /// The files that are there besides the images: what they are, and how many. Together they are all.
+    fn other_files(&self) -> &[(String, usize)] {
+        &[]
+    }
 
     /// What was left out when the dataset was opened, and what looks odd in it; a line each.
     fn warnings(&self) -> &[String] {
@@ -83,8 +93,11 @@ pub trait Source: Send + Sync {
 
 /// What [`Source::describe`] says of a source of this kind.
 pub(crate) fn describe(kind: &str, source: &dyn Source) -> String {
-    let (images, classes) = (thousands(source.len()), thousands(source.classes().len()));
-    format!("{kind}, {images} images, {classes} classes")
+    let images = thousands(source.len());
+    match source.classes().len() {
+        0 => format!("{kind}, {images} images, no labels"),
+        n => format!("{kind}, {images} images, {} classes", thousands(n)),
+    }
 }
 
 /// Decodes what was read of an image, and puts its name to any error.

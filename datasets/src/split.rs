@@ -4,31 +4,88 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::error::first_ten;
-use crate::files::{files_ending, malformed};
+use crate::files::{files_ending, malformed, subfolders};
 use crate::Error;
 
-/// Names under which datasets keep their parts.
-pub(crate) const SPLITS: [&str; 5] = ["train", "val", "valid", "validation", "test"];
+/// What the part to learn from is called, best first.
+const TRAIN: [&str; 3] = ["train", "training", "trainval"];
+/// What the part to judge by while training is called.
+const VAL: [&str; 6] = ["val", "valid", "validation", "dev", "eval", "evaluation"];
+/// What the part for the last judgement is called.
+const TEST: [&str; 2] = ["test", "testing"];
+/// Words that add nothing to such a name: `training_set`, `test images`.
+const FILLERS: [&str; 6] = ["set", "data", "dataset", "images", "image", "split"];
+
+fn splits() -> impl Iterator<Item = &'static str> {
+    TRAIN.into_iter().chain(VAL).chain(TEST)
+}
+
+/// The name of a split that a whole folder name stands for, in any case: `Train`, `training_set`, `val2017`, `test_256`.
+pub(crate) fn split_named(folder: &str) -> Option<&'static str> {
+    let lower = folder.to_ascii_lowercase();
+    let is_number = |word: &str| word.len() > 2 && word.bytes().all(|b| b.is_ascii_digit());
+    let mut words = lower
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|w| !w.is_empty() && !FILLERS.contains(w) && !is_number(w));
+    let word = words.next().filter(|_| words.next().is_none())?;
+    let bare = word.trim_end_matches(|c: char| c.is_ascii_digit());
+    // test1 and test2 may be classes; 2017 is a year, 256 a size.
+    let word = if word.len() - bare.len() > 2 {
+        bare
+    } else {
+        word
+    };
+    splits().find(|name| word == *name || word.strip_suffix("set") == Some(name))
+}
+
+/// Whether a folder of this name holds a split of a dataset.
+pub fn is_split(folder: &str) -> bool {
+    split_named(folder).is_some()
+}
+
+/// Whether a split of this name is learnt from, and not kept to judge by.
+pub(crate) fn is_training(split: &str) -> bool {
+    TRAIN.contains(&split)
+}
 
 /// More shards than any dataset has.
 const MAX_SHARDS: usize = 1 << 20;
 
-/// The names that may stand for `split`, best first: validation data goes by several.
-pub(crate) fn candidates(split: &str) -> Vec<&str> {
-    let mut names = vec![split];
+/// The names that may stand for `split`, best first: validation data goes by several, and test data are taken for them.
+fn candidates(split: &str) -> Vec<&str> {
+    let name = split_named(split).unwrap_or(split);
+    let mut names = vec![split, name];
+    for kind in [&TRAIN[..], &VAL, &TEST] {
+        if kind.contains(&name) {
+            names.extend(kind);
+        }
+    }
     if split == "val" {
-        names.extend(["valid", "validation", "test"]);
+        names.extend(TEST);
     }
     names
 }
 
-/// The name of `found` that `split` means; an error that lists them if it means none.
+/// The name of `found` that `split` means; an error that lists them if it means none, or several alike.
 pub(crate) fn choose<'a>(path: &Path, split: &str, found: &[&'a str]) -> Result<&'a str, Error> {
-    let names = candidates(split);
-    let name = names
-        .iter()
-        .find_map(|name| found.iter().find(|f| *f == name));
-    name.copied().ok_or_else(|| Error::NoSuchSplit {
+    if let Some(same) = found.iter().find(|f| **f == split) {
+        return Ok(same);
+    }
+    for name in candidates(split) {
+        if let Some(same) = found.iter().find(|f| **f == name) {
+            return Ok(same);
+        }
+        let mut alike = found.iter().filter(|f| split_named(f) == Some(name));
+        match (alike.next(), alike.next()) {
+            (Some(one), Some(other)) => {
+                let reason = format!("'{one}' and '{other}' may both be '{split}'; rename one");
+                return Err(malformed(path, reason));
+            }
+            (Some(one), None) => return Ok(one),
+            _ => {}
+        }
+    }
+    Err(Error::NoSuchSplit {
         path: path.to_owned(),
         split: split.to_owned(),
         found: found.join(", "),
@@ -37,7 +94,7 @@ pub(crate) fn choose<'a>(path: &Path, split: &str, found: &[&'a str]) -> Result<
 
 /// What has no splits is the whole of any of them. An error for a name that is none.
 pub(crate) fn unnamed(path: &Path, split: &str) -> Result<(), Error> {
-    if SPLITS.contains(&split) {
+    if is_split(split) {
         return Ok(());
     }
     Err(Error::NoSuchSplit {
@@ -45,9 +102,21 @@ pub(crate) fn unnamed(path: &Path, split: &str) -> Result<(), Error> {
         split: split.to_owned(),
         found: format!(
             "one part without a name, which {} all mean",
-            SPLITS.join(", ")
+            splits().collect::<Vec<_>>().join(", ")
         ),
     })
+}
+
+/// The folders in `path` that go by the name of a split, sorted; none if it is no folder that can be listed.
+pub(crate) fn split_folders(path: &Path) -> Vec<PathBuf> {
+    let is_split = |path: &PathBuf| {
+        path.file_name()
+            .and_then(|n| n.to_str())
+            .is_some_and(is_split)
+    };
+    let mut folders = subfolders(path);
+    folders.retain(is_split);
+    folders
 }
 
 /// `path` itself if it is a file, else the files in it that end in `.extension`.
@@ -58,34 +127,38 @@ pub(crate) fn files_at(path: &Path, extension: &str) -> Result<Vec<PathBuf>, Err
     }
 }
 
-/// The files of `split`: those that have its name in theirs or in a folder of theirs below `root`, in the order given.
+/// The files of `split`: those that have its name as the last of such names in theirs and their folders' below `root`, in
+/// the order given. A number may follow it (`train2017`).
 ///
-/// `val` also finds `valid`, `validation` and `test`. If no file has the name of any split, they are all the data there is.
+/// `val` also finds `valid`, `validation`, `test` and so on. If no file has the name of any split, they are all the data
+/// there is.
 ///
 /// # Errors
 /// No such split; some of a numbered set of files (`train-00003-of-00014.parquet`) missing.
 pub fn files_of(root: &Path, split: &str, files: Vec<PathBuf>) -> Result<Vec<PathBuf>, Error> {
-    let words = |path: &PathBuf| -> Vec<String> {
+    let split_in = |path: &PathBuf| -> Option<&'static str> {
         let below = path.strip_prefix(root).unwrap_or(path);
         // The root itself is a file then; the folders it lies in say nothing.
         let below = match below.as_os_str().is_empty() {
             true => Path::new(path.file_name().unwrap_or_default()),
             false => below,
         };
-        let below = below.to_string_lossy();
-        let words = below.split(|c: char| !c.is_ascii_alphanumeric());
-        words.map(str::to_ascii_lowercase).collect()
+        let below = below.to_string_lossy().to_ascii_lowercase();
+        let mut words = below.split(|c: char| !c.is_ascii_alphanumeric());
+        words.by_ref().rev().find_map(|word| {
+            let word = word.trim_end_matches(|c: char| c.is_ascii_digit());
+            splits().find(|name| word == *name)
+        })
     };
-    let words: Vec<Vec<String>> = files.iter().map(words).collect();
-    let has = |name: &str| words.iter().any(|w| w.iter().any(|w| w == name));
-    let found: Vec<&str> = SPLITS.into_iter().filter(|name| has(name)).collect();
+    let own: Vec<Option<&str>> = files.iter().map(split_in).collect();
+    let found: Vec<&str> = splits().filter(|name| own.contains(&Some(name))).collect();
     let chosen: Vec<PathBuf> = if found.is_empty() {
         unnamed(root, split)?;
         files
     } else {
         let name = choose(root, split, &found)?;
-        let files = files.into_iter().zip(words);
-        let files = files.filter(|(_, words)| words.iter().any(|w| w == name));
+        let files = files.into_iter().zip(own);
+        let files = files.filter(|(_, own)| *own == Some(name));
         files.map(|(file, _)| file).collect()
     };
     // Who names one file means that one.
@@ -151,6 +224,52 @@ fn numbered(name: &str) -> Option<(&str, usize, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_named_as_splits() {
+        for (folder, split) in [
+            ("Train", Some("train")),
+            ("TRAINING", Some("training")),
+            ("training_set", Some("training")),
+            ("trainset", Some("train")),
+            ("train2017", Some("train")),
+            ("val_256", Some("val")),
+            ("Test Images", Some("test")),
+            ("Validation", Some("validation")),
+            ("dev", Some("dev")),
+            ("test1", None),
+            ("trainers", None),
+            ("steam train", None),
+            ("set", None),
+            ("", None),
+        ] {
+            assert_eq!(split_named(folder), split, "{folder}");
+        }
+    }
+
+    #[test]
+    fn the_last_name_of_a_split_is_a_files_own() {
+        let of = |split: &str, files: &[&str]| {
+            let files = files.iter().map(PathBuf::from).collect();
+            let files = files_of(Path::new("r"), split, files).map_err(|e| e.to_string());
+            files.map(|f| {
+                f.iter()
+                    .map(|p| p.display().to_string())
+                    .collect::<Vec<_>>()
+            })
+        };
+        let files = ["r/Train-0.tar", "r/TEST-0.tar"];
+        assert_eq!(of("train", &files).unwrap(), ["r/Train-0.tar"]);
+        assert_eq!(of("val", &files).unwrap(), ["r/TEST-0.tar"]);
+        let files = ["r/x_training0001.tar", "r/x_eval0001.tar"];
+        assert_eq!(of("train", &files).unwrap(), ["r/x_training0001.tar"]);
+        assert_eq!(of("val", &files).unwrap(), ["r/x_eval0001.tar"]);
+        let files = ["r/train/test-0.tar", "r/train/a.tar"];
+        assert_eq!(of("train", &files).unwrap(), ["r/train/a.tar"]);
+        assert!(of("train", &["r/dev-0.tar"])
+            .unwrap_err()
+            .contains("only dev"));
+    }
 
     #[test]
     fn numbered_files() {

@@ -5,6 +5,7 @@ use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
 use crate::files::{io_error, malformed, read_range, Window};
+use crate::listing::Others;
 use crate::source::{decode_named, describe};
 use crate::{Error, Image, Source};
 
@@ -19,7 +20,9 @@ pub(crate) struct Entry {
 /// What is in a tar.
 pub(crate) struct Index {
     pub entries: Vec<Entry>,
-    /// What was left out, or looks odd.
+    /// Files without bytes of their own or a name.
+    pub others: Others,
+    /// What looks odd.
     pub warnings: Vec<String>,
 }
 
@@ -34,7 +37,8 @@ pub(crate) fn index<R: Read + Seek>(
     what: &str,
 ) -> Result<Index, String> {
     let mut archive = tar::Archive::new(Window::new(reader, start, len));
-    let (mut entries, mut warnings, mut end) = (Vec::new(), Vec::new(), 0);
+    let (mut entries, mut others) = (Vec::new(), Others::default());
+    let (mut warnings, mut end) = (Vec::new(), 0);
     let cut = |n: usize, at: u64| {
         format!("{what}: cut off or damaged after {n} files at byte {at} of {len}; fetch it again")
     };
@@ -46,20 +50,26 @@ pub(crate) fn index<R: Read + Seek>(
         if end > len {
             return Err(cut(entries.len(), offset));
         }
-        if !entry.header().entry_type().is_file() {
+        let bytes = entry.path_bytes();
+        let example = || format!("{what}/{}", String::from_utf8_lossy(&bytes));
+        let kind = entry.header().entry_type();
+        if kind.is_symlink() || kind.is_hard_link() {
+            let advice = "pack the files themselves (tar --dereference --hard-dereference)";
+            others.add_lost("that are links in a tar".into(), example, advice);
+        }
+        if !kind.is_file() {
             continue;
         }
-        let bytes = entry.path_bytes();
         match std::str::from_utf8(&bytes) {
             Ok(name) => entries.push(Entry {
                 name: name.to_owned(),
                 offset: start + offset,
                 size,
             }),
-            Err(_) => warnings.push(format!(
-                "{what}: left out {}, whose name is not valid UTF-8",
-                String::from_utf8_lossy(&bytes)
-            )),
+            Err(_) => {
+                let name = "whose name is not valid UTF-8".into();
+                others.add_lost(name, example, "rename them");
+            }
         }
     }
     // Two empty blocks end a tar. Without them it may have been cut between two files.
@@ -69,7 +79,11 @@ pub(crate) fn index<R: Read + Seek>(
             entries.len()
         ));
     }
-    Ok(Index { entries, warnings })
+    Ok(Index {
+        entries,
+        others,
+        warnings,
+    })
 }
 
 /// [`index`] of a file on disk.
@@ -83,12 +97,13 @@ pub(crate) fn index_file(path: &Path) -> Result<Index, Error> {
     })
 }
 
-/// Labelled images in tar files: [`open_ilsvrc`](crate::open_ilsvrc), [`open_webdataset`](crate::open_webdataset).
+/// Images in tar files: [`open_ilsvrc`](crate::open_ilsvrc), [`open_webdataset`](crate::open_webdataset).
 #[derive(Debug)]
 pub struct TarImages {
     pub(crate) kind: &'static str,
     pub(crate) tars: Vec<PathBuf>,
     pub(crate) classes: Vec<String>,
+    pub(crate) others: Vec<(String, usize)>,
     pub(crate) warnings: Vec<String>,
     pub(crate) max_pixels: u64,
     items: Vec<Item>,
@@ -112,6 +127,7 @@ impl TarImages {
             kind,
             tars,
             classes: vec![],
+            others: vec![],
             warnings: vec![],
             max_pixels: crate::MAX_PIXELS,
             items: vec![],
@@ -128,6 +144,12 @@ impl TarImages {
             tar: tar as u32,
             label: label as u32,
         });
+    }
+
+    /// Notes what else is in the tars.
+    pub(crate) fn count(&mut self, others: &Others) {
+        self.warnings.extend(others.warnings());
+        self.others = others.counts();
     }
 
     /// Refuses images of more pixels than this instead of [`MAX_PIXELS`](crate::MAX_PIXELS).
@@ -170,6 +192,10 @@ impl Source for TarImages {
 
     fn describe(&self) -> String {
         describe(self.kind, self)
+    }
+
+    fn other_files(&self) -> &[(String, usize)] {
+        &self.others
     }
 
     fn warnings(&self) -> &[String] {

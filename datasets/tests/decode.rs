@@ -119,9 +119,12 @@ fn what_is_no_image_is_named() {
     let message = |bytes: &[u8]| decode(bytes).unwrap_err().to_string();
     assert_eq!(message(b""), "empty file");
     assert_eq!(
-        message(b"GIF89a"),
-        "neither JPEG, PNG, WebP nor BMP (first bytes [47, 49, 46, 38])"
+        message(b"%PDF-1.7"),
+        "none of JPEG, PNG, WebP, BMP, TIFF, GIF, PPM and PGM (first bytes [25, 50, 44, 46])"
     );
+    assert!(message(b"GIF89a").starts_with("bad GIF: "));
+    assert!(message(b"P6\n2 2\n255\nabc").contains("truncated"));
+    assert!(message(b"II*\0\x08\0\0\0").contains("truncated"));
     assert_eq!(message(&[0xff, 0xd8]), "image file is truncated");
     assert!(message(&[0xff, 0xd8, 0xff, 0xd9]).starts_with("bad JPEG"));
 }

@@ -121,19 +121,20 @@ fn other_columns_are_explained() {
         "{message}"
     );
     // The only column of integers is not the labels because it is the only one.
-    let message = with("message m { required binary image; required int64 width; }");
+    let width = "message m { required binary image; required int64 width; }";
+    let source = opened(&put(&dir, "0.parquet", &write(width, &rows(2))), "train");
+    assert_eq!(source.describe(), "Parquet, 2 images, no labels");
+    let [warning] = source.warnings() else {
+        panic!("{:?}", source.warnings())
+    };
     assert!(
-        message.contains("no column of labels") && message.contains("width (INT64)"),
-        "{message}"
+        warning.contains("no column of labels (label, ") && warning.ends_with("integers: width"),
+        "{warning}"
     );
     let mut missing = rows(4);
-    missing[2].1 = None;
+    missing[1] = (None, Some(-2));
     let path = put(&dir, "1.parquet", &write(NESTED, &missing));
-    assert!(error(&path, "train").contains("rows without label"));
-    missing = rows(4);
-    missing[1] = (None, Some(-1));
-    let path = put(&dir, "1.parquet", &write(NESTED, &missing));
-    assert!(error(&path, "train").contains("row 1: label -1 is no class"));
+    assert!(error(&path, "train").contains("row 1: label -2 is no class"));
     missing[1].1 = Some(1);
     let path = put(&dir, "1.parquet", &write(NESTED, &missing));
     let source = opened(&path, "train");
@@ -143,6 +144,34 @@ fn other_columns_are_explained() {
         "{message}"
     );
     assert_eq!(source.image(2).unwrap().rgb[0], 2);
+}
+
+/// -1 and nothing at all stand for no label.
+#[test]
+fn rows_without_labels() {
+    let dir = tempdir().unwrap();
+    for (labels, missing) in [
+        ([Some(-1); 4], 4),
+        ([None; 4], 4),
+        ([Some(-1), None, None, Some(-1)], 4),
+        ([Some(3), None, Some(1), Some(2)], 1),
+        ([Some(3), Some(0), Some(-1), Some(-1)], 2),
+        ([Some(3), Some(0), Some(1), Some(2)], 0),
+    ] {
+        let rows: Vec<_> = (0..4)
+            .map(|i| (Some(image(i)), labels[i as usize]))
+            .collect();
+        let source = opened(&put(&dir, "0.parquet", &write(NESTED, &rows)), "train");
+        assert_eq!(source.labelled(), missing == 0, "{labels:?}");
+        let expected = if missing == 0 { [3, 0, 1, 2] } else { [0; 4] };
+        let expected: Vec<(usize, u8)> = expected.into_iter().zip(0..).collect();
+        assert_eq!(all(&*source), expected);
+        let told = source
+            .warnings()
+            .iter()
+            .any(|w| w.starts_with(&format!("{missing} of 4 images have no label, ")));
+        assert_eq!(told, (1..4).contains(&missing), "{labels:?}");
+    }
 }
 
 #[test]

@@ -225,7 +225,7 @@ fn webdataset_shards() {
             "{message}"
         );
     }
-    assert!(error(dir.path(), "dev").contains("only train, validation; name one"));
+    assert!(error(dir.path(), "extra").contains("only train, validation; name one"));
     let missing = dir.path().join("imagenet-train-{000000..000002}.tar");
     assert!(error(&missing, "train").contains("000002.tar: cannot be read"));
     let backwards = dir.path().join("imagenet-train-{5..2}.tar");
@@ -250,7 +250,7 @@ fn webdataset_samples_without_image_are_counted() {
     let shard = tar(&[
         ("1.jpg", &image(1)),
         ("1.cls", b"0"),
-        ("a/2.tif", &image(2)),
+        ("a/2.avif", &image(2)),
         ("a/2.cls", b"1"),
         ("3.cls", b"1"),
         ("4.json", b"{}"),
@@ -258,14 +258,93 @@ fn webdataset_samples_without_image_are_counted() {
     let path = put(&dir, "0.tar", &shard);
     let source = opened(&path, "train");
     assert_eq!(all(&*source), [(0, 1)]);
-    let [warning] = source.warnings() else {
+    let [warning, format] = source.warnings() else {
         panic!("{:?}", source.warnings())
     };
+    assert!(
+        format.contains("left out 1 files of the format .avif"),
+        "{format}"
+    );
     assert!(
         warning.contains("0.tar: left out 3 samples without an image (.jpg,")
             && warning.ends_with("such as '3'"),
         "{warning}"
     );
+}
+
+/// Names with more dots than one are read where that is what they must mean; whatever is not read is counted.
+#[test]
+fn webdataset_names_with_dots() {
+    let dir = tempdir().unwrap();
+    let (x, y, cls) = (&image(1)[..], &image(2)[..], &b"0"[..]);
+    for (files, images, warning) in [
+        // Their own labels; no labels at all; a caption of the same name.
+        (
+            &[
+                ("IMG.2024.0.png", x),
+                ("IMG.2024.0.cls", cls),
+                ("IMG.2024.1.png", y),
+                ("IMG.2024.1.cls", cls),
+            ][..],
+            2,
+            "2 images are read by their name up to the last dot, such as DIR/0.tar/IMG.2024.0.png",
+        ),
+        (
+            &[("v1.0/a.b.jpg", x), ("v1.0/a.c.jpg", y)],
+            2,
+            "v1.0/a.b.jpg",
+        ),
+        (&[("a.b.jpg", x), ("a.b.txt", cls)], 1, "a.b.jpg"),
+        // A further image of a sample, and one of several.
+        (&[("1.jpg", x), ("1.cls", cls), ("1.seg.png", y)], 1, ""),
+        (
+            &[
+                ("1.left.png", x),
+                ("1.right.png", y),
+                ("1.cls", cls),
+                ("2.png", x),
+                ("2.cls", cls),
+            ],
+            1,
+            "left out 2 files that may be one of several images of a sample, such as 1.left.png",
+        ),
+    ] {
+        let path = put(&dir, "0.tar", &tar(files));
+        let source = opened(&path, "train");
+        assert_eq!(source.len(), images, "{files:?}");
+        let others: usize = source.other_files().iter().map(|(_, count)| count).sum();
+        assert_eq!(images + others, files.len(), "{:?}", source.other_files());
+        let warnings = source.warnings().join("\n");
+        let warnings = warnings.replace(&dir.path().display().to_string(), "DIR");
+        assert!(warnings.contains(warning), "{warnings}");
+    }
+}
+
+/// Without `.cls` there are no labels; img2dataset puts a Parquet file beside each tar.
+#[test]
+fn webdataset_without_labels() {
+    let dir = tempdir().unwrap();
+    let shard = tar(&[
+        ("1.jpg", &image(1)),
+        ("1.txt", b"a caption"),
+        ("2.jpg", &image(2)),
+        ("2.json", b"{}"),
+    ]);
+    put(&dir, "00000.tar", &shard);
+    put(&dir, "00000.parquet", b"metadata");
+    put(&dir, "00000_stats.json", b"{}");
+    for path in [dir.path().to_owned(), dir.path().join("00000.tar")] {
+        let source = opened(&path, "train");
+        assert_eq!(source.describe(), "WebDataset, 2 images, no labels");
+        assert_eq!((source.labelled(), source.label(1)), (false, 0));
+        assert!(source.warnings().is_empty(), "{:?}", source.warnings());
+    }
+    let some = tar(&[("1.jpg", &image(1)), ("2.jpg", &image(2)), ("2.cls", b"5")]);
+    let source = opened(&put(&dir, "some.tar", &some), "train");
+    assert_eq!(all(&*source), [(0, 1), (0, 2)]);
+    assert!(!source.labelled());
+    assert!(source.warnings()[0].starts_with("1 of 2 images have no label, such as "));
+    assert!(source.warnings()[0].contains("some.tar/1.jpg: expected a .cls"));
 }
 
 /// What has no splits is all there is, under any of the usual names.
@@ -279,9 +358,9 @@ fn data_without_splits() {
         for split in ["train", "val", "test"] {
             assert!(!opened(&path, split).is_empty());
         }
-        let message = error(&path, "dev");
+        let message = error(&path, "extra");
         assert!(
-            message.contains("no split 'dev' here, only one part without a name, which train,"),
+            message.contains("no split 'extra' here, only one part without a name, which train,"),
             "{message}"
         );
     }
@@ -377,10 +456,6 @@ fn damaged_webdataset_is_explained() {
     let a = &image(1)[..];
     for (message, expected) in [
         (
-            with(&[("1.jpg", a)]),
-            "no label for '1.jpg': expected 1.cls",
-        ),
-        (
             with(&[("1.jpg", a), ("1.png", a), ("1.cls", b"1")]),
             "two images for '1'",
         ),
@@ -401,7 +476,7 @@ fn damaged_webdataset_is_explained() {
             with(&[("1.jpg", a), ("1.cls", b" ")]),
             "1.jpg: its label is empty",
         ),
-        (with(&[("x.txt", b"x")]), "no samples; expected pairs"),
+        (with(&[("x.txt", b"x")]), "no samples; expected images, or pairs"),
     ] {
         assert!(
             message.starts_with("DIR/0.tar: ") && message.contains(expected),
@@ -508,14 +583,18 @@ fn names_that_are_not_utf_8() {
     use std::os::unix::ffi::OsStrExt;
     let dir = tempdir().unwrap();
     put(&dir, "a/1.bmp", &image(1));
+    put(&dir, "b/1.bmp", &image(3));
     let odd = |bytes: &[u8]| dir.path().join(OsStr::from_bytes(bytes));
     fs::write(odd(b"a/caf\xe9.bmp"), image(2)).unwrap();
     let source = opened(dir.path(), "train");
-    assert_eq!(all(&*source), [(0, 1)]);
+    assert_eq!(all(&*source), [(0, 1), (1, 3)]);
     let [warning] = source.warnings() else {
         panic!("{:?}", source.warnings())
     };
-    assert!(warning.contains("its name is not valid UTF-8"), "{warning}");
+    assert!(
+        warning.contains("left out 1 files whose name is not valid UTF-8, such as "),
+        "{warning}"
+    );
     // Without a class the labels would shift: that is an error.
     fs::create_dir(odd(b"\xe9")).unwrap();
     assert!(error(dir.path(), "train").contains("not valid UTF-8"));

@@ -27,10 +27,11 @@ Examples:
 
 A dataset (SRC, and --data of the other commands) is recognised by what is there:
   shapes                            drawn by the program
-  DIR/[train|val/]CLASS/*.jpg       ImageFolder; JPEG, PNG, WebP, BMP
+  DIR/[train|val/]CLASS/*.jpg       ImageFolder; JPEG, PNG, WebP, BMP, TIFF, GIF, PPM
+  DIR/[train|val/]*.jpg             the same without labels: for pretrain, embed, data
   cifar-10-binary.tar.gz            CIFAR-10 or -100, binary version, or unpacked
   DIR/ILSVRC2012_img_train.tar      ImageNet as handed out; val.tar needs the devkit
-  DIR/*.tar, shard-{0000..0099}.tar WebDataset (.jpg and .cls)
+  DIR/*.tar, shard-{0000..0099}.tar WebDataset (.jpg, and .cls for labels)
   DIR/[data/]train-*.parquet        Hugging Face, downloaded
   hf://datasets/ORG/NAME[@REVISION] Hugging Face, fetched once into its cache
   FILE                              a file made by 'data cache'";
@@ -71,7 +72,7 @@ struct Which {
     /// The dataset; see 'vitfreeze data --help' for what is understood
     #[arg(value_name = "SRC")]
     source: String,
-    /// Part of the dataset: train or val (val also finds valid, validation, test)
+    /// Part of the dataset: train or val, in any usual spelling (val also finds test data)
     #[arg(long, default_value = "train", value_name = "NAME")]
     split: String,
     /// Images of more pixels are taken for bad

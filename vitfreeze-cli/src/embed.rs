@@ -22,7 +22,7 @@ Examples:
   vitfreeze embed --checkpoint runs/pretrain-1/encoder.safetensors --data cifar10 --out features.safetensors
   vitfreeze embed --checkpoint hf://facebook/dinov2-small --data imagenet --split val --out dino.safetensors
 
-The file holds features (N, D) and labels (N); its metadata key 'vitfreeze' is JSON with the file names, the classes and
+The file holds features (N, D) and, if the images have any, labels (N); its metadata key 'vitfreeze' is JSON with the file names, the classes and
 the checkpoint. Images that cannot be read are left out and told about.";
 
 /// Flags of `vitfreeze embed`.
@@ -122,16 +122,12 @@ impl Features {
             bail!("not one image could be read");
         }
         let width = self.values.len() / rows;
-        let tensors = BTreeMap::from([
-            (
-                "features".to_owned(),
-                Tensor::from_vec(self.values, (rows, width), &Device::Cpu)?,
-            ),
-            (
-                "labels".to_owned(),
-                Tensor::from_vec(self.labels, rows, &Device::Cpu)?,
-            ),
-        ]);
+        let features = Tensor::from_vec(self.values, (rows, width), &Device::Cpu)?;
+        let mut tensors = BTreeMap::from([("features".to_owned(), features)]);
+        if source.labelled() {
+            let labels = Tensor::from_vec(self.labels, rows, &Device::Cpu)?;
+            tensors.insert("labels".to_owned(), labels);
+        }
         let about = json!({
             "checkpoint": checkpoint,
             "classes": source.classes(),

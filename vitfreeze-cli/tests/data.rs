@@ -49,7 +49,7 @@ fn inspect_counts_and_checks() {
     let said = common::text(&output);
     for line in [
         "000.png: empty file\n",
-        "003.png: neither JPEG",
+        "003.png: none of JPEG",
         "2 of 12 images cannot be read",
     ] {
         assert!(said.contains(line), "{said}");
@@ -62,6 +62,94 @@ fn inspect_counts_and_checks() {
     assert!(
         said.contains("20 x 16 pixels, more than the limit of 100"),
         "{said}"
+    );
+}
+
+/// Images without labels do for whatever needs none; the rest says so.
+#[test]
+fn images_without_labels() {
+    let dir = tempfile::tempdir().unwrap();
+    write_images(dir.path(), 1, 12);
+    let flat = dir.path().join("train/class0");
+    std::fs::write(flat.join("list.txt"), "hello").unwrap();
+    std::fs::write(flat.join("more.avif"), "hello").unwrap();
+    let path = flat.to_str().unwrap();
+    let said = ok(data(&["inspect", path, "--check"]));
+    for line in [
+        "ImageFolder, 12 images, no labels\n",
+        "files 14 = 12 images + 2 others\n",
+        "       1 of the format .avif, which is not read\n",
+        "       1 ending in .txt\n",
+        "all images can be read",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    assert!(!said.contains("per class"), "{said}");
+    let cache = dir.path().join("flat.cache");
+    ok(data(&["cache", path, "--out", cache.to_str().unwrap()]));
+    let said = ok(data(&["inspect", cache.to_str().unwrap()]));
+    assert!(
+        said.starts_with("cache of ImageFolder, 12 images, no labels, from "),
+        "{said}"
+    );
+    let grid = format!("--out={}", dir.path().join("grid.png").display());
+    let said = ok(data(&[
+        "preview",
+        path,
+        &grid,
+        "--image-size=8",
+        "--rows=1",
+        "--columns=1",
+    ]));
+    assert!(said.contains("row 1: no label ("), "{said}");
+    let run = dir.path().join("run");
+    ok(pretrain(
+        &run,
+        &[&format!("--data={path}"), "--batch-size=4", "--max-steps=1"],
+    ));
+    let encoder = format!("--checkpoint={}", run.display());
+    let out = dir.path().join("features.safetensors");
+    let (from, to) = (format!("--data={path}"), format!("--out={}", out.display()));
+    ok(vitfreeze(["embed", &encoder, &from, &to]));
+    let bytes = std::fs::read(&out).unwrap();
+    let head = String::from_utf8_lossy(&bytes[8..bytes.len().min(2000)]).into_owned();
+    assert!(
+        head.contains("\"features\"") && !head.contains("\"labels\""),
+        "{head}"
+    );
+
+    let val = format!("--val-data={path}");
+    let probe = format!("--out={}", dir.path().join("probe").display());
+    for mut arguments in [
+        vec!["knn", &encoder, &from, &val],
+        vec!["linprobe", &encoder, &from, &val, &probe],
+        vec!["finetune", &encoder, &from, &val, &probe],
+    ] {
+        let message = fails(vitfreeze(arguments.drain(..)), 2);
+        assert!(
+            message.contains("the training images have no labels (ImageFolder, 12"),
+            "{message}"
+        );
+    }
+}
+
+/// Pretraining does not learn from the images to judge by, however the folders are called.
+#[test]
+fn splits_that_lie_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    write_images(dir.path(), 2, 4);
+    std::fs::create_dir(dir.path().join("set")).unwrap();
+    let set = dir.path().join("set");
+    std::fs::rename(dir.path().join("train"), set.join("Training")).unwrap();
+    std::fs::create_dir(set.join("Testing")).unwrap();
+    std::fs::rename(set.join("Training/class1"), set.join("Testing/class1")).unwrap();
+    let inspect = |path: &Path| data(&["inspect", path.to_str().unwrap()]);
+    assert!(ok(inspect(&set)).starts_with("ImageFolder, 4 images, 1 classes"));
+    let message = fails(inspect(dir.path()), 2);
+    assert!(
+        message
+            .contains("the splits lie further down, in set/Testing, set/Training; name the folder"),
+        "{message}"
     );
 }
 
@@ -190,8 +278,8 @@ fn mistakes_are_explained() {
         "--columns=1",
     ];
     assert!(fails(data(&few), 1).contains("cannot write"));
-    let message = fails(data(&["inspect", "shapes", "--split=dev"]), 2);
-    assert!(message.contains("no split 'dev' here, only"), "{message}");
+    let message = fails(data(&["inspect", "shapes", "--split=extra"]), 2);
+    assert!(message.contains("no split 'extra' here, only"), "{message}");
 }
 
 /// Ctrl-C while caching leaves nothing behind.

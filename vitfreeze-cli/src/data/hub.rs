@@ -7,9 +7,6 @@ use anyhow::{anyhow, Result};
 use crate::progress::{Progress, Unit};
 use crate::usage::usage;
 
-/// What datasets call the folders of their splits.
-const SPLITS: [&str; 5] = ["train", "val", "valid", "validation", "test"];
-
 /// Fetches the shards of `split` and returns the folder to open.
 pub fn fetch(origin: &str, split: &str) -> Result<String> {
     let (repo, within) = parse(origin);
@@ -70,7 +67,7 @@ fn shards_of(
             .file_name()
             .and_then(|n| n.to_str())
             .unwrap_or_default();
-        let is_split = SPLITS.contains(&name);
+        let is_split = datasets::is_split(name);
         let folder = folder.parent().filter(|_| is_split).unwrap_or(folder);
         folder.to_owned()
     };

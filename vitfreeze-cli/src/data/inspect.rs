@@ -39,7 +39,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
     device::set_threads(args.threads)?;
     let source = args.which.open()?;
     print(source.describe())?;
-    classes(&*source)?;
+    files(&*source)?;
+    if source.labelled() {
+        classes(&*source)?;
+    }
     let (len, all) = (source.len(), args.check);
     let looked_at: Vec<usize> = if all {
         (0..len).collect()
@@ -97,6 +100,24 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     let failed = all && !bad.is_empty();
     Ok(ExitCode::from(u8::from(failed)))
+}
+
+/// All files that are there: the images and the others, by kind.
+fn files(source: &dyn Source) -> Result<()> {
+    let others = source.other_files();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let count: usize = others.iter().map(|(_, count)| count).sum();
+    let images = source.len();
+    print(format!(
+        "files {} = {images} images + {count} others",
+        images + count
+    ))?;
+    for (what, count) in others {
+        print(format!("  {count:>6} {what}"))?;
+    }
+    Ok(())
 }
 
 /// Images per class: of few classes each, of many the extremes.

@@ -83,7 +83,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
             );
         }
         let label = source.label(index);
-        let class = source.classes().get(label).map_or("?", String::as_str);
+        let class = source
+            .classes()
+            .get(label)
+            .map_or("no label", String::as_str);
         labels.push(format!("row {}: {class} ({})", row + 1, source.name(index)));
     }
     let write = || -> Result<()> {

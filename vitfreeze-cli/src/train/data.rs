@@ -154,6 +154,13 @@ fn same_classes(train: &[String], val: &[String]) -> Result<Option<Vec<Option<us
 }
 
 pub fn check_labels(split: &str, source: &dyn Source) -> Result<()> {
+    if !source.labelled() {
+        return Err(usage(format!(
+            "the {split} images have no labels ({}), which this command needs; expected class folders, .cls files in tars or a \
+             column of labels in Parquet files",
+            source.describe()
+        )));
+    }
     let classes = source.classes().len();
     let bad = (0..source.len()).find(|&i| source.label(i) >= classes);
     match bad {

@@ -1,0 +1,194 @@
+//! What is in a folder of images: the images, and everything else by kind, so that no file is lost without being counted.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use walkdir::WalkDir;
+
+use crate::files::{is_hidden, walk_error};
+use crate::formats::{extension, is_image, is_unread_image};
+use crate::Error;
+
+/// More kinds than this are not told apart: names come from outside.
+const MAX_KINDS: usize = 100;
+
+/// What has no ending, or an odd one.
+const OTHER: &str = "of other kinds";
+
+/// Files that are not read, counted by what they are.
+#[derive(Debug, Default)]
+pub(crate) struct Others(BTreeMap<String, Kind>);
+
+#[derive(Debug)]
+struct Kind {
+    count: usize,
+    example: String,
+    /// What to do about it, if these may be images that are missed.
+    advice: Option<&'static str>,
+}
+
+impl Others {
+    /// Counts a file that nobody misses.
+    pub fn add(&mut self, what: String) {
+        self.add_many(what, 1);
+    }
+
+    /// Counts some that nobody misses.
+    pub fn add_many(&mut self, what: String, many: usize) {
+        self.count(what, many, String::new, None);
+    }
+
+    /// Counts one that may be an image.
+    pub fn add_lost(
+        &mut self,
+        what: String,
+        example: impl FnOnce() -> String,
+        advice: &'static str,
+    ) {
+        self.count(what, 1, example, Some(advice));
+    }
+
+    fn count(
+        &mut self,
+        what: String,
+        many: usize,
+        example: impl FnOnce() -> String,
+        advice: Option<&'static str>,
+    ) {
+        let full = self.0.len() >= MAX_KINDS && !self.0.contains_key(&what);
+        let what = if full { OTHER.into() } else { what };
+        let kind = self.0.entry(what).or_insert_with(|| Kind {
+            count: 0,
+            example: example(),
+            advice,
+        });
+        kind.count += many;
+    }
+
+    /// Adds what another part of the dataset holds.
+    pub fn merge(&mut self, other: Self) {
+        for (what, kind) in other.0 {
+            match self.0.get_mut(&what) {
+                Some(same) => same.count += kind.count,
+                None => drop(self.0.insert(what, kind)),
+            }
+        }
+    }
+
+    /// What there is and how many.
+    pub fn counts(&self) -> Vec<(String, usize)> {
+        self.0
+            .iter()
+            .map(|(what, kind)| (what.clone(), kind.count))
+            .collect()
+    }
+
+    /// A line for each kind that may be missed.
+    pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
+        self.0.iter().filter_map(|(what, kind)| {
+            let (count, example) = (kind.count, kind.example.escape_debug());
+            let advice = kind.advice?;
+            Some(format!(
+                "left out {count} files {what}, such as {example}; {advice}"
+            ))
+        })
+    }
+
+    /// Counts a file that is not read as an image because of its name.
+    pub fn add_named(&mut self, path: &Path) {
+        if is_unread_image(path) {
+            let what = format!("of the format .{}, which is not read", extension(path));
+            self.add_lost(
+                what,
+                || path.display().to_string(),
+                "convert them to JPEG or PNG",
+            );
+        } else {
+            let ending = extension(path);
+            let plain = (1..=10).contains(&ending.len())
+                && ending.bytes().all(|b| b.is_ascii_alphanumeric());
+            self.add(if plain {
+                format!("ending in .{ending}")
+            } else {
+                OTHER.into()
+            });
+        }
+    }
+}
+
+/// Sorted paths of the images below `folder` (at most `depth` folders deep), relative to it, with `/` between parts.
+///
+/// A link to nowhere that is named as an image is one that cannot be read, as if it had just vanished.
+pub(crate) fn images(
+    folder: &Path,
+    depth: usize,
+    others: &mut Others,
+) -> Result<Vec<String>, Error> {
+    let mut paths = Vec::new();
+    let walk = WalkDir::new(folder)
+        .min_depth(1)
+        .max_depth(depth)
+        .follow_links(true);
+    let mut walk = walk.into_iter();
+    while let Some(entry) = walk.next() {
+        let (path, is_file) = match entry {
+            Ok(entry) if is_hidden(entry.file_name()) => {
+                others.add("hidden".into());
+                if entry.file_type().is_dir() {
+                    walk.skip_current_dir();
+                }
+                continue;
+            }
+            Ok(entry) if entry.file_type().is_dir() => continue,
+            Ok(entry) => {
+                let is_file = entry.file_type().is_file();
+                (entry.into_path(), is_file)
+            }
+            Err(e) if e.loop_ancestor().is_some() => continue,
+            Err(e) => {
+                let missing = e.io_error().map(std::io::Error::kind) == Some(ErrorKind::NotFound);
+                match e.path().map(Path::to_owned) {
+                    Some(path) if path.file_name().is_some_and(is_hidden) => {
+                        others.add("hidden".into());
+                        continue;
+                    }
+                    Some(path) if missing && path != folder => {
+                        if !is_image(&path) {
+                            let what = "that are links to nowhere".into();
+                            let advice = "what they stand for is missing; mend or remove them";
+                            others.add_lost(what, || path.display().to_string(), advice);
+                            continue;
+                        }
+                        (path, true)
+                    }
+                    _ => return Err(walk_error(folder, e)),
+                }
+            }
+        };
+        if !is_file {
+            let what = "that are pipes, sockets or devices".into();
+            others.add_lost(what, || path.display().to_string(), "remove them");
+        } else if !is_image(&path) {
+            others.add_named(&path);
+        } else {
+            let relative = path.strip_prefix(folder).unwrap_or(&path);
+            let parts: Option<Vec<&str>> = relative.iter().map(OsStr::to_str).collect();
+            match parts {
+                Some(parts) => paths.push(parts.join("/")),
+                None => {
+                    let what = "whose name is not valid UTF-8".into();
+                    others.add_lost(what, || path.display().to_string(), "rename them");
+                }
+            }
+        }
+    }
+    // As torchvision: folder by folder, and in each the files by name.
+    paths.sort_unstable_by(|a, b| {
+        a.rsplit_once('/')
+            .unwrap_or(("", a))
+            .cmp(&b.rsplit_once('/').unwrap_or(("", b)))
+    });
+    Ok(paths)
+}
