@@ -20,8 +20,8 @@ mod presets;
 pub use block::Block;
 pub use candle_core as candle;
 pub use checkpoint::{
-    Checkpoint, Family, Head, Hints, Layout, LoadOptions, Preprocess, Pretrained, StoredTensor,
-    StoredType,
+    Checkpoint, Family, Filter, Head, Hints, Layout, LoadOptions, Preprocess, Pretrained,
+    StoredTensor, StoredType,
 };
 pub use config::{Activation, Pool, PosEmbed, VitConfig};
 pub use drop::Drops;

@@ -19,10 +19,9 @@ use vit::{Drops, Pool, PosEmbed, Preprocess, Pretrained, Vit, VitConfig};
 use crate::accuracy::Accuracy;
 use crate::config::preset;
 use crate::features::{extract, Output};
+use crate::pretrained::{eval_transform, normalize};
 use crate::progress::{Progress, Unit};
-use crate::train::{
-    self, judged, load_encoder, normalize, Data, Encoder, Feed, Groups, RunArgs, Start, Task,
-};
+use crate::train::{self, load_encoder, Data, Encoder, Feed, Groups, RunArgs, Start, Task};
 use crate::usage::usage;
 use config::{Config, Flags};
 
@@ -103,19 +102,13 @@ impl Task for Finetune {
             ..LoaderConfig::default()
         };
         let loader = Loader::new(Arc::clone(&data.train), transform, loader).map_err(usage)?;
-        let judged = judged(p, size);
+        let preprocess = p.judged((size, size));
+        let judged = eval_transform(&preprocess, (size, size));
         let task = Self {
             origin,
             cfg: pretrained.cfg,
             labels: data.classes().iter().cloned().enumerate().collect(),
-            preprocess: Preprocess {
-                size: None,
-                crop_pct: judged.crop_pct,
-                squash: judged.squash,
-                bicubic: true,
-                known: true,
-                ..p.clone()
-            },
+            preprocess,
             mixup: config.mixup(data.classes().len()),
             seed: training.seed,
             batch_size: training.batch_size,
@@ -287,7 +280,7 @@ fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
             cfg,
             tensors: tensors.collect(),
             labels: BTreeMap::new(),
-            preprocess: Preprocess::default(),
+            preprocess: Preprocess::usual(cfg.image()),
         },
         classifier: false,
     })

@@ -71,7 +71,8 @@ pub(crate) fn read(path: &Path) -> Result<Read, Error> {
         let tensors = if json || path.extension().is_some_and(|e| e == "safetensors") {
             let header = safetensors::read(&source, file)?;
             if let Some(text) = header.metadata.get("vitfreeze") {
-                read.description.add_metadata(text);
+                let added = read.description.add_metadata(text);
+                added.map_err(|reason| source.error(format!("metadata 'vitfreeze': {reason}")))?;
             }
             header.tensors
         } else {
@@ -91,13 +92,23 @@ pub(crate) fn read(path: &Path) -> Result<Read, Error> {
     // Beside a file of another name stands some other model's config.json, if any.
     if WEIGHTS.contains(&name.as_ref()) {
         if let Some(json) = beside(&weights, "config.json")? {
-            read.description.add_config(&json);
+            let added = read.description.add_config(&json);
+            added.map_err(|reason| said(&weights, "config.json", reason))?;
         }
         if let Some(json) = beside(&weights, "preprocessor_config.json")? {
-            read.description.add_preprocessor(&json);
+            let added = read.description.add_preprocessor(&json);
+            added.map_err(|reason| said(&weights, "preprocessor_config.json", reason))?;
         }
     }
     Ok(read)
+}
+
+/// What a file beside the weights says that cannot be heeded.
+fn said(weights: &Path, name: &str, reason: String) -> Error {
+    Error::Read {
+        path: weights.with_file_name(name),
+        reason: format!("{reason}; mend the file if it is wrong"),
+    }
 }
 
 fn reason(error: &Error) -> String {

@@ -6,6 +6,7 @@ mod hf_names;
 mod infer;
 mod load;
 mod pickle;
+mod preprocess;
 mod safetensors;
 mod save;
 mod save_hf;
@@ -15,11 +16,13 @@ mod torch;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub use describe::{Hints, Preprocess};
+pub use describe::Hints;
 pub use family::Family;
 #[cfg(feature = "hub")]
 pub(crate) use files::shard_names;
 pub use load::{Head, LoadOptions, Pretrained};
+pub(crate) use preprocess::to_ours;
+pub use preprocess::{Filter, Preprocess};
 pub use save::Layout;
 pub(crate) use table::Source;
 pub use table::{StoredTensor, StoredType};
@@ -117,7 +120,8 @@ impl Checkpoint {
             |(name, recipe): (&String, &family::Recipe)| (name.clone(), recipe.shape(&tensors));
         let shapes = named.recipes.iter().map(shape).collect();
         let hints = hints.clone().or(description.hints.clone());
-        let (cfg, notes) = infer::infer(&shapes, named.family, &hints).map_err(unknown)?;
+        let (cfg, mut notes) = infer::infer(&shapes, named.family, &hints).map_err(unknown)?;
+        notes.extend(description.notes.iter().cloned());
         Ok(Self {
             origin: origin.to_owned(),
             sources,
@@ -139,7 +143,7 @@ impl Checkpoint {
         &self.cfg
     }
 
-    /// What had to be assumed, in sentences for a person.
+    /// What had to be assumed and what its files say that is not heeded, in sentences for a person.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -162,8 +166,14 @@ impl Checkpoint {
     }
 
     /// How images become the model's input.
-    pub fn preprocess(&self) -> &Preprocess {
-        &self.description.preprocess
+    pub fn preprocess(&self) -> Preprocess {
+        self.prepared(self.cfg.image())
+    }
+
+    /// The same for images of this size, where no file tells.
+    fn prepared(&self, image: (usize, usize)) -> Preprocess {
+        let told = self.description.preprocess.clone();
+        told.unwrap_or_else(|| Preprocess::usual(image))
     }
 
     /// timm's architecture or Hugging Face's model type, where config.json tells.

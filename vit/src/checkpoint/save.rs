@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use serde_json::{json, Value};
 
 use super::load::Pretrained;
-use super::save_hf;
+use super::{preprocess, save_hf};
 use crate::{sincos_2d, Activation, Error, Pool, PosEmbed, VitConfig};
 
 /// Whose layout to write.
@@ -60,22 +60,15 @@ impl Pretrained {
 
     /// Writes one safetensors file that [`Checkpoint::open`](crate::Checkpoint::open) loads as it is: all tensors under
     /// timm's names, and under the metadata key `vitfreeze` the [`VitConfig`] as JSON with `labels` (names of the classes)
-    /// and `preprocess` (`crop_pct`, `squash`, `bicubic`, `mean`, `std`) beside its own keys.
+    /// and `preprocess` (`crop_pct`, `squash`, `interpolation`, `mean`, `std`) beside its own keys.
     ///
     /// # Errors
     /// [`Error::Write`].
     pub fn save_file(&self, path: &Path) -> Result<(), Error> {
-        let p = &self.preprocess;
         let fail = |e: serde_json::Error| Error::Config(e.to_string());
         let mut json = serde_json::to_value(self.cfg).map_err(fail)?;
         json["labels"] = serde_json::to_value(&self.labels).map_err(fail)?;
-        json["preprocess"] = json!({
-            "crop_pct": p.crop_pct,
-            "squash": p.squash,
-            "bicubic": p.bicubic,
-            "mean": p.mean,
-            "std": p.std,
-        });
+        json["preprocess"] = preprocess::to_ours(&self.preprocess);
         crate::save_atomic(path, &self.tensors, ("vitfreeze", json.to_string()))
     }
 
@@ -152,7 +145,6 @@ impl Pretrained {
             Activation::QuickGelu => args["act_layer"] = json!("quick_gelu"),
             Activation::Gelu | Activation::SwiGlu => {}
         }
-        let p = &self.preprocess;
         let mut config = json!({
             "architecture": architecture,
             "num_classes": cfg.num_classes,
@@ -162,19 +154,14 @@ impl Pretrained {
             "pretrained_cfg": {
                 "tag": "vitfreeze",
                 "custom_load": false,
-                "input_size": [3, height, width],
-                "fixed_input_size": true,
-                "interpolation": if p.bicubic { "bicubic" } else { "bilinear" },
-                "crop_pct": p.crop_pct,
-                "crop_mode": if p.squash { "squash" } else { "center" },
-                "mean": p.mean,
-                "std": p.std,
                 "num_classes": cfg.num_classes,
                 "pool_size": null,
                 "first_conv": "patch_embed.proj",
                 "classifier": if cfg.dist_token { json!(["head", "head_dist"]) } else { json!("head") },
             },
         });
+        let images = &mut config["pretrained_cfg"];
+        preprocess::to_timm(&self.preprocess, (height, width), images);
         if cfg.num_classes > 0 && self.labels.len() == cfg.num_classes {
             config["label_names"] = self.labels.values().cloned().collect();
         }

@@ -5,6 +5,7 @@ use candle_core::{DType, Tensor, D};
 use serde_json::{json, Map, Value};
 
 use super::load::Pretrained;
+use super::preprocess::to_hugging_face;
 use super::save::Files;
 use crate::{Activation, Error, Pool, VitConfig};
 
@@ -40,9 +41,10 @@ pub(super) fn convert(model: &Pretrained, dtype: DType) -> Result<Files, Error> 
         };
         tensors = tensors.into_iter().map(with).collect();
     }
+    let images = to_hugging_face(&model.preprocess, cfg.image());
     let files = vec![
         ("config.json", config(kind, model, dtype)?),
-        ("preprocessor_config.json", preprocessor(model)),
+        ("preprocessor_config.json", images),
     ];
     Ok((files, tensors, Vec::new()))
 }
@@ -291,29 +293,5 @@ fn mlp_ratio(cfg: &VitConfig) -> Result<usize, Error> {
         no(&format!(
             "its MLP is {hidden} wide, which is no whole multiple of {dim} as transformers' DINOv2 needs; use --to timm"
         ))
-    })
-}
-
-fn preprocessor(model: &Pretrained) -> Value {
-    let (height, width) = model.cfg.image();
-    let p = &model.preprocess;
-    let scaled = |side: usize| (side as f64 / p.crop_pct) as usize;
-    let size = match p.squash {
-        true => json!({ "height": scaled(height), "width": scaled(width) }),
-        false => json!({ "shortest_edge": scaled(height.min(width)) }),
-    };
-    json!({
-        "image_processor_type": "BitImageProcessor",
-        "do_convert_rgb": true,
-        "do_resize": true,
-        "size": size,
-        "resample": if p.bicubic { 3 } else { 2 },
-        "do_center_crop": true,
-        "crop_size": { "height": height, "width": width },
-        "do_rescale": true,
-        "rescale_factor": 1.0 / 255.0,
-        "do_normalize": true,
-        "image_mean": p.mean,
-        "image_std": p.std,
     })
 }

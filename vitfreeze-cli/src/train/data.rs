@@ -2,16 +2,12 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use datasets::{EvalTransform, Interpolation, Normalize, Shapes, Source, MAX_PIXELS};
-use vit::Preprocess;
+use datasets::{Shapes, Source, MAX_PIXELS};
 
 use super::settings::Training;
 use crate::checkpoint::Fingerprint;
 use crate::data;
 use crate::usage::usage;
-
-/// Images that are judged whole up to this side, and cropped to the middle 7/8 above it.
-const WHOLE: usize = 64;
 
 /// Both splits, with the same classes.
 pub struct Data {
@@ -143,25 +139,6 @@ pub fn check_labels(split: &str, source: &dyn Source) -> Result<()> {
             source.label(i),
             classes.saturating_sub(1)
         ))),
-    }
-}
-
-/// The checkpoint's normalisation.
-pub fn normalize(p: &Preprocess) -> Normalize {
-    Normalize {
-        mean: p.mean,
-        std: p.std,
-    }
-}
-
-/// How images are prepared to be judged: small ones whole, others as the middle 7/8 (256 -> 224), bicubic.
-pub fn judged(p: &Preprocess, image_size: usize) -> EvalTransform {
-    EvalTransform {
-        size: (image_size, image_size),
-        crop_pct: if image_size <= WHOLE { 1.0 } else { 0.875 },
-        squash: false,
-        interpolation: Interpolation::Bicubic,
-        normalize: normalize(p),
     }
 }
 
