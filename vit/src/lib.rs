@@ -25,7 +25,7 @@ pub use checkpoint::{
 };
 pub use config::{Activation, Pool, PosEmbed, VitConfig};
 pub use drop::Drops;
-pub use error::{printable, Error, Mismatch};
+pub use error::{printable, shown, Error, Mismatch};
 pub use file::{save_atomic, save_encoder};
 #[cfg(feature = "hub")]
 pub use hub::{Hub, OnProgress};

@@ -198,7 +198,7 @@ fn timms_defaults_and_its_older_files() {
         let p = timm(json!({"interpolation": name})).unwrap().preprocess();
         assert_eq!(p.filter, filter);
     }
-    let old = json!({"architecture": "vit_base_patch16_224", "num_classes": 0, "mean": [0.5, 0.5, 0.5],
+    let old = json!({"architecture": "vit_small_patch14_reg4_dinov2", "num_classes": 0, "mean": [0.5, 0.5, 0.5],
         "std": [0.25, 0.25, 0.25], "interpolation": "bilinear", "crop_pct": 0.9});
     let p = with("timm_registers", "config.json", &old).unwrap();
     assert!(p.notes().is_empty(), "{:?}", p.notes());

@@ -14,13 +14,14 @@ use datasets::{
     RandomResizedCrop, Source,
 };
 use freezeout::{layer_decay, AdamW, Optimizer, Schedule};
-use vit::{Drops, Pool, PosEmbed, Preprocess, Pretrained, Vit, VitConfig};
+use vit::{Drops, Layout, Pool, PosEmbed, Preprocess, Pretrained, Vit, VitConfig};
 
 use crate::accuracy::Accuracy;
 use crate::config::preset;
 use crate::features::{extract, Output};
 use crate::pretrained::{eval_transform, normalize};
 use crate::progress::{Progress, Unit};
+use crate::report::note;
 use crate::train::{self, load_encoder, Data, Encoder, Feed, Groups, RunArgs, Start, Task};
 use crate::usage::usage;
 use config::{Config, Flags};
@@ -83,6 +84,9 @@ impl Task for Finetune {
         let data = Data::open(training, size)?;
         let mut pretrained = with_head(encoder, data.classes().len(), config)?;
         pretrained.cfg.precision = training.dtype.precision(device)?;
+        if let Err(error) = Layout::HuggingFace.check(&pretrained.cfg) {
+            note(format!("note: what this trains {error}"));
+        }
         let p = &pretrained.preprocess;
         let transform = FinetuneTransform {
             crop: RandomResizedCrop {

@@ -178,17 +178,14 @@ pub fn normalize(p: &Preprocess) -> Normalize {
     }
 }
 
-/// Which vector stands for an image where there is no head to say so: the class token where pretraining trained it
-/// (DINO) and in classifiers their own; the mean of the patches after masked pretraining, which asks nothing of the class
-/// token.
-pub fn feature_pool(checkpoint: &Checkpoint) -> vit::Pool {
-    use vit::Family::{Dino, Dinov2, HfDinov2};
-    let cfg = checkpoint.config();
-    match checkpoint.family() {
-        Dino | Dinov2 | HfDinov2 => cfg.pool,
-        _ if cfg.num_classes > 0 || cfg.dist_token => cfg.pool,
-        _ => vit::Pool::Avg,
-    }
+/// Which vector stands for an image: what the user says, else the checkpoint's own; that it is assumed is told.
+pub fn pooling(checkpoint: &Checkpoint, asked: Option<vit::Pool>) -> vit::Pool {
+    asked.unwrap_or_else(|| {
+        if let Some(text) = checkpoint.pool_note() {
+            note(format!("note: {text}"));
+        }
+        checkpoint.config().pool
+    })
 }
 
 /// What the user can mend with other flags ends with exit code 2.

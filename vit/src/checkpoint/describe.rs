@@ -171,6 +171,11 @@ impl Description {
         self.labels = labels(&json["labels"]);
         let run = &json["config"];
         self.hints = before.or(match serde_json::from_str::<VitConfig>(text) {
+            // An encoder's own says nothing: masked pretraining has no pooling.
+            Ok(cfg) if cfg.num_classes == 0 => Hints {
+                pool: Some(Pool::Avg),
+                ..Hints::of(&cfg)
+            },
             Ok(cfg) => Hints::of(&cfg),
             // Training states have no position table: it is fixed.
             Err(_) => Hints {

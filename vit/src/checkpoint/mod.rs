@@ -6,10 +6,12 @@ mod hf_names;
 mod infer;
 mod load;
 mod pickle;
+mod pooling;
 mod preprocess;
 mod safetensors;
 mod save;
 mod save_hf;
+mod signature;
 mod table;
 mod torch;
 
@@ -56,6 +58,8 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, StoredTensor>,
     named: Named,
     cfg: VitConfig,
+    /// Why its pooling is assumed, where it is.
+    pool_note: Option<&'static str>,
     description: Description,
     notes: Vec<String>,
 }
@@ -119,23 +123,36 @@ impl Checkpoint {
         let shape =
             |(name, recipe): (&String, &family::Recipe)| (name.clone(), recipe.shape(&tensors));
         let shapes = named.recipes.iter().map(shape).collect();
+        let told = hints.pool.or(description.hints.pool).is_some();
         let hints = hints.clone().or(description.hints.clone());
         let (cfg, mut notes) = infer::infer(&shapes, named.family, &hints).map_err(unknown)?;
         notes.extend(description.notes.iter().cloned());
-        Ok(Self {
+        let mut checkpoint = Self {
             origin: origin.to_owned(),
             sources,
             tensors,
             named,
             cfg,
+            pool_note: None,
             description,
             notes,
-        })
+        };
+        if !told {
+            let (pool, note) = pooling::assume(&checkpoint);
+            checkpoint.cfg.pool = pool;
+            checkpoint.pool_note = note;
+        }
+        Ok(checkpoint)
     }
 
     /// Who named its tensors.
     pub fn family(&self) -> Family {
         self.named.family
+    }
+
+    /// What to say before features are pooled as [`Checkpoint::config`] has it, where that is an assumption.
+    pub fn pool_note(&self) -> Option<&'static str> {
+        self.pool_note
     }
 
     /// The architecture, head included.

@@ -20,6 +20,25 @@ pub enum Layout {
     HuggingFace,
 }
 
+impl Layout {
+    /// Whether the layout has such an architecture: to be asked before hours of training.
+    ///
+    /// # Errors
+    /// [`Error::Layout`] with what it lacks and what to do.
+    pub fn check(self, cfg: &VitConfig) -> Result<(), Error> {
+        match self {
+            Self::Timm if cfg.pool == Pool::TokenAvg => Err(Error::Layout {
+                layout: "timm",
+                reason:
+                    "its head sees class token and mean of the patches side by side; drop the head"
+                        .into(),
+            }),
+            Self::Timm => Ok(()),
+            Self::HuggingFace => save_hf::check(cfg),
+        }
+    }
+}
+
 impl Pretrained {
     /// Writes config.json, preprocessor_config.json (Hugging Face) and model.safetensors into the new folder `folder`, all
     /// of them or none, and returns what the reader will do otherwise than we, in sentences for a person.
@@ -105,14 +124,7 @@ impl Pretrained {
 
     fn timm(&self) -> Result<Files, Error> {
         let cfg = &self.cfg;
-        if cfg.pool == Pool::TokenAvg {
-            return Err(Error::Layout {
-                layout: "timm",
-                reason:
-                    "its head sees class token and mean of the patches side by side; drop the head"
-                        .into(),
-            });
-        }
+        Layout::Timm.check(cfg)?;
         // A model function that has what model_args cannot say: the classes of norm, MLP and model.
         let (architecture, eps) = match () {
             () if cfg.dist_token => ("deit_base_distilled_patch16_224", 1e-6),

@@ -56,17 +56,24 @@ fn no(reason: &str) -> Error {
     }
 }
 
+pub(super) fn check(cfg: &VitConfig) -> Result<(), Error> {
+    kind(cfg).map(drop)
+}
+
+/// What serves where transformers' own classes do not.
+const TIMM: &str = "use --to timm, whose folder transformers loads too, by AutoModelForImageClassification (as TimmWrapper; timm must be installed)";
+
 fn kind(cfg: &VitConfig) -> Result<Kind, Error> {
     let head = cfg.num_classes > 0;
     if cfg.pre_norm {
-        return Err(no(
-            "transformers' ViT has no norm before the blocks (CLIP); use --to timm",
-        ));
+        return Err(no(&format!(
+            "transformers' ViT has no norm before the blocks (CLIP); {TIMM}"
+        )));
     }
     if cfg.fc_norm {
-        return Err(no(
-            "transformers' ViT has no norm after pooling (fc_norm); use --to timm",
-        ));
+        return Err(no(&format!(
+            "transformers' ViT has no norm after the pooling (fc_norm); {TIMM}"
+        )));
     }
     let dinov2 = cfg.init_values.is_some()
         || cfg.activation == Activation::SwiGlu
@@ -76,9 +83,9 @@ fn kind(cfg: &VitConfig) -> Result<Kind, Error> {
         (false, false, 0) => Ok(Kind::Vit),
         (false, true, 0) | (false, false, 1) => Ok(Kind::Deit),
         (true, false, registers) if registers == 0 || cfg.no_embed_class => Ok(Kind::Dinov2),
-        _ => Err(no(
-            "transformers has no ViT with these tokens before the patches; use --to timm",
-        )),
+        _ => Err(no(&format!(
+            "transformers has no ViT with these tokens before the patches; {TIMM}"
+        ))),
     }
 }
 
@@ -291,7 +298,7 @@ fn mlp_ratio(cfg: &VitConfig) -> Result<usize, Error> {
     };
     (1..=64).find(fits).ok_or_else(|| {
         no(&format!(
-            "its MLP is {hidden} wide, which is no whole multiple of {dim} as transformers' DINOv2 needs; use --to timm"
+            "its MLP is {hidden} wide, which is no whole multiple of {dim} as transformers' DINOv2 needs; {TIMM}"
         ))
     })
 }
