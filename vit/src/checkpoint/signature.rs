@@ -58,7 +58,9 @@ fn of_place(name: &str, start: &[u8], end: [u8; 8]) -> Option<&'static str> {
         () if onnx || name.ends_with(".onnx") => {
             "ONNX, which is not read; take the model's safetensors or PyTorch file"
         }
-        () if name.ends_with(".msgpack") || matches!(first, 0x81..=0x8f | 0xde | 0xdf) => {
+        () if name.ends_with(".msgpack")
+            || (!name.ends_with(".safetensors") && matches!(first, 0x81..=0x8f | 0xde | 0xdf)) =>
+        {
             "msgpack, weights of Flax, which are not read; take the model's safetensors or PyTorch file"
         }
         () if start.starts_with(b"\x80\x02}") || start.starts_with(b"\x80\x02c") || name == "data.pkl" => {
