@@ -114,7 +114,15 @@ fn same_classes(train: &[String], val: &[String]) -> Result<()> {
     }
     let only = |these: &[String], those: &[String]| {
         let missing = these.iter().find(|name| !those.contains(name));
-        missing.map(|name| format!("'{}'", name.escape_debug()))
+        missing.map(|name| match name.is_ascii() {
+            true => format!("'{}'", name.escape_debug()),
+            // Two names can look alike: one letter with its accent, or a letter and an accent behind it.
+            false => format!(
+                "'{}', in code points '{}'; names that look alike must be written alike",
+                name.escape_debug(),
+                name.escape_default()
+            ),
+        })
     };
     let what = match (only(train, val), only(val, train)) {
         (Some(name), _) => format!("validation has no {name}"),
@@ -204,6 +212,11 @@ mod tests {
                 &["cat", "dog"],
                 &["cat", "dog", "eel"],
                 "training has no 'eel'",
+            ),
+            (
+                &["cat", "lo\u{308}we"],
+                &["cat", "l\u{f6}we"],
+                "in code points 'lo\\u{308}we'",
             ),
             (
                 &["cat", "dog"],
