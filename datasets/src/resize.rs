@@ -34,7 +34,7 @@ impl CropBox {
     }
 }
 
-/// How pixels are weighted when an image is resized. Both widen with the step when shrinking (antialiasing).
+/// How pixels are weighted when an image is resized. All but the nearest widen with the step when shrinking (antialiasing).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Interpolation {
     /// Triangle of width 2.
@@ -42,6 +42,14 @@ pub enum Interpolation {
     /// Cubic of width 4 with a = -0.5 (Catmull-Rom).
     #[default]
     Bicubic,
+    /// The pixel that holds the centre.
+    Nearest,
+    /// Mean over width 1.
+    Box,
+    /// Hamming window of width 2.
+    Hamming,
+    /// Windowed sinc of width 6.
+    Lanczos,
 }
 
 /// Resizes the part `crop` of `image` to `(width, height)`.

@@ -2,6 +2,7 @@
 
 Run with Pillow, numpy, torch, torchvision and timm from any folder: python make_transform_fixtures.py GOLDENS
     eval/in_WxH.png, eval/WxH_to_HxW_PCT_FILTER.png    an image, and timm's eval transform of it
+    resize_filters.txt                                 a small image through Pillow's rarer filters
     golden/in.png, golden/FILTER_WxH.png               `resize.*` of transforms.safetensors
 """
 
@@ -47,6 +48,15 @@ def main():
             out = transform(image).permute(1, 2, 0).numpy()
             file = f"{width}x{height}_to_{out_h}x{out_w}_{pct}_{name}.png"
             Image.fromarray(out).save(FIXTURES / "eval" / file)
+
+    y, x, c = np.mgrid[0:9, 0:13, 0:3]
+    image = Image.fromarray(((x * 37 + y * 71 + c * 101 + x * y * 13) % 256).astype(np.uint8))
+    lines = []
+    for name, number in [("nearest", 0), ("lanczos", 1), ("box", 4), ("hamming", 5)]:
+        for width, height in [(7, 5), (16, 4), (26, 18)]:
+            pixels = np.asarray(image.resize((width, height), number)).tobytes()
+            lines.append(f"{name} {width} {height} {pixels.hex()}\n")
+    (FIXTURES / "resize_filters.txt").write_text("".join(lines))
 
     (FIXTURES / "golden").mkdir(exist_ok=True)
     for name, pixels in load_file(Path(sys.argv[1]) / "transforms.safetensors").items():

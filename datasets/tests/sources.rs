@@ -476,7 +476,10 @@ fn damaged_webdataset_is_explained() {
             with(&[("1.jpg", a), ("1.cls", b" ")]),
             "1.jpg: its label is empty",
         ),
-        (with(&[("x.txt", b"x")]), "no samples; expected images, or pairs"),
+        (
+            with(&[("x.txt", b"x")]),
+            "no samples; expected images, or pairs",
+        ),
     ] {
         assert!(
             message.starts_with("DIR/0.tar: ") && message.contains(expected),

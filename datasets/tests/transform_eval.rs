@@ -227,3 +227,43 @@ fn photos_are_those_of_torchvision() {
     // One level is 1/255/0.224.
     assert!(off < 0.018, "{off}");
 }
+
+/// Pillow's results of an image that a formula makes.
+#[test]
+fn the_rarer_filters_are_pillows() {
+    let rgb = (0..9 * 13 * 3).map(|i| {
+        let (y, x, c) = (i / 39, i / 3 % 13, i % 3);
+        ((x * 37 + y * 71 + c * 101 + x * y * 13) % 256) as u8
+    });
+    let image = Image {
+        width: 13,
+        height: 9,
+        rgb: rgb.collect(),
+    };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/resize_filters.txt");
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut cases = 0;
+    for line in text.lines() {
+        let parts: Vec<&str> = line.split(' ').collect();
+        let filter = match parts[0] {
+            "nearest" => Interpolation::Nearest,
+            "lanczos" => Interpolation::Lanczos,
+            "box" => Interpolation::Box,
+            _ => Interpolation::Hamming,
+        };
+        let to: (usize, usize) = (parts[1].parse().unwrap(), parts[2].parse().unwrap());
+        let want: Vec<u8> = (0..parts[3].len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&parts[3][i..i + 2], 16).unwrap())
+            .collect();
+        let got = resize(&image, whole(&image), to, filter).unwrap();
+        let (most, _) = compare(&got.rgb, &want);
+        assert!(
+            most <= u8::from(filter != Interpolation::Nearest),
+            "{} {to:?}: {most}",
+            parts[0]
+        );
+        cases += 1;
+    }
+    assert_eq!(cases, 12);
+}

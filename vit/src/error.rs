@@ -26,7 +26,7 @@ pub enum Error {
         reason: String,
     },
     /// A tensor of a file cannot be used.
-    #[error("{}", printable(&format!("{}: tensor '{tensor}' {reason}", path.display())))]
+    #[error("{}", printable(&format!("{}: tensor '{}' {reason}", path.display(), shown(tensor))))]
     Tensor {
         /// The file.
         path: PathBuf,
@@ -122,11 +122,25 @@ pub fn printable(text: &str) -> String {
     out
 }
 
+/// Longest name that is shown whole. A table with columns as wide as its names must stay one.
+const MAX_SHOWN: usize = 100;
+
+/// A name from outside as [`printable`] has it, and no longer than a line is wide.
+pub fn shown(name: &str) -> String {
+    let length = name.chars().count();
+    if length <= MAX_SHOWN {
+        return printable(name);
+    }
+    let start: String = name.chars().take(MAX_SHOWN / 2).collect();
+    printable(&format!("{start}... ({length} characters)"))
+}
+
 /// The first twelve names, and how many more there are.
 pub(crate) fn some(names: &[String]) -> String {
-    let shown = names[..names.len().min(12)].join(", ");
+    let first: Vec<String> = names.iter().take(12).map(|name| shown(name)).collect();
+    let first = first.join(", ");
     match names.len().saturating_sub(12) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
+        0 => first,
+        more => format!("{first} and {more} more"),
     }
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 
-use crate::checkpoint::Source;
-use crate::{Error, VitConfig};
+use crate::checkpoint::{to_ours, Source};
+use crate::{Error, Preprocess, VitConfig};
 
 /// Writes tensors and one metadata entry to `path`: into a temporary file, flushed to disk, then renamed over `path`, then
 /// the folder flushed. If writing fails, `path` is as it was and the temporary file is gone.
@@ -107,7 +107,7 @@ fn flush(path: &Path) -> std::io::Result<()> {
 
 /// Writes an encoder under timm's names, so that `timm.create_model(.., num_classes=0)` loads it with nothing missing and
 /// nothing unexpected: `pos_embed` included, `norm` the final norm. The metadata key `vitfreeze` holds the [`VitConfig`]
-/// as JSON.
+/// as JSON, and beside its own keys `preprocess`: this is for encoders pretrained with ImageNet's mean and deviation.
 ///
 /// # Errors
 /// [`Error::Write`].
@@ -116,8 +116,9 @@ pub fn save_encoder(
     cfg: &VitConfig,
     tensors: &BTreeMap<String, Tensor>,
 ) -> Result<(), Error> {
-    let json = serde_json::to_string(cfg).map_err(|e| Error::Config(e.to_string()))?;
-    save_atomic(path, tensors, ("vitfreeze", json))
+    let mut json = serde_json::to_value(cfg).map_err(|e| Error::Config(e.to_string()))?;
+    json["preprocess"] = to_ours(&Preprocess::usual(cfg.image()));
+    save_atomic(path, tensors, ("vitfreeze", json.to_string()))
 }
 
 impl VitConfig {

@@ -21,12 +21,12 @@ mod presets;
 pub use block::Block;
 pub use candle_core as candle;
 pub use checkpoint::{
-    Checkpoint, Family, Head, Hints, Layout, LoadOptions, Preprocess, Pretrained, StoredTensor,
-    StoredType,
+    Checkpoint, Family, Filter, Head, Hints, Layout, LoadOptions, Preprocess, Pretrained,
+    StoredTensor, StoredType,
 };
 pub use config::{Activation, Pool, PosEmbed, VitConfig};
 pub use drop::Drops;
-pub use error::{printable, Error, Mismatch};
+pub use error::{printable, shown, Error, Mismatch};
 pub use file::{save_atomic, save_encoder, Staged};
 pub use finetune::layer_of;
 #[cfg(feature = "hub")]

@@ -408,11 +408,9 @@ fn a_classifier_in_one_file() {
         tensors: tensors.collect(),
         labels: names.into_iter().enumerate().collect(),
         preprocess: Preprocess {
-            crop_pct: 1.0,
-            squash: false,
             mean: [0.5; 3],
             known: true,
-            ..Preprocess::default()
+            ..Preprocess::usual((32, 32))
         },
     };
     let images = Tensor::arange(0f32, (3 * 32 * 32) as f32, &CPU).unwrap();

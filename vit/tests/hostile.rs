@@ -52,7 +52,8 @@ fn safetensors_headers() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let bad = |bytes: &[u8], parts: &[&str]| refused(dir, "x.safetensors", bytes, parts);
-    bad(b"", &["too short"]);
+    bad(b"", &["is empty"]);
+    bad(b"abc", &["too short"]);
     bad(
         &with_header(u64::MAX, "{}", 0),
         &["header of 18446744073709551615"],

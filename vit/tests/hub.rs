@@ -175,3 +175,33 @@ fn nothing_outside_leads_out_of_the_cache() {
     let offline = Hub::new(&server.endpoint, &cache, None, true).unwrap();
     assert!(error(&offline, "hf://org/name").contains("not in the cache"));
 }
+
+/// A token does not cross the network in the clear.
+#[test]
+fn a_token_over_plain_http_is_refused() {
+    let cache = tempfile::tempdir().unwrap();
+    let hub = |endpoint: &str, token| Hub::new(endpoint, cache.path(), token, false);
+    for endpoint in [
+        "http://hub.example.org",
+        "http://10.0.0.7:8080/hf",
+        "http://localhost.example.org",
+        "http://127.example.org",
+        "http://[2001:db8::1]",
+    ] {
+        let error = hub(endpoint, Some("secret")).err().unwrap().to_string();
+        assert!(
+            error.contains("plain http") && !error.contains("secret"),
+            "{error}"
+        );
+        assert!(hub(endpoint, None).is_ok());
+        assert!(Hub::new(endpoint, cache.path(), Some("secret"), true).is_ok());
+    }
+    for endpoint in [
+        "https://hub.example.org",
+        "http://localhost:8080",
+        "http://127.0.0.1:1",
+        "http://[::1]:8080",
+    ] {
+        assert!(hub(endpoint, Some("secret")).is_ok(), "{endpoint}");
+    }
+}

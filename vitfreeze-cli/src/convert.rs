@@ -55,7 +55,7 @@ pub struct Args {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum To {
-    /// timm.create_model("local-dir:OUT", pretrained=True)
+    /// timm.create_model("local-dir:OUT", pretrained=True); transformers loads this too, as TimmWrapper
     Timm,
     /// transformers.AutoModel.from_pretrained("OUT")
     Hf,

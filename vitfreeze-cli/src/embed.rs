@@ -11,7 +11,7 @@ use vit::Head;
 
 use crate::features::{extract, Output};
 use crate::folder::quoted;
-use crate::pretrained::{input_size, load, open, transform, ComputeArgs};
+use crate::pretrained::{input_size, load, open, pooling, transform, ComputeArgs};
 use crate::progress::{Progress, Unit};
 use crate::report::{note, print};
 use crate::usage::usage;
@@ -56,6 +56,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let checkpoint = open(&args.checkpoint, &args.compute.model)?;
     let model_args = input_size(&checkpoint, args.compute.model);
     let mut pretrained = load(&checkpoint, &model_args, Head::Drop, &device)?;
+    pretrained.cfg.pool = pooling(&checkpoint, None);
     pretrained.cfg.precision = args.compute.dtype.precision(&device)?;
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;

@@ -14,16 +14,17 @@ use datasets::{
     RandomResizedCrop, Source,
 };
 use freezeout::{layer_decay, AdamW, Optimizer, Schedule, Spacing};
-use vit::{Drops, Pool, PosEmbed, Preprocess, Pretrained, Vit, VitConfig};
+use vit::{Drops, Layout, Pool, PosEmbed, Preprocess, Pretrained, Vit, VitConfig};
 
 use crate::accuracy::Accuracy;
 use crate::budget::Budget;
 use crate::config::preset;
 use crate::features::{extract, Output};
+use crate::pretrained::{eval_transform, normalize};
 use crate::progress::{Progress, Unit};
+use crate::report::note;
 use crate::train::{
-    self, judged, load_encoder, normalize, Data, Encoder, Feed, Groups, RunArgs, Start, Task,
-    TrainSettings,
+    self, load_encoder, Data, Encoder, Feed, Groups, RunArgs, Start, Task, TrainSettings,
 };
 use crate::usage::usage;
 use config::{Config, Flags, Freezing};
@@ -85,6 +86,9 @@ impl Task for Finetune {
         let size = encoder.pretrained.cfg.image_size;
         let data = Data::open(training, size)?;
         let mut pretrained = with_head(encoder, data.classes().len(), config)?;
+        if let Err(error) = Layout::HuggingFace.check(&pretrained.cfg) {
+            note(format!("note: what this trains {error}"));
+        }
         let p = &pretrained.preprocess;
         let transform = FinetuneTransform {
             crop: RandomResizedCrop {
@@ -105,19 +109,13 @@ impl Task for Finetune {
         };
         let loader = Loader::new(Arc::clone(&data.train), transform, loader).map_err(usage)?;
         pretrained.cfg.precision = training.dtype.precision(device)?;
-        let judged = judged(p, size);
+        let preprocess = pretrained.preprocess.judged((size, size));
+        let judged = eval_transform(&preprocess, (size, size));
         let task = Self {
             origin,
             cfg: pretrained.cfg,
             labels: data.classes().iter().cloned().enumerate().collect(),
-            preprocess: Preprocess {
-                size: None,
-                crop_pct: judged.crop_pct,
-                squash: judged.squash,
-                bicubic: true,
-                known: true,
-                ..p.clone()
-            },
+            preprocess,
             mixup: config.mixup(data.classes().len()),
             seed: training.seed,
             batch_size: training.batch_size,
@@ -288,7 +286,7 @@ fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
             cfg,
             tensors: tensors.collect(),
             labels: BTreeMap::new(),
-            preprocess: Preprocess::default(),
+            preprocess: Preprocess::usual(cfg.image()),
         },
         classifier: false,
     })

@@ -37,6 +37,14 @@ pub fn quoted(path: &Path) -> String {
 
 /// A run to go on with: its configuration, its checkpoint, and its metrics, which are locked before anything is read.
 pub fn resume<S: Settings>(dir: &Path, flags: &S::Flags) -> Result<(S, Checkpoint<S>, Metrics)> {
+    if dir.is_file() {
+        let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
+        return Err(usage(format!(
+            "{} is a file; --resume takes the folder of the run: --resume {}",
+            dir.display(),
+            quoted(parent.unwrap_or(Path::new(".")))
+        )));
+    }
     let path = checkpoint_path(dir);
     if !path.is_file() {
         return Err(usage(format!(

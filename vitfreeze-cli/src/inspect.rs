@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use rayon::prelude::*;
-use vit::{printable, Activation, Checkpoint, Pool, PosEmbed, StoredTensor, StoredType};
+use vit::{shown, Activation, Checkpoint, Pool, PosEmbed, StoredTensor, StoredType};
 
 use crate::device;
 use crate::metrics::amount;
@@ -42,17 +42,15 @@ pub fn run(args: Args) -> Result<ExitCode> {
         .map(|(name, tensor)| Norm::of(&checkpoint, name, tensor))
         .collect();
     let norms = norms.map_err(explain)?;
-    let width = tensors
-        .iter()
-        .map(|(name, _)| printable(name).chars().count())
-        .max()
-        .unwrap_or(0);
+    let names: Vec<String> = tensors.iter().map(|(name, _)| shown(name)).collect();
+    let width = names.iter().map(|name| name.chars().count()).max();
+    let width = width.unwrap_or(0);
     print(format!("\n{:width$}  type  shape", "tensor"))?;
     let mut bad = 0;
-    for ((name, tensor), norm) in tensors.iter().zip(&norms) {
+    for (((_, tensor), name), norm) in tensors.iter().zip(&names).zip(&norms) {
         bad += usize::from(norm.not_finite > 0);
         let shape = format!("{:?}", tensor.shape);
-        let (name, norm) = (printable(name), norm.text());
+        let norm = norm.text();
         print(format!(
             "{name:width$}  {:4}  {shape:20} {norm}",
             tensor.dtype.name()
@@ -101,6 +99,7 @@ fn summary(checkpoint: &Checkpoint) -> Vec<String> {
         Pool::TokenAvg => "class token and mean of patches",
     };
     let norm = if cfg.fc_norm { ", fc_norm" } else { "" };
+    let assumed = checkpoint.pool_note().map_or("", |_| " (assumed)");
     let head = match cfg.num_classes {
         0 => "none".to_owned(),
         n => format!("{n} classes, {} of them named", checkpoint.labels().len()),
@@ -113,7 +112,7 @@ fn summary(checkpoint: &Checkpoint) -> Vec<String> {
     let left = count(&mut unused.iter().filter_map(|name| tensors.get(*name)));
     let name = checkpoint
         .name()
-        .map_or(String::new(), |n| format!(" ({})", printable(n)));
+        .map_or(String::new(), |n| format!(" ({})", shown(n)));
     let mut lines = vec![
         format!("family        {}{name}", checkpoint.family()),
         format!(
@@ -126,7 +125,7 @@ fn summary(checkpoint: &Checkpoint) -> Vec<String> {
         ),
         format!("images        {height} x {width}, patch {}", cfg.patch_size),
         format!("tokens        {}", parts.join(", ")),
-        format!("pooling       {pool}{norm}"),
+        format!("pooling       {pool}{norm}{assumed}"),
         format!("head          {head}"),
         format!(
             "parameters    {} in {} tensors",
@@ -146,10 +145,11 @@ fn summary(checkpoint: &Checkpoint) -> Vec<String> {
 }
 
 fn some(names: &[&str]) -> String {
-    let shown = printable(&names[..names.len().min(6)].join(", "));
+    let first: Vec<String> = names.iter().take(6).map(|name| shown(name)).collect();
+    let first = first.join(", ");
     match names.len().saturating_sub(6) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
+        0 => first,
+        more => format!("{first} and {more} more"),
     }
 }
 

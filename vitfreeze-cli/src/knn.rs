@@ -16,7 +16,7 @@ use crate::features::{extract, Output};
 use crate::folder::{abandon, claim, quoted};
 use crate::interrupt;
 use crate::metrics::{duration, Metrics};
-use crate::pretrained::{feature_pool, input_size, load, open, transform, ComputeArgs};
+use crate::pretrained::{input_size, load, open, pooling, transform, ComputeArgs};
 use crate::progress::{Progress, Unit};
 use crate::report::{note, print};
 use crate::result::{self, RunResult};
@@ -66,8 +66,7 @@ pub struct Args {
     /// Images of 'shapes' [default: 4096, or those of the checkpoint's run]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..))]
     samples: Option<u32>,
-    /// An image's feature: token (class token) or avg (mean of the patches) [default: token for DINO, the
-    /// head's input for classifiers, else avg]
+    /// An image's feature: token (class token) or avg (mean of the patches) [default: the checkpoint's own]
     #[arg(long, value_name = "NAME")]
     pool: Option<Pool>,
     /// Images computed at once
@@ -82,8 +81,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let started = Instant::now();
     let (threads, device) = args.compute.start()?;
     let checkpoint = open(&args.checkpoint, &args.compute.model)?;
-    let pool = args.pool.map(Into::into);
-    let pool = pool.unwrap_or_else(|| feature_pool(&checkpoint));
+    let pool = pooling(&checkpoint, args.pool.map(Into::into));
     let size = input_size(&checkpoint, args.compute.model.clone());
     let mut pretrained = load(&checkpoint, &size, Head::Drop, &device)?;
     pretrained.cfg.pool = pool;

@@ -11,17 +11,16 @@ use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 use datasets::{Batch, EvalTransform, Loader, LoaderConfig, PretrainTransform, Source};
 use freezeout::{Group, Lars, Optimizer, Schedule};
-use vit::{Preprocess, Pretrained, Vit, VitConfig};
+use vit::{Pretrained, Vit, VitConfig};
 
 use crate::accuracy::Accuracy;
 use crate::budget::Budget;
 use crate::checkpoint::{fnv, FNV};
 use crate::features::{extract, Output};
+use crate::pretrained::{eval_transform, normalize};
 use crate::progress::{Progress, Unit};
 use crate::report::note;
-use crate::train::{
-    self, judged, load_encoder, normalize, Data, Features, Feed, Groups, RunArgs, Start, Task,
-};
+use crate::train::{self, load_encoder, Data, Features, Feed, Groups, RunArgs, Start, Task};
 use crate::usage::usage;
 use config::{Config, Flags};
 use head::Head;
@@ -82,15 +81,8 @@ impl Task for Probe {
                 data.train.len()
             )));
         }
-        let transform = judged(&pretrained.preprocess, size);
-        pretrained.preprocess = Preprocess {
-            size: None,
-            crop_pct: transform.crop_pct,
-            squash: transform.squash,
-            bicubic: true,
-            known: true,
-            ..pretrained.preprocess
-        };
+        pretrained.preprocess = pretrained.preprocess.judged((size, size));
+        let transform = eval_transform(&pretrained.preprocess, (size, size));
         pretrained.cfg.precision = training.dtype.precision(device)?;
         let encoder = pretrained.model()?;
         let features = |split, source| {

@@ -4,7 +4,7 @@ use std::path::Path;
 use anyhow::Result;
 use candle_core::{DType, Device};
 use datasets::{EvalTransform, Interpolation, Normalize, Transform as _};
-use vit::{Checkpoint, Head, Hints, LoadOptions, Pretrained};
+use vit::{Checkpoint, Filter, Head, Hints, LoadOptions, Preprocess, Pretrained};
 
 use crate::device::{self, Dtype};
 use crate::report::note;
@@ -142,43 +142,50 @@ pub fn input_size(checkpoint: &Checkpoint, args: ModelArgs) -> ModelArgs {
 /// The transform from decoded images to the model's input.
 pub fn transform(pretrained: &Pretrained) -> EvalTransform {
     let p = &pretrained.preprocess;
-    // Small images are judged whole.
-    let (height, width) = pretrained.cfg.image();
-    let crop_pct = match !p.known && height.max(width) <= 64 {
-        true => 1.0,
-        false => p.crop_pct,
-    };
     if !p.known {
         note(format!(
-            "note: no file tells how images are prepared: ImageNet's mean and deviation, crop of {crop_pct}, bicubic assumed",
+            "note: no file tells how images are prepared: ImageNet's mean and deviation, crop of {}, {} assumed",
+            p.crop_pct,
+            p.filter.name()
         ));
     }
+    eval_transform(p, pretrained.cfg.image())
+}
+
+/// These preparations for images of this height and width.
+pub fn eval_transform(p: &Preprocess, size: (usize, usize)) -> EvalTransform {
     EvalTransform {
-        size: pretrained.cfg.image(),
-        crop_pct,
+        size,
+        crop_pct: p.crop_pct,
         squash: p.squash,
-        interpolation: match p.bicubic {
-            true => Interpolation::Bicubic,
-            false => Interpolation::Bilinear,
+        interpolation: match p.filter {
+            Filter::Nearest => Interpolation::Nearest,
+            Filter::Lanczos => Interpolation::Lanczos,
+            Filter::Bilinear => Interpolation::Bilinear,
+            Filter::Bicubic => Interpolation::Bicubic,
+            Filter::Box => Interpolation::Box,
+            Filter::Hamming => Interpolation::Hamming,
         },
-        normalize: Normalize {
-            mean: p.mean,
-            std: p.std,
-        },
+        normalize: normalize(p),
     }
 }
 
-/// Which vector stands for an image where there is no head to say so: the class token where pretraining trained it
-/// (DINO) and in classifiers their own; the mean of the patches after masked pretraining, which asks nothing of the class
-/// token.
-pub fn feature_pool(checkpoint: &Checkpoint) -> vit::Pool {
-    use vit::Family::{Dino, Dinov2, HfDinov2};
-    let cfg = checkpoint.config();
-    match checkpoint.family() {
-        Dino | Dinov2 | HfDinov2 => cfg.pool,
-        _ if cfg.num_classes > 0 || cfg.dist_token => cfg.pool,
-        _ => vit::Pool::Avg,
+/// The last step alone.
+pub fn normalize(p: &Preprocess) -> Normalize {
+    Normalize {
+        mean: p.mean,
+        std: p.std,
     }
+}
+
+/// Which vector stands for an image: what the user says, else the checkpoint's own; that it is assumed is told.
+pub fn pooling(checkpoint: &Checkpoint, asked: Option<vit::Pool>) -> vit::Pool {
+    asked.unwrap_or_else(|| {
+        if let Some(text) = checkpoint.pool_note() {
+            note(format!("note: {text}"));
+        }
+        checkpoint.config().pool
+    })
 }
 
 /// What the user can mend with other flags ends with exit code 2.

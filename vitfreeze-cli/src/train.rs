@@ -17,7 +17,7 @@ use freezeout::{Group, Optimizer, Param, Schedule};
 use vit::Pretrained;
 
 pub use backbone::{load_encoder, Encoder};
-pub use data::{check_labels, judged, normalize, open_split, Data};
+pub use data::{check_labels, open_split, Data};
 pub use feed::{Features, Feed};
 pub use settings::{Pool, TrainSettings, Training, TrainingFlags, FREE_KEYS};
 

@@ -3,7 +3,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{fails, ok, vitfreeze};
+use common::{classes, fails, ok, pretrain, resume, tensors, vitfreeze};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -112,4 +112,152 @@ fn embed_and_classify() {
     let features = fixture("hf_dinov2_swiglu");
     let text = fails(run(&[&"classify", &"--checkpoint", &features, &image]), 2);
     assert!(text.contains("no head"), "{text}");
+}
+
+/// The features of `data`, and what was said.
+fn features(checkpoint: &Path, data: &Path, out: &Path) -> (Vec<(String, Vec<u8>)>, String) {
+    let text = ok(run(&[
+        &"embed",
+        &"--heads=3",
+        &"--threads=1",
+        &"--checkpoint",
+        &checkpoint,
+        &"--data",
+        &data,
+        &"--out",
+        &out,
+    ]));
+    (tensors(out), text)
+}
+
+/// What is converted gives the same features, to the bit: small images whole, larger ones cropped; and a folder of ours
+/// says how its images are prepared.
+#[test]
+fn convert_keeps_how_images_are_prepared() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    classes(&at("data"), &["dark", "light"], 2);
+    let bare = at("bare.safetensors");
+    std::fs::copy(fixture("timm_deit3").join("model.safetensors"), &bare).unwrap();
+    let run_folder = at("run");
+    ok(pretrain(&run_folder, &["--max-steps=1"]));
+    let large = at("large.safetensors");
+    // The same tensors for images of 80 px: above what is judged whole.
+    let to = at("large");
+    ok(run(&[
+        &"convert",
+        &bare,
+        &to,
+        &"--to=timm",
+        &"--heads=3",
+        &"--image-size=80",
+    ]));
+    std::fs::copy(to.join("model.safetensors"), &large).unwrap();
+    for (number, (source, ours)) in [(bare, false), (large, false), (run_folder, true)]
+        .into_iter()
+        .enumerate()
+    {
+        let (want, said) = features(&source, &at("data"), &at("want.safetensors"));
+        assert_eq!(said.contains("no file tells how images"), !ours, "{said}");
+        assert!(
+            !ours || !said.contains("no file tells the pooling"),
+            "{said}"
+        );
+        for layout in ["timm", "hf"] {
+            let out = at(&format!("{number}-{layout}"));
+            ok(run(&[
+                &"convert",
+                &source,
+                &out,
+                &format!("--to={layout}"),
+                &"--drop-head",
+                &"--heads=3",
+            ]));
+            let (got, said) = features(&out, &at("data"), &at("got.safetensors"));
+            assert!(!said.contains("no file tells how images"), "{said}");
+            assert!(got == want, "{source:?} by {layout}");
+        }
+    }
+}
+
+#[test]
+fn names_of_any_length_are_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.safetensors");
+    let bytes = std::fs::read(fixture("timm_deit3").join("model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    for length in [101, 65_535, 65_536, 200_000] {
+        let mut all: Vec<_> = file.tensors();
+        let extra = all[0].1.clone();
+        all.push(("n".repeat(length), extra));
+        safetensors::serialize_to_file(all, None, &path).unwrap();
+        let text = ok(run(&[&"inspect", &path, &"--heads=3"]));
+        assert!(text.contains(&format!("({length} characters)")), "{length}");
+        assert!(text.lines().all(|line| line.len() < 400), "{length}");
+    }
+}
+
+#[test]
+fn a_file_where_its_run_is_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["checkpoint.safetensors", "best.safetensors", "config.toml"] {
+        let file = folder.path().join(name);
+        std::fs::write(&file, "").unwrap();
+        let error = fails(resume(&file, &[]), 2);
+        let folder = folder.path().display().to_string();
+        assert!(
+            error.contains("is a file") && error.ends_with(&format!("--resume {folder}")),
+            "{error}"
+        );
+    }
+}
+
+/// Told before hours of training, not after; and what convert then says is the way that works.
+#[test]
+fn finetune_says_at_its_start_what_convert_cannot_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let registers = fixture("timm_registers").display().to_string();
+    let deit = fixture("hf_deit").display().to_string();
+    for (number, (from, told)) in [
+        (vec!["--model=vit-tiny", "--patch-size=4"], true),
+        (
+            vec!["--model=vit-tiny", "--patch-size=4", "--pool=token"],
+            false,
+        ),
+        (vec!["--checkpoint", &registers], false),
+        (vec!["--checkpoint", &registers, "--pool=avg"], true),
+        (vec!["--checkpoint", &deit], false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let out = folder.path().join(number.to_string());
+        let mut command = vitfreeze([
+            "finetune",
+            "--data=shapes",
+            "--samples=40",
+            "--image-size=16",
+            "--epochs=1",
+            "--warmup-epochs=0",
+            "--batch-size=8",
+            "--accum=1",
+            "--lr=1e-3",
+        ]);
+        command.args(&from).arg("--out").arg(&out);
+        let text = ok(command);
+        let note = "note: what this trains cannot be saved in the hf layout";
+        assert_eq!(
+            text.matches(note).count(),
+            usize::from(told),
+            "{from:?}: {text}"
+        );
+        let hf = folder.path().join(format!("{number}-hf"));
+        let convert = run(&[&"convert", &out, &hf, &"--to=hf"]);
+        match told {
+            true => assert!(fails(convert, 2).contains("TimmWrapper")),
+            false => drop(ok(convert)),
+        }
+        let timm = folder.path().join(format!("{number}-timm"));
+        ok(run(&[&"convert", &out, &timm, &"--to=timm"]));
+    }
 }

@@ -83,3 +83,56 @@ fn a_full_stdout_loses_no_result() {
     assert_eq!(output.status.code(), Some(1));
     assert!(out.join("result.json").exists() && out.join("metrics.jsonl").exists());
 }
+
+/// embed and knn see the same vector of an image, and say once what they assume.
+#[test]
+fn pooling_is_the_checkpoints_own_in_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    for split in ["train", "val"] {
+        classes(&data.join(split), &["dark", "light"], 3);
+    }
+    // config.json says token; a family that has trained it; one that has not; bare tensors that tell nothing.
+    let bare = folder.path().join("bare.safetensors");
+    std::fs::copy(
+        checkpoint("timm_registers").join("model.safetensors"),
+        &bare,
+    )
+    .unwrap();
+    for (number, (path, pool, assumed)) in [
+        (checkpoint("timm_registers"), "token", false),
+        (checkpoint("dino.pth"), "token", false),
+        (checkpoint("mae.pth"), "avg", false),
+        (bare, "token", true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let out = folder.path().join(number.to_string());
+        let text = ok(knn_of(&path, &data, &out));
+        let result = std::fs::read(out.join("result.json")).unwrap();
+        let result: serde_json::Value = serde_json::from_slice(&result).unwrap();
+        assert_eq!(result["settings"]["pool"], pool, "{path:?}");
+        let times = text.matches("no file tells the pooling").count();
+        assert_eq!(times, usize::from(assumed), "{path:?}: {text}");
+        let mut command = vitfreeze(["embed", "--heads=3", "--image-size=32", "--checkpoint"]);
+        command.arg(&path).arg("--data").arg(&data);
+        command
+            .arg("--out")
+            .arg(folder.path().join(format!("{number}.safetensors")));
+        let text = ok(command);
+        let times = text.matches("no file tells the pooling").count();
+        assert_eq!(times, usize::from(assumed), "{path:?}: {text}");
+        // What the flag says is no assumption.
+        let mut command = knn_of(&path, &data, &folder.path().join(format!("{number}-asked")));
+        command.arg("--pool=token");
+        assert!(!ok(command).contains("tells the pooling"), "{path:?}");
+    }
+}
+
+fn knn_of(checkpoint: &Path, data: &Path, out: &Path) -> std::process::Command {
+    let mut command = vitfreeze(["knn", "--heads=3", "--image-size=32", "--checkpoint"]);
+    command.arg(checkpoint).arg("--data").arg(data);
+    command.arg("--out").arg(out);
+    command
+}

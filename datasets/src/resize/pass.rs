@@ -4,6 +4,8 @@
 //! than a level. (fast_image_resize, with 16 bits, is at times off by two.) Multiplications and additions are left
 //! unfused, so that every instruction set gives the same bits.
 
+use std::f64::consts::PI;
+
 use wide::{f32x4, i32x4};
 
 use super::Interpolation;
@@ -12,20 +14,37 @@ impl Interpolation {
     /// Half of the filter's width at scale 1.
     pub(super) fn support(self) -> f64 {
         match self {
-            Self::Bilinear => 1.0,
+            Self::Nearest | Self::Box => 0.5,
+            Self::Bilinear | Self::Hamming => 1.0,
             Self::Bicubic => 2.0,
+            Self::Lanczos => 3.0,
         }
     }
 
     /// The weight of a pixel at distance `x`.
     fn weight(self, x: f64) -> f64 {
+        // Of two pixels at the box's ends one counts.
+        let inside = x > -0.5 && x <= 0.5;
         let x = x.abs();
         match self {
+            Self::Nearest => 1.0,
+            Self::Box => f64::from(u8::from(inside)),
+            Self::Hamming if x < 1.0 => sinc(x) * (0.54 + 0.46 * (x * PI).cos()),
+            Self::Hamming => 0.0,
+            Self::Lanczos if x < 3.0 => sinc(x) * sinc(x / 3.0),
+            Self::Lanczos => 0.0,
             Self::Bilinear => (1.0 - x).max(0.0),
             Self::Bicubic if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
             Self::Bicubic if x < 2.0 => ((2.5 - 0.5 * x) * x - 4.0) * x + 2.0,
             Self::Bicubic => 0.0,
         }
+    }
+}
+
+fn sinc(x: f64) -> f64 {
+    match x == 0.0 {
+        true => 1.0,
+        false => (x * PI).sin() / (x * PI),
     }
 }
 
@@ -45,8 +64,12 @@ impl Taps {
         let (mut starts, mut weights, mut some) = (Vec::with_capacity(to), Vec::new(), Vec::new());
         for i in 0..to {
             let center = start + (i as f64 + 0.5) * step;
-            let first = ((center - reach + 0.5).max(0.0) as usize).min(count - 1);
-            let last = ((center + reach + 0.5) as usize).clamp(first + 1, count);
+            let (first, last) = match filter {
+                Interpolation::Nearest => (center, center + 1.0),
+                _ => (center - reach + 0.5, center + reach + 0.5),
+            };
+            let first = (first.max(0.0) as usize).min(count - 1);
+            let last = (last as usize).clamp(first + 1, count);
             starts.push((first, weights.len()));
             some.clear();
             some.extend((first..last).map(|k| filter.weight((k as f64 + 0.5 - center) / wide)));

@@ -69,7 +69,8 @@ fn sample(image: &Image, x: f64, y: f64, interpolation: Interpolation) -> [u8; 3
                 (above + (below - above) * dy) as u8
             })
         }
-        Interpolation::Bicubic => {
+        // Of the others only nearest exists for this in Pillow; no augmentation asks for it.
+        _ => {
             let columns = [column(-1), column(0), column(1), column(2)];
             let lines = [row(-1), row(0), row(1), row(2)];
             std::array::from_fn(|c| {

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::preprocess::{self, Preprocess};
 use crate::{Activation, Pool, PosEmbed, VitConfig};
 
 /// What no tensor tells. A value given to [`super::Checkpoint::open_with`] goes before the checkpoint's own files.
@@ -56,68 +57,46 @@ impl Hints {
     }
 }
 
-/// How images become the model's input.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Preprocess {
-    /// Height and width of the input in pixels, where the checkpoint's files tell.
-    pub size: Option<(usize, usize)>,
-    /// The part of the resized image's side that the central crop keeps.
-    pub crop_pct: f64,
-    /// Whether resizing changes the image's proportions to those of the input (Hugging Face's ViT and DeiT); else it covers
-    /// the input.
-    pub squash: bool,
-    /// Whether resizing is bicubic, else bilinear.
-    pub bicubic: bool,
-    /// Subtracted from each channel, of values between 0 and 1.
-    pub mean: [f32; 3],
-    /// Each channel is then divided by it.
-    pub std: [f32; 3],
-    /// Whether the checkpoint's files say so; else these are ImageNet's usual numbers.
-    pub known: bool,
-}
-
-impl Default for Preprocess {
-    fn default() -> Self {
-        Self {
-            size: None,
-            crop_pct: 0.875,
-            squash: false,
-            bicubic: true,
-            mean: [0.485, 0.456, 0.406],
-            std: [0.229, 0.224, 0.225],
-            known: false,
-        }
-    }
-}
-
 /// All that stands beside the tensors.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Description {
     pub hints: Hints,
     pub labels: BTreeMap<usize, String>,
-    pub preprocess: Preprocess,
+    /// None where no file tells.
+    pub preprocess: Option<Preprocess>,
+    /// What is not heeded and what had to be assumed, in sentences for a person.
+    pub notes: Vec<String>,
     /// Hugging Face's `model_type` or timm's `architecture`.
     pub name: Option<String>,
 }
 
 impl Description {
     /// config.json
-    pub fn add_config(&mut self, json: &Value) {
+    ///
+    /// # Errors
+    /// What a key says that cannot be heeded.
+    pub fn add_config(&mut self, json: &Value) -> Result<(), String> {
         let before = std::mem::take(&mut self.hints);
-        if let Some(name) = json["architecture"].as_str() {
+        let hints = if let Some(name) = json["architecture"].as_str() {
             self.name = Some(name.to_owned());
-            self.hints = before.or(self.timm(name, json));
+            self.timm(name, json)?
         } else if let Some(name) = json["model_type"].as_str() {
             self.name = Some(name.to_owned());
             self.labels = labels(&json["id2label"]);
-            self.hints = before.or(hugging_face(json));
+            hugging_face(json)?
         } else {
-            self.hints = before;
-        }
+            Hints::default()
+        };
+        self.hints = before.or(hints);
+        Ok(())
     }
 
-    fn timm(&mut self, name: &str, json: &Value) -> Hints {
-        let cfg = &json["pretrained_cfg"];
+    fn timm(&mut self, name: &str, json: &Value) -> Result<Hints, String> {
+        // Before timm 0.8 its keys stood beside the architecture.
+        let cfg = match &json["pretrained_cfg"] {
+            Value::Null => json,
+            cfg => cfg,
+        };
         let args = &json["model_args"];
         let names = match &json["label_descriptions"] {
             Value::Null => &json["label_names"],
@@ -132,31 +111,32 @@ impl Description {
             }
             _ => labels(names),
         };
-        let size = pixels(&cfg["input_size"]);
-        if let (Some(mean), Some(std)) = (three(&cfg["mean"]), three(&cfg["std"])) {
-            self.preprocess = Preprocess {
-                size,
-                crop_pct: positive(&cfg["crop_pct"]).unwrap_or(0.875),
-                squash: cfg["crop_mode"].as_str() == Some("squash"),
-                bicubic: cfg["interpolation"].as_str() != Some("bilinear"),
-                mean,
-                std,
-                known: true,
-            };
+        let read = preprocess::of_timm(cfg, &mut self.notes)?;
+        let size = read.size;
+        self.preprocess = Some(read);
+        let unheeded = unheeded_args(args);
+        if !unheeded.is_empty() {
+            self.notes.push(format!(
+                "config.json: not known and not heeded in 'model_args': {}",
+                crate::error::some(&unheeded)
+            ));
         }
         let preset = VitConfig::preset(name);
         let pool = json["global_pool"].as_str();
         let pool = args["global_pool"].as_str().or(pool);
-        Hints {
-            num_heads: count(&args["num_heads"]),
+        Ok(Hints {
+            num_heads: number(args, "num_heads")?,
             image: pixels(&args["img_size"]).or(size),
             fallback_image: None,
             norm_eps: None,
-            activation: args["act_layer"].as_str().and_then(activation),
+            activation: activation(args, "act_layer")?,
             pool: match pool {
                 Some("token") => Some(Pool::Token),
                 Some("avg") => Some(Pool::Avg),
-                _ => None,
+                None | Some("") => None,
+                Some(other) => {
+                    return Err(format!("'global_pool' is '{other}'; expected token or avg"))
+                }
             },
             no_embed_class: args["no_embed_class"].as_bool(),
             pos_embed: None,
@@ -164,64 +144,38 @@ impl Description {
         .or(Hints {
             pool: None, // the tensors tell more than a name
             ..preset.as_ref().map(Hints::of).unwrap_or_default()
-        })
+        }))
     }
 
     /// preprocessor_config.json
-    pub fn add_preprocessor(&mut self, json: &Value) {
-        let (Some(mean), Some(std)) = (three(&json["image_mean"]), three(&json["image_std"]))
-        else {
-            return;
-        };
-        // One number means both sides, and with the processors of CLIP and BiT the shorter side.
-        let kind = json["image_processor_type"].as_str();
-        let kind = kind
-            .or(json["feature_extractor_type"].as_str())
-            .unwrap_or_default();
-        let both = !kind.starts_with("CLIP") && !kind.starts_with("Bit");
-        let (resized, squash) = match (&json["size"], count(&json["size"]["shortest_edge"])) {
-            (_, Some(edge)) => (Some((edge, edge)), false),
-            (size, None) => (pixels(size), both || size.is_object()),
-        };
-        let squash = squash && json["do_resize"] != false;
-        let crop = pixels(&json["crop_size"]);
-        let crop = crop.filter(|_| json["do_center_crop"].as_bool().unwrap_or(!squash));
-        self.preprocess = Preprocess {
-            size: crop.or(resized),
-            crop_pct: match (crop, resized) {
-                (Some(crop), Some(from)) => (crop.0 as f64 / from.0 as f64).clamp(0.01, 1.0),
-                _ => 1.0,
-            },
-            squash,
-            bicubic: json["resample"].as_u64() == Some(3),
-            mean,
-            std,
-            known: true,
-        };
+    ///
+    /// # Errors
+    /// What a key says that cannot be heeded.
+    pub fn add_preprocessor(&mut self, json: &Value) -> Result<(), String> {
+        let model = self.name.as_deref();
+        let read = preprocess::of_hugging_face(json, model, &mut self.notes)?;
+        self.preprocess = Some(read);
+        Ok(())
     }
 
     /// The metadata key `vitfreeze` of our own files: a [`VitConfig`] (a classifier's with class names and preprocessing), or
     /// the head of a training state.
-    pub fn add_metadata(&mut self, text: &str) {
+    ///
+    /// # Errors
+    /// What a key says that cannot be heeded.
+    pub fn add_metadata(&mut self, text: &str) -> Result<(), String> {
         let Ok(json) = serde_json::from_str::<Value>(text) else {
-            return;
+            return Ok(());
         };
         let before = std::mem::take(&mut self.hints);
         self.labels = labels(&json["labels"]);
-        let images = &json["preprocess"];
-        if let (Some(mean), Some(std)) = (three(&images["mean"]), three(&images["std"])) {
-            self.preprocess = Preprocess {
-                size: None,
-                crop_pct: positive(&images["crop_pct"]).unwrap_or(0.875),
-                squash: images["squash"] == true,
-                bicubic: images["bicubic"] != false,
-                mean,
-                std,
-                known: true,
-            };
-        }
         let run = &json["config"];
         self.hints = before.or(match serde_json::from_str::<VitConfig>(text) {
+            // An encoder's own says nothing: masked pretraining has no pooling.
+            Ok(cfg) if cfg.num_classes == 0 => Hints {
+                pool: Some(Pool::Avg),
+                ..Hints::of(&cfg)
+            },
             Ok(cfg) => Hints::of(&cfg),
             // Training states have no position table: it is fixed.
             Err(_) => Hints {
@@ -235,35 +189,116 @@ impl Description {
                 ..Hints::default()
             },
         });
+        if let Some(image) = self.hints.image {
+            let usual = Preprocess::usual(image);
+            let read = preprocess::of_ours(&json["preprocess"], usual)?;
+            self.preprocess = Some(read);
+        }
+        Ok(())
     }
 }
 
-fn hugging_face(json: &Value) -> Hints {
-    Hints {
-        num_heads: count(&json["num_attention_heads"]),
+fn hugging_face(json: &Value) -> Result<Hints, String> {
+    Ok(Hints {
+        num_heads: number(json, "num_attention_heads")?,
         image: pixels(&json["image_size"]),
-        norm_eps: positive(&json["layer_norm_eps"]),
-        activation: json["hidden_act"].as_str().and_then(activation),
+        norm_eps: match &json["layer_norm_eps"] {
+            Value::Null => None,
+            value => match value.as_f64().filter(|&x| x > 0.0 && x <= 1.0) {
+                Some(eps) => Some(eps),
+                None => return Err(wrong("layer_norm_eps", value, "a number between 0 and 1")),
+            },
+        },
+        activation: activation(json, "hidden_act")?,
         ..Hints::default()
+    })
+}
+
+/// Arguments of timm's model that are heeded, that the tensors tell, or that only training uses.
+const ARGS: [&str; 38] = [
+    "act_layer",
+    "attn_drop_rate",
+    "block_fn",
+    "class_token",
+    "depth",
+    "drop_path_rate",
+    "drop_rate",
+    "dynamic_img_pad",
+    "dynamic_img_size",
+    "embed_dim",
+    "embed_layer",
+    "fc_norm",
+    "features_only",
+    "final_norm",
+    "fix_init",
+    "global_pool",
+    "img_size",
+    "in_chans",
+    "init_values",
+    "mlp_ratio",
+    "no_embed_class",
+    "num_classes",
+    "num_heads",
+    "patch_drop_rate",
+    "patch_size",
+    "pos_drop_rate",
+    "pos_embed",
+    "pre_norm",
+    "proj_bias",
+    "proj_drop_rate",
+    "qk_norm",
+    "qkv_bias",
+    "reg_tokens",
+    "scriptable",
+    "strict_img_size",
+    "weight_init",
+    "mlp_layer",
+    "exportable",
+];
+
+/// Those that say something and are not among them.
+fn unheeded_args(args: &Value) -> Vec<String> {
+    let all = args.as_object().into_iter().flatten();
+    let says = all.filter(|(_, value)| !value.is_null() && **value != false);
+    let others = says.filter(|(key, _)| !ARGS.contains(&key.as_str()));
+    others.map(|(key, _)| key.clone()).collect()
+}
+
+fn activation(json: &Value, key: &str) -> Result<Option<Activation>, String> {
+    match &json[key] {
+        Value::Null => Ok(None),
+        Value::String(name) => match name.as_str() {
+            "gelu" | "gelu_python" => Ok(Some(Activation::Gelu)),
+            "gelu_tanh" | "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => {
+                Ok(Some(Activation::GeluTanh))
+            }
+            "quick_gelu" => Ok(Some(Activation::QuickGelu)),
+            // DINOv2's giants; the tensors' shapes say so too.
+            "silu" | "swiglu" => Ok(None),
+            _ => Err(wrong(key, &json[key], "gelu, gelu_tanh or quick_gelu")),
+        },
+        other => Err(wrong(key, other, "a name")),
     }
 }
 
-fn activation(name: &str) -> Option<Activation> {
-    Some(match name {
-        "gelu" => Activation::Gelu,
-        "gelu_tanh" | "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
-        "quick_gelu" => Activation::QuickGelu,
-        _ => return None,
-    })
+fn number(json: &Value, key: &str) -> Result<Option<usize>, String> {
+    match &json[key] {
+        Value::Null => Ok(None),
+        value => match count(value) {
+            Some(n) => Ok(Some(n)),
+            None => Err(wrong(key, value, "a whole number above 0")),
+        },
+    }
+}
+
+fn wrong(key: &str, value: &Value, expected: &str) -> String {
+    let short: String = value.to_string().chars().take(60).collect();
+    format!("'{key}' is {short}; expected {expected}")
 }
 
 fn count(value: &Value) -> Option<usize> {
     let n = value.as_u64().filter(|&n| n > 0)?;
     usize::try_from(n).ok()
-}
-
-fn positive(value: &Value) -> Option<f64> {
-    value.as_f64().filter(|&x| x > 0.0 && x <= 1.0)
 }
 
 /// `224`, `[height, width]`, `[3, height, width]` or `{"height": .., "width": ..}`.
@@ -277,15 +312,6 @@ fn pixels(value: &Value) -> Option<(usize, usize)> {
         Value::Object(map) => Some((count(map.get("height")?)?, count(map.get("width")?)?)),
         _ => None,
     }
-}
-
-fn three(value: &Value) -> Option<[f32; 3]> {
-    let numbers: Option<Vec<f32>> = value
-        .as_array()?
-        .iter()
-        .map(|x| x.as_f64().map(|x| x as f32))
-        .collect();
-    numbers?.try_into().ok()
 }
 
 /// A list of names, or an object from numbers to names. Transformers' `LABEL_0` is no name.

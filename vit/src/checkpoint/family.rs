@@ -134,19 +134,46 @@ pub(crate) fn recognise(tensors: &BTreeMap<String, StoredTensor>) -> Option<Name
         outside: Vec::new(),
         unexpected: Vec::new(),
     };
-    let mut inside: Vec<(&str, &String)> = Vec::new();
+    let mut inside: Vec<(String, &String)> = Vec::new();
     for name in tensors.keys() {
         match name.strip_prefix(prefix) {
-            Some(rest) if !rest.starts_with("optimizer.") => inside.push((rest, name)),
+            Some(rest) if !rest.starts_with("optimizer.") => inside.push((unwrapped(rest), name)),
             _ => named.outside.push(name.clone()),
         }
     }
+    let inside: Vec<(&str, &String)> = inside.iter().map(|(n, s)| (n.as_str(), *s)).collect();
     if hf {
         super::hf_names::rename(&inside, &mut named);
     } else {
         timm_names(&inside, prefix, &mut named);
     }
     Some(named)
+}
+
+/// A name without what PyTorch's wrappers (FSDP, activation checkpointing, compile) put in between, and without the
+/// number of the chunk where DINOv2's training code has blocks in chunks: their own numbers go on from chunk to chunk.
+fn unwrapped(name: &str) -> String {
+    let mut name = name.to_owned();
+    for wrapper in [
+        "_fsdp_wrapped_module.",
+        "_checkpoint_wrapped_module.",
+        "_orig_mod.",
+    ] {
+        name = name.replace(wrapper, "");
+    }
+    let mut parts = name.splitn(4, '.');
+    let number = |part: Option<&str>| part.is_some_and(|p| p.parse::<u32>().is_ok());
+    match (
+        parts.next(),
+        number(parts.next()),
+        parts.next(),
+        parts.next(),
+    ) {
+        (Some("blocks"), true, Some(block), Some(rest)) if number(Some(block)) => {
+            format!("blocks.{block}.{rest}")
+        }
+        _ => name,
+    }
 }
 
 /// Which of several copies of a model to take: averaged weights first (as timm does), the teacher before the student (as
@@ -223,6 +250,11 @@ fn timm_names(inside: &[(&str, &String)], prefix: &str, named: &mut Named) {
             Some((block, "2")) => format!("{block}.ls2.gamma"),
             _ => target,
         };
+        // Two of one name: neither is known to be the right one.
+        if named.recipes.contains_key(&target) {
+            named.unexpected.push(stored.clone());
+            continue;
+        }
         named.recipes.insert(target, Recipe::Copy(stored.clone()));
     }
     if registers {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::describe::Description;
 use super::table::{Source, StoredTensor};
-use super::{safetensors, torch};
+use super::{safetensors, signature, torch};
 use crate::error::some;
 use crate::Error;
 
@@ -23,6 +23,18 @@ const WEIGHTS: [&str; 8] = [
     "last.safetensors",
     "encoder.safetensors",
     "checkpoint.safetensors",
+];
+
+/// How the names of others end. What is inside decides how it is read.
+const ENDINGS: [&str; 8] = [
+    ".safetensors",
+    ".pth",
+    ".pt",
+    ".bin",
+    ".pth.tar",
+    ".pt.tar",
+    ".ckpt",
+    ".pkl",
 ];
 
 /// All headers of a checkpoint.
@@ -68,10 +80,16 @@ pub(crate) fn read(path: &Path) -> Result<Read, Error> {
         let file = read.sources.len();
         let mut start = [0; 9];
         let json = source.read_at(&mut start, 0).is_ok() && start[8] == b'{';
+        if !json {
+            if let Some(what) = signature::told(&source) {
+                return Err(source.error(what));
+            }
+        }
         let tensors = if json || path.extension().is_some_and(|e| e == "safetensors") {
             let header = safetensors::read(&source, file)?;
             if let Some(text) = header.metadata.get("vitfreeze") {
-                read.description.add_metadata(text);
+                let added = read.description.add_metadata(text);
+                added.map_err(|reason| source.error(format!("metadata 'vitfreeze': {reason}")))?;
             }
             header.tensors
         } else {
@@ -91,13 +109,23 @@ pub(crate) fn read(path: &Path) -> Result<Read, Error> {
     // Beside a file of another name stands some other model's config.json, if any.
     if WEIGHTS.contains(&name.as_ref()) {
         if let Some(json) = beside(&weights, "config.json")? {
-            read.description.add_config(&json);
+            let added = read.description.add_config(&json);
+            added.map_err(|reason| said(&weights, "config.json", reason))?;
         }
         if let Some(json) = beside(&weights, "preprocessor_config.json")? {
-            read.description.add_preprocessor(&json);
+            let added = read.description.add_preprocessor(&json);
+            added.map_err(|reason| said(&weights, "preprocessor_config.json", reason))?;
         }
     }
     Ok(read)
+}
+
+/// What a file beside the weights says that cannot be heeded.
+fn said(weights: &Path, name: &str, reason: String) -> Error {
+    Error::Read {
+        path: weights.with_file_name(name),
+        reason: format!("{reason}; mend the file if it is wrong"),
+    }
 }
 
 fn reason(error: &Error) -> String {
@@ -119,12 +147,23 @@ fn in_folder(folder: &Path) -> Result<PathBuf, Error> {
     let entries = std::fs::read_dir(folder).map_err(|e| fail(e.to_string()))?;
     let mut found: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            let extension = path.extension().unwrap_or_default().to_string_lossy();
-            ["safetensors", "pth", "pt", "bin"].contains(&extension.as_ref())
-        })
         .collect();
     found.sort();
+    // What torch.save wrote, unpacked by a browser: here or one level down.
+    let unpacked = |path: &Path| path.join("data.pkl").is_file();
+    if let Some(at) = std::iter::once(folder)
+        .chain(found.iter().map(PathBuf::as_path))
+        .find(|path| unpacked(path))
+    {
+        return Err(fail(format!(
+            "'{}' is a .pth file that was unpacked, as some browsers do; download it again and leave it packed",
+            at.file_name().unwrap_or_default().to_string_lossy()
+        )));
+    }
+    found.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        ENDINGS.iter().any(|end| name.ends_with(end)) && path.is_file()
+    });
     match found.len() {
         1 => Ok(found.remove(0)),
         0 => Err(fail(

@@ -142,7 +142,7 @@ impl Checkpoint {
                 Head::Keep => self.description.labels.clone(),
                 _ => BTreeMap::new(),
             },
-            preprocess: self.description.preprocess.clone(),
+            preprocess: self.prepared(cfg.image()),
         })
     }
 

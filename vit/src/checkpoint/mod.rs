@@ -6,20 +6,25 @@ mod hf_names;
 mod infer;
 mod load;
 mod pickle;
+mod pooling;
+mod preprocess;
 mod safetensors;
 mod save;
 mod save_hf;
+mod signature;
 mod table;
 mod torch;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub use describe::{Hints, Preprocess};
+pub use describe::Hints;
 pub use family::Family;
 #[cfg(feature = "hub")]
 pub(crate) use files::shard_names;
 pub use load::{Head, LoadOptions, Pretrained};
+pub(crate) use preprocess::to_ours;
+pub use preprocess::{Filter, Preprocess};
 pub use save::Layout;
 pub(crate) use table::Source;
 pub use table::{StoredTensor, StoredType};
@@ -53,6 +58,8 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, StoredTensor>,
     named: Named,
     cfg: VitConfig,
+    /// Why its pooling is assumed, where it is.
+    pool_note: Option<&'static str>,
     description: Description,
     notes: Vec<String>,
 }
@@ -116,17 +123,26 @@ impl Checkpoint {
         let shape =
             |(name, recipe): (&String, &family::Recipe)| (name.clone(), recipe.shape(&tensors));
         let shapes = named.recipes.iter().map(shape).collect();
+        let told = hints.pool.or(description.hints.pool).is_some();
         let hints = hints.clone().or(description.hints.clone());
-        let (cfg, notes) = infer::infer(&shapes, named.family, &hints).map_err(unknown)?;
-        Ok(Self {
+        let (cfg, mut notes) = infer::infer(&shapes, named.family, &hints).map_err(unknown)?;
+        notes.extend(description.notes.iter().cloned());
+        let mut checkpoint = Self {
             origin: origin.to_owned(),
             sources,
             tensors,
             named,
             cfg,
+            pool_note: None,
             description,
             notes,
-        })
+        };
+        if !told {
+            let (pool, note) = pooling::assume(&checkpoint);
+            checkpoint.cfg.pool = pool;
+            checkpoint.pool_note = note;
+        }
+        Ok(checkpoint)
     }
 
     /// Who named its tensors.
@@ -134,12 +150,17 @@ impl Checkpoint {
         self.named.family
     }
 
+    /// What to say before features are pooled as [`Checkpoint::config`] has it, where that is an assumption.
+    pub fn pool_note(&self) -> Option<&'static str> {
+        self.pool_note
+    }
+
     /// The architecture, head included.
     pub fn config(&self) -> &VitConfig {
         &self.cfg
     }
 
-    /// What had to be assumed, in sentences for a person.
+    /// What had to be assumed and what its files say that is not heeded, in sentences for a person.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -162,8 +183,14 @@ impl Checkpoint {
     }
 
     /// How images become the model's input.
-    pub fn preprocess(&self) -> &Preprocess {
-        &self.description.preprocess
+    pub fn preprocess(&self) -> Preprocess {
+        self.prepared(self.cfg.image())
+    }
+
+    /// The same for images of this size, where no file tells.
+    fn prepared(&self, image: (usize, usize)) -> Preprocess {
+        let told = self.description.preprocess.clone();
+        told.unwrap_or_else(|| Preprocess::usual(image))
     }
 
     /// timm's architecture or Hugging Face's model type, where config.json tells.

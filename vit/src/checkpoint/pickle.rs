@@ -438,7 +438,11 @@ impl Machine<'_> {
             | ("torch._utils._rebuild_tensor", [storage, offset, shape, strides]) => {
                 Value::Tensor(Box::new(self.tensor(*storage, *offset, *shape, *strides)?))
             }
-            ("torch._utils._rebuild_parameter", [tensor, ..]) => return Ok(Err(*tensor)),
+            // With attributes set on it: they are no weights.
+            (
+                "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state",
+                [tensor, ..],
+            ) => return Ok(Err(*tensor)),
             _ => Value::Opaque,
         }))
     }

@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use serde_json::{json, Value};
 
 use super::load::Pretrained;
-use super::save_hf;
+use super::{preprocess, save_hf};
 use crate::{sincos_2d, Activation, Error, Pool, PosEmbed, VitConfig};
 
 /// Whose layout to write.
@@ -18,6 +18,25 @@ pub enum Layout {
     Timm,
     /// `transformers.AutoModel.from_pretrained("FOLDER")`
     HuggingFace,
+}
+
+impl Layout {
+    /// Whether the layout has such an architecture: to be asked before hours of training.
+    ///
+    /// # Errors
+    /// [`Error::Layout`] with what it lacks and what to do.
+    pub fn check(self, cfg: &VitConfig) -> Result<(), Error> {
+        match self {
+            Self::Timm if cfg.pool == Pool::TokenAvg => Err(Error::Layout {
+                layout: "timm",
+                reason:
+                    "its head sees class token and mean of the patches side by side; drop the head"
+                        .into(),
+            }),
+            Self::Timm => Ok(()),
+            Self::HuggingFace => save_hf::check(cfg),
+        }
+    }
 }
 
 impl Pretrained {
@@ -60,22 +79,15 @@ impl Pretrained {
 
     /// Writes one safetensors file that [`Checkpoint::open`](crate::Checkpoint::open) loads as it is: all tensors under
     /// timm's names, and under the metadata key `vitfreeze` the [`VitConfig`] as JSON with `labels` (names of the classes)
-    /// and `preprocess` (`crop_pct`, `squash`, `bicubic`, `mean`, `std`) beside its own keys.
+    /// and `preprocess` (`crop_pct`, `squash`, `interpolation`, `mean`, `std`) beside its own keys.
     ///
     /// # Errors
     /// [`Error::Write`].
     pub fn save_file(&self, path: &Path) -> Result<(), Error> {
-        let p = &self.preprocess;
         let fail = |e: serde_json::Error| Error::Config(e.to_string());
         let mut json = serde_json::to_value(self.cfg).map_err(fail)?;
         json["labels"] = serde_json::to_value(&self.labels).map_err(fail)?;
-        json["preprocess"] = json!({
-            "crop_pct": p.crop_pct,
-            "squash": p.squash,
-            "bicubic": p.bicubic,
-            "mean": p.mean,
-            "std": p.std,
-        });
+        json["preprocess"] = preprocess::to_ours(&self.preprocess);
         crate::save_atomic(path, &self.tensors, ("vitfreeze", json.to_string()))
     }
 
@@ -112,14 +124,7 @@ impl Pretrained {
 
     fn timm(&self) -> Result<Files, Error> {
         let cfg = &self.cfg;
-        if cfg.pool == Pool::TokenAvg {
-            return Err(Error::Layout {
-                layout: "timm",
-                reason:
-                    "its head sees class token and mean of the patches side by side; drop the head"
-                        .into(),
-            });
-        }
+        Layout::Timm.check(cfg)?;
         // A model function that has what model_args cannot say: the classes of norm, MLP and model.
         let (architecture, eps) = match () {
             () if cfg.dist_token => ("deit_base_distilled_patch16_224", 1e-6),
@@ -152,7 +157,6 @@ impl Pretrained {
             Activation::QuickGelu => args["act_layer"] = json!("quick_gelu"),
             Activation::Gelu | Activation::SwiGlu => {}
         }
-        let p = &self.preprocess;
         let mut config = json!({
             "architecture": architecture,
             "num_classes": cfg.num_classes,
@@ -162,19 +166,14 @@ impl Pretrained {
             "pretrained_cfg": {
                 "tag": "vitfreeze",
                 "custom_load": false,
-                "input_size": [3, height, width],
-                "fixed_input_size": true,
-                "interpolation": if p.bicubic { "bicubic" } else { "bilinear" },
-                "crop_pct": p.crop_pct,
-                "crop_mode": if p.squash { "squash" } else { "center" },
-                "mean": p.mean,
-                "std": p.std,
                 "num_classes": cfg.num_classes,
                 "pool_size": null,
                 "first_conv": "patch_embed.proj",
                 "classifier": if cfg.dist_token { json!(["head", "head_dist"]) } else { json!("head") },
             },
         });
+        let images = &mut config["pretrained_cfg"];
+        preprocess::to_timm(&self.preprocess, (height, width), images);
         if cfg.num_classes > 0 && self.labels.len() == cfg.num_classes {
             config["label_names"] = self.labels.values().cloned().collect();
         }

@@ -5,6 +5,7 @@ use candle_core::{DType, Tensor, D};
 use serde_json::{json, Map, Value};
 
 use super::load::Pretrained;
+use super::preprocess::to_hugging_face;
 use super::save::Files;
 use crate::{Activation, Error, Pool, VitConfig};
 
@@ -40,9 +41,10 @@ pub(super) fn convert(model: &Pretrained, dtype: DType) -> Result<Files, Error> 
         };
         tensors = tensors.into_iter().map(with).collect();
     }
+    let images = to_hugging_face(&model.preprocess, cfg.image());
     let files = vec![
         ("config.json", config(kind, model, dtype)?),
-        ("preprocessor_config.json", preprocessor(model)),
+        ("preprocessor_config.json", images),
     ];
     Ok((files, tensors, Vec::new()))
 }
@@ -54,17 +56,24 @@ fn no(reason: &str) -> Error {
     }
 }
 
+pub(super) fn check(cfg: &VitConfig) -> Result<(), Error> {
+    kind(cfg).map(drop)
+}
+
+/// What serves where transformers' own classes do not.
+const TIMM: &str = "use --to timm, whose folder transformers loads too, by AutoModelForImageClassification (as TimmWrapper; timm must be installed)";
+
 fn kind(cfg: &VitConfig) -> Result<Kind, Error> {
     let head = cfg.num_classes > 0;
     if cfg.pre_norm {
-        return Err(no(
-            "transformers' ViT has no norm before the blocks (CLIP); use --to timm",
-        ));
+        return Err(no(&format!(
+            "transformers' ViT has no norm before the blocks (CLIP); {TIMM}"
+        )));
     }
     if cfg.fc_norm {
-        return Err(no(
-            "transformers' ViT has no norm after pooling (fc_norm); use --to timm",
-        ));
+        return Err(no(&format!(
+            "transformers' ViT has no norm after the pooling (fc_norm); {TIMM}"
+        )));
     }
     let dinov2 = cfg.init_values.is_some()
         || cfg.activation == Activation::SwiGlu
@@ -74,9 +83,9 @@ fn kind(cfg: &VitConfig) -> Result<Kind, Error> {
         (false, false, 0) => Ok(Kind::Vit),
         (false, true, 0) | (false, false, 1) => Ok(Kind::Deit),
         (true, false, registers) if registers == 0 || cfg.no_embed_class => Ok(Kind::Dinov2),
-        _ => Err(no(
-            "transformers has no ViT with these tokens before the patches; use --to timm",
-        )),
+        _ => Err(no(&format!(
+            "transformers has no ViT with these tokens before the patches; {TIMM}"
+        ))),
     }
 }
 
@@ -289,31 +298,7 @@ fn mlp_ratio(cfg: &VitConfig) -> Result<usize, Error> {
     };
     (1..=64).find(fits).ok_or_else(|| {
         no(&format!(
-            "its MLP is {hidden} wide, which is no whole multiple of {dim} as transformers' DINOv2 needs; use --to timm"
+            "its MLP is {hidden} wide, which is no whole multiple of {dim} as transformers' DINOv2 needs; {TIMM}"
         ))
-    })
-}
-
-fn preprocessor(model: &Pretrained) -> Value {
-    let (height, width) = model.cfg.image();
-    let p = &model.preprocess;
-    let scaled = |side: usize| (side as f64 / p.crop_pct) as usize;
-    let size = match p.squash {
-        true => json!({ "height": scaled(height), "width": scaled(width) }),
-        false => json!({ "shortest_edge": scaled(height.min(width)) }),
-    };
-    json!({
-        "image_processor_type": "BitImageProcessor",
-        "do_convert_rgb": true,
-        "do_resize": true,
-        "size": size,
-        "resample": if p.bicubic { 3 } else { 2 },
-        "do_center_crop": true,
-        "crop_size": { "height": height, "width": width },
-        "do_rescale": true,
-        "rescale_factor": 1.0 / 255.0,
-        "do_normalize": true,
-        "image_mean": p.mean,
-        "image_std": p.std,
     })
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{BufReader, Read};
 
 use super::pickle::{self, Id, Pickle, TensorRef, Value, MAX_PICKLE};
+use super::signature;
 use super::table::{sizes, Source, StoredTensor};
 use crate::Error;
 
@@ -60,6 +61,11 @@ fn archive(source: &Source) -> Result<(Pickle, Storages), Error> {
         |e: &dyn std::fmt::Display| source.error(format!("{e}; damaged, or a download cut off"));
     let file = source.file.try_clone().map_err(|e| damaged(&e))?;
     let mut zip = zip::ZipArchive::new(BufReader::new(file)).map_err(|e| damaged(&e))?;
+    let names = zip.file_names().filter_map(Result::ok);
+    let names: Vec<String> = names.map(|name| name.into_owned()).collect();
+    if let Some(what) = signature::of_archive(&names) {
+        return Err(source.error(what));
+    }
     let mut entries = Vec::with_capacity(zip.len());
     for index in 0..zip.len() {
         let entry = zip.by_index_raw(index).map_err(|e| damaged(&e))?;

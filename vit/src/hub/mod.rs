@@ -27,6 +27,9 @@ const WEIGHTS: [&str; 4] = [
     "pytorch_model.bin.index.json",
 ];
 
+/// Lets a token go over plain HTTP.
+const ALLOW_HTTP_TOKEN: &str = "VITFREEZE_ALLOW_HTTP_TOKEN";
+
 /// Told of every step of a download: file, bytes that are here, bytes in all.
 pub type OnProgress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
 
@@ -45,10 +48,10 @@ pub struct Hub {
 
 impl Hub {
     /// As the environment says: `HF_ENDPOINT`, `HF_TOKEN` (or the token of `hf auth login`), `HF_HOME`, `HF_HUB_CACHE`;
-    /// with `HF_HUB_OFFLINE=1` from the cache alone.
+    /// with `HF_HUB_OFFLINE=1` from the cache alone. `VITFREEZE_ALLOW_HTTP_TOKEN=1` lets the token go over plain HTTP.
     ///
     /// # Errors
-    /// An endpoint that is no URL.
+    /// An endpoint that is no URL; a token for one that would get it in the clear.
     pub fn from_env() -> Result<Self, Error> {
         let get = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
         let is_on = |name: &str| {
@@ -74,14 +77,47 @@ impl Hub {
         let token = token.map(|text| text.trim().to_owned());
         let endpoint = get("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
         let token = token.as_deref().filter(|text| !text.is_empty());
-        Self::new(&endpoint, &cache, token, is_on("HF_HUB_OFFLINE"))
+        let hub = Self::open(&endpoint, &cache, token, is_on("HF_HUB_OFFLINE"))?;
+        match is_on(ALLOW_HTTP_TOKEN) {
+            true => Ok(hub),
+            false => hub.with_a_safe_token(),
+        }
     }
 
     /// Another endpoint, cache and token, whatever the environment says.
     ///
     /// # Errors
-    /// An endpoint that is no URL.
+    /// An endpoint that is no URL; a token for one that would get it in the clear.
     pub fn new(
+        endpoint: &str,
+        cache: &Path,
+        token: Option<&str>,
+        offline: bool,
+    ) -> Result<Self, Error> {
+        Self::open(endpoint, cache, token, offline)?.with_a_safe_token()
+    }
+
+    /// Refuses a token that anyone on the way could read: over plain HTTP to another machine.
+    fn with_a_safe_token(self) -> Result<Self, Error> {
+        if self.token.is_none() || self.offline || self.endpoint.scheme() == "https" {
+            return Ok(self);
+        }
+        let host = self.endpoint.host_str().unwrap_or_default();
+        let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+        let here = host == "localhost" || address.is_ok_and(|a| a.is_loopback());
+        match here {
+            true => Ok(self),
+            false => Err(Error::Hub {
+                repo: String::new(),
+                reason: format!(
+                    "the token (HF_TOKEN, or of 'hf auth login') would go to {host} over plain http, where others can read it; use https \
+                     in HF_ENDPOINT, set HF_HUB_DISABLE_IMPLICIT_TOKEN=1 to go without a token, or allow it with {ALLOW_HTTP_TOKEN}=1"
+                ),
+            }),
+        }
+    }
+
+    fn open(
         endpoint: &str,
         cache: &Path,
         token: Option<&str>,

@@ -4,7 +4,7 @@ use candle_core::Device;
 use vit::{Head, Pretrained};
 
 use super::settings::Training;
-use crate::pretrained::{feature_pool, input_size, load, open, ModelArgs};
+use crate::pretrained::{input_size, load, open, pooling, ModelArgs};
 use crate::report::note;
 use crate::usage::usage;
 
@@ -34,8 +34,7 @@ pub fn load_encoder(training: &Training, origin: &str, device: &Device) -> Resul
             "note: the checkpoint's head ({classes} classes) is left out"
         ));
     }
-    let pool = training.pool.map(Into::into);
-    encoder.cfg.pool = pool.unwrap_or_else(|| feature_pool(&checkpoint));
+    encoder.cfg.pool = pooling(&checkpoint, training.pool.map(Into::into));
     encoder.cfg.validate().map_err(usage)?;
     training.check_batch(height)?;
     Ok(Encoder {

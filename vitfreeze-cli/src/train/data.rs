@@ -3,8 +3,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Result;
-use datasets::{EvalTransform, Interpolation, Normalize, Shapes, Source, MAX_PIXELS};
-use vit::Preprocess;
+use datasets::{Shapes, Source, MAX_PIXELS};
 
 use super::settings::Training;
 use crate::checkpoint::Fingerprint;
@@ -12,9 +11,6 @@ use crate::classes::{self, Relabelled};
 use crate::data;
 use crate::report::note;
 use crate::usage::usage;
-
-/// Images that are judged whole up to this side, and cropped to the middle 7/8 above it.
-const WHOLE: usize = 64;
 
 /// Both splits, with the same classes.
 pub struct Data {
@@ -139,7 +135,15 @@ fn same_classes(train: &[String], val: &[String]) -> Result<Option<Vec<Option<us
     let only = |these: &[String], those: &[String]| {
         let those: BTreeSet<&String> = those.iter().collect();
         let missing = these.iter().find(|name| !those.contains(name));
-        missing.map(|name| format!("'{}'", name.escape_debug()))
+        missing.map(|name| match name.is_ascii() {
+            true => format!("'{}'", name.escape_debug()),
+            // Two names can look alike: one letter with its accent, or a letter and an accent behind it.
+            false => format!(
+                "'{}', in code points '{}'; names that look alike must be written alike",
+                name.escape_debug(),
+                name.escape_default()
+            ),
+        })
     };
     let what = match (only(train, val), only(val, train)) {
         (Some(name), _) => format!("validation has no {name}"),
@@ -171,25 +175,6 @@ pub fn check_labels(split: &str, source: &dyn Source) -> Result<()> {
             source.label(i),
             classes.saturating_sub(1)
         ))),
-    }
-}
-
-/// The checkpoint's normalisation.
-pub fn normalize(p: &Preprocess) -> Normalize {
-    Normalize {
-        mean: p.mean,
-        std: p.std,
-    }
-}
-
-/// How images are prepared to be judged: small ones whole, others as the middle 7/8 (256 -> 224), bicubic.
-pub fn judged(p: &Preprocess, image_size: usize) -> EvalTransform {
-    EvalTransform {
-        size: (image_size, image_size),
-        crop_pct: if image_size <= WHOLE { 1.0 } else { 0.875 },
-        squash: false,
-        interpolation: Interpolation::Bicubic,
-        normalize: normalize(p),
     }
 }
 

@@ -1,0 +1,139 @@
+//! How images become a model's input: what is usual, and what the files of others and our own say.
+mod hugging_face;
+mod keys;
+mod ours;
+mod timm;
+
+pub(super) use hugging_face::{read as of_hugging_face, write as to_hugging_face};
+pub(super) use ours::read as of_ours;
+pub(crate) use ours::write as to_ours;
+pub(super) use timm::{read as of_timm, write as to_timm};
+
+const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+/// The middle of 256 pixels is 224.
+const CROP_PCT: f64 = 0.875;
+/// Images up to this many pixels are judged whole: their margin is not worth losing.
+const WHOLE: usize = 64;
+
+/// How pixels are weighted when an image is resized, in Pillow's terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filter {
+    /// The pixel at the centre.
+    Nearest,
+    /// Lanczos of width 6.
+    Lanczos,
+    /// Triangle.
+    Bilinear,
+    /// Cubic.
+    Bicubic,
+    /// Mean.
+    Box,
+    /// Hamming window.
+    Hamming,
+}
+
+impl Filter {
+    /// In the order of Pillow's numbers, which Hugging Face writes; with the names that timm writes.
+    const ALL: [(Filter, &'static str); 6] = [
+        (Filter::Nearest, "nearest"),
+        (Filter::Lanczos, "lanczos"),
+        (Filter::Bilinear, "bilinear"),
+        (Filter::Bicubic, "bicubic"),
+        (Filter::Box, "box"),
+        (Filter::Hamming, "hamming"),
+    ];
+
+    /// timm's name of it.
+    pub fn name(self) -> &'static str {
+        Self::ALL[self.number()].1
+    }
+
+    fn number(self) -> usize {
+        let place = Self::ALL.iter().position(|(filter, _)| *filter == self);
+        place.unwrap_or_default()
+    }
+
+    fn of_number(number: u64) -> Option<Self> {
+        let place = usize::try_from(number).ok()?;
+        Self::ALL.get(place).map(|(filter, _)| *filter)
+    }
+
+    fn of_name(name: &str) -> Option<Self> {
+        let found = Self::ALL.iter().find(|(_, n)| *n == name);
+        found.map(|(filter, _)| *filter)
+    }
+}
+
+/// How images become the model's input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Preprocess {
+    /// Height and width of the input in pixels, where the checkpoint's files tell.
+    pub size: Option<(usize, usize)>,
+    /// The part of the resized image's side that the central crop keeps.
+    pub crop_pct: f64,
+    /// Whether resizing changes the image's proportions to those of the input (Hugging Face's ViT and DeiT); else it covers
+    /// the input.
+    pub squash: bool,
+    /// How to resize.
+    pub filter: Filter,
+    /// Subtracted from each channel, of values between 0 and 1.
+    pub mean: [f32; 3],
+    /// Each channel is then divided by it.
+    pub std: [f32; 3],
+    /// Whether the checkpoint's files say so; else it is what is usual.
+    pub known: bool,
+}
+
+impl Preprocess {
+    /// What is usual for images of this height and width: small ones whole, of others the middle 7/8; bicubic, ImageNet's
+    /// mean and deviation.
+    pub fn usual(image: (usize, usize)) -> Self {
+        Self {
+            size: None,
+            crop_pct: match image.0.max(image.1) <= WHOLE {
+                true => 1.0,
+                false => CROP_PCT,
+            },
+            squash: false,
+            filter: Filter::Bicubic,
+            mean: IMAGENET.0,
+            std: IMAGENET.1,
+            known: false,
+        }
+    }
+
+    /// How a model that we train on images of this size is judged: its own normalisation, the rest as usual.
+    pub fn judged(&self, image: (usize, usize)) -> Self {
+        Self {
+            mean: self.mean,
+            std: self.std,
+            known: true,
+            ..Self::usual(image)
+        }
+    }
+}
+
+/// The share of which `floor(crop / share)` is `resized`, exactly: the quotient itself can end just below.
+fn crop_pct(crop: usize, resized: usize) -> f64 {
+    let share = crop as f64 / resized as f64;
+    match (crop as f64 / share) as usize == resized {
+        true => share,
+        false => share * (1.0 - f64::EPSILON),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crop_leads_back_to_the_resized_side() {
+        for resized in 1..1200 {
+            for crop in 1..=resized {
+                let share = crop_pct(crop, resized);
+                assert_eq!((crop as f64 / share) as usize, resized, "{crop}");
+                assert!(share <= 1.0);
+            }
+        }
+    }
+}

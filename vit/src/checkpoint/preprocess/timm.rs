@@ -1,0 +1,109 @@
+//! timm's `pretrained_cfg`, whose absent keys have timm's defaults.
+use serde_json::{json, Value};
+
+use super::keys::{side, Keys};
+use super::{Filter, Preprocess, CROP_PCT, IMAGENET};
+
+/// The keys that are heeded; then those that do not change what a model sees of an image. timm itself reads those with
+/// `test` only where it is told to.
+const KNOWN: [&str; 34] = [
+    "input_size",
+    "interpolation",
+    "crop_pct",
+    "crop_mode",
+    "mean",
+    "std",
+    "architecture",
+    "classifier",
+    "custom_load",
+    "description",
+    "file",
+    "first_conv",
+    "fixed_input_size",
+    "global_pool",
+    "hf_hub_filename",
+    "hf_hub_id",
+    "label_descriptions",
+    "label_names",
+    "label_offset",
+    "labels",
+    "license",
+    "min_input_size",
+    "notes",
+    "num_classes",
+    "num_features",
+    "origin_url",
+    "paper_ids",
+    "paper_name",
+    "pool_size",
+    "source",
+    "tag",
+    "test_crop_pct",
+    "test_input_size",
+    "url",
+];
+
+pub(in super::super) fn read(json: &Value, notes: &mut Vec<String>) -> Result<Preprocess, String> {
+    let keys = Keys::of(json)?;
+    let size = match keys.get("input_size").map(Value::as_array) {
+        None => None,
+        Some(Some(items)) => match &items[..] {
+            [_, h, w] => side(h).zip(side(w)),
+            _ => None,
+        },
+        Some(None) => None,
+    };
+    if size.is_none() && keys.get("input_size").is_some() {
+        return keys.wrong("input_size", "[3, height, width]");
+    }
+    let squash = match keys.text("crop_mode")? {
+        None | Some("center") => false,
+        Some("squash") => true,
+        // 'border' fills up with a colour.
+        Some(_) => return keys.wrong("crop_mode", "'center' or 'squash', which can be done here"),
+    };
+    let name = keys.text("interpolation")?.unwrap_or("bicubic");
+    let Some(filter) = Filter::of_name(name) else {
+        return keys.wrong(
+            "interpolation",
+            "nearest, box, bilinear, hamming, bicubic or lanczos",
+        );
+    };
+    let absent: Vec<&str> = ["mean", "std"]
+        .into_iter()
+        .filter(|key| keys.get(key).is_none())
+        .collect();
+    if !absent.is_empty() {
+        notes.push(format!(
+            "config.json has no {}: ImageNet's taken, timm's default",
+            absent.join(" and no ")
+        ));
+    }
+    let others = keys.others(&KNOWN);
+    if !others.is_empty() {
+        notes.push(format!(
+            "config.json: not known and not heeded in 'pretrained_cfg': {}",
+            crate::error::some(&others)
+        ));
+    }
+    Ok(Preprocess {
+        size,
+        crop_pct: keys.positive("crop_pct", CROP_PCT, 1.0)?,
+        squash,
+        filter,
+        mean: keys.three("mean", IMAGENET.0)?,
+        std: keys.deviations("std", IMAGENET.1)?,
+        known: true,
+    })
+}
+
+/// The keys of it that say how images are prepared.
+pub(in super::super) fn write(p: &Preprocess, (height, width): (usize, usize), cfg: &mut Value) {
+    cfg["input_size"] = json!([3, height, width]);
+    cfg["fixed_input_size"] = json!(true);
+    cfg["interpolation"] = json!(p.filter.name());
+    cfg["crop_pct"] = json!(p.crop_pct);
+    cfg["crop_mode"] = json!(if p.squash { "squash" } else { "center" });
+    cfg["mean"] = json!(p.mean);
+    cfg["std"] = json!(p.std);
+}
