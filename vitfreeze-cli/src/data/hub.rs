@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{anyhow, Result};
 
 use crate::progress::{Progress, Unit};
+use crate::report::note;
 use crate::usage::usage;
 
 /// Fetches the shards of `split` and returns the folder to open.
@@ -87,7 +88,11 @@ fn shards_of(
     };
     let root = Path::new(parse(origin).0);
     let paths = parquet.iter().map(|file| root.join(file)).collect();
-    let chosen = datasets::files_of_split(&root.join(home), split, paths).map_err(usage)?;
+    let (chosen, warning) =
+        datasets::files_of_split(&root.join(home), split, paths).map_err(usage)?;
+    if let Some(warning) = warning {
+        note(format!("warning: {warning}"));
+    }
     let chosen = chosen
         .iter()
         .filter_map(|path| path.strip_prefix(root).ok()?.to_str());
