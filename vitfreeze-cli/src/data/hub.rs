@@ -157,10 +157,11 @@ mod tests {
         );
 
         let wrong = |origin: &str, split, files: &[&str]| chosen(origin, split, files).unwrap_err();
-        let message = wrong(origin, "dev", &imagenet);
+        let message = wrong(origin, "extra", &imagenet);
         assert!(
-            message
-                .ends_with("no split 'dev' here, only train, validation, test; name one of these"),
+            message.ends_with(
+                "no split 'extra' here, only train, validation, test; name one of these"
+            ),
             "{message}"
         );
         let message = wrong(origin, "train", &[imagenet[2]]);
