@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::error::{first, first_ten};
+use crate::error::{counted, first, first_ten};
 use crate::files::{holds, io_error, is_hidden, malformed, subfolders, MAX_FILE_BYTES};
 use crate::formats::{is_image, listed};
 use crate::listing::{images, Others};
@@ -175,7 +175,8 @@ impl ImageFolder {
         let root = self.root.display();
         if in_split > 0 {
             odd.push(format!(
-                "{root}: {in_split} images lie in folders called as splits are ({names}), and are read as others"
+                "{root}: {} in folders called as splits are ({names}), and read as others",
+                counted(in_split, "image")
             ));
         }
         let several = within

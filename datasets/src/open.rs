@@ -154,8 +154,9 @@ fn has_class_folders(path: &Path, split: &str) -> bool {
 
 #[cfg(feature = "parquet")]
 fn open_parquet(path: &Path, split: &str, max_pixels: u64) -> Result<Arc<dyn Source>, Error> {
-    let files = files_of(path, split, crate::split::files_at(path, "parquet")?)?;
-    let source = crate::ParquetImages::open(files)?.with_max_pixels(max_pixels);
+    let (files, warning) = files_of(path, split, crate::split::files_at(path, "parquet")?)?;
+    let mut source = crate::ParquetImages::open(files)?.with_max_pixels(max_pixels);
+    source.warnings.extend(warning);
     Ok(Arc::new(source))
 }
 

@@ -32,7 +32,7 @@ pub struct ParquetImages {
     classes: Vec<String>,
     labels: Vec<u32>,
     labelled: bool,
-    warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
     max_pixels: u64,
 }
 

@@ -96,6 +96,7 @@ pub(crate) fn describe(kind: &str, source: &dyn Source) -> String {
     let images = thousands(source.len());
     match source.classes().len() {
         0 => format!("{kind}, {images} images, no labels"),
+        1 => format!("{kind}, {images} images, 1 class"),
         n => format!("{kind}, {images} images, {} classes", thousands(n)),
     }
 }

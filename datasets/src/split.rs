@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::error::first_ten;
+use crate::error::{counted, first, first_ten};
 use crate::files::{files_ending, malformed, subfolders};
 use crate::Error;
 
@@ -133,9 +133,15 @@ pub(crate) fn files_at(path: &Path, extension: &str) -> Result<Vec<PathBuf>, Err
 /// `val` also finds `valid`, `validation`, `test` and so on. If no file has the name of any split, they are all the data
 /// there is.
 ///
+/// Also returned is a warning if other files have the name of no split.
+///
 /// # Errors
 /// No such split; some of a numbered set of files (`train-00003-of-00014.parquet`) missing.
-pub fn files_of(root: &Path, split: &str, files: Vec<PathBuf>) -> Result<Vec<PathBuf>, Error> {
+pub fn files_of(
+    root: &Path,
+    split: &str,
+    files: Vec<PathBuf>,
+) -> Result<(Vec<PathBuf>, Option<String>), Error> {
     let split_in = |path: &PathBuf| -> Option<&'static str> {
         let below = path.strip_prefix(root).unwrap_or(path);
         // The root itself is a file then; the folders it lies in say nothing.
@@ -152,6 +158,25 @@ pub fn files_of(root: &Path, split: &str, files: Vec<PathBuf>) -> Result<Vec<Pat
     };
     let own: Vec<Option<&str>> = files.iter().map(split_in).collect();
     let found: Vec<&str> = splits().filter(|name| own.contains(&Some(name))).collect();
+    let without: Vec<String> = own
+        .iter()
+        .zip(&files)
+        .filter(|(own, _)| own.is_none() && !found.is_empty())
+        .map(|(_, file)| {
+            file.strip_prefix(root)
+                .unwrap_or(file)
+                .display()
+                .to_string()
+        })
+        .collect();
+    let warning = (!without.is_empty()).then(|| {
+        format!(
+            "{}: left out {}, whose names name no split: {}",
+            root.display(),
+            counted(without.len(), "file"),
+            first(3, &without, ", ").escape_debug()
+        )
+    });
     let chosen: Vec<PathBuf> = if found.is_empty() {
         unnamed(root, split)?;
         files
@@ -165,7 +190,7 @@ pub fn files_of(root: &Path, split: &str, files: Vec<PathBuf>) -> Result<Vec<Pat
     if chosen.iter().any(|file| file != root) {
         all_there(root, &chosen)?;
     }
-    Ok(chosen)
+    Ok((chosen, warning))
 }
 
 /// An error if files of a set are missing that is numbered as `NAME-00003-of-00014`, or if there are two such sets.
@@ -252,7 +277,7 @@ mod tests {
         let of = |split: &str, files: &[&str]| {
             let files = files.iter().map(PathBuf::from).collect();
             let files = files_of(Path::new("r"), split, files).map_err(|e| e.to_string());
-            files.map(|f| {
+            files.map(|(f, _)| {
                 f.iter()
                     .map(|p| p.display().to_string())
                     .collect::<Vec<_>>()

@@ -32,9 +32,12 @@ pub fn open_webdataset(path: &Path, split: &str) -> Result<TarImages, Error> {
     open_shards(files_of(path, split, files_at(path, "tar")?)?)
 }
 
-/// Opens these shards in this order.
-pub(crate) fn open_shards(shards: Vec<PathBuf>) -> Result<TarImages, Error> {
+/// Opens these shards in this order; the warning is about those left out.
+pub(crate) fn open_shards(
+    (shards, warning): (Vec<PathBuf>, Option<String>),
+) -> Result<TarImages, Error> {
     let mut source = TarImages::new("WebDataset", shards);
+    source.warnings.extend(warning);
     let (mut texts, mut entries) = (Vec::new(), Vec::new());
     let mut others = Others::default();
     let (mut dotted, mut first_dotted) = (0, String::new());

@@ -193,7 +193,7 @@ fn odd_levels_are_told() {
         (
             &["cat/1.jpg", "dog/1.jpg", "2.jpg"][..],
             2,
-            "left out 1 files beside the class folders, such as 2.jpg; move them into the folder of their class",
+            "left out 1 file beside the class folders, such as 2.jpg; move them into the folder of their class",
         ),
         (
             &["pets/cat/1.jpg", "pets/dog/1.jpg", "wild/fox/1.jpg"],
@@ -208,7 +208,7 @@ fn odd_levels_are_told() {
         (
             &["a/1.jpg", "b/2.jpg", "b/test/1.jpg"],
             2,
-            "DIR: 1 images lie in folders called as splits are (b/test), and are read as others",
+            "DIR: 1 image in folders called as splits are (b/test), and read as others",
         ),
         (
             &["bus/1.jpg", "train/1.jpg", "car/1.jpg"],
@@ -264,9 +264,9 @@ fn every_file_is_counted() {
     let warnings = source.warnings().join("\n");
     for part in [
         "left out 2 files of the format .avif, which is not read, such as ",
-        "left out 1 files of the format .heic, ",
+        "left out 1 file of the format .heic, ",
         "left out 2 files that are links to nowhere, such as ",
-        "left out 1 files beside the class folders, such as 5.png; ",
+        "left out 1 file beside the class folders, such as 5.png; ",
     ] {
         assert!(warnings.contains(part), "{part}: {warnings}");
     }

@@ -144,7 +144,7 @@ fn splits_that_lie_elsewhere() {
     std::fs::create_dir(set.join("Testing")).unwrap();
     std::fs::rename(set.join("Training/class1"), set.join("Testing/class1")).unwrap();
     let inspect = |path: &Path| data(&["inspect", path.to_str().unwrap()]);
-    assert!(ok(inspect(&set)).starts_with("ImageFolder, 4 images, 1 classes"));
+    assert!(ok(inspect(&set)).starts_with("ImageFolder, 4 images, 1 class\n"));
     let message = fails(inspect(dir.path()), 2);
     assert!(
         message

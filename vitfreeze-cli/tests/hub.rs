@@ -183,9 +183,9 @@ fn fetches_the_shards_of_the_split_once() {
         command
     };
     assert!(ok(offline("train")).starts_with("Parquet, 24 images"));
-    let message = fails(offline("dev"), 2);
+    let message = fails(offline("extra"), 2);
     assert!(
-        message.contains("no split 'dev' here, only train, validation"),
+        message.contains("no split 'extra' here, only train, validation"),
         "{message}"
     );
     std::fs::remove_file(snapshot.join(SHARDS[0])).unwrap();

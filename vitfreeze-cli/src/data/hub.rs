@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{anyhow, Result};
 
 use crate::progress::{Progress, Unit};
+use crate::report::note;
 use crate::usage::usage;
 
 /// Fetches the shards of `split` and returns the folder to open.
@@ -87,7 +88,11 @@ fn shards_of(
     };
     let root = Path::new(parse(origin).0);
     let paths = parquet.iter().map(|file| root.join(file)).collect();
-    let chosen = datasets::files_of_split(&root.join(home), split, paths).map_err(usage)?;
+    let (chosen, warning) =
+        datasets::files_of_split(&root.join(home), split, paths).map_err(usage)?;
+    if let Some(warning) = warning {
+        note(format!("warning: {warning}"));
+    }
     let chosen = chosen
         .iter()
         .filter_map(|path| path.strip_prefix(root).ok()?.to_str());
@@ -152,10 +157,11 @@ mod tests {
         );
 
         let wrong = |origin: &str, split, files: &[&str]| chosen(origin, split, files).unwrap_err();
-        let message = wrong(origin, "dev", &imagenet);
+        let message = wrong(origin, "extra", &imagenet);
         assert!(
-            message
-                .ends_with("no split 'dev' here, only train, validation, test; name one of these"),
+            message.ends_with(
+                "no split 'extra' here, only train, validation, test; name one of these"
+            ),
             "{message}"
         );
         let message = wrong(origin, "train", &[imagenet[2]]);
