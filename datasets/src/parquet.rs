@@ -12,9 +12,11 @@ use ::parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileRea
 use bytes::Bytes;
 
 use crate::error::panic_message;
-use crate::files::{io_error, malformed, read_range, MAX_FILE_BYTES};
+use crate::files::{io_error, malformed, open_file, read_range, MAX_FILE_BYTES};
 use crate::source::{decode_named, describe};
 use crate::{Error, Image, Source};
+
+mod pages;
 
 /// Labels that go by this name are taken before others.
 const LABELS: [&str; 5] = ["label", "labels", "fine_label", "cls", "class"];
@@ -55,7 +57,7 @@ struct Group {
     column: usize,
 }
 
-/// A file that is opened anew for each read: handles share their place, and thousands of files are too many handles.
+/// A file of which the footer is read; its handle is not kept, thousands of files are too many handles.
 struct Shard {
     path: PathBuf,
     len: u64,
@@ -71,7 +73,7 @@ impl ChunkReader for Shard {
     type T = BufReader<File>;
 
     fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        let mut file = File::open(&self.path)?;
+        let mut file = open_file(&self.path)?;
         file.seek(SeekFrom::Start(start))?;
         Ok(BufReader::new(file))
     }
@@ -156,7 +158,7 @@ impl ParquetImages {
                 .filter(|rows| *rows as u64 <= len);
             let rows =
                 rows.ok_or_else(|| malformed(path, "a row group of an impossible length"))?;
-            let column = group.get_column_reader(label.0).map_err(wrong)?;
+            let column = pages::column(path, group.metadata(), label.0).map_err(wrong)?;
             let labels = integers(column, rows).map_err(wrong)?;
             for (row, label) in labels.iter().enumerate() {
                 let label = u32::try_from(*label).ok().filter(|l| *l < 1 << 24);
@@ -196,9 +198,11 @@ impl ParquetImages {
             .get(group)
             .ok_or_else(|| format!("there are only {} images", self.labels.len()))?;
         let read = || {
-            let reader = self.readers[group.file].0.get_row_group(group.number)?;
+            let metadata = self.readers[group.file].0.metadata();
+            let metadata = metadata.row_group(group.number);
+            let path = &self.files[group.file];
             let ColumnReader::ByteArrayColumnReader(mut column) =
-                reader.get_column_reader(group.column)?
+                pages::column(path, metadata, group.column)?
             else {
                 return Ok(None);
             };
