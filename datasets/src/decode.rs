@@ -13,6 +13,7 @@ use image::{ColorType, ImageDecoder, ImageError, Limits};
 use libjpeg_turbo_rs::{ColorSpace, DecodeLimits, Decoder, JpegError, PixelFormat};
 
 use crate::error::panic_message;
+use crate::permit::{Permit, MAX_DECODED};
 use crate::Image;
 
 /// Larger images are refused from their header, before anything is allocated for them (Pillow's limit), unless another
@@ -24,6 +25,18 @@ const MAX_SCANS: usize = 512;
 
 /// For what a file holds besides pixels (compressed texts and profiles).
 const MAX_EXTRAS: u64 = 64 << 20;
+
+/// Bytes a pixel that the WebP decoder holds besides its result: a canvas and a frame.
+const WEBP_FRAMES: u64 = 8;
+
+/// The same of the TIFF decoder, which copies its result, at most 16-bit RGBA.
+const TIFF_COPY: u64 = 8;
+
+/// The same of the GIF decoder: a frame.
+const GIF_FRAME: u64 = 4;
+
+/// More than any decoder here takes for a pixel.
+const MOST_A_PIXEL: u64 = 16;
 
 /// Why bytes are not an image we can use.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +57,26 @@ pub enum DecodeError {
         height: u64,
         /// The limit.
         limit: u64,
+    },
+    /// Decoding takes more memory than the limit.
+    #[error("decoding {width} x {height} pixels takes {bytes} bytes, more than the limit of {limit}; a number of pixels above {MAX_PIXELS} as limit raises it")]
+    TooMuchMemory {
+        /// Width in the header.
+        width: u64,
+        /// Height in the header.
+        height: u64,
+        /// What the decoder would take.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A header that says there are no pixels.
+    #[error("{width} x {height} pixels; an image has at least one")]
+    NoPixels {
+        /// Width of what was decoded.
+        width: usize,
+        /// Height of what was decoded.
+        height: usize,
     },
     /// The file ends before the image does.
     #[error("image file is truncated")]
@@ -86,8 +119,17 @@ pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
 }
 
 /// [`decode`] with another limit than [`MAX_PIXELS`].
+///
+/// All threads together decode no more at a time than fits in 1 GiB; the others wait. An image that takes more by itself
+/// is an error, unless the limit is above [`MAX_PIXELS`].
 pub fn decode_within(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
-    guarded(|| decode_any(bytes, max_pixels))
+    let image = guarded(|| decode_any(bytes, max_pixels))?;
+    // Training would stop at it: every reader has to find the same images bad.
+    if image.check().is_err() {
+        let (width, height) = (image.width, image.height);
+        return Err(DecodeError::NoPixels { width, height });
+    }
+    Ok(image)
 }
 
 /// Should a decoder panic on a strange file, that file is bad, and the training goes on.
@@ -107,20 +149,20 @@ fn decode_any(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
             limits.max_alloc = Some(MAX_EXTRAS);
             PngDecoder::with_limits(cursor, limits)
                 .map_err(|e| bad(e, DecodeError::Png))
-                .and_then(|decoder| read(decoder, max_pixels, DecodeError::Png))
+                .and_then(|decoder| read(decoder, 0, max_pixels, DecodeError::Png))
         }
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => {
             WebPDecoder::new(cursor)
                 .map_err(|e| bad(e, DecodeError::WebP))
-                .and_then(|decoder| read(decoder, max_pixels, DecodeError::WebP))
+                .and_then(|decoder| read(decoder, WEBP_FRAMES, max_pixels, DecodeError::WebP))
         }
         [b'B', b'M', ..] => BmpDecoder::new(cursor)
             .map_err(|e| bad(e, DecodeError::Bmp))
-            .and_then(|decoder| read(decoder, max_pixels, DecodeError::Bmp)),
-        // This decoder bounds what it allocates by itself.
+            .and_then(|decoder| read(decoder, 0, max_pixels, DecodeError::Bmp)),
+        // This decoder bounds what it allocates by itself, and fills a buffer of its own first.
         [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => TiffDecoder::new(cursor)
             .map_err(|e| bad(e, DecodeError::Tiff))
-            .and_then(|decoder| read(decoder, max_pixels, DecodeError::Tiff)),
+            .and_then(|decoder| read(decoder, TIFF_COPY, max_pixels, DecodeError::Tiff)),
         [b'G', b'I', b'F', b'8', ..] => {
             let mut decoder = GifDecoder::new(cursor).map_err(|e| bad(e, DecodeError::Gif))?;
             // A frame may claim to be larger than its image.
@@ -129,11 +171,11 @@ fn decode_any(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
             decoder
                 .set_limits(limits)
                 .map_err(|e| bad(e, DecodeError::Gif))?;
-            read(decoder, max_pixels, DecodeError::Gif)
+            read(decoder, GIF_FRAME, max_pixels, DecodeError::Gif)
         }
         [b'P', b'1'..=b'7', b' ' | b'\t' | b'\r' | b'\n' | b'#', ..] => PnmDecoder::new(cursor)
             .map_err(|e| bad(e, DecodeError::Pnm))
-            .and_then(|decoder| read(decoder, max_pixels, DecodeError::Pnm)),
+            .and_then(|decoder| read(decoder, 0, max_pixels, DecodeError::Pnm)),
         _ => Err(DecodeError::UnknownFormat(
             bytes.iter().take(4).copied().collect(),
         )),
@@ -149,6 +191,24 @@ pub(crate) fn check_size(width: u64, height: u64, limit: u64) -> Result<(), Deco
         });
     }
     Ok(())
+}
+
+/// Permission to decode an image of which a pixel takes so many bytes.
+fn permit(width: u64, height: u64, pixel: u64, max_pixels: u64) -> Result<Permit, DecodeError> {
+    let limit = match max_pixels > MAX_PIXELS {
+        true => MAX_DECODED.max(max_pixels.saturating_mul(MOST_A_PIXEL)),
+        false => MAX_DECODED,
+    };
+    let bytes = width.saturating_mul(height).saturating_mul(pixel);
+    if bytes > limit {
+        return Err(DecodeError::TooMuchMemory {
+            width,
+            height,
+            bytes,
+            limit,
+        });
+    }
+    Ok(Permit::take(bytes))
 }
 
 fn decode_jpeg(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
@@ -179,12 +239,22 @@ fn decode_jpeg(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
     } else {
         PixelFormat::Rgb
     });
+    // The result, a plane for each component, and of all but plain sequential images the coefficients.
+    let header = decoder.header();
+    let planes = header.components.len() as u64;
+    let coefficients = match header.is_progressive || header.is_lossless {
+        true => 2 * planes,
+        false => 0,
+    };
+    let pixel = if cmyk { 7 } else { 3 } + planes + coefficients;
+    let permit = permit(header.width.into(), header.height.into(), pixel, max_pixels)?;
     let image = decoder.decode_image()?;
     let rgb = if cmyk {
         cmyk_to_rgb(&image.data)
     } else {
         image.data
     };
+    permit.keep(rgb.len() as u64);
     Ok(Image {
         width: image.width,
         height: image.height,
@@ -236,9 +306,11 @@ fn cmyk_to_rgb(inverted: &[u8]) -> Vec<u8> {
     rgb
 }
 
-/// The pixels of a format that the `image` crate decodes; `kind` makes errors of that format.
+/// The pixels of a format that the `image` crate decodes; `extra`: what its decoder takes for a pixel besides the result;
+/// `kind` makes errors of that format.
 fn read(
     decoder: impl ImageDecoder,
+    extra: u64,
     max_pixels: u64,
     kind: fn(String) -> DecodeError,
 ) -> Result<Image, DecodeError> {
@@ -255,25 +327,34 @@ fn read(
         ColorType::Rgba16 => (4, true),
         other => return Err(kind(format!("pixels of type {other:?} are not supported"))),
     };
+    let pixel = channels * if wide { 2 } else { 1 };
+    // Grey is spread into a buffer of its own, colour is packed where it lies.
+    let grey = channels < 3;
+    let needed = pixel as u64 + extra + if grey { 3 } else { 0 };
+    let permit = permit(width.into(), height.into(), needed, max_pixels)?;
     let (width, height) = (width as usize, height as usize);
-    let mut data = vec![0; width * height * channels * if wide { 2 } else { 1 }];
+    let mut data = vec![0; width * height * pixel];
     decoder.read_image(&mut data).map_err(|e| bad(e, kind))?;
-    if wide {
-        // `image` hands out 16-bit values in the machine's own byte order.
-        data = data
-            .chunks_exact(2)
-            .map(|v| (u16::from_ne_bytes([v[0], v[1]]) >> 8) as u8)
-            .collect();
-    }
-    let rgb = match channels {
-        1 => data.iter().flat_map(|&v| [v; 3]).collect(),
-        2 => data.chunks_exact(2).flat_map(|p| [p[0]; 3]).collect(),
-        3 => data,
-        _ => data
-            .chunks_exact(4)
-            .flat_map(|p| [p[0], p[1], p[2]])
-            .collect(),
+    // `image` hands out 16-bit values in the machine's own byte order.
+    let high = usize::from(wide && cfg!(target_endian = "little"));
+    let rgb = if grey {
+        let mut rgb = Vec::with_capacity(3 * width * height);
+        rgb.extend(data.chunks_exact(pixel).flat_map(|p| [p[high]; 3]));
+        rgb
+    } else if pixel == 3 {
+        data
+    } else {
+        let sample = pixel / channels;
+        for i in 0..width * height {
+            for c in 0..3 {
+                data[3 * i + c] = data[pixel * i + sample * c + high];
+            }
+        }
+        data.truncate(3 * width * height);
+        data.shrink_to_fit();
+        data
     };
+    permit.keep(rgb.len() as u64);
     Ok(Image { width, height, rgb })
 }
 

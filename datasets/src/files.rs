@@ -9,13 +9,25 @@ use crate::Error;
 /// Larger image files are not read: no photo in a training set comes near.
 pub(crate) const MAX_FILE_BYTES: u64 = 256 << 20;
 
+/// Opens a file to read it. Pipes, sockets and devices are refused before they are opened: reading one may wait for ever.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    let kind = std::fs::metadata(path)?;
+    match kind.is_file() {
+        true => File::open(path),
+        false if kind.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        false => Err(io::Error::other(
+            "not a regular file but a pipe, socket or device; copy its contents to a file",
+        )),
+    }
+}
+
 /// The `len` bytes of the file at `path` from `offset` on; what is wrong with it as text.
 pub(crate) fn read_range(path: &Path, offset: u64, len: u64) -> Result<Vec<u8>, String> {
     if len > MAX_FILE_BYTES {
         return Err(format!("larger than {MAX_FILE_BYTES} bytes"));
     }
     let read = || {
-        let mut file = File::open(path)?;
+        let mut file = open_file(path)?;
         file.seek(SeekFrom::Start(offset))?;
         let mut bytes = Vec::new();
         file.take(len).read_to_end(&mut bytes)?;

@@ -18,6 +18,7 @@ mod normalize;
 mod open;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod permit;
 mod resize;
 pub mod rng;
 mod shapes;

@@ -12,9 +12,11 @@ use ::parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileRea
 use bytes::Bytes;
 
 use crate::error::{first_ten, panic_message};
-use crate::files::{io_error, malformed, read_range, MAX_FILE_BYTES};
+use crate::files::{io_error, malformed, open_file, read_range, MAX_FILE_BYTES};
 use crate::source::{decode_named, describe};
 use crate::{Error, Image, Source};
+
+mod pages;
 
 /// Labels that go by this name are taken before others.
 const LABELS: [&str; 5] = ["label", "labels", "fine_label", "cls", "class"];
@@ -60,7 +62,7 @@ struct Group {
     column: usize,
 }
 
-/// A file that is opened anew for each read: handles share their place, and thousands of files are too many handles.
+/// A file of which the footer is read; its handle is not kept, thousands of files are too many handles.
 struct Shard {
     path: PathBuf,
     len: u64,
@@ -76,7 +78,7 @@ impl ChunkReader for Shard {
     type T = BufReader<File>;
 
     fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        let mut file = File::open(&self.path)?;
+        let mut file = open_file(&self.path)?;
         file.seek(SeekFrom::Start(start))?;
         Ok(BufReader::new(file))
     }
@@ -168,13 +170,13 @@ impl ParquetImages {
             let rows =
                 rows.ok_or_else(|| malformed(path, "a row group of an impossible length"))?;
             let labels = match &label {
-                Some((column, _)) => {
+                Some((number, _)) => {
                     let levels = group
                         .metadata()
-                        .column(*column)
+                        .column(*number)
                         .column_descr()
                         .max_def_level();
-                    let column = group.get_column_reader(*column).map_err(wrong)?;
+                    let column = pages::column(path, group.metadata(), *number).map_err(wrong)?;
                     integers(column, rows, levels).map_err(wrong)?
                 }
                 None => vec![None; rows],
@@ -258,9 +260,11 @@ impl ParquetImages {
             .get(group)
             .ok_or_else(|| format!("there are only {} images", self.labels.len()))?;
         let read = || {
-            let reader = self.readers[group.file].0.get_row_group(group.number)?;
+            let metadata = self.readers[group.file].0.metadata();
+            let metadata = metadata.row_group(group.number);
+            let path = &self.files[group.file];
             let ColumnReader::ByteArrayColumnReader(mut column) =
-                reader.get_column_reader(group.column)?
+                pages::column(path, metadata, group.column)?
             else {
                 return Ok(None);
             };

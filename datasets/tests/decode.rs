@@ -140,3 +140,72 @@ fn too_large_images_are_refused_from_their_header() {
         );
     }
 }
+
+/// A PNG's header alone: what decides before pixels are read.
+fn png_header(width: u32, height: u32, bits: u8, colour: u8) -> Vec<u8> {
+    let mut data = Vec::from(*b"IHDR");
+    data.extend(width.to_be_bytes());
+    data.extend(height.to_be_bytes());
+    data.extend([bits, colour, 0, 0, 0]);
+    let mut crc = flate2::Crc::new();
+    crc.update(&data);
+    let mut png = Vec::from(*b"\x89PNG\r\n\x1a\n\0\0\0\x0d");
+    png.extend(data);
+    png.extend(crc.sum().to_be_bytes());
+    png.extend(*b"\0\0\0\0IDAT\x35\xaf\x06\x1e");
+    png
+}
+
+/// The first frame header of a JPEG, from its height on.
+fn frame(jpeg: &[u8]) -> usize {
+    let at = jpeg
+        .windows(2)
+        .position(|w| matches!(w, [0xff, 0xc0 | 0xc2]));
+    at.unwrap() + 5
+}
+
+#[test]
+fn what_takes_too_much_memory_is_refused_from_its_header() {
+    let mut progressive = fixture("decode/progressive.jpg");
+    let at = frame(&progressive);
+    progressive[at..at + 4].copy_from_slice(&[0x34, 0x41, 0x34, 0x41]);
+    let mut webp = Vec::from(*b"RIFF\x1a\0\0\0WEBPVP8L\x0d\0\0\0\x2f");
+    webp.extend((13_376u32 | 13_376 << 14).to_le_bytes());
+    webp.extend([0; 8]);
+    for (name, bytes) in [
+        ("RGBA of 16 bits", png_header(13_377, 13_377, 16, 6)),
+        ("grey and alpha", png_header(13_377, 13_377, 16, 4)),
+        ("JPEG", progressive),
+        ("WebP", webp),
+    ] {
+        let message = decode(&bytes).unwrap_err().to_string();
+        assert!(
+            message.contains("13377 x 13377") && message.contains("limit of 1073741824"),
+            "{name}: {message}"
+        );
+    }
+    // 8 bits fit: the file is bad because it ends, not because of its size.
+    let fits = decode(&png_header(13_377, 13_377, 8, 6)).unwrap_err();
+    assert!(!fits.to_string().contains("limit"), "{fits}");
+}
+
+#[test]
+fn an_image_without_pixels_is_bad() {
+    let without = |name: &str, side: usize| {
+        let mut jpeg = fixture(name);
+        let at = frame(&jpeg) + 2 * side;
+        jpeg[at..at + 2].fill(0);
+        jpeg
+    };
+    let mut bmp = fixture("formats/color.bmp");
+    bmp[22..26].fill(0);
+    for (name, bytes) in [
+        ("height", without("decode/photo.jpg", 0)),
+        ("width", without("decode/photo.jpg", 1)),
+        ("progressive", without("decode/progressive.jpg", 0)),
+        ("PNG", png_header(0, 5, 8, 2)),
+        ("BMP", bmp),
+    ] {
+        assert!(decode(&bytes).is_err(), "{name}");
+    }
+}

@@ -242,3 +242,85 @@ fn damaged_files_do_not_panic() {
         }
     }
 }
+
+/// One column of images, compressed, with or without a dictionary, pages of so many rows.
+fn packed(images: &[Vec<u8>], dictionary: bool, snappy: bool) -> Vec<u8> {
+    use parquet::basic::{Compression, ZstdLevel};
+    let text = "message m { required binary image; required int64 label; }";
+    let schema = Arc::new(parse_message_type(text).unwrap());
+    let properties = WriterProperties::builder()
+        .set_dictionary_enabled(dictionary)
+        .set_dictionary_page_size_limit(1 << 30)
+        .set_data_page_size_limit(1 << 30)
+        .set_statistics_enabled(parquet::file::properties::EnabledStatistics::None)
+        .set_compression(match snappy {
+            true => Compression::SNAPPY,
+            false => Compression::ZSTD(ZstdLevel::default()),
+        })
+        .build();
+    let mut bytes = Vec::new();
+    let mut file = SerializedFileWriter::new(&mut bytes, schema, Arc::new(properties)).unwrap();
+    let mut group = file.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    let values: Vec<ByteArray> = images.iter().map(|i| i.clone().into()).collect();
+    let typed = column.typed::<ByteArrayType>();
+    typed.write_batch(&values, None, None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    let labels = vec![0; images.len()];
+    let typed = column.typed::<Int64Type>();
+    typed.write_batch(&labels, None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    file.close().unwrap();
+    bytes
+}
+
+#[test]
+fn pages_of_all_kinds_are_read() {
+    let dir = tempdir().unwrap();
+    // The second image again: a dictionary has it once.
+    let images: Vec<Vec<u8>> = [0, 1, 2, 1].map(image).into();
+    for (dictionary, snappy) in [(true, true), (true, false), (false, true), (false, false)] {
+        let path = put(&dir, "0.parquet", &packed(&images, dictionary, snappy));
+        let reds: Vec<u8> = all(&*opened(&path, "train")).iter().map(|i| i.1).collect();
+        assert_eq!(reds, [0, 1, 2, 1], "{dictionary} {snappy}");
+    }
+}
+
+#[test]
+fn a_small_file_cannot_take_much_memory() {
+    let dir = tempdir().unwrap();
+    let dark = |mib: usize| vec![0; mib << 20];
+    let last_error = |bytes: &[u8]| {
+        let source = opened(&put(&dir, "0.parquet", bytes), "train");
+        source.image(0).unwrap_err().to_string()
+    };
+    // A dictionary, and a value that is no image file in size.
+    let message = last_error(&packed(
+        &[dark(33), image(1), vec![1; 33 << 20]],
+        true,
+        false,
+    ));
+    assert!(
+        message.contains("0.parquet#0: cannot be read") && message.contains("67108864"),
+        "{message}"
+    );
+    let message = last_error(&packed(&[dark(257)], false, true));
+    assert!(
+        message.ends_with("larger than 268435456 bytes"),
+        "{message}"
+    );
+    // A page whose header states 1.5 GiB: a number of five bytes in the place of another.
+    let mut file = packed(&[dark(150)], false, false);
+    let header = file[..16].to_vec();
+    let at = header.windows(2).position(|w| w[0] == 0x15 && w[1] >= 0x80);
+    let number = &mut file[at.unwrap() + 1..][..5];
+    assert!(number[3] >= 0x80 && number[4] < 0x80);
+    for (i, byte) in number.iter_mut().enumerate() {
+        let seven = ((3u32 << 30) >> (7 * i)) as u8 & 0x7f;
+        *byte = seven | if i < 4 { 0x80 } else { 0 };
+    }
+    let message = last_error(&file);
+    assert!(message.contains("more than 1073741824"), "{message}");
+}

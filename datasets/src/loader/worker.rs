@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::{Batch, OnBad, Shared};
 use crate::error::panic_message;
+use crate::permit::Keep;
 use crate::rng::rng;
 use crate::{Drawn, Error};
 
@@ -103,6 +104,8 @@ fn make(shared: &Shared, draft: &Draft, slot: usize) -> Result<Option<Batch>, Er
 /// Reads and augments an image; if it is bad, the first good one after it, or none.
 fn sample(shared: &Shared, epoch: usize, pick: Pick) -> Result<Option<Sample>, Error> {
     let Pick { mut index, copy } = pick;
+    // An image takes memory until it is cut and resized.
+    let _keep = Keep::new();
     loop {
         // No dataset has 2^48 images.
         let place = index as u64 | (copy as u64) << 48;
