@@ -1,14 +1,14 @@
 //! Images on disk, one folder per class.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
 use crate::error::first_ten;
-use crate::files::{walk_error, MAX_FILE_BYTES};
+use crate::files::{open_file, walk_error, MAX_FILE_BYTES};
 use crate::source::{decode_named, describe};
 use crate::split::{candidates, choose, unnamed, SPLITS};
 use crate::{Error, Image, Source, MAX_PIXELS};
@@ -106,7 +106,7 @@ impl ImageFolder {
     fn read(&self, index: usize) -> Result<Vec<u8>, String> {
         let read = || {
             let mut bytes = Vec::new();
-            File::open(self.path(index))?
+            open_file(&self.path(index))?
                 .take(MAX_FILE_BYTES + 1)
                 .read_to_end(&mut bytes)?;
             Ok(bytes)

@@ -84,7 +84,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
         let label = source.label(index);
         let class = source.classes().get(label).map_or("?", String::as_str);
-        labels.push(format!("row {}: {class} ({})", row + 1, source.name(index)));
+        let line = format!("row {}: {class} ({})", row + 1, source.name(index));
+        labels.push(vit::printable(&line));
     }
     let write = || -> Result<()> {
         let unfinished = Unfinished::beside(&args.out)?;
