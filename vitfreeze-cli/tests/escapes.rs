@@ -90,7 +90,8 @@ fn names_of_classes_and_images() {
         out.to_str().unwrap(),
     ]);
     harmless(&["data", "inspect", &format!("{set}/{EVIL}")]);
-    harmless(&["classify", &format!("{set}/{EVIL}.safetensors"), "x.png"]);
+    let weights = format!("{set}/{EVIL}.safetensors");
+    harmless(&["classify", "--checkpoint", &weights, "x.png"]);
     harmless(&["inspect", &format!("{set}/{EVIL}")]);
 }
 
