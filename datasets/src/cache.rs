@@ -17,7 +17,7 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use crate::decode::check_size;
-use crate::files::{io_error, malformed};
+use crate::files::{io_error, malformed, open_file};
 use crate::source::describe;
 use crate::split::{choose, unnamed};
 use crate::{Error, Image, Source};
@@ -119,7 +119,7 @@ struct Row {
 /// Whether the file at `path` begins as a cache does.
 pub(crate) fn is_cache(path: &Path) -> bool {
     let mut magic = [0; 16];
-    File::open(path).is_ok_and(|mut f| f.read_exact(&mut magic).is_ok()) && &magic == MAGIC
+    open_file(path).is_ok_and(|mut f| f.read_exact(&mut magic).is_ok()) && &magic == MAGIC
 }
 
 impl CacheFile {
@@ -128,7 +128,7 @@ impl CacheFile {
     /// # Errors
     /// A damaged file, or a cache of another split.
     pub fn open(path: &Path, split: &str) -> Result<Self, Error> {
-        let file = File::open(path).map_err(io_error(path))?;
+        let file = open_file(path).map_err(io_error(path))?;
         let len = file.metadata().map_err(io_error(path))?.len();
         let (mut cache, of) = Self::read(file, len)
             .map_err(|e| malformed(path, format!("not a whole cache ({e}); make it again")))?;

@@ -1,13 +1,12 @@
 //! CIFAR-10 and CIFAR-100 in their binary version, packed or unpacked.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
 
-use crate::files::{io_error, malformed};
+use crate::files::{io_error, malformed, open_file};
 use crate::source::describe;
 use crate::split::choose;
 use crate::{Error, Image, Source};
@@ -117,7 +116,7 @@ impl Cifar {
         let files = if path.is_dir() {
             read_folder(path)?
         } else {
-            let file = BufReader::new(File::open(path).map_err(io_error(path))?);
+            let file = BufReader::new(open_file(path).map_err(io_error(path))?);
             let packed = path.extension().is_some_and(|e| e != "tar");
             read_archive(file, packed).map_err(|reason| malformed(path, reason))?
         };
@@ -205,7 +204,7 @@ fn read_folder(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>, Error> {
         };
         if wanted(name) {
             let mut bytes = Vec::new();
-            let file = File::open(&path).map_err(io_error(&path))?;
+            let file = open_file(&path).map_err(io_error(&path))?;
             file.take(MAX_BYTES)
                 .read_to_end(&mut bytes)
                 .map_err(io_error(&path))?;

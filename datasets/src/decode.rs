@@ -1,7 +1,6 @@
 //! Bytes of an image file to RGB.
 
 use std::io::Cursor;
-use std::panic::{catch_unwind, UnwindSafe};
 
 use image::codecs::bmp::BmpDecoder;
 use image::codecs::gif::GifDecoder;
@@ -12,7 +11,7 @@ use image::codecs::webp::WebPDecoder;
 use image::{ColorType, ImageDecoder, ImageError, Limits};
 use libjpeg_turbo_rs::{ColorSpace, DecodeLimits, Decoder, JpegError, PixelFormat};
 
-use crate::error::panic_message;
+use crate::error::caught;
 use crate::permit::{Permit, MAX_DECODED};
 use crate::Image;
 
@@ -133,10 +132,8 @@ pub fn decode_within(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError
 }
 
 /// Should a decoder panic on a strange file, that file is bad, and the training goes on.
-fn guarded(
-    decode: impl FnOnce() -> Result<Image, DecodeError> + UnwindSafe,
-) -> Result<Image, DecodeError> {
-    catch_unwind(decode).unwrap_or_else(|panic| Err(DecodeError::Panicked(panic_message(&*panic))))
+fn guarded(decode: impl FnOnce() -> Result<Image, DecodeError>) -> Result<Image, DecodeError> {
+    caught(decode).unwrap_or_else(|panic| Err(DecodeError::Panicked(panic)))
 }
 
 fn decode_any(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {

@@ -1,5 +1,7 @@
 //! Everything that can go wrong, each in one line that says what, where and what to do.
 
+use std::cell::Cell;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::PathBuf;
 
 /// What [`open`](crate::open) understands.
@@ -158,9 +160,21 @@ pub(crate) fn first<T: AsRef<str>>(most: usize, items: &[T], separator: &str) ->
     text
 }
 
-/// `1 file`, `2 files`.
-pub(crate) fn counted(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+thread_local! {
+    static CATCHING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is in a decoder whose panic becomes an error. A program's panic hook then has nothing to print.
+pub fn catching_panics() -> bool {
+    CATCHING.get()
+}
+
+/// Runs a decoder that strange files have made panic, or might; what the panic said.
+pub(crate) fn caught<T>(decoder: impl FnOnce() -> T) -> Result<T, String> {
+    let outer = CATCHING.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(decoder));
+    CATCHING.set(outer);
+    result.map_err(|panic| panic_message(&*panic))
 }
 
 /// What a caught panic said.

@@ -1,14 +1,15 @@
 //! Images on disk, one folder per class.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::error::{counted, first, first_ten};
-use crate::files::{holds, io_error, is_hidden, malformed, subfolders, MAX_FILE_BYTES};
+use crate::error::{first, first_ten};
+use crate::files::{holds, io_error, is_hidden, malformed, open_file, subfolders, MAX_FILE_BYTES};
 use crate::formats::{is_image, listed};
 use crate::listing::{images, Others};
+use crate::source::counted;
 use crate::source::{decode_named, describe};
 use crate::split::{choose, is_training, split_folders, split_named, unnamed};
 use crate::{Error, Image, Source, MAX_PIXELS};
@@ -176,7 +177,7 @@ impl ImageFolder {
         if in_split > 0 {
             odd.push(format!(
                 "{root}: {} in folders called as splits are ({names}), and read as others",
-                counted(in_split, "image")
+                counted(in_split, "image", "images")
             ));
         }
         let several = within
@@ -201,7 +202,7 @@ impl ImageFolder {
     fn read(&self, index: usize) -> Result<Vec<u8>, String> {
         let read = || {
             let mut bytes = Vec::new();
-            File::open(self.path(index))?
+            open_file(&self.path(index))?
                 .take(MAX_FILE_BYTES + 1)
                 .read_to_end(&mut bytes)?;
             Ok(bytes)

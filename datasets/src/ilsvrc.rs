@@ -1,13 +1,12 @@
 //! ImageNet as it is handed out: `ILSVRC2012_img_train.tar` and `_val.tar`, read without unpacking.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use flate2::read::GzDecoder;
 
-use crate::files::{io_error, malformed};
+use crate::files::{io_error, malformed, open_file};
 use crate::mat::{read_structs, Value};
 use crate::split::choose;
 use crate::tar_images::{index, index_file, Entry, TarImages};
@@ -63,7 +62,7 @@ fn open_train(path: &Path) -> Result<TarImages, Error> {
     if let Some(twice) = inner.windows(2).find(|w| w[0].0 == w[1].0) {
         return Err(malformed(path, format!("class {} twice", twice[0].0)));
     }
-    let file = File::open(path).map_err(io_error(path))?;
+    let file = open_file(path).map_err(io_error(path))?;
     for (label, (class, tar)) in inner.iter().enumerate() {
         let mut listed = index(&file, tar.offset, tar.size, &format!("{class}.tar"))
             .map_err(|reason| malformed(path, reason))?;
@@ -119,7 +118,7 @@ fn open_val(path: &Path, devkit: &Path) -> Result<TarImages, Error> {
 
 /// Sorted WordNet ids, and the class of each validation image.
 fn read_devkit(path: &Path) -> Result<(Vec<String>, Vec<usize>), Error> {
-    let file = File::open(path).map_err(io_error(path))?;
+    let file = open_file(path).map_err(io_error(path))?;
     let mut members = BTreeMap::new();
     let mut archive = tar::Archive::new(GzDecoder::new(file).take(MAX_DEVKIT_BYTES));
     let mut read = || -> std::io::Result<()> {

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use walkdir::WalkDir;
 
-use crate::error::counted;
 use crate::files::{is_hidden, walk_error};
 use crate::formats::{extension, is_image, is_unread_image};
+use crate::source::counted;
 use crate::Error;
 
 /// More kinds than this are not told apart: names come from outside.
@@ -89,7 +89,10 @@ impl Others {
     /// A line for each kind that may be missed.
     pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
         self.0.iter().filter_map(|(what, kind)| {
-            let (count, example) = (counted(kind.count, "file"), kind.example.escape_debug());
+            let (count, example) = (
+                counted(kind.count, "file", "files"),
+                kind.example.escape_debug(),
+            );
             let advice = kind.advice?;
             Some(format!(
                 "left out {count} {what}, such as {example}; {advice}"

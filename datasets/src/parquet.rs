@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{BufReader, Seek, SeekFrom};
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
 use ::parquet::basic::Type;
@@ -11,7 +10,7 @@ use ::parquet::errors::{ParquetError, Result as ParquetResult};
 use ::parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
 use bytes::Bytes;
 
-use crate::error::{first_ten, panic_message};
+use crate::error::{caught, first_ten};
 use crate::files::{io_error, malformed, open_file, read_range, MAX_FILE_BYTES};
 use crate::source::{decode_named, describe};
 use crate::{Error, Image, Source};
@@ -104,8 +103,7 @@ impl ParquetImages {
         };
         for path in files {
             // Damaged files have made this crate panic.
-            catch_unwind(AssertUnwindSafe(|| images.add(&path)))
-                .unwrap_or_else(|panic| Err(malformed(&path, panic_message(&*panic))))?;
+            caught(|| images.add(&path)).unwrap_or_else(|panic| Err(malformed(&path, panic)))?;
         }
         images.check_missing();
         let most = images.labels.iter().max().map_or(0, |m| *m as usize + 1);
@@ -273,8 +271,7 @@ impl ParquetImages {
             column.read_records(1, Some(&mut defined), None, &mut values)?;
             Ok(values.pop())
         };
-        let read = catch_unwind(AssertUnwindSafe(read))
-            .unwrap_or_else(|panic| Err(ParquetError::General(panic_message(&*panic))));
+        let read = caught(read).unwrap_or_else(|panic| Err(ParquetError::General(panic)));
         let value = read.map_err(|e: ParquetError| format!("cannot be read: {e}"))?;
         let value = value.ok_or("no image in this row")?;
         if value.len() as u64 > MAX_FILE_BYTES {

@@ -93,12 +93,16 @@ pub trait Source: Send + Sync {
 
 /// What [`Source::describe`] says of a source of this kind.
 pub(crate) fn describe(kind: &str, source: &dyn Source) -> String {
-    let images = thousands(source.len());
+    let images = counted(source.len(), "image", "images");
     match source.classes().len() {
-        0 => format!("{kind}, {images} images, no labels"),
-        1 => format!("{kind}, {images} images, 1 class"),
-        n => format!("{kind}, {images} images, {} classes", thousands(n)),
+        0 => format!("{kind}, {images}, no labels"),
+        n => format!("{kind}, {images}, {}", counted(n, "class", "classes")),
     }
+}
+
+/// A number and what is counted, in the form that goes with the number.
+pub(crate) fn counted(n: usize, one: &str, many: &str) -> String {
+    format!("{} {}", thousands(n), if n == 1 { one } else { many })
 }
 
 /// Decodes what was read of an image, and puts its name to any error.
@@ -135,6 +139,17 @@ mod tests {
     fn digits_are_grouped() {
         let texts: Vec<String> = [0, 999, 1000, 50_000, 1_281_167].map(thousands).into();
         assert_eq!(texts, ["0", "999", "1 000", "50 000", "1 281 167"]);
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        let texts: Vec<String> = [0, 1, 2, 1001]
+            .map(|n| counted(n, "class", "classes"))
+            .into();
+        assert_eq!(
+            texts,
+            ["0 classes", "1 class", "2 classes", "1 001 classes"]
+        );
     }
 
     #[test]

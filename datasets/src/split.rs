@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::error::{counted, first, first_ten};
+use crate::error::{first, first_ten};
 use crate::files::{files_ending, malformed, subfolders};
+use crate::source::counted;
 use crate::Error;
 
 /// What the part to learn from is called, best first.
@@ -173,7 +174,7 @@ pub fn files_of(
         format!(
             "{}: left out {}, whose names name no split: {}",
             root.display(),
-            counted(without.len(), "file"),
+            counted(without.len(), "file", "files"),
             first(3, &without, ", ").escape_debug()
         )
     });

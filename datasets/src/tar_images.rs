@@ -1,10 +1,9 @@
 //! Images that stay in tar files: where each begins is found once, then they are read from there.
 
-use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
-use crate::files::{io_error, malformed, read_range, Window};
+use crate::files::{io_error, malformed, open_file, read_range, Window};
 use crate::listing::Others;
 use crate::source::{decode_named, describe};
 use crate::{Error, Image, Source};
@@ -88,7 +87,7 @@ pub(crate) fn index<R: Read + Seek>(
 
 /// [`index`] of a file on disk.
 pub(crate) fn index_file(path: &Path) -> Result<Index, Error> {
-    let file = File::open(path).map_err(io_error(path))?;
+    let file = open_file(path).map_err(io_error(path))?;
     let len = file.metadata().map_err(io_error(path))?.len();
     let what = path.display().to_string();
     index(file, 0, len, &what).map_err(|reason| {

@@ -1,11 +1,10 @@
 //! WebDataset: tar shards in which the files of a sample share a name.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
-use crate::files::{io_error, malformed, Window};
+use crate::files::{io_error, malformed, open_file, Window};
 use crate::formats::{is_image_ending, listed as endings};
 use crate::listing::Others;
 use crate::source::thousands;
@@ -43,7 +42,7 @@ pub(crate) fn open_shards(
     let (mut dotted, mut first_dotted) = (0, String::new());
     for (number, path) in source.tars.iter().enumerate() {
         let listed = index_file(path)?;
-        let file = File::open(path).map_err(io_error(path))?;
+        let file = open_file(path).map_err(io_error(path))?;
         let found = samples(&listed.entries, file).map_err(|e| malformed(path, e))?;
         for (entry, label) in found.images {
             entries.push((number, entry));

@@ -14,7 +14,7 @@ use crate::budget::Budget;
 use crate::config::{batch_fits, preset, stages};
 use crate::device::Dtype;
 use crate::metrics::{median, timed_on};
-use crate::report::{note, print};
+use crate::report::{note, print, print_json};
 use crate::settings::bounded;
 use crate::usage::usage;
 use crate::{costs, device, op_times};
@@ -135,7 +135,7 @@ const COLUMNS: [&str; 8] = [
 pub fn run(args: Args) -> Result<ExitCode> {
     let output = measure(&args)?;
     if args.json {
-        print(serde_json::to_string(&output)?)?;
+        print_json(&output)?;
         return Ok(ExitCode::SUCCESS);
     }
     print(format!(

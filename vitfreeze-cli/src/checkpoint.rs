@@ -187,7 +187,7 @@ impl<S: Settings> Checkpoint<S> {
     /// Reads a file that [`save`] wrote.
     pub fn load(path: &Path) -> Result<Self> {
         let at = || path.display().to_string();
-        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", at()))?;
+        let bytes = crate::input::bytes(path).with_context(|| format!("cannot read {}", at()))?;
         let damaged = |e| anyhow!("{} is no checkpoint, or damaged: {e}", at());
         let (_, metadata) =
             SafeTensors::read_metadata(&bytes).map_err(|e| damaged(e.to_string()))?;

@@ -55,7 +55,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         let (mut pixels, mut read) = (Vec::new(), Vec::new());
         for path in paths {
             let one = || -> Result<Vec<f32>> {
-                let bytes = std::fs::read(path)?;
+                let bytes = crate::input::bytes(path)?;
                 let mut pixels = vec![0f32; 3 * height * width];
                 transform.apply(&datasets::decode(&bytes)?, &mut pixels)?;
                 Ok(pixels)

@@ -92,7 +92,7 @@ fn read(path: &Path, most: u64) -> Result<String> {
                 "{length} bytes, at most {most} are expected"
             )));
         }
-        std::fs::read_to_string(path)
+        crate::input::text(path)
     };
     read().with_context(|| format!("cannot read {}", path.display()))
 }

@@ -110,7 +110,7 @@ pub fn open(data: &str, split: &str, max_pixels: u64) -> Result<Arc<dyn Source>>
     let source = datasets::open_within(data, split, max_pixels).map_err(usage)?;
     let warnings = source.warnings();
     for warning in warnings.iter().take(10) {
-        note(format!("warning: {warning}"));
+        note(vit::printable(&format!("warning: {warning}")));
     }
     if warnings.len() > 10 {
         note(format!(

@@ -21,6 +21,7 @@ mod finetune;
 mod folder;
 #[cfg(feature = "cuda")]
 mod gpu;
+mod input;
 mod inspect;
 mod interrupt;
 mod knn;
@@ -92,6 +93,7 @@ enum Command {
 fn main() -> ExitCode {
     allocator::keep_memory();
     interrupt::survive_file_limit();
+    report::quiet_caught_panics();
     let result = match Cli::parse().command {
         Command::Pretrain(args) => pretrain::run(*args),
         Command::Finetune(args) => finetune::run(*args),
@@ -110,7 +112,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            // Names in it come from files and folders.
+            // A line break in it can only come from a name.
             report::note(vit::printable(&format!("error: {error:#}")));
             ExitCode::from(if usage::is_usage(&error) { 2 } else { 1 })
         }

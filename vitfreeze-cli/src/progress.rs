@@ -72,7 +72,7 @@ impl Progress {
         if lines.what != what {
             lines.what = what.to_owned();
             (lines.first, lines.started) = (done, Instant::now());
-            self.bar.set_message(what.to_owned());
+            self.bar.set_message(vit::printable(what));
             self.bar.reset_eta();
         }
         if !self.bar.is_hidden() || lines.last.elapsed() < LINE_EVERY {

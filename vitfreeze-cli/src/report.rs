@@ -14,14 +14,40 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Steps after a freeze until its saving is told.
 const SETTLE: usize = 8;
 
-/// One line on standard error. A closed one is no reason to stop a run.
-pub fn note(line: impl AsRef<str>) {
-    let _ = writeln!(std::io::stderr(), "{}", line.as_ref());
+/// Lines on standard error. A closed one is no reason to stop a run.
+pub fn note(text: impl AsRef<str>) {
+    let _ = writeln!(std::io::stderr(), "{}", harmless(text.as_ref()));
 }
 
-/// One line on standard output. That nobody reads it is no error, that it cannot be written (a full disk) is one.
-pub fn print(line: impl AsRef<str>) -> std::io::Result<()> {
-    match writeln!(std::io::stdout(), "{}", line.as_ref()) {
+/// Lines on standard output. That nobody reads them is no error, that they cannot be written (a full disk) is one.
+pub fn print(text: impl AsRef<str>) -> std::io::Result<()> {
+    write_out(&harmless(text.as_ref()))
+}
+
+/// A value as one line of JSON, which escapes what could harm a terminal in its own way.
+pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    Ok(write_out(&serde_json::to_string(value)?)?)
+}
+
+/// Text as it may reach a terminal. All of it passes here, so that no name out of a file can do more than be read; line
+/// breaks stay, since reports have several lines: who prints a name by itself makes it [`vit::printable`].
+fn harmless(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(vit::printable).collect();
+    lines.join("\n")
+}
+
+/// A decoder's panic on a damaged file is caught and told as that file's error: nothing else is printed of it.
+pub fn quiet_caught_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !datasets::catching_panics() {
+            usual(panic);
+        }
+    }));
+}
+
+fn write_out(text: &str) -> std::io::Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e),
         _ => Ok(()),
     }

@@ -87,14 +87,15 @@ impl Source {
             path: path.to_owned(),
             reason: e.to_string(),
         };
-        let file = File::open(path).map_err(fail)?;
-        let metadata = file.metadata().map_err(fail)?;
-        if !metadata.is_file() {
+        // Before it is opened: a pipe would wait for its other end.
+        if !std::fs::metadata(path).map_err(fail)?.is_file() {
             return Err(Error::Read {
                 path: path.to_owned(),
                 reason: "not a file".into(),
             });
         }
+        let file = File::open(path).map_err(fail)?;
+        let metadata = file.metadata().map_err(fail)?;
         Ok(Self {
             path: path.to_owned(),
             file,

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Kind, Which};
 use crate::device;
-use crate::report::print;
+use crate::report::{print, print_json};
 use crate::settings::bounded;
 use crate::usage::usage;
 
@@ -94,7 +94,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         skipped: loader.skipped_count(),
     };
     if args.json {
-        print(serde_json::to_string(&output)?)?;
+        print_json(&output)?;
         return Ok(ExitCode::SUCCESS);
     }
     print(line)?;

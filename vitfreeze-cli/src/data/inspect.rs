@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use datasets::{Error, Source};
 use rayon::prelude::*;
+use vit::printable;
 
 use super::Which;
 use crate::progress::{Progress, Unit};
@@ -88,7 +89,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
     }
     for error in &bad {
-        print(format!("bad: {error}"))?;
+        print(format!("bad: {}", printable(&error.to_string())))?;
     }
     match (bad.len(), all) {
         (0, true) => print("all images can be read")?,
@@ -136,7 +137,10 @@ fn classes(source: &dyn Source) -> Result<()> {
         let middle = counts[order[order.len() / 2]];
         print(format!(
             "images per class: {} ({}) to {} ({}), median {middle}",
-            counts[low], names[low], counts[high], names[high]
+            counts[low],
+            printable(&names[low]),
+            counts[high],
+            printable(&names[high])
         ))?;
         return Ok(());
     }
@@ -144,7 +148,8 @@ fn classes(source: &dyn Source) -> Result<()> {
     for class in order {
         print(format!(
             "  {class:>3} {:<20} {}",
-            names[class], counts[class]
+            printable(&names[class]),
+            counts[class]
         ))?;
     }
     Ok(())

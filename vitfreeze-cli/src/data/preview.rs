@@ -87,7 +87,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
             .classes()
             .get(label)
             .map_or("no label", String::as_str);
-        labels.push(format!("row {}: {class} ({})", row + 1, source.name(index)));
+        let line = format!("row {}: {class} ({})", row + 1, source.name(index));
+        labels.push(vit::printable(&line));
     }
     let write = || -> Result<()> {
         let unfinished = Unfinished::beside(&args.out)?;
