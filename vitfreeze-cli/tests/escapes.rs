@@ -89,7 +89,7 @@ fn names_of_classes_and_images() {
         "--out",
         out.to_str().unwrap(),
     ]);
-    harmless(&["data", "inspect", &format!("{set}/{EVIL}")]);
+    harmless(&["data", "inspect", &format!("{set}/{EVIL}"), "--split", "x"]);
     let weights = format!("{set}/{EVIL}.safetensors");
     harmless(&["classify", "--checkpoint", &weights, "x.png"]);
     harmless(&["inspect", &format!("{set}/{EVIL}")]);
