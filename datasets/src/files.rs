@@ -21,6 +21,27 @@ pub fn open_file(path: &Path) -> io::Result<File> {
     }
 }
 
+/// What a file under a dataset's name really is, where its first bytes say something else, and what to do.
+pub(crate) fn mistaken(path: &Path) -> Option<&'static str> {
+    let mut head = Vec::new();
+    let file = open_file(path).ok()?;
+    file.take(256).read_to_end(&mut head).ok()?;
+    let text = head.trim_ascii_start().to_ascii_lowercase();
+    match &head[..] {
+        _ if text.starts_with(b"version https://git-lfs") => Some(
+            "a Git LFS pointer, not the file itself; fetch it with 'git lfs pull', or download it from its page",
+        ),
+        _ if text.starts_with(b"<!doctype") || text.starts_with(b"<html") => Some(
+            "an HTML page, such as a login or an error; download the file again",
+        ),
+        [b'P', b'A', b'R', b'E', ..] => Some("an encrypted Parquet file, which is not read; decrypt it first"),
+        [0x1f, 0x8b, ..] => Some("compressed with gzip; unpack it first (gunzip)"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("compressed with zstd; unpack it first (unzstd)"),
+        [b'P', b'K', 3, 4, ..] => Some("a zip archive; unpack it, and name the folder"),
+        _ => None,
+    }
+}
+
 /// The `len` bytes of the file at `path` from `offset` on; what is wrong with it as text.
 pub(crate) fn read_range(path: &Path, offset: u64, len: u64) -> Result<Vec<u8>, String> {
     if len > MAX_FILE_BYTES {

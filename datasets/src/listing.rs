@@ -160,7 +160,7 @@ pub(crate) fn images(
                     }
                     Some(path) if missing && path != folder => {
                         if !is_image(&path) {
-                            let what = "that are links to nowhere".into();
+                            let what = "behind dead links".into();
                             let advice = "what they stand for is missing; mend or remove them";
                             others.add_lost(what, || path.display().to_string(), advice);
                             continue;

@@ -11,7 +11,7 @@ use ::parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileRea
 use bytes::Bytes;
 
 use crate::error::{caught, first_ten};
-use crate::files::{io_error, malformed, open_file, read_range, MAX_FILE_BYTES};
+use crate::files::{io_error, malformed, mistaken, open_file, read_range, MAX_FILE_BYTES};
 use crate::source::{decode_named, describe};
 use crate::{Error, Image, Source};
 
@@ -88,6 +88,10 @@ impl ChunkReader for Shard {
     }
 }
 
+fn begins_as_parquet(path: &Path) -> bool {
+    read_range(path, 0, 4).is_ok_and(|head| head == b"PAR1")
+}
+
 impl ParquetImages {
     /// Opens files of one schema, in this order.
     pub fn open(files: Vec<PathBuf>) -> Result<Self, Error> {
@@ -136,8 +140,15 @@ impl ParquetImages {
             path: path.to_owned(),
             len,
         };
-        let wrong = |e: ParquetError| malformed(path, format!("not a whole Parquet file: {e}"));
-        let reader = SerializedFileReader::new(shard).map_err(wrong)?;
+        // The cause as the library names it: a codec, a column.
+        let wrong = |e: ParquetError| malformed(path, e.to_string());
+        let reader = SerializedFileReader::new(shard).map_err(|e| match mistaken(path) {
+            Some(what) => malformed(path, what),
+            None if !begins_as_parquet(path) => {
+                malformed(path, "no Parquet file: it does not begin with PAR1")
+            }
+            None => malformed(path, format!("not a whole Parquet file: {e}")),
+        })?;
         let (image, label) = columns(&reader).map_err(|e| malformed(path, e))?;
         let names = label.as_ref().and_then(|label| class_names(&reader, label));
         let names = names.unwrap_or_default();

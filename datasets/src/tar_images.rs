@@ -3,7 +3,7 @@
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
-use crate::files::{io_error, malformed, open_file, read_range, Window};
+use crate::files::{io_error, malformed, mistaken, open_file, read_range, Window};
 use crate::listing::Others;
 use crate::source::{decode_named, describe};
 use crate::{Error, Image, Source};
@@ -90,6 +90,9 @@ pub(crate) fn index_file(path: &Path) -> Result<Index, Error> {
     let file = open_file(path).map_err(io_error(path))?;
     let len = file.metadata().map_err(io_error(path))?.len();
     let what = path.display().to_string();
+    if let Some(other) = mistaken(path) {
+        return Err(malformed(path, other));
+    }
     index(file, 0, len, &what).map_err(|reason| {
         let reason = reason.strip_prefix(&format!("{what}: ")).unwrap_or(&reason);
         malformed(path, reason)

@@ -265,7 +265,7 @@ fn every_file_is_counted() {
     for part in [
         "left out 2 files of the format .avif, which is not read, such as ",
         "left out 1 file of the format .heic, ",
-        "left out 2 files that are links to nowhere, such as ",
+        "left out 2 files behind dead links, such as ",
         "left out 1 file beside the class folders, such as 5.png; ",
     ] {
         assert!(warnings.contains(part), "{part}: {warnings}");

@@ -95,6 +95,15 @@ impl Which {
     }
 }
 
+/// Says that a number of drawn images means nothing for other data; 4096 is the default of every command.
+pub fn note_samples(data: &str, samples: usize) {
+    if data != "shapes" && samples != 4096 {
+        note(format!(
+            "note: --samples {samples} is for 'shapes' alone; of {data} all images are used"
+        ));
+    }
+}
+
 /// Opens a dataset, fetched from the Hub if need be, and tells what is odd about it.
 pub fn open(data: &str, split: &str, max_pixels: u64) -> Result<Arc<dyn Source>> {
     #[cfg(feature = "hub")]

@@ -135,8 +135,8 @@ impl Metrics {
     pub fn take_up<L: Line>(&mut self, steps: usize) -> Result<Vec<L>> {
         let path = &self.path;
         let mut old = Vec::new();
-        self.file
-            .read_to_end(&mut old)
+        crate::input::fits(&self.file)
+            .and_then(|()| self.file.read_to_end(&mut old))
             .with_context(|| format!("cannot read {}", path.display()))?;
         let (mut rows, mut length, mut unreadable) = (Vec::new(), 0, 0);
         for line in old.split_inclusive(|&byte| byte == b'\n') {

@@ -492,6 +492,7 @@ impl Run {
 
 /// The loader, what the images are, and a line that says it.
 fn open_data(config: &Config, threads: usize) -> Result<(Loader, Fingerprint, String)> {
+    data::note_samples(&config.data, config.samples);
     let source: Arc<dyn Source> = if config.data == "shapes" {
         Arc::new(Shapes::new(0, config.image_size, config.samples))
     } else {

@@ -156,3 +156,39 @@ fn a_folder_that_looks_like_a_flag_can_be_gone_on_with() {
         ok(shell);
     }
 }
+
+/// Sparse files of 100 GB: nothing is read that does not fit.
+#[test]
+fn files_larger_than_the_memory_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    ok(pretrain(&run, &["--max-steps=2"]));
+    let large = |path: &Path| {
+        let file = std::fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path);
+        file.unwrap().set_len(100_000_000_000).unwrap();
+    };
+    let config = dir.path().join("large.toml");
+    large(&config);
+    let mut command = pretrain(&dir.path().join("new"), &[]);
+    command.arg("--config").arg(&config);
+    let line = fails(command, 2);
+    assert!(
+        line.contains("large.toml") && line.contains("memory"),
+        "{line}"
+    );
+    for name in ["metrics.jsonl", "checkpoint.safetensors", "config.toml"] {
+        let path = run.join(name);
+        let whole = std::fs::read(&path).unwrap();
+        large(&path);
+        let output = resume(&run, &[]).output().unwrap();
+        let said = text(&output);
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{said}");
+        assert!(said.contains(name) && said.contains("memory"), "{said}");
+        std::fs::write(&path, whole).unwrap();
+    }
+    ok(resume(&run, &[]));
+}

@@ -111,9 +111,12 @@ fn files(source: &dyn Source) -> Result<()> {
     }
     let count: usize = others.iter().map(|(_, count)| count).sum();
     let images = source.len();
+    let form = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
     print(format!(
-        "files {} = {images} images + {count} others",
-        images + count
+        "files {} = {} + {}",
+        images + count,
+        form(images, "image"),
+        form(count, "other")
     ))?;
     for (what, count) in others {
         print(format!("  {count:>6} {what}"))?;

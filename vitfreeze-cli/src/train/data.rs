@@ -36,6 +36,7 @@ impl Data {
         image_size: usize,
     ) -> Result<Self> {
         let from = val_data.unwrap_or(data);
+        data::note_samples(data, samples);
         let open = |data, split| open_split(data, split, samples, image_size);
         let (train, val) = (open(data, "train")?, open(from, "val")?);
         if val.is_empty() {
