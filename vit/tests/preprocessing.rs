@@ -224,9 +224,19 @@ fn keys_of_the_model_that_change_the_numbers() {
         ("layer_norm_eps", json!("1e-6")),
         ("layer_norm_eps", json!(0)),
         ("num_attention_heads", json!(-3)),
+        ("num_channels", json!(1)),
+        ("image_size", json!(-3)),
+        ("num_hidden_layers", json!("two")),
     ] {
         let error = model(key, value).unwrap_err().to_string();
         assert!(error.contains(&format!("'{key}'")), "{error}");
+    }
+    for (key, value, want) in [
+        ("num_hidden_layers", json!(1), "number of blocks 1"),
+        ("qkv_bias", json!(false), "qkv_bias false"),
+    ] {
+        let error = model(key, value).unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
     }
     let eps = model("layer_norm_eps", json!(1e-5)).unwrap();
     assert_eq!(eps.config().norm_eps, 1e-5);

@@ -25,6 +25,10 @@ pub struct Hints {
     pub no_embed_class: Option<bool>,
     /// Whether the position table is the fixed one, so that no tensor holds it.
     pub pos_embed: Option<PosEmbed>,
+    /// Number of blocks. The tensors tell it as well: another number is an error.
+    pub depth: Option<usize>,
+    /// Whether queries, keys and values have a bias; so do the tensors.
+    pub qkv_bias: Option<bool>,
 }
 
 impl Hints {
@@ -39,6 +43,22 @@ impl Hints {
             pool: self.pool.or(other.pool),
             no_embed_class: self.no_embed_class.or(other.no_embed_class),
             pos_embed: self.pos_embed.or(other.pos_embed),
+            depth: self.depth.or(other.depth),
+            qkv_bias: self.qkv_bias.or(other.qkv_bias),
+        }
+    }
+
+    /// What contradicts the architecture that the tensors have.
+    pub(crate) fn check(&self, cfg: &VitConfig) -> Result<(), String> {
+        let fail = |key: &str, said: &dyn std::fmt::Display, found: &dyn std::fmt::Display| {
+            Err(format!(
+                "config.json says {key} {said}, the tensors {found}; correct the one that is wrong"
+            ))
+        };
+        match (self.depth, self.qkv_bias) {
+            (Some(depth), _) if depth != cfg.depth => fail("number of blocks", &depth, &cfg.depth),
+            (_, Some(bias)) if bias != cfg.qkv_bias => fail("qkv_bias", &bias, &cfg.qkv_bias),
+            _ => Ok(()),
         }
     }
 
@@ -53,6 +73,9 @@ impl Hints {
             pool: Some(cfg.pool),
             no_embed_class: Some(cfg.no_embed_class),
             pos_embed: Some(cfg.pos_embed),
+            // Of a preset the tensors are right.
+            depth: None,
+            qkv_bias: None,
         }
     }
 }
@@ -121,12 +144,14 @@ impl Description {
                 crate::error::some(&unheeded)
             ));
         }
+        three_channels(args, "in_chans")?;
+        three_channels(cfg, "in_chans")?;
         let preset = VitConfig::preset(name);
         let pool = json["global_pool"].as_str();
         let pool = args["global_pool"].as_str().or(pool);
         Ok(Hints {
             num_heads: number(args, "num_heads")?,
-            image: pixels(&args["img_size"]).or(size),
+            image: pixels(args, "img_size")?.or(size),
             fallback_image: None,
             norm_eps: None,
             activation: activation(args, "act_layer")?,
@@ -140,6 +165,8 @@ impl Description {
             },
             no_embed_class: args["no_embed_class"].as_bool(),
             pos_embed: None,
+            depth: number(args, "depth")?,
+            qkv_bias: args["qkv_bias"].as_bool(),
         }
         .or(Hints {
             pool: None, // the tensors tell more than a name
@@ -183,7 +210,7 @@ impl Description {
                     .as_str()
                     .and_then(VitConfig::preset)
                     .map(|cfg| cfg.num_heads),
-                image: pixels(&run["image-size"]),
+                image: pixels(run, "image-size")?,
                 norm_eps: Some(1e-6),
                 pos_embed: Some(PosEmbed::SinCos),
                 ..Hints::default()
@@ -199,9 +226,12 @@ impl Description {
 }
 
 fn hugging_face(json: &Value) -> Result<Hints, String> {
+    three_channels(json, "num_channels")?;
     Ok(Hints {
         num_heads: number(json, "num_attention_heads")?,
-        image: pixels(&json["image_size"]),
+        image: pixels(json, "image_size")?,
+        depth: number(json, "num_hidden_layers")?,
+        qkv_bias: json["qkv_bias"].as_bool(),
         norm_eps: match &json["layer_norm_eps"] {
             Value::Null => None,
             value => match value.as_f64().filter(|&x| x > 0.0 && x <= 1.0) {
@@ -301,16 +331,33 @@ fn count(value: &Value) -> Option<usize> {
     usize::try_from(n).ok()
 }
 
-/// `224`, `[height, width]`, `[3, height, width]` or `{"height": .., "width": ..}`.
-fn pixels(value: &Value) -> Option<(usize, usize)> {
-    match value {
+/// Height and width under a key: `224`, `[height, width]`, `[3, height, width]` or `{"height": .., "width": ..}`.
+fn pixels(json: &Value, key: &str) -> Result<Option<(usize, usize)>, String> {
+    let value = &json[key];
+    let sides = match value {
+        Value::Null => return Ok(None),
         Value::Number(_) => count(value).map(|n| (n, n)),
         Value::Array(items) => match &items[..] {
-            [h, w] | [_, h, w] => Some((count(h)?, count(w)?)),
+            [h, w] | [_, h, w] => count(h).zip(count(w)),
             _ => None,
         },
-        Value::Object(map) => Some((count(map.get("height")?)?, count(map.get("width")?)?)),
+        Value::Object(map) => {
+            let side = |name| map.get(name).and_then(count);
+            side("height").zip(side("width"))
+        }
         _ => None,
+    };
+    match sides {
+        Some(sides) => Ok(Some(sides)),
+        None => Err(wrong(key, value, "a height and a width above 0")),
+    }
+}
+
+/// Images have three channels here.
+fn three_channels(json: &Value, key: &str) -> Result<(), String> {
+    match number(json, key)? {
+        None | Some(3) => Ok(()),
+        Some(_) => Err(wrong(key, &json[key], "3: images are RGB")),
     }
 }
 

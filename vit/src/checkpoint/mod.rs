@@ -126,6 +126,7 @@ impl Checkpoint {
         let told = hints.pool.or(description.hints.pool).is_some();
         let hints = hints.clone().or(description.hints.clone());
         let (cfg, mut notes) = infer::infer(&shapes, named.family, &hints).map_err(unknown)?;
+        hints.check(&cfg).map_err(unknown)?;
         notes.extend(description.notes.iter().cloned());
         let mut checkpoint = Self {
             origin: origin.to_owned(),

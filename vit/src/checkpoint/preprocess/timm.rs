@@ -48,7 +48,7 @@ pub(in super::super) fn read(json: &Value, notes: &mut Vec<String>) -> Result<Pr
     let size = match keys.get("input_size").map(Value::as_array) {
         None => None,
         Some(Some(items)) => match &items[..] {
-            [_, h, w] => side(h).zip(side(w)),
+            [c, h, w] if c.as_u64() == Some(3) => side(h).zip(side(w)),
             _ => None,
         },
         Some(None) => None,
