@@ -184,7 +184,7 @@ fn not_finite(tensors: &BTreeMap<String, Tensor>) -> Result<Option<&str>> {
 }
 
 impl<S: Settings> Checkpoint<S> {
-    /// Reads a file that [`save`] wrote.
+    /// Reads a file that [`stage`] wrote.
     pub fn load(path: &Path) -> Result<Self> {
         let at = || path.display().to_string();
         let bytes = crate::input::bytes(path).with_context(|| format!("cannot read {}", at()))?;
