@@ -7,6 +7,7 @@ use localmim::{LocalMimConfig, Masking, Stage};
 use serde::{Deserialize, Serialize};
 use vit::VitConfig;
 
+use crate::data::SAMPLES;
 use crate::device::Dtype;
 use crate::settings::{absolute, bounded, name, not_negative, parse, Settings};
 use crate::usage::usage;
@@ -58,7 +59,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data: "shapes".into(),
-            samples: 4096,
+            samples: SAMPLES,
             crop_scale: 0.2,
             model: "vit-base".into(),
             image_size: 0, // 0 = the model's own

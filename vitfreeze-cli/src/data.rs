@@ -95,9 +95,12 @@ impl Which {
     }
 }
 
-/// Says that a number of drawn images means nothing for other data; 4096 is the default of every command.
+/// Images of 'shapes' where nothing else is said.
+pub const SAMPLES: usize = 4096;
+
+/// Says that a number of drawn images means nothing for other data.
 pub fn note_samples(data: &str, samples: usize) {
-    if data != "shapes" && samples != 4096 {
+    if data != "shapes" && samples != SAMPLES {
         note(format!(
             "note: --samples {samples} is for 'shapes' alone; of {data} all images are used"
         ));

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use toml::{Table, Value};
 
+use crate::data::SAMPLES;
 use crate::report::note;
 use crate::usage::usage;
 
@@ -89,6 +90,6 @@ impl RunData {
 
     /// Images of 'shapes'.
     pub fn samples(&self) -> usize {
-        self.samples.unwrap_or(4096)
+        self.samples.unwrap_or(SAMPLES)
     }
 }

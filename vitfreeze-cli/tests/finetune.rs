@@ -53,16 +53,6 @@ fn assert_same(a: &Path, b: &Path) {
     assert_eq!(log(a), log(b));
 }
 
-/// The lines of metrics.jsonl without times.
-fn log(dir: &Path) -> Vec<serde_json::Value> {
-    let mut rows = rows(dir);
-    for row in &mut rows {
-        let row = row.as_object_mut().unwrap();
-        row.retain(|key, _| !key.contains("seconds") && key != "images_per_second");
-    }
-    rows
-}
-
 fn evaluations(dir: &Path) -> Vec<serde_json::Value> {
     let mut rows = log(dir);
     rows.retain(|row| row.get("top1").is_some());

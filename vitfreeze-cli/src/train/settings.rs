@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::config::batch_fits;
+use crate::data::SAMPLES;
 use crate::device::Dtype;
 use crate::run_data::RunData;
 use crate::settings::{absolute, bounded, not_negative, Settings};
@@ -177,7 +178,7 @@ impl Training {
             checkpoint: None,
             data: String::new(),
             val_data: None,
-            samples: 4096,
+            samples: SAMPLES,
             crop_scale: 0.08,
             image_size: None,
             heads: None,

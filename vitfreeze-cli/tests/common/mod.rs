@@ -119,6 +119,16 @@ pub fn rows(dir: &Path) -> Vec<serde_json::Value> {
         .collect()
 }
 
+/// The lines of metrics.jsonl without times.
+pub fn log(dir: &Path) -> Vec<serde_json::Value> {
+    let mut rows = rows(dir);
+    for row in &mut rows {
+        let row = row.as_object_mut().unwrap();
+        row.retain(|key, _| !key.contains("seconds") && key != "images_per_second");
+    }
+    rows
+}
+
 /// A tiny checkpoint of vit/tests.
 pub fn checkpoint(name: &str) -> std::path::PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
