@@ -19,7 +19,7 @@ use vit::{Block, VitConfig};
 
 // The program's own: most of a new tensor's price is how the allocator came by its memory.
 #[allow(dead_code)]
-#[path = "../src/allocator.rs"]
+#[path = "../src/machine/allocator.rs"]
 mod allocator;
 
 fn main() {

@@ -7,8 +7,8 @@ use candle_core::{Device, Tensor};
 use datasets::{Batch, EvalTransform, Loader, LoaderConfig, OnBad, Source};
 use vit::Vit;
 
-use crate::budget::Budget;
-use crate::progress::Progress;
+use crate::console::Progress;
+use crate::machine::budget::Budget;
 
 /// What to compute of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

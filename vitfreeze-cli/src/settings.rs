@@ -37,7 +37,7 @@ pub trait Settings: Clone + Default + Serialize + DeserializeOwned {
 
     /// The configuration in this file, then the flags.
     fn of_run(path: &Path, flags: &Self::Flags) -> Result<Self> {
-        let text = crate::input::text(path)
+        let text = crate::input::files::text(path)
             .map_err(|e| usage(format!("cannot read {}: {e}", path.display())))?;
         Self::merge(parse::<Self>(&text, &path.display().to_string())?, flags)
     }

@@ -1,6 +1,5 @@
 //! Training a classifier: the loop that `finetune` and `linprobe` share.
 mod backbone;
-mod data;
 mod feed;
 mod run;
 mod settings;
@@ -16,17 +15,18 @@ use datasets::Batch;
 use freezeout::{Group, Optimizer, Param, Schedule};
 use vit::Pretrained;
 
+use crate::input::splits::Data;
 pub use backbone::{load_encoder, Encoder};
-pub use data::{check_labels, open_split, Data};
 pub use feed::{Features, Feed};
 pub use settings::{Pool, TrainSettings, Training, TrainingFlags, FREE_KEYS};
 
 use crate::accuracy::Accuracy;
-use crate::budget::Budget;
-use crate::metrics::NotFinite;
-use crate::report::Report;
+use crate::machine::budget::Budget;
+use crate::machine::interrupt;
+use crate::run::folder;
+use crate::run::metrics::NotFinite;
+use crate::run::report::Report;
 use crate::settings::Settings;
-use crate::{folder, interrupt};
 use run::Run;
 
 /// What is trained.

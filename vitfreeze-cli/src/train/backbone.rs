@@ -4,8 +4,8 @@ use candle_core::Device;
 use vit::{Head, Pretrained};
 
 use super::settings::Training;
-use crate::pretrained::{input_size, load, open, pooling, ModelArgs};
-use crate::report::note;
+use crate::console::note;
+use crate::input::pretrained::{input_size, load, open, pooling, ModelArgs};
 use crate::usage::usage;
 
 /// An encoder and where it comes from.

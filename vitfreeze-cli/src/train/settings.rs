@@ -5,10 +5,10 @@ use freezeout::{Schedule, Spacing};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::config::batch_fits;
-use crate::data::SAMPLES;
-use crate::device::Dtype;
-use crate::run_data::RunData;
+use crate::commands::pretrain::config::batch_fits;
+use crate::input::dataset::SAMPLES;
+use crate::machine::device::Dtype;
+use crate::run::data::RunData;
 use crate::settings::{absolute, bounded, not_negative, Settings};
 use crate::usage::usage;
 

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Run;
 use crate::accuracy::Accuracy;
-use crate::checkpoint::Best;
-use crate::folder::{checkpoint_path, quoted};
-use crate::metrics::{Line, NotFinite, Row};
-use crate::report::Report;
+use crate::run::checkpoint::Best;
+use crate::run::folder::{checkpoint_path, quoted};
+use crate::run::metrics::{Line, NotFinite, Row};
+use crate::run::report::Report;
 use crate::settings::Settings as _;
 use crate::train::Task;
 

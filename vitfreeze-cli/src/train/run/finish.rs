@@ -4,10 +4,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use super::Run;
-use crate::checkpoint::{self, Header};
-use crate::folder::{self, checkpoint_path, quoted};
-use crate::report::{print, Report};
-use crate::result::{self, RunResult};
+use crate::console::print;
+use crate::run::checkpoint::{self, Header};
+use crate::run::folder::{self, checkpoint_path, quoted};
+use crate::run::report::Report;
+use crate::run::result::{self, RunResult};
 use crate::settings::Settings as _;
 use crate::train::Task;
 

@@ -6,9 +6,9 @@ use datasets::Batch;
 use freezeout::{Gradients, Param};
 
 use super::Run;
-use crate::folder::checkpoint_path;
-use crate::metrics::{timed, timed_on, NotFinite, Row, Seconds};
-use crate::report::Report;
+use crate::run::folder::checkpoint_path;
+use crate::run::metrics::{timed, timed_on, NotFinite, Row, Seconds};
+use crate::run::report::Report;
 use crate::train::settings::TrainSettings as _;
 use crate::train::Task;
 

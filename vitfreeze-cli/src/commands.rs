@@ -1,0 +1,70 @@
+//! The subcommands, one file each.
+mod bench;
+mod classify;
+mod compare;
+mod convert;
+mod data;
+mod embed;
+mod eval;
+mod finetune;
+mod inspect;
+mod knn;
+mod linprobe;
+pub mod pretrain;
+mod schedule;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Pretrain a ViT: LocalMIM under FreezeOut (without arguments: a two-minute demonstration)
+    Pretrain(Box<pretrain::Args>),
+    /// Fine-tune an encoder into a classifier (or train one from scratch)
+    Finetune(Box<finetune::Args>),
+    /// Train a linear classifier on an encoder's features
+    Linprobe(Box<linprobe::Args>),
+    /// Judge an encoder's features by their nearest neighbours (k-NN); trains nothing
+    Knn(Box<knn::Args>),
+    /// Judge a classifier: top-1, top-5, loss, per class, confusion matrix, predictions
+    Eval(Box<eval::Args>),
+    /// Print runs side by side and draw accuracy against wall time
+    Compare(compare::Args),
+    /// Time the training step with more and more layers frozen
+    Bench(bench::Args),
+    /// Print and draw what a freezing schedule will do; trains nothing
+    Schedule(Box<schedule::Args>),
+    /// Say what a checkpoint is: family, architecture, tensors, norms, NaNs
+    Inspect(inspect::Args),
+    /// Write a checkpoint of any family as a folder that timm or transformers loads
+    Convert(convert::Args),
+    /// Compute the features of a folder of images
+    Embed(embed::Args),
+    /// Name the likeliest classes of images
+    Classify(classify::Args),
+    /// Look at a dataset, cache it, time its loader
+    Data(data::Args),
+}
+
+impl Command {
+    /// Runs it.
+    pub fn run(self) -> Result<ExitCode> {
+        match self {
+            Self::Pretrain(args) => pretrain::run(*args),
+            Self::Finetune(args) => finetune::run(*args),
+            Self::Linprobe(args) => linprobe::run(*args),
+            Self::Knn(args) => knn::run(*args),
+            Self::Eval(args) => eval::run(*args),
+            Self::Compare(args) => compare::run(args),
+            Self::Bench(args) => bench::run(args),
+            Self::Schedule(args) => schedule::run(*args),
+            Self::Inspect(args) => inspect::run(args),
+            Self::Convert(args) => convert::run(args),
+            Self::Embed(args) => embed::run(args),
+            Self::Classify(args) => classify::run(args),
+            Self::Data(args) => data::run(args),
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! `vitfreeze bench`: the training step, timed with more and more layers frozen.
+mod op_times;
+
+use std::process::ExitCode;
+
+use anyhow::{bail, Result};
+use candle_core::{DType, Tensor};
+use candle_nn::{VarBuilder, VarMap};
+use freezeout::{AdamW, Costs, FreezeOut, Optimizer, StepCost};
+use localmim::{LocalMim, LocalMimConfig, Masking};
+use serde::Serialize;
+use vit::ops::profile;
+use vit::VitConfig;
+
+use crate::commands::pretrain::config::{batch_fits, preset, stages};
+use crate::console::{note, print, print_json};
+use crate::costs;
+use crate::machine::budget::Budget;
+use crate::machine::device;
+use crate::machine::device::Dtype;
+use crate::run::metrics::{median, timed_on};
+use crate::settings::bounded;
+use crate::usage::usage;
+
+const EXAMPLES: &str = "\
+Examples:
+  vitfreeze bench                                        vit-small at 224 px, batch 16
+  vitfreeze bench --model vit-base --steps 5 --frozen 0,12
+  vitfreeze bench --frozen 0,12 --profile                the dearest ops
+  vitfreeze bench --frozen all                           and what a whole schedule saves
+  vitfreeze bench --json > bench.json
+  python3 benches/pytorch/compare.py --vitfreeze target/release/vitfreeze    side by side with PyTorch";
+
+/// Flags of `vitfreeze bench`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES, args_override_self = true, allow_negative_numbers = true)]
+pub struct Args {
+    /// vit-tiny, vit-small, vit-base, vit-large or vit-huge
+    #[arg(long, default_value = "vit-small", value_name = "NAME")]
+    model: String,
+    /// Side of the image in pixels
+    #[arg(long, default_value_t = 224, value_name = "PX")]
+    image_size: usize,
+    /// Side of a patch in pixels [default: 16, vit-huge 14]
+    #[arg(long, value_name = "PX")]
+    patch_size: Option<usize>,
+    /// Images in a step
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    batch_size: usize,
+    /// Timed steps for each row, after one that warms up
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    steps: usize,
+    /// Which blocks are decoded: default, all, or BLOCK:SCALE,... with scales 8, 4, 2, 1, 0.5
+    #[arg(long, default_value = "default", value_name = "LIST")]
+    stages: String,
+    /// Numbers of frozen layers, ascending, each once; or all
+    #[arg(long, default_value = "0,3,5,10,12", value_name = "LIST")]
+    frozen: String,
+    /// Threads, 0 = one per core
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    threads: usize,
+    /// cpu, cuda, cuda:N or metal
+    #[arg(long, default_value = "cpu", value_name = "NAME")]
+    device: String,
+    /// Type of the operands of matrix products; f32 where there is no unit for bf16
+    #[arg(long, value_enum, default_value = "f32", value_name = "NAME")]
+    dtype: Dtype,
+    /// Also show which ops take the time (told apart on the CPU alone; on a GPU: the phases)
+    #[arg(long)]
+    profile: bool,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Output<'a> {
+    model: &'a str,
+    image_size: usize,
+    patch_size: usize,
+    batch_size: usize,
+    steps: usize,
+    threads: usize,
+    device: &'a str,
+    dtype: Dtype,
+    /// What multiplies bf16; none: f32 was measured.
+    unit: Option<&'static str>,
+    version: &'a str,
+    rows: Vec<Row>,
+    /// With every number of frozen layers measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cubic_saving: Option<Saving>,
+}
+
+/// What the cubic schedule of [`costs::cubic_saving`] saves, parts of 1.
+#[derive(Serialize)]
+struct Saving {
+    measured: f64,
+    ideal: f64,
+    /// By how much longer the first row's step took when it was measured again after the last one: the saving has it inside.
+    drift: f64,
+}
+
+/// Medians over the steps.
+#[derive(Serialize)]
+struct Row {
+    frozen: usize,
+    images_per_second: f64,
+    forward_s: f64,
+    backward_s: f64,
+    optimizer_s: f64,
+    peak_bytes: Option<u64>,
+    graph_nodes: usize,
+    /// The step's time as a part of the first row's, and what it would be if time followed the multiplications.
+    relative_time: f64,
+    ideal_time: f64,
+    /// All ops, dearest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    profile: Vec<op_times::Row>,
+}
+
+/// Part of the patches that is removed, as in pretraining.
+const MASK_RATIO: f64 = 0.75;
+
+/// Head of the table.
+const COLUMNS: [&str; 8] = [
+    "frozen",
+    "images/s",
+    "forward",
+    "backward",
+    "optimiser",
+    "peak",
+    "of first",
+    "ideal",
+];
+
+/// Runs it.
+pub fn run(args: Args) -> Result<ExitCode> {
+    let output = measure(&args)?;
+    if args.json {
+        print_json(&output)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    print(format!(
+        "{} {} px, patch {}, batch {}, {}, {} threads on {}: median of {} steps",
+        output.model,
+        output.image_size,
+        output.patch_size,
+        output.batch_size,
+        output.dtype.describe(output.unit),
+        output.threads,
+        output.device,
+        output.steps
+    ))?;
+    print(COLUMNS.map(|c| format!("{c:>10}")).concat())?;
+    for row in &output.rows {
+        let peak = match row.peak_bytes {
+            Some(bytes) => format!("{:.2} GB", bytes as f64 / 1e9),
+            None => "-".into(),
+        };
+        print(format!(
+            "{:>10}{:>10.2}{:>8.3} s{:>8.3} s{:>8.3} s{peak:>10}{:>8.1} %{:>8.1} %",
+            row.frozen,
+            row.images_per_second,
+            row.forward_s,
+            row.backward_s,
+            row.optimizer_s,
+            100.0 * row.relative_time,
+            100.0 * row.ideal_time
+        ))?;
+    }
+    for row in output.rows.iter().filter(|row| !row.profile.is_empty()) {
+        print(op_times::table(row.frozen, &row.profile))?;
+    }
+    if let Some(saving) = output.cubic_saving {
+        print(format!(
+            "\nA cubic 0.8 schedule (100 epochs, 10 of warm-up) saves {:.1} % by the steps measured, {:.1} % ideally\n\
+            Measured again after them, the first row's step changed by {:+.1} %: the machine's drift, which is in the saving",
+            100.0 * saving.measured,
+            100.0 * saving.ideal,
+            100.0 * saving.drift
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(args: &Args) -> Result<Output<'_>> {
+    let preset = preset(&args.model)?;
+    let vit = VitConfig {
+        image_size: args.image_size,
+        patch_size: args.patch_size.unwrap_or(preset.patch_size),
+        ..preset
+    };
+    let mut cfg = LocalMimConfig {
+        stages: stages(&args.stages, vit.depth)?,
+        ..LocalMimConfig::new(vit).map_err(usage)?
+    };
+    cfg.validate().map_err(usage)?;
+    bounded(&[
+        ("--steps", args.steps, 1_000_000),
+        ("--batch-size", args.batch_size, 1_000_000),
+        ("--image-size", args.image_size, 4096),
+    ])?;
+    if !batch_fits(args.batch_size, args.image_size) {
+        return Err(usage(format!(
+            "--batch-size {} is too large for {} px",
+            args.batch_size, args.image_size
+        )));
+    }
+    let counts = frozen_layers(&args.frozen, vit.depth)?;
+    let threads = device::set_threads(args.threads)?;
+    let device = device::open(&args.device)?;
+    cfg.vit.precision = args.dtype.precision(&device)?;
+    let least = counts.iter().copied().min().unwrap_or(0);
+    Budget::pretraining(&cfg, MASK_RATIO, args.batch_size, least).check(&device)?;
+    let vars = VarMap::new();
+    LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &device))?; // makes the variables
+    vit::init(&vars, 0)?;
+    let schedule = freezeout::Schedule::cubic(1.0, cfg.layers(), 1_000_000);
+    let mut freeze = FreezeOut::new(&vars, schedule, |name| cfg.layer_of(name, false))?;
+    let mut opt = Optimizer::new(AdamW::default());
+
+    let shape = (args.batch_size, 3, vit.image_size, vit.image_size);
+    let mut rng = datasets::rng::rng(0, "bench", 0, 0);
+    let count = 3 * args.batch_size * vit.image_size * vit.image_size;
+    let pixels: Vec<f32> = (0..count)
+        .map(|_| datasets::rng::normal(&mut rng))
+        .collect();
+    let images = Tensor::from_vec(pixels, shape, &device)?;
+    let noise: Vec<f32> = (0..args.batch_size * vit.patches())
+        .map(|_| datasets::rng::uniform(&mut rng))
+        .collect();
+    let masking = Masking::from_noise(&noise, vit.patches(), MASK_RATIO)?;
+    let ideal = costs::costs(&cfg, MASK_RATIO);
+
+    let all = counts.iter().copied().eq(0..=vit.depth);
+    let mut rows: Vec<Row> = Vec::new();
+    let mut step = 0;
+    // With all rows the first one again: a machine that drifts would be taken for a saving.
+    for frozen in counts.iter().copied().chain(all.then_some(0)) {
+        freeze.freeze_first(frozen);
+        let model = LocalMim::new(&cfg, freeze.vars())?;
+        // Before the step that warms up, which then takes the memory that this row needs.
+        device::release_memory(&device);
+        let mut samples = Vec::new();
+        let (mut graph_nodes, mut peak_known) = (0, false);
+        for i in 0..=args.steps {
+            let (mut forward, mut backward, mut optimizer) = (0.0, 0.0, 0.0);
+            if i == 1 {
+                peak_known = device::reset_peak(&device);
+                if args.profile {
+                    profile::start();
+                }
+            }
+            // Regions around the wait for the device: inside it they would be the time of the launches.
+            let loss = profile::timed("rest of forward", || {
+                timed_on(&device, &mut forward, || model.loss(&images, &masking))
+            })?
+            .total;
+            if !loss.to_scalar::<f32>()?.is_finite() {
+                bail!("step {step}: the loss is not finite");
+            }
+            graph_nodes = loss.sorted_nodes().len();
+            let grads = profile::timed("rest of backward", || {
+                let run = || freeze.backward_by(&loss, vit::ops::backward);
+                timed_on(&device, &mut backward, run)
+            })?;
+            drop(loss);
+            profile::timed("adamw", || {
+                let run = || opt.step(&freeze, step, &grads);
+                timed_on(&device, &mut optimizer, run)
+            })?;
+            step += 1;
+            if i > 0 {
+                samples.push([forward, backward, optimizer, forward + backward + optimizer]);
+            }
+        }
+        let middle = |k: usize| median(samples.iter().map(|s| s[k])).unwrap_or(f64::NAN);
+        let images_per_second = args.batch_size as f64 / middle(3);
+        let first_speed = rows
+            .first()
+            .map_or(images_per_second, |row| row.images_per_second);
+        rows.push(Row {
+            frozen,
+            images_per_second,
+            forward_s: middle(0),
+            backward_s: middle(1),
+            optimizer_s: middle(2),
+            peak_bytes: device::peak_bytes(&device).filter(|_| peak_known),
+            graph_nodes,
+            relative_time: first_speed / images_per_second,
+            ideal_time: ideal.step(frozen).compute / ideal.step(counts[0]).compute,
+            profile: op_times::rows(&profile::stop(), args.steps),
+        });
+        if !args.json {
+            note(format!("{frozen} frozen: done"));
+        }
+    }
+    let again = rows.pop_if(|_| all);
+    Ok(Output {
+        model: &args.model,
+        image_size: vit.image_size,
+        patch_size: vit.patch_size,
+        batch_size: args.batch_size,
+        steps: args.steps,
+        threads,
+        device: &args.device,
+        dtype: args.dtype,
+        unit: cfg.vit.precision.unit(),
+        version: env!("CARGO_PKG_VERSION"),
+        cubic_saving: match again {
+            Some(again) => Some(saving(&cfg, &rows, &again, &ideal)?),
+            None => None,
+        },
+        rows,
+    })
+}
+
+/// `all`, or ascending numbers up to `depth`.
+fn frozen_layers(list: &str, depth: usize) -> Result<Vec<usize>> {
+    if list == "all" {
+        return Ok((0..=depth).collect());
+    }
+    let numbers = list.split(',').map(|n| n.trim().parse());
+    match numbers.collect::<Result<Vec<usize>, _>>() {
+        Ok(numbers)
+            if numbers.is_sorted_by(|a, b| a < b) && numbers.iter().all(|&n| n <= depth) =>
+        {
+            Ok(numbers)
+        }
+        _ => Err(usage(format!(
+            "--frozen {list}: expected ascending numbers up to {depth}, each once, or all"
+        ))),
+    }
+}
+
+/// From a row for every number of frozen layers, and the first one measured again.
+fn saving(cfg: &LocalMimConfig, rows: &[Row], again: &Row, ideal: &Costs) -> Result<Saving> {
+    let cost = |row: &Row| StepCost {
+        compute: row.relative_time,
+        ..Default::default()
+    };
+    let mut steps: Vec<StepCost> = rows.iter().map(cost).collect();
+    // All layers frozen: no step of the schedule.
+    steps.extend(steps.last().copied());
+    Ok(Saving {
+        measured: costs::cubic_saving(cfg, &Costs::new(steps))?,
+        ideal: costs::cubic_saving(cfg, ideal)?,
+        drift: again.relative_time - 1.0,
+    })
+}

@@ -1,0 +1,248 @@
+//! `vitfreeze compare`: runs side by side, and accuracy against wall time.
+mod picture;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{bail, Context, Result};
+use serde_json::Value;
+
+use crate::console::{duration, note, percent, print};
+use crate::plot;
+use crate::run::result::RunResult;
+use crate::usage::usage;
+use picture::Curve;
+
+/// Longest result.json and longest metrics.jsonl that are read.
+const MAX_RESULT: u64 = 16 << 20;
+const MAX_METRICS: u64 = 4 << 30;
+/// Longest chain of runs that began with one another.
+const MAX_CHAIN: usize = 16;
+
+const EXAMPLES: &str = "\
+Examples:
+  vitfreeze compare runs/*
+  vitfreeze compare runs/finetune-1 runs/finetune-2 runs/knn-1 --out accuracy.png
+
+'time' is a run's own; 'with pretraining' adds that of the runs that its checkpoint came from,
+where their folders are still there. 'saved' is what freezing saved of a run's time against its own
+unfrozen steps.";
+
+/// Flags of `vitfreeze compare`.
+#[derive(clap::Parser)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Folders of runs: pretrain, finetune, linprobe, knn, eval
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// Picture to draw: top-1 against wall time with pretraining (.png or .svg)
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// What is known of a run.
+struct Summary {
+    name: String,
+    result: RunResult,
+    /// Seconds of the runs that it began with.
+    before: f64,
+    /// (seconds of this run, top-1) after each evaluation.
+    evaluations: Vec<(f64, f64)>,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<ExitCode> {
+    if let Some(out) = &args.out {
+        plot::check(out)?;
+    }
+    let mut runs = Vec::new();
+    for dir in &args.runs {
+        match Summary::read(dir) {
+            Ok(summary) => runs.push(summary),
+            Err(e) => note(format!("error: {e:#}")),
+        }
+    }
+    if runs.is_empty() {
+        bail!("no run could be read");
+    }
+    for line in table(&runs) {
+        print(line)?;
+    }
+    if let Some(out) = &args.out {
+        let curves: Vec<Curve> = runs.iter().filter_map(Summary::curve).collect();
+        if curves.is_empty() {
+            return Err(usage("no run has an accuracy to draw"));
+        }
+        plot::save(out, &picture::Accuracies { curves })?;
+        print(format!("{}", out.display()))?;
+    }
+    Ok(match runs.len() == args.runs.len() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// Reads a text file of bounded size.
+fn read(path: &Path, most: u64) -> Result<String> {
+    let read = || {
+        let length = std::fs::metadata(path)?.len();
+        if length > most {
+            return Err(std::io::Error::other(format!(
+                "{length} bytes, at most {most} are expected"
+            )));
+        }
+        crate::input::files::text(path)
+    };
+    read().with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn result_of(dir: &Path) -> Result<RunResult> {
+    let path = dir.join("result.json");
+    serde_json::from_str(&read(&path, MAX_RESULT)?)
+        .with_context(|| format!("{} is damaged", path.display()))
+}
+
+impl Summary {
+    fn read(dir: &Path) -> Result<Self> {
+        let result = result_of(dir)?;
+        let metrics = dir.join("metrics.jsonl");
+        let mut rows = Vec::new();
+        if metrics.is_file() {
+            // Whoever damaged it left the result whole.
+            match read(&metrics, MAX_METRICS) {
+                Ok(text) => {
+                    let lines = text.lines().map(serde_json::from_str::<Value>);
+                    let count = text.lines().count();
+                    rows = lines.flatten().collect();
+                    if rows.len() < count {
+                        note(format!(
+                            "warning: {} unreadable line(s) in {}",
+                            count - rows.len(),
+                            metrics.display()
+                        ));
+                    }
+                }
+                Err(e) => note(format!("warning: {e:#}")),
+            }
+        } else if result.kind != "eval" {
+            note(format!("warning: there is no {}", metrics.display()));
+        }
+        let classes = &result.settings["classes"];
+        if let (Some(judged), Some(of)) = (classes["judged"].as_u64(), classes["of"].as_u64()) {
+            let unknown = classes["images-of-unknown"].as_u64().unwrap_or(0);
+            if judged < of || unknown > 0 {
+                note(format!(
+                    "note: {}: judged among {judged} of the checkpoint's {of} classes, {unknown} images of other classes left out",
+                    dir.display().to_string().escape_debug()
+                ));
+            }
+        }
+        let checkpoint = result.settings["checkpoint"].as_str();
+        Ok(Self {
+            name: dir.display().to_string(),
+            before: checkpoint.map_or(0.0, |checkpoint| before(checkpoint, MAX_CHAIN)),
+            evaluations: evaluations(&rows),
+            result,
+        })
+    }
+
+    fn curve(&self) -> Option<Curve> {
+        let top1 = self.result.top1?;
+        let mut points: Vec<(f64, f64)> = self.evaluations.clone();
+        if points.is_empty() {
+            points.push((self.result.seconds, top1));
+        }
+        for point in &mut points {
+            point.0 += self.before;
+        }
+        points.retain(|(x, y)| x.is_finite() && y.is_finite());
+        (!points.is_empty()).then(|| Curve {
+            name: format!("{} ({})", self.name, self.result.kind),
+            points,
+        })
+    }
+}
+
+/// (seconds since the start, top-1) after each evaluation of a finetune or linprobe run: lines of steps have their seconds
+/// split, those of evaluations a `top1` and their own seconds.
+fn evaluations(rows: &[Value]) -> Vec<(f64, f64)> {
+    let (mut seconds, mut points) = (0.0, Vec::new());
+    for row in rows {
+        let own = row["seconds"].as_f64();
+        seconds += own.or(row["seconds"]["total"].as_f64()).unwrap_or(0.0);
+        let top1 = row["ema_top1"].as_f64().or(row["top1"].as_f64());
+        points.extend(own.and(top1).map(|top1| (seconds, top1)));
+    }
+    points
+}
+
+/// Seconds of the run that a checkpoint is of, and of those that this one began with; 0 if it is of none.
+fn before(checkpoint: &str, chain: usize) -> f64 {
+    let path = Path::new(checkpoint);
+    let dir = match path.is_dir() {
+        true => path,
+        false => path.parent().unwrap_or(path),
+    };
+    if chain == 0 || !dir.join("result.json").is_file() {
+        return 0.0;
+    }
+    match result_of(dir) {
+        Ok(result) => {
+            let first = result.settings["checkpoint"].as_str();
+            result.seconds + first.map_or(0.0, |first| before(first, chain - 1))
+        }
+        Err(e) => {
+            note(format!("warning: {e:#}"));
+            0.0
+        }
+    }
+}
+
+/// Header and one line for each run, in columns.
+fn table(runs: &[Summary]) -> Vec<String> {
+    let number = |x: Option<f64>, digits: usize| match x {
+        Some(x) => format!("{x:.digits$}"),
+        None => "-".into(),
+    };
+    let header = [
+        "run",
+        "kind",
+        "top-1 %",
+        "top-5 %",
+        "loss",
+        "time",
+        "with pretraining",
+        "saved",
+    ];
+    let mut rows: Vec<Vec<String>> = vec![header.map(str::to_owned).into()];
+    for run in runs {
+        let r = &run.result;
+        rows.push(vec![
+            run.name.escape_debug().to_string(),
+            r.kind.escape_debug().to_string(),
+            number(r.top1, 2),
+            number(r.top5, 2),
+            number(r.loss, 4),
+            duration(r.seconds),
+            match run.before > 0.0 {
+                true => duration(r.seconds + run.before),
+                false => "-".into(),
+            },
+            r.saved.map_or("-".into(), |s| percent(s / 100.0)),
+        ]);
+    }
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).enumerate();
+        let cells = cells.map(|(column, (cell, width))| match column {
+            0 | 1 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}

@@ -1,0 +1,309 @@
+//! `vitfreeze finetune`: an encoder becomes a classifier; all of it trains.
+mod config;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{VarBuilder, VarMap};
+use datasets::rng::{keys, normal, rng};
+use datasets::{
+    Batch, EraseFill, EvalTransform, FinetuneTransform, Loader, LoaderConfig, Mixup, RandomErasing,
+    RandomResizedCrop, Source,
+};
+use freezeout::{layer_decay, AdamW, Optimizer, Schedule, Spacing};
+use vit::{Drops, Layout, Pool, PosEmbed, Preprocess, Pretrained, Vit, VitConfig};
+
+use crate::accuracy::Accuracy;
+use crate::commands::pretrain::config::preset;
+use crate::console::{note, Progress, Unit};
+use crate::features::{extract, Output};
+use crate::input::pretrained::{eval_transform, normalize};
+use crate::input::splits::Data;
+use crate::machine::budget::Budget;
+use crate::train::{
+    self, load_encoder, Encoder, Feed, Groups, RunArgs, Start, Task, TrainSettings,
+};
+use crate::usage::usage;
+use config::{Config, Flags, Freezing};
+
+const EXAMPLES: &str = "\
+Examples:
+  vitfreeze finetune --checkpoint runs/p --data imagenet --device cuda      LocalMIM's recipe
+  vitfreeze finetune --checkpoint runs/p --data cifar10 --config configs/finetune-tiny-cifar.toml
+  vitfreeze finetune --checkpoint hf://facebook/dinov2-small --data imagenet --freeze gradual:1
+  vitfreeze finetune --model vit-tiny --image-size 32 --patch-size 4 --data cifar10    from scratch
+  vitfreeze finetune --checkpoint runs/p --data cifar10 --max-steps 20      a quick look
+  vitfreeze finetune --resume runs/finetune-1                               go on after a stop
+
+The defaults are LocalMIM's for ViT-B on ImageNet (100 epochs of batch 1024); docs/finetune.md says more.";
+
+/// Standard deviation of a new head's weights (MAE, BEiT).
+const HEAD_STD: f32 = 2e-5;
+
+/// Flags of `vitfreeze finetune`.
+#[derive(clap::Parser)]
+#[command(after_help = EXAMPLES, args_override_self = true, allow_negative_numbers = true)]
+pub struct Args {
+    #[command(flatten)]
+    run: RunArgs<Flags>,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<ExitCode> {
+    train::run::<Finetune>(&args.run)
+}
+
+/// A classifier that trains as a whole.
+struct Finetune {
+    /// Where the weights come from.
+    origin: String,
+    cfg: VitConfig,
+    /// Names of the classes, and how images are judged, for the saved classifiers.
+    labels: BTreeMap<usize, String>,
+    preprocess: Preprocess,
+    mixup: Mixup,
+    seed: u64,
+    batch_size: usize,
+    threads: usize,
+    device: Device,
+    val: Arc<dyn Source>,
+    judged: EvalTransform,
+}
+
+impl Task for Finetune {
+    type Settings = Config;
+    type Model = Vit;
+
+    fn open(config: &Config, device: &Device, threads: usize) -> Result<(Self, Start)> {
+        let training = &config.training;
+        let (encoder, origin) = match &training.checkpoint {
+            Some(origin) => (load_encoder(training, origin, device)?, origin.clone()),
+            None => (scratch(config, device)?, "scratch".to_owned()),
+        };
+        let size = encoder.pretrained.cfg.image_size;
+        let data = Data::open(training, size)?;
+        let mut pretrained = with_head(encoder, data.classes().len(), config)?;
+        if let Err(error) = Layout::HuggingFace.check(&pretrained.cfg) {
+            note(format!("note: what this trains {error}"));
+        }
+        let p = &pretrained.preprocess;
+        let transform = FinetuneTransform {
+            crop: RandomResizedCrop {
+                scale: (training.crop_scale, 1.0),
+                ..FinetuneTransform::imagenet(size).crop
+            },
+            rand_augment: config.rand_augment()?,
+            erasing: (config.erasing > 0.0)
+                .then(|| RandomErasing::new(config.erasing, EraseFill::Pixel)),
+            normalize: normalize(p),
+            ..FinetuneTransform::imagenet(size)
+        };
+        let loader = LoaderConfig {
+            batch_size: training.batch_size,
+            seed: training.seed,
+            threads,
+            ..LoaderConfig::default()
+        };
+        let loader = Loader::new(Arc::clone(&data.train), transform, loader).map_err(usage)?;
+        pretrained.cfg.precision = training.dtype.precision(device)?;
+        let preprocess = pretrained.preprocess.judged((size, size));
+        let judged = eval_transform(&preprocess, (size, size));
+        let task = Self {
+            origin,
+            cfg: pretrained.cfg,
+            labels: data.classes().iter().cloned().enumerate().collect(),
+            preprocess,
+            mixup: config.mixup(data.classes().len()),
+            seed: training.seed,
+            batch_size: training.batch_size,
+            threads,
+            device: device.clone(),
+            val: Arc::clone(&data.val),
+            judged,
+        };
+        let start = Start {
+            data,
+            feed: Feed::Images(loader),
+            vars: pretrained.vars()?,
+        };
+        Ok((task, start))
+    }
+
+    fn describe(&self) -> String {
+        let cfg = &self.cfg;
+        format!(
+            "{} blocks of width {}, {} px, patch {}, head of {} classes on {}, from {}; judged on {}",
+            cfg.depth,
+            cfg.embed_dim,
+            cfg.image_size,
+            cfg.patch_size,
+            cfg.num_classes,
+            match cfg.pool {
+                Pool::Token => "the class token",
+                Pool::Avg => "the mean of the patches",
+                Pool::TokenAvg => "class token and mean of the patches",
+            },
+            self.origin,
+            match self.judged.crop_pct {
+                1.0 => "whole images".to_owned(),
+                part => format!("the middle {:.1} %", 100.0 * part),
+            }
+        )
+    }
+
+    fn layers(&self) -> usize {
+        self.cfg.depth + 1
+    }
+
+    fn layer_of(&self, name: &str) -> Option<usize> {
+        vit::layer_of(name)
+    }
+
+    fn layer_name(&self, layer: usize) -> String {
+        match layer.checked_sub(1) {
+            None => "patch_embed".to_owned(),
+            Some(block) => format!("blocks.{block}"),
+        }
+    }
+
+    fn schedule(&self, config: &Config, plain: Schedule) -> Result<Schedule> {
+        config.freezing(plain)
+    }
+
+    fn budget(&self, config: &Config, frozen: usize) -> Budget {
+        let average = TrainSettings::ema(config).is_some();
+        Budget::finetuning(&self.cfg, self.batch_size, frozen, average)
+    }
+
+    fn optimizer(&self, config: &Config) -> Optimizer {
+        optimizer(config)
+    }
+
+    fn groups(&self, config: &Config) -> Groups {
+        groups(config, self.layers())
+    }
+
+    fn model(&self, vb: VarBuilder) -> Result<Vit> {
+        Ok(Vit::new(&self.cfg, vb)?)
+    }
+
+    fn loss(&self, model: &Vit, mut batch: Batch) -> Result<Tensor> {
+        let (count, (height, width)) = (batch.labels.len(), self.cfg.image());
+        let targets = self.mixup.apply(&mut batch, (height, width), self.seed)?;
+        let targets = Tensor::from_vec(targets, (count, self.cfg.num_classes), &self.device)?;
+        let drops = keys(self.seed, "drop", &batch);
+        let images = Tensor::from_vec(batch.images, (count, 3, height, width), &self.device)?;
+        let logits = model.forward_train(&images, Drops(&drops))?;
+        Ok(vit::soft_target_cross_entropy(&logits, &targets)?)
+    }
+
+    fn evaluate(&self, model: &Vit) -> Result<Accuracy> {
+        let mut accuracy = Accuracy::new(self.cfg.num_classes);
+        let progress = Progress::new(self.val.len() as u64, Unit::Images);
+        extract(
+            model,
+            &self.val,
+            self.judged,
+            self.batch_size,
+            self.threads,
+            &self.device,
+            Output::Logits,
+            &progress,
+            |batch, logits| {
+                accuracy.add(&logits, &batch.labels);
+                Ok(())
+            },
+        )?;
+        progress.close();
+        Ok(accuracy)
+    }
+
+    fn classifier(&self, weights: &BTreeMap<String, Tensor>) -> Result<Pretrained> {
+        Ok(Pretrained {
+            cfg: VitConfig {
+                drop_path_rate: 0.0,
+                ..self.cfg
+            },
+            tensors: weights.clone(),
+            labels: self.labels.clone(),
+            preprocess: self.preprocess.clone(),
+        })
+    }
+}
+
+fn optimizer(config: &Config) -> Optimizer {
+    let opt = Optimizer::new(AdamW {
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weight_decay: config.training.weight_decay,
+    });
+    match config.clip_grad {
+        Some(norm) => opt.clip_norm(norm),
+        None => opt,
+    }
+}
+
+fn groups(config: &Config, layers: usize) -> Groups {
+    Box::new(layer_decay(config.layer_decay.unwrap_or(1.0), layers))
+}
+
+/// First weights of the model that the flags describe. The position table starts as the sin-cos one, as a pretrained
+/// encoder's and MAE's from scratch (arXiv 2111.06377, A.2).
+fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
+    let training = &config.training;
+    let preset = preset(config.model.as_deref().unwrap_or_default())?;
+    let cfg = VitConfig {
+        image_size: training.image_size.unwrap_or(preset.image_size),
+        patch_size: config.patch_size.unwrap_or(preset.patch_size),
+        pos_embed: PosEmbed::SinCos,
+        pool: training.pool.map_or(Pool::Avg, Pool::from),
+        ..preset
+    };
+    cfg.validate().map_err(usage)?;
+    training.check_batch(cfg.image_size)?;
+    // Before the weights are made; a plan may keep layers frozen from the start, which its steps tell later.
+    let budget = match &config.freeze {
+        Freezing::Spacing(Spacing::At(_)) => Budget::inference(&cfg, training.batch_size),
+        _ => Budget::finetuning(
+            &cfg,
+            training.batch_size,
+            0,
+            TrainSettings::ema(config).is_some(),
+        ),
+    };
+    budget.check(device)?;
+    let vars = VarMap::new();
+    Vit::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, device))?;
+    vit::init(&vars, training.seed)?;
+    let map = vars.data().lock().unwrap_or_else(|e| e.into_inner());
+    let tensors = (map.iter()).map(|(name, var)| (name.clone(), var.as_detached_tensor()));
+    Ok(Encoder {
+        pretrained: Pretrained {
+            cfg,
+            tensors: tensors.collect(),
+            labels: BTreeMap::new(),
+            preprocess: Preprocess::usual(cfg.image()),
+        },
+        classifier: false,
+    })
+}
+
+/// The encoder with a new head and drop path. A norm of its own (`fc_norm`) comes with the head where there was none yet.
+fn with_head(encoder: Encoder, classes: usize, config: &Config) -> Result<Pretrained> {
+    let mut all = encoder.pretrained;
+    all.cfg.drop_path_rate = config.drop_path;
+    let draw = |head: &str, count| {
+        let index = u64::from(head == "head_dist");
+        let mut rng = rng(config.training.seed, "head", 0, index);
+        (0..count).map(|_| HEAD_STD * normal(&mut rng)).collect()
+    };
+    let all = all.with_new_head(classes, !encoder.classifier, draw);
+    all.map_err(crate::input::pretrained::explain)
+}
+
+#[cfg(test)]
+mod tests;

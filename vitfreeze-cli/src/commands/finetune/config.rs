@@ -1,0 +1,333 @@
+//! Every number of a fine-tuning run: its default, its flag, its key in a TOML file.
+use std::str::FromStr;
+
+use anyhow::Result;
+use datasets::{MixMode, Mixup, RandAugment};
+use freezeout::{LayerLr, Schedule, Spacing};
+use serde::{Deserialize, Serialize};
+
+use crate::commands::pretrain::config::preset;
+use crate::settings::{name, not_negative, Settings};
+use crate::train::{TrainSettings, Training, TrainingFlags, FREE_KEYS};
+use crate::usage::usage;
+
+/// All numbers of a run, with the defaults of LocalMIM's fine-tuning of ViT-B (docs/finetune.md names their sources).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Config {
+    #[serde(flatten)]
+    pub training: Training,
+    pub model: Option<String>,
+    pub patch_size: Option<usize>,
+    pub drop_path: f64,
+    pub layer_decay: Option<f64>,
+    pub clip_grad: Option<f64>,
+    pub ema: Option<f64>,
+    pub mixup: f64,
+    pub cutmix: f64,
+    pub mixup_switch: f64,
+    pub smoothing: f64,
+    pub rand_augment: String,
+    pub erasing: f64,
+    pub freeze: Freezing,
+    pub t0: f64,
+    pub layer_lr: LayerLr,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            training: Training {
+                blr: 1e-3,
+                min_lr: 1e-6,
+                weight_decay: 0.05,
+                // 64 x 16 = 1024, the published batch, in pieces that fit into memory.
+                ..Training::defaults(100, 20, (64, 16))
+            },
+            model: None,
+            patch_size: None,
+            drop_path: 0.1,
+            layer_decay: None, // 0.75, or 1 from scratch
+            clip_grad: None,
+            ema: None,
+            mixup: 0.8,
+            cutmix: 1.0,
+            mixup_switch: 0.5,
+            smoothing: 0.1,
+            rand_augment: "rand-m9-mstd0.5-inc1".into(),
+            erasing: 0.25,
+            freeze: Freezing::Spacing(Spacing::None),
+            t0: 0.8,
+            layer_lr: LayerLr::Shared,
+        }
+    }
+}
+
+/// Which layers train when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Freezing {
+    /// FreezeOut, a plan, or nothing.
+    Spacing(Spacing),
+    /// `gradual:EPOCHS`: first the head and the last block, then a block more every so many epochs.
+    Gradual(f64),
+}
+
+impl FromStr for Freezing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some(epochs) = text.strip_prefix("gradual:") else {
+            let spacing = text.parse().map(Self::Spacing);
+            return spacing.map_err(|e: freezeout::Error| format!("{e}, or gradual:EPOCHS"));
+        };
+        match epochs.parse::<f64>() {
+            Ok(epochs) if epochs > 0.0 && epochs.is_finite() => Ok(Self::Gradual(epochs)),
+            _ => Err(format!(
+                "gradual:{epochs}: expected a number of epochs above 0"
+            )),
+        }
+    }
+}
+
+impl TryFrom<String> for Freezing {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Freezing> for String {
+    fn from(freezing: Freezing) -> Self {
+        match freezing {
+            Freezing::Spacing(spacing) => spacing.to_string(),
+            Freezing::Gradual(epochs) => format!("gradual:{epochs}"),
+        }
+    }
+}
+
+/// The same as flags: all optional.
+#[derive(Debug, Clone, Default, clap::Args, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct Flags {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub training: TrainingFlags,
+    /// Without --checkpoint, train from scratch: vit-tiny, vit-small, vit-base, vit-large or vit-huge
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    pub model: Option<String>,
+    /// From scratch, side of a patch in pixels [default: 16, vit-huge 14]
+    #[arg(long, value_name = "PX", help_heading = "Model")]
+    pub patch_size: Option<usize>,
+    /// Stochastic depth: the last block's rate; it rises from 0 over the depth [default: 0.1]
+    #[arg(long, value_name = "X", help_heading = "Model")]
+    pub drop_path: Option<f64>,
+
+    /// Each layer's learning rate is this times that of the next one [default: 0.75, from scratch 1]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    pub layer_decay: Option<f64>,
+    /// Scale gradients down to this global norm [default: no clipping]
+    #[arg(long, value_name = "NORM", help_heading = "Training")]
+    pub clip_grad: Option<f64>,
+    /// Keep a moving average of the weights with this decay, evaluate it too, and save it instead of them [default: none]
+    #[arg(long, value_name = "DECAY", help_heading = "Training")]
+    pub ema: Option<f64>,
+
+    /// Mixup's alpha, 0 = off [default: 0.8]
+    #[arg(long, value_name = "X", help_heading = "Augmentation")]
+    pub mixup: Option<f64>,
+    /// CutMix's alpha, 0 = off [default: 1]
+    #[arg(long, value_name = "X", help_heading = "Augmentation")]
+    pub cutmix: Option<f64>,
+    /// Probability of CutMix where both are on [default: 0.5]
+    #[arg(long, value_name = "X", help_heading = "Augmentation")]
+    pub mixup_switch: Option<f64>,
+    /// Part of each target that is spread over all classes [default: 0.1]
+    #[arg(long, value_name = "X", help_heading = "Augmentation")]
+    pub smoothing: Option<f64>,
+    /// RandAugment as timm writes it, or none [default: rand-m9-mstd0.5-inc1]
+    #[arg(long, value_name = "SPEC", help_heading = "Augmentation")]
+    pub rand_augment: Option<String>,
+    /// Probability of random erasing [default: 0.25]
+    #[arg(long, value_name = "X", help_heading = "Augmentation")]
+    pub erasing: Option<f64>,
+
+    /// Which layers train when: none, linear, squared, cubic, power:P (FreezeOut), a plan at:STEP=FROZEN,..., or
+    /// gradual:EPOCHS (unfreezing one more block every so many epochs) [default: none]
+    #[arg(long, value_name = "NAME", help_heading = "Freezing")]
+    pub freeze: Option<Freezing>,
+    /// When the first layer freezes, before spacing: in (0, 1], 1 = never [default: 0.8]
+    #[arg(long, value_name = "X", help_heading = "Freezing")]
+    pub t0: Option<f64>,
+    /// Learning rates by layer: scaled, unscaled or shared [default: shared]
+    #[arg(long, value_name = "NAME", value_parser = name::<LayerLr>, help_heading = "Freezing")]
+    pub layer_lr: Option<LayerLr>,
+}
+
+impl TrainSettings for Config {
+    fn training(&self) -> &Training {
+        &self.training
+    }
+
+    fn ema(&self) -> Option<f64> {
+        self.ema
+    }
+}
+
+impl Settings for Config {
+    type Flags = Flags;
+    const COMMAND: &'static str = "finetune";
+    const FREE_KEYS: &'static [&'static str] = &FREE_KEYS;
+
+    fn complete(given: &mut toml::Table) {
+        Training::complete(given);
+    }
+
+    fn resolve(&mut self) -> Result<()> {
+        self.training.resolve()?;
+        let scratch = match (&self.training.checkpoint, &self.model) {
+            (Some(_), None) => false,
+            (None, Some(_)) => true,
+            (Some(_), Some(_)) => {
+                return Err(usage(
+                    "both checkpoint and model are given: --checkpoint goes on from an encoder, --model starts from scratch",
+                ))
+            }
+            (None, None) => {
+                return Err(usage(
+                    "--checkpoint C is missing: a pretraining run's folder, a file or hf://org/name (or --model NAME to train from scratch)",
+                ))
+            }
+        };
+        if let Some(model) = &self.model {
+            preset(model)?;
+        }
+        if self.patch_size.is_some() && !scratch {
+            return Err(usage(
+                "patch-size is the checkpoint's; it can be chosen only from scratch (--model)",
+            ));
+        }
+        if self.training.heads.is_some() && scratch {
+            return Err(usage(
+                "heads is the model's; it can be told only of a checkpoint (--checkpoint)",
+            ));
+        }
+        let decay = *self
+            .layer_decay
+            .get_or_insert(if scratch { 1.0 } else { 0.75 });
+        for (key, value, fits, range) in [
+            ("layer-decay", decay, decay > 0.0 && decay <= 1.0, "(0, 1]"),
+            (
+                "drop-path",
+                self.drop_path,
+                (0.0..1.0).contains(&self.drop_path),
+                "[0, 1)",
+            ),
+            (
+                "ema",
+                self.ema.unwrap_or(0.0),
+                (0.0..1.0).contains(&self.ema.unwrap_or(0.0)),
+                "[0, 1)",
+            ),
+            (
+                "erasing",
+                self.erasing,
+                (0.0..=1.0).contains(&self.erasing),
+                "[0, 1]",
+            ),
+            (
+                "mixup",
+                self.mixup,
+                (0.0..=1e6).contains(&self.mixup),
+                "[0, 1e6]",
+            ),
+            (
+                "cutmix",
+                self.cutmix,
+                (0.0..=1e6).contains(&self.cutmix),
+                "[0, 1e6]",
+            ),
+            (
+                "mixup-switch",
+                self.mixup_switch,
+                (0.0..=1.0).contains(&self.mixup_switch),
+                "[0, 1]",
+            ),
+            (
+                "smoothing",
+                self.smoothing,
+                (0.0..=1.0).contains(&self.smoothing),
+                "[0, 1]",
+            ),
+        ] {
+            if !fits {
+                return Err(usage(format!("{key} is {value}, it must lie in {range}")));
+            }
+        }
+        not_negative(&[("clip-grad", self.clip_grad.unwrap_or(0.0))])?;
+        if self.clip_grad == Some(0.0) {
+            return Err(usage("clip-grad is 0, it must be above 0"));
+        }
+        self.rand_augment()?;
+        self.mixup(2).check().map_err(usage)?;
+        Ok(())
+    }
+}
+
+impl Config {
+    /// RandAugment, if any.
+    pub fn rand_augment(&self) -> Result<Option<RandAugment>> {
+        match self.rand_augment.as_str() {
+            "none" => Ok(None),
+            spec => {
+                let parsed: Result<RandAugment, datasets::Error> = spec.parse();
+                parsed.map(Some).map_err(usage)
+            }
+        }
+    }
+
+    /// What makes the targets.
+    pub fn mixup(&self, classes: usize) -> Mixup {
+        let none = self.mixup == 0.0 && self.cutmix == 0.0;
+        Mixup {
+            mixup_alpha: self.mixup,
+            cutmix_alpha: self.cutmix,
+            prob: if none { 0.0 } else { 1.0 },
+            switch_prob: self.mixup_switch,
+            mode: MixMode::Batch,
+            label_smoothing: self.smoothing,
+            classes,
+        }
+    }
+
+    /// What freezes when, on top of a schedule without freezing.
+    pub fn freezing(&self, plain: Schedule) -> Result<Schedule> {
+        let schedule = match &self.freeze {
+            Freezing::Spacing(spacing) => Schedule {
+                spacing: spacing.clone(),
+                t0: self.t0,
+                // The head is in no layer: a plan may freeze the whole encoder.
+                keep_last: usize::from(!matches!(spacing, Spacing::At(_))),
+                layer_lr: self.layer_lr,
+                ..plain
+            },
+            Freezing::Gradual(epochs) => {
+                let every = epochs * (plain.steps / self.training.epochs) as f64;
+                let at: Vec<usize> = (1..plain.layers)
+                    .map(|layer| (layer as f64 * every).round() as usize)
+                    .filter(|&step| step < plain.steps)
+                    .collect();
+                let gradual = Schedule::gradual_unfreeze(&at, plain.layers, plain.steps);
+                Schedule {
+                    spacing: gradual.spacing,
+                    keep_last: gradual.keep_last,
+                    layer_lr: self.layer_lr,
+                    ..plain
+                }
+            }
+        };
+        schedule.validate().map_err(usage)?;
+        Ok(schedule)
+    }
+}

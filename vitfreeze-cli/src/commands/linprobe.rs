@@ -1,0 +1,278 @@
+//! `vitfreeze linprobe`: how much a linear classifier makes of an encoder's features; the encoder stays as it is.
+mod config;
+mod head;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{bail, Result};
+use candle_core::{Device, Tensor};
+use candle_nn::VarBuilder;
+use datasets::{Batch, EvalTransform, Loader, LoaderConfig, PretrainTransform, Source};
+use freezeout::{Group, Lars, Optimizer, Schedule};
+use vit::{Pretrained, Vit, VitConfig};
+
+use crate::accuracy::Accuracy;
+use crate::console::{note, Progress, Unit};
+use crate::features::{extract, Output};
+use crate::input::pretrained::{eval_transform, normalize};
+use crate::input::splits::Data;
+use crate::machine::budget::Budget;
+use crate::run::checkpoint::{fnv, FNV};
+use crate::train::{self, load_encoder, Features, Feed, Groups, RunArgs, Start, Task};
+use crate::usage::usage;
+use config::{Config, Flags};
+use head::Head;
+
+const EXAMPLES: &str = "\
+Examples:
+  vitfreeze linprobe --checkpoint runs/p --data imagenet         MAE's recipe
+  vitfreeze linprobe --checkpoint runs/p --data cifar10 --cached --batch-size 256 --accum 1 --lr 6.4
+  vitfreeze linprobe --checkpoint hf://facebook/dinov2-small --pool token --data imagenet --cached
+  vitfreeze linprobe --resume runs/linprobe-1                    go on where a run stopped
+
+The head sees what --pool makes of the tokens behind the checkpoint's last norm; for a LocalMIM
+encoder that is the norm in front of the last stage's decoder. docs/finetune.md says more.";
+
+/// Rows that the head computes at once in an evaluation.
+const ROWS: usize = 4096;
+
+/// Flags of `vitfreeze linprobe`.
+#[derive(clap::Parser)]
+#[command(after_help = EXAMPLES, args_override_self = true, allow_negative_numbers = true)]
+pub struct Args {
+    #[command(flatten)]
+    run: RunArgs<Flags>,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<ExitCode> {
+    train::run::<Probe>(&args.run)
+}
+
+/// A head on an encoder of plain tensors.
+struct Probe {
+    origin: String,
+    encoder: Vit,
+    pretrained: Pretrained,
+    classes: Vec<String>,
+    cached: bool,
+    device: Device,
+    /// Of the validation split: nothing about them changes.
+    val: Features,
+}
+
+impl Task for Probe {
+    type Settings = Config;
+    type Model = Head;
+
+    fn open(config: &Config, device: &Device, threads: usize) -> Result<(Self, Start)> {
+        let training = &config.training;
+        let origin = training.checkpoint.clone().unwrap_or_default();
+        let mut pretrained = load_encoder(training, &origin, device)?.pretrained;
+        let size = pretrained.cfg.image_size;
+        let mut data = Data::open(training, size)?;
+        data.fingerprint = data.fingerprint.with_weights(&pretrained.tensors)?;
+        if training.batch_size > data.train.len() {
+            return Err(usage(format!(
+                "batch-size {} is larger than the {} training images",
+                training.batch_size,
+                data.train.len()
+            )));
+        }
+        pretrained.preprocess = pretrained.preprocess.judged((size, size));
+        let transform = eval_transform(&pretrained.preprocess, (size, size));
+        pretrained.cfg.precision = training.dtype.precision(device)?;
+        let encoder = pretrained.model()?;
+        let features = |split, source| {
+            let batch_size = training.batch_size.min(64);
+            note(format!("computing the features of the {split} images"));
+            let (mut features, hash) =
+                features(&encoder, source, transform, (batch_size, threads), device)?;
+            (features.batch_size, features.seed) = (training.batch_size, training.seed);
+            Ok::<_, anyhow::Error>((features, hash))
+        };
+        let (val, val_hash) = features("validation", &data.val)?;
+        let feed = match config.cached {
+            true => {
+                let (train, hash) = features("training", &data.train)?;
+                // What could be read decides how many steps an epoch has.
+                let fingerprint = data.fingerprint.with_pixels(hash);
+                data.fingerprint = fingerprint.with_pixels(val_hash);
+                Feed::Features(train)
+            }
+            false => {
+                let transform = PretrainTransform {
+                    scale: (training.crop_scale, 1.0),
+                    normalize: normalize(&pretrained.preprocess),
+                    ..PretrainTransform::imagenet(size)
+                };
+                let loader = LoaderConfig {
+                    batch_size: training.batch_size,
+                    seed: training.seed,
+                    threads,
+                    ..LoaderConfig::default()
+                };
+                let train = Arc::clone(&data.train);
+                Feed::Images(Loader::new(train, transform, loader).map_err(usage)?)
+            }
+        };
+        let (width, classes) = (pretrained.cfg.features(), data.classes().to_vec());
+        let vars = head::variables(width, classes.len(), training.seed, device)?;
+        let task = Self {
+            origin,
+            classes,
+            cached: config.cached,
+            device: device.clone(),
+            val,
+            encoder,
+            pretrained,
+        };
+        Ok((task, Start { data, feed, vars }))
+    }
+
+    fn describe(&self) -> String {
+        format!(
+            "a linear head of {} classes on {} features of {}{}",
+            self.classes.len(),
+            self.pretrained.cfg.features(),
+            self.origin,
+            if self.cached { ", computed once" } else { "" }
+        )
+    }
+
+    fn layers(&self) -> usize {
+        1
+    }
+
+    fn layer_of(&self, _: &str) -> Option<usize> {
+        Some(0)
+    }
+
+    fn layer_name(&self, _: usize) -> String {
+        "head".into()
+    }
+
+    fn schedule(&self, _: &Config, plain: Schedule) -> Result<Schedule> {
+        Ok(plain)
+    }
+
+    fn budget(&self, config: &Config, _: usize) -> Budget {
+        Budget::inference(&self.pretrained.cfg, config.training.batch_size)
+    }
+
+    fn optimizer(&self, config: &Config) -> Optimizer {
+        Optimizer::new(Lars {
+            momentum: 0.9,
+            trust: 1e-3,
+            weight_decay: config.training.weight_decay,
+        })
+    }
+
+    fn groups(&self, _: &Config) -> Groups {
+        Box::new(Group::of)
+    }
+
+    fn model(&self, vb: VarBuilder) -> Result<Head> {
+        Head::new(self.pretrained.cfg.features(), self.classes.len(), vb)
+    }
+
+    fn loss(&self, head: &Head, batch: Batch) -> Result<Tensor> {
+        let count = batch.labels.len();
+        let features = match self.cached {
+            true => {
+                let width = self.pretrained.cfg.features();
+                Tensor::from_vec(batch.images, (count, width), &self.device)?
+            }
+            false => {
+                let (height, width) = self.pretrained.cfg.image();
+                let shape = (count, 3, height, width);
+                let images = Tensor::from_vec(batch.images, shape, &self.device)?;
+                let tokens = self.encoder.forward_features(&images)?;
+                self.encoder.pool(&tokens)?
+            }
+        };
+        let logits = head.train(&features)?;
+        Ok(vit::cross_entropy(&logits, &batch.labels, 0.0)?)
+    }
+
+    fn evaluate(&self, head: &Head) -> Result<Accuracy> {
+        let (width, mut accuracy) = (
+            self.pretrained.cfg.features(),
+            Accuracy::new(self.classes.len()),
+        );
+        let rows = self.val.values.chunks(ROWS * width);
+        for (values, labels) in rows.zip(self.val.labels.chunks(ROWS)) {
+            let x = Tensor::from_slice(values, (labels.len(), width), &self.device)?;
+            let logits = head.forward(&x)?.flatten_all()?.to_device(&Device::Cpu)?;
+            accuracy.add(&logits.to_vec1::<f32>()?, labels);
+        }
+        Ok(accuracy)
+    }
+
+    fn classifier(&self, weights: &BTreeMap<String, Tensor>) -> Result<Pretrained> {
+        let mut tensors = self.pretrained.tensors.clone();
+        for (name, tensor) in head::folded(weights)? {
+            if self.pretrained.cfg.dist_token {
+                // The probe saw the mean of both tokens: the same head on each, averaged, is the same function.
+                tensors.insert(name.replace("head.", "head_dist."), tensor.clone());
+            }
+            tensors.insert(name, tensor);
+        }
+        Ok(Pretrained {
+            cfg: VitConfig {
+                num_classes: self.classes.len(),
+                ..self.pretrained.cfg
+            },
+            tensors,
+            labels: self.classes.iter().cloned().enumerate().collect(),
+            preprocess: self.pretrained.preprocess.clone(),
+        })
+    }
+}
+
+/// What the head will see of every image that can be read, and a hash of these images: of their pixels and not of their
+/// features, which another device rounds otherwise.
+fn features(
+    encoder: &Vit,
+    source: &Arc<dyn Source>,
+    transform: EvalTransform,
+    (batch_size, threads): (usize, usize),
+    device: &Device,
+) -> Result<(Features, u64)> {
+    let mut hash = FNV;
+    let mut all = Features {
+        values: Vec::new(),
+        labels: Vec::new(),
+        batch_size,
+        seed: 0,
+    };
+    let progress = Progress::new(source.len() as u64, Unit::Images);
+    extract(
+        encoder,
+        source,
+        transform,
+        batch_size,
+        threads,
+        device,
+        Output::Pooled,
+        &progress,
+        |batch, values| {
+            for index in &batch.indices {
+                hash = fnv(hash, &index.to_le_bytes());
+            }
+            for value in &batch.images {
+                hash = fnv(hash, &value.to_le_bytes());
+            }
+            all.values.extend(values);
+            all.labels.extend(&batch.labels);
+            Ok(())
+        },
+    )?;
+    progress.close();
+    if all.labels.is_empty() {
+        bail!("not one image could be read");
+    }
+    Ok((all, hash))
+}

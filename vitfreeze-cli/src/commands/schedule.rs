@@ -1,0 +1,179 @@
+//! `vitfreeze schedule`: what a freezing schedule will do, before anything is trained.
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use freezeout::{freezeout_speedup, Estimate, LayerCost, Schedule, Spacing};
+use localmim::LocalMimConfig;
+
+use crate::commands::pretrain::config::{Config, Flags};
+use crate::console::{note, percent, print};
+use crate::costs;
+use crate::plot;
+use crate::settings::Settings as _;
+use crate::usage::usage;
+
+const EXAMPLES: &str = "\
+Examples:
+  vitfreeze schedule --model vit-base --epochs 100 --warmup-epochs 10
+  vitfreeze schedule --config configs/vit-b16-imagenet.toml --data imagenet --layer-lr scaled --plot schedule.png
+  vitfreeze schedule --model vit-large --freeze power:2 --t0 0.6 --plot schedule.svg
+
+All flags of vitfreeze pretrain are understood; no image is read and nothing is trained.";
+
+/// ImageNet-1K's training images, where nothing else is known.
+const IMAGENET: usize = 1_281_167;
+
+/// Flags of `vitfreeze schedule`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES, args_override_self = true, allow_negative_numbers = true)]
+pub struct Args {
+    /// Configuration file (TOML) of vitfreeze pretrain; flags go before it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Number of training images [default: that of shapes with --data shapes or without --model, otherwise
+    /// ImageNet-1K's 1281167]
+    #[arg(long, value_name = "N")]
+    images: Option<usize>,
+    /// Draw the learning rates and freezing times to FILE, .png or .svg
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<ExitCode> {
+    let mut flags = args.flags;
+    // A model without data is asked about for its published use. Without both it is the demonstration's schedule.
+    let published = args.config.is_none()
+        && flags.model.is_some()
+        && flags.data.is_none()
+        && flags.samples.is_none();
+    if published {
+        flags.data = Some("imagenet".into());
+        note("note: no --data or --config: ImageNet-1K assumed");
+    }
+    let config = Config::new(args.config.as_deref(), &flags)?;
+    let cfg = config.model()?;
+    let images = match args.images {
+        Some(0) => return Err(usage("images is 0, it must be at least 1")),
+        Some(images) => images,
+        None if config.data == "shapes" => config.samples,
+        None => IMAGENET,
+    };
+    let steps_per_epoch = images.div_ceil(config.batch_size * config.accum).max(1);
+    let schedule = config.schedule(steps_per_epoch, cfg.layers())?;
+    let epoch = |step: usize| step as f64 / steps_per_epoch as f64;
+    if let Some(path) = &args.plot {
+        plot::check(path)?;
+    }
+    let layers = costs::layers(&cfg, config.mask_ratio);
+    print(table(images, &config, &cfg, &schedule, &layers, &epoch))?;
+    if let Some(path) = &args.plot {
+        let title = format!(
+            "{}, {} epochs: freezing {} from t0 = {}, learning rates {}",
+            config.model,
+            config.epochs,
+            config.freeze,
+            config.t0,
+            name_of(&config)?
+        );
+        plot::draw(path, &title, &schedule, &labels(&cfg), &epoch)?;
+        note(format!("drawn to {}", path.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn name_of(config: &Config) -> Result<String> {
+    let name = serde_json::to_value(config.layer_lr)?;
+    Ok(name.as_str().unwrap_or_default().to_owned())
+}
+
+/// What each layer is called.
+fn labels(cfg: &LocalMimConfig) -> Vec<String> {
+    let mut labels = vec!["patch_embed".to_owned()];
+    for block in 0..cfg.vit.depth {
+        let stage = cfg.stages.iter().position(|stage| stage.block == block);
+        let stage = stage.map_or(String::new(), |k| format!(" + stage {k}"));
+        labels.push(format!("blocks.{block}{stage}"));
+    }
+    labels
+}
+
+fn table(
+    images: usize,
+    config: &Config,
+    cfg: &LocalMimConfig,
+    schedule: &Schedule,
+    layers: &[LayerCost],
+    epoch: &dyn Fn(usize) -> f64,
+) -> String {
+    let costs = costs::costs(cfg, config.mask_ratio);
+    let whole = costs.step(0).compute;
+    let mut out = format!(
+        "{} {} px, {images} images: {} epochs of {} steps, {} of warm-up, learning rate {:.2e}\n\n",
+        config.model,
+        config.image_size,
+        config.epochs,
+        schedule.steps / config.epochs.max(1),
+        config.warmup_epochs,
+        schedule.lr
+    );
+    let changes = schedule.changes();
+    out += "layer  what                  freezes at epoch  first lr  share of compute  step then\n";
+    for (layer, label) in labels(cfg).iter().enumerate() {
+        let cost = &layers[layer];
+        let not_needed = if layer == 0 { cost.entry } else { 0.0 };
+        let share = (3.0 * (cost.forward + cost.branch) - not_needed) / whole;
+        let freezes = schedule.freeze_step(layer);
+        let starts = changes.iter().map(|c| c.step.max(schedule.warmup_steps));
+        let first_step = std::iter::once(schedule.warmup_steps)
+            .chain(starts)
+            .find(|&step| !schedule.is_frozen(step, layer));
+        let first = first_step.map_or(0.0, |step| schedule.lr(step, Some(layer)));
+        let then = freezes.map_or(String::new(), |step| {
+            let cost = costs.step(schedule.frozen(step)).compute;
+            format!("{:>7.1} %", 100.0 * cost / whole)
+        });
+        let freezes = freezes.map_or("never".to_owned(), |step| format!("{:.1}", epoch(step)));
+        let row = format!(
+            "{layer:>5}  {label:<20}  {freezes:>16}  {first:>8.2e}  {:>14.1} %  {then}",
+            100.0 * share
+        );
+        out += row.trim_end();
+        out.push('\n');
+    }
+    out.push('\n');
+    if changes
+        .windows(2)
+        .any(|pair| pair[0].frozen > pair[1].frozen)
+    {
+        for change in &changes {
+            let at = epoch(change.step);
+            out += &format!(
+                "from epoch {at:.1} on {} of {} layers are frozen\n",
+                change.frozen, schedule.layers
+            );
+        }
+        out.push('\n');
+    }
+    if let Ok(estimate) = Estimate::new(schedule, &costs) {
+        out += &format!("Against training every layer to the end this {estimate}\n");
+        out += "(counted in multiplications; the time of forward pass and data loading alone does not shrink).\n";
+    }
+    if !matches!(schedule.spacing, Spacing::At(_)) {
+        let forward: Vec<f64> = layers
+            .iter()
+            .map(|layer| layer.forward + layer.branch)
+            .collect();
+        out += &format!(
+            "FreezeOut's own estimator, which takes the backward pass to cost as much as the forward pass: {}.\n",
+            percent(freezeout_speedup(schedule, &forward))
+        );
+    }
+    if config.train_cls_token {
+        out += "With train-cls-token the frozen blocks' backward pass runs on: only decoders and optimiser steps are saved.\n";
+    }
+    out
+}

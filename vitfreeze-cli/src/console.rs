@@ -1,0 +1,89 @@
+//! What reaches the terminal: lines, progress, numbers as a person reads them.
+mod progress;
+
+use std::io::Write;
+
+pub use progress::{Progress, Unit};
+
+/// Lines on standard error. A closed one is no reason to stop a run.
+pub fn note(text: impl AsRef<str>) {
+    let _ = writeln!(std::io::stderr(), "{}", harmless(text.as_ref()));
+}
+
+/// Lines on standard output. That nobody reads them is no error, that they cannot be written (a full disk) is one.
+pub fn print(text: impl AsRef<str>) -> std::io::Result<()> {
+    write_out(&harmless(text.as_ref()))
+}
+
+/// A value as one line of JSON, which escapes what could harm a terminal in its own way.
+pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    Ok(write_out(&serde_json::to_string(value)?)?)
+}
+
+/// Text as it may reach a terminal. All of it passes here, so that no name out of a file can do more than be read; line
+/// breaks stay, since reports have several lines: who prints a name by itself makes it [`vit::printable`].
+fn harmless(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(vit::printable).collect();
+    lines.join("\n")
+}
+
+/// A decoder's panic on a damaged file is caught and told as that file's error: nothing else is printed of it.
+pub fn quiet_caught_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !datasets::catching_panics() {
+            usual(panic);
+        }
+    }));
+}
+
+fn write_out(text: &str) -> std::io::Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// A part of 1 as percent; what rounds to zero has no sign.
+pub fn percent(part: f64) -> String {
+    format!("{:.1} %", (1000.0 * part).round() / 10.0 + 0.0)
+}
+
+/// A number of parameters: `85.8 M`, `12.3 k`, `130`.
+pub fn amount(count: usize) -> String {
+    let number = count as f64;
+    match count {
+        0..=999 => count.to_string(),
+        1_000..=99_999 => format!("{:.1} k", number / 1e3),
+        100_000..=999_499 => format!("{:.0} k", number / 1e3),
+        _ => format!("{:.1} M", number / 1e6),
+    }
+}
+
+/// `1 h 02 min`, `3 min 07 s`, `4.2 s`.
+pub fn duration(seconds: f64) -> String {
+    let whole = seconds.max(0.0) as u64;
+    match whole {
+        0..=9 => format!("{seconds:.1} s"),
+        10..=59 => format!("{whole} s"),
+        60..=3599 => format!("{} min {:02} s", whole / 60, whole % 60),
+        3600..=359_999 => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+        _ => format!("{} days", whole / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_as_they_are_read() {
+        let amounts = [130, 1_290, 99_999, 123_456, 999_999, 85_798_656].map(amount);
+        assert_eq!(
+            amounts,
+            ["130", "1.3 k", "100.0 k", "123 k", "1.0 M", "85.8 M"]
+        );
+        let parts = [-0.0004, 0.0, 0.158, -0.031].map(percent);
+        assert_eq!(parts, ["0.0 %", "0.0 %", "15.8 %", "-3.1 %"]);
+    }
+}

@@ -1,0 +1,199 @@
+//! Opening and loading a checkpoint: what `inspect`, `convert`, `embed` and `classify` share.
+use std::path::Path;
+
+use anyhow::Result;
+use candle_core::{DType, Device};
+use datasets::{EvalTransform, Interpolation, Normalize, Transform as _};
+use vit::{Checkpoint, Filter, Head, Hints, LoadOptions, Preprocess, Pretrained};
+
+use crate::console::note;
+use crate::machine::device::{self, Dtype};
+use crate::usage::usage;
+
+/// Flags for what no file of a checkpoint tells.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ModelArgs {
+    /// Attention heads, where no config.json tells them
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    heads: Option<u32>,
+    /// Height and width of the images in pixels, 384 or 256x192; the position table is resampled [default: the checkpoint's]
+    #[arg(long, value_name = "PX|HxW", value_parser = image_size)]
+    image_size: Option<(usize, usize)>,
+}
+
+impl ModelArgs {
+    /// So many heads, images of this height and width.
+    pub fn new(heads: Option<usize>, image_size: Option<(usize, usize)>) -> Self {
+        Self {
+            heads: heads.and_then(|n| u32::try_from(n).ok()),
+            image_size,
+        }
+    }
+}
+
+/// Flags of the commands that compute something of every image of a dataset.
+#[derive(Debug, clap::Args)]
+pub struct ComputeArgs {
+    /// Threads, 0 = one per core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// cpu, cuda, cuda:N or metal
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    device: String,
+    /// Type of the operands of matrix products; f32 where there is no unit for bf16
+    #[arg(long, value_enum, default_value = "f32", value_name = "NAME")]
+    pub dtype: Dtype,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+impl ComputeArgs {
+    /// Sets up the threads, whose number is returned, and the device.
+    pub fn start(&self) -> Result<(usize, Device)> {
+        Ok((
+            device::set_threads(self.threads)?,
+            device::open(&self.device)?,
+        ))
+    }
+}
+
+fn image_size(text: &str) -> Result<(usize, usize), String> {
+    let number = |text: &str| match text.parse::<usize>() {
+        Ok(n) if (1..=16384).contains(&n) => Ok(n),
+        _ => Err(format!("'{text}' is no size from 1 to 16384 pixels")),
+    };
+    match text.split_once('x') {
+        Some((height, width)) => Ok((number(height)?, number(width)?)),
+        None => number(text).map(|n| (n, n)),
+    }
+}
+
+/// Opens `origin`: a file, a folder or `hf://org/name@revision`.
+pub fn open(origin: &str, args: &ModelArgs) -> Result<Checkpoint> {
+    let hints = Hints {
+        num_heads: args.heads.map(|n| n as usize),
+        fallback_image: args.image_size,
+        ..Hints::default()
+    };
+    let checkpoint = match origin.starts_with("hf://") {
+        true => from_hub(origin, &hints),
+        false if !Path::new(origin).exists() => {
+            return Err(usage(format!("{origin}: no such file or folder")));
+        }
+        false => Checkpoint::open_with(origin, &hints),
+    };
+    let checkpoint = checkpoint.map_err(explain)?;
+    for line in checkpoint.notes() {
+        note(format!("note: {line}"));
+    }
+    Ok(checkpoint)
+}
+
+#[cfg(feature = "hub")]
+fn from_hub(origin: &str, hints: &Hints) -> Result<Checkpoint, vit::Error> {
+    use crate::console::{Progress, Unit};
+    let progress = std::sync::Arc::new(Progress::new(0, Unit::Bytes));
+    let told = progress.clone();
+    let on_progress =
+        std::sync::Arc::new(move |file: &str, done, total| told.at(file, done, total));
+    let folder = vit::Hub::from_env()?.fetch(origin, on_progress);
+    progress.close();
+    Checkpoint::open_path(origin, &folder?, hints)
+}
+
+#[cfg(not(feature = "hub"))]
+fn from_hub(origin: &str, hints: &Hints) -> Result<Checkpoint, vit::Error> {
+    Checkpoint::open_with(origin, hints)
+}
+
+/// Loads all weights as f32.
+pub fn load(
+    checkpoint: &Checkpoint,
+    args: &ModelArgs,
+    head: Head,
+    device: &Device,
+) -> Result<Pretrained> {
+    // Before the position table is resampled to a size that a file states.
+    if let Some((height, width)) = args.image_size {
+        let size = EvalTransform {
+            size: (height, width),
+            ..EvalTransform::imagenet(1)
+        };
+        size.check().map_err(usage)?;
+    }
+    let options = LoadOptions {
+        image: args.image_size,
+        head,
+        dtype: DType::F32,
+        device: device.clone(),
+    };
+    checkpoint.load(&options).map_err(explain)
+}
+
+/// The size at which the checkpoint's own files feed it, unless `--image-size` says another.
+pub fn input_size(checkpoint: &Checkpoint, args: ModelArgs) -> ModelArgs {
+    let own = checkpoint.preprocess().size;
+    ModelArgs {
+        image_size: args.image_size.or(own),
+        ..args
+    }
+}
+
+/// The transform from decoded images to the model's input.
+pub fn transform(pretrained: &Pretrained) -> EvalTransform {
+    let p = &pretrained.preprocess;
+    if !p.known {
+        note(format!(
+            "note: no file tells how images are prepared: ImageNet's mean and deviation, crop of {}, {} assumed",
+            p.crop_pct,
+            p.filter.name()
+        ));
+    }
+    eval_transform(p, pretrained.cfg.image())
+}
+
+/// These preparations for images of this height and width.
+pub fn eval_transform(p: &Preprocess, size: (usize, usize)) -> EvalTransform {
+    EvalTransform {
+        size,
+        crop_pct: p.crop_pct,
+        squash: p.squash,
+        interpolation: match p.filter {
+            Filter::Nearest => Interpolation::Nearest,
+            Filter::Lanczos => Interpolation::Lanczos,
+            Filter::Bilinear => Interpolation::Bilinear,
+            Filter::Bicubic => Interpolation::Bicubic,
+            Filter::Box => Interpolation::Box,
+            Filter::Hamming => Interpolation::Hamming,
+        },
+        normalize: normalize(p),
+    }
+}
+
+/// The last step alone.
+pub fn normalize(p: &Preprocess) -> Normalize {
+    Normalize {
+        mean: p.mean,
+        std: p.std,
+    }
+}
+
+/// Which vector stands for an image: what the user says, else the checkpoint's own; that it is assumed is told.
+pub fn pooling(checkpoint: &Checkpoint, asked: Option<vit::Pool>) -> vit::Pool {
+    asked.unwrap_or_else(|| {
+        if let Some(text) = checkpoint.pool_note() {
+            note(format!("note: {text}"));
+        }
+        checkpoint.config().pool
+    })
+}
+
+/// What the user can mend with other flags ends with exit code 2.
+pub fn explain(error: vit::Error) -> anyhow::Error {
+    match error {
+        vit::Error::Unknown { .. } | vit::Error::Config(_) | vit::Error::Layout { .. } => {
+            usage(error)
+        }
+        other => other.into(),
+    }
+}

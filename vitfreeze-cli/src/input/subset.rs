@@ -1,0 +1,56 @@
+//! Some images of a dataset, for a quick look.
+use std::sync::Arc;
+
+use datasets::rng::{permutation, rng};
+use datasets::{Error, Image, Source};
+
+use crate::console::note;
+
+/// The images of `source` at `indices`, in that order.
+pub struct Subset {
+    source: Arc<dyn Source>,
+    indices: Vec<usize>,
+}
+
+impl Subset {
+    /// The first `count` images after a shuffle, so that all classes are among them; all of them in their own order
+    /// without a `count` or with one that is no smaller.
+    pub fn of(source: Arc<dyn Source>, count: Option<u32>, seed: u64) -> Arc<dyn Source> {
+        let (len, count) = (source.len(), count.map_or(usize::MAX, |n| n as usize));
+        if count >= len {
+            return source;
+        }
+        let mut indices = permutation(&mut rng(seed, "subset", 0, 0), len);
+        indices.truncate(count);
+        note(format!(
+            "note: {count} of {len} images, drawn by seed {seed}"
+        ));
+        Arc::new(Self { source, indices })
+    }
+}
+
+impl Source for Subset {
+    fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    fn classes(&self) -> &[String] {
+        self.source.classes()
+    }
+
+    fn label(&self, index: usize) -> usize {
+        self.source.label(self.indices[index])
+    }
+
+    fn image(&self, index: usize) -> Result<Image, Error> {
+        self.source.image(self.indices[index])
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.source.name(self.indices[index])
+    }
+
+    fn describe(&self) -> String {
+        format!("{} of: {}", self.indices.len(), self.source.describe())
+    }
+}

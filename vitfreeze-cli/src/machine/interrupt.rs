@@ -1,0 +1,62 @@
+//! Ctrl-C and its kin: the first one asks the loop to finish its step, the second one ends the program at once.
+use std::io;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use anyhow::{Context, Result};
+
+use crate::console::note;
+
+/// The signal that asked to stop; 0: none has.
+static ASKED: AtomicU8 = AtomicU8::new(0);
+
+/// Starts listening for SIGINT, SIGTERM and SIGHUP, for a loop that saves at the end of its step.
+pub fn listen() -> Result<()> {
+    listen_saying("finishing this step, then saving")
+}
+
+/// The same, with what to say when it happens.
+pub fn listen_saying(what: &'static str) -> Result<()> {
+    handle(move |signal| {
+        if ASKED.swap(signal, Ordering::SeqCst) != 0 {
+            std::process::exit(128 + i32::from(signal));
+        }
+        note(format!("\ninterrupted: {what} (again to stop at once)"));
+    })
+    .context("cannot listen for ctrl-C")
+}
+
+/// Whether someone has asked to stop.
+pub fn asked() -> bool {
+    ASKED.load(Ordering::SeqCst) != 0
+}
+
+/// Exit code after an interrupt, as shells expect it: 128 + signal, 130 for SIGINT.
+pub fn exit_code() -> u8 {
+    128 + ASKED.load(Ordering::SeqCst)
+}
+
+/// A file larger than the system allows (`ulimit -f`) is an error of that write from now on, not the end of the program.
+pub fn survive_file_limit() {
+    // A handler that only sets a flag: the write then fails with EFBIG. Without it all is as if this were not called.
+    #[cfg(unix)]
+    let _ = signal_hook::flag::register(
+        signal_hook::consts::SIGXFSZ,
+        std::sync::Arc::<std::sync::atomic::AtomicBool>::default(),
+    );
+}
+
+#[cfg(unix)]
+fn handle(on: impl Fn(u8) + Send + 'static) -> io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    let listen = move || signals.forever().for_each(|signal| on(signal as u8));
+    let thread = std::thread::Builder::new().name("signals".into());
+    thread.spawn(listen).map(drop)
+}
+
+#[cfg(not(unix))]
+fn handle(on: impl Fn(u8) + Send + 'static) -> io::Result<()> {
+    // All that there is elsewhere counts as ctrl-C.
+    const SIGINT: u8 = 2;
+    ctrlc::set_handler(move || on(SIGINT)).map_err(io::Error::other)
+}
