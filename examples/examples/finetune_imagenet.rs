@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..LoaderConfig::default()
     };
     let loader = Loader::new(train, FinetuneTransform::imagenet(size), config)?;
-    let per_epoch = loader.batches_per_epoch().div_ceil(accum);
+    let steps = Steps::new(loader.batches_per_epoch(), accum, epochs)?;
     let mut encoder = Checkpoint::open(origin)?.load(&LoadOptions::default())?;
     (encoder.cfg.pool, encoder.cfg.drop_path_rate) = (Pool::Avg, 0.1);
     let pretrained = encoder.with_new_head(classes, true, |_, count| {
@@ -47,11 +47,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?;
     let (cfg, vars) = (pretrained.cfg, pretrained.vars()?);
     let schedule = Schedule {
-        warmup_steps: warmup * per_epoch,
-        lr: 1e-3 * (batch * accum) as f64 / 256.0,
+        warmup_steps: warmup * steps.per_epoch(),
+        lr: 1e-3 * (batch * steps.largest()) as f64 / 256.0,
         min_lr: 1e-6,
         spacing: Spacing::None, // or cubic: then the model is built anew where layers freeze, as in pretrain_imagenet
-        ..Schedule::cubic(1.0, cfg.depth + 1, epochs * per_epoch)
+        ..Schedule::cubic(1.0, cfg.depth + 1, steps.total())
     };
     let mut freeze = FreezeOut::new(&vars, schedule, vit::layer_of)?;
     let (beta2, adamw) = (0.999, AdamW::default());
@@ -67,10 +67,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         checkpoint::restore(saved.into_iter().collect(), first, &freeze, &mut opt, None)?;
     }
     let model = Vit::new(&cfg, freeze.vars())?;
-    let mut batches = loader.stream(first / per_epoch, first % per_epoch * accum);
+    let mut batches = loader.stream(steps.epoch(first), steps.first_batch(first));
     for step in first..freeze.schedule().steps {
         let (mut grads, mut mean) = (Gradients::default(), 0.0);
-        let micro = accum.min(loader.batches_per_epoch() - step % per_epoch * accum);
+        let micro = steps.batches(step);
         for _ in 0..micro {
             let mut part = batches.next().ok_or("the loader ended early")??;
             let targets = mixup.apply(&mut part, (size, size), SEED)?;
@@ -83,13 +83,13 @@ fn main() -> Result<(), Box<dyn Error>> {
             grads.add(freeze.backward_by(&loss, vit::ops::backward)?)?;
         }
         opt.step(&freeze, step, &grads)?;
-        if (step + 1) % per_epoch == 0 {
+        if steps.ends_epoch(step + 1) {
             let mut state = checkpoint::collect(&freeze, &opt, None)?;
             state.insert("step".into(), Tensor::new(step as i64 + 1, &CPU)?);
             vit::save_atomic(&file, &state, ("kind", "finetune".into()))?;
             let weights = checkpoint::weights(&freeze).into_iter().collect();
             let plain = Vit::new(&cfg, VarBuilder::from_tensors(weights, DType::F32, &CPU))?;
-            let (epoch, top1) = (step / per_epoch + 1, top1(&plain, &val, size)?);
+            let (epoch, top1) = (steps.epoch(step) + 1, top1(&plain, &val, size)?);
             println!("epoch {epoch}/{epochs}: loss {mean:.4}, top-1 {top1:.2} %");
         }
     }

@@ -14,7 +14,7 @@ use std::thread::available_parallelism;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use datasets::{rng, Loader, LoaderConfig, PretrainTransform};
-use freezeout::{checkpoint, AdamW, FreezeOut, Gradients, LayerLr, Optimizer, Schedule};
+use freezeout::{checkpoint, AdamW, FreezeOut, Gradients, LayerLr, Optimizer, Schedule, Steps};
 use localmim::{LocalMim, LocalMimConfig, Masking};
 use vit::VitConfig;
 
@@ -50,15 +50,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let transform = PretrainTransform::imagenet(size);
     let loader = Loader::new(datasets::open(data, "train")?, transform, loader)?;
-    let batches_per_epoch = loader.batches_per_epoch();
-    let per_epoch = batches_per_epoch.div_ceil(accum);
+    let steps = Steps::new(loader.batches_per_epoch(), accum, epochs)?;
 
     let schedule = Schedule {
-        warmup_steps: warmup * per_epoch,
-        lr: 2e-4 * (batch_size * accum) as f64 / 256.0,
+        warmup_steps: warmup * steps.per_epoch(),
+        lr: 2e-4 * (batch_size * steps.largest()) as f64 / 256.0,
         min_lr: 1e-6,
         layer_lr: LayerLr::Shared,
-        ..Schedule::cubic(0.8, cfg.layers(), epochs * per_epoch)
+        ..Schedule::cubic(0.8, cfg.layers(), steps.total())
     };
     let vars = VarMap::new();
     let mut model = LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &device))?;
@@ -77,13 +76,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         checkpoint::restore(saved.into_iter().collect(), first, &freeze, &mut opt, None)?;
     }
-    let mut batches = loader.stream(first / per_epoch, first % per_epoch * accum);
+    let mut batches = loader.stream(steps.epoch(first), steps.first_batch(first));
     for step in first..freeze.schedule().steps {
         if freeze.advance(step)? {
             model = LocalMim::new(&cfg, freeze.vars())?;
         }
         let (mut grads, mut mean) = (Gradients::default(), 0.0);
-        let micro = accum.min(batches_per_epoch - step % per_epoch * accum);
+        let micro = steps.batches(step);
         for _ in 0..micro {
             let batch = batches.next().ok_or("the loader ended early")??;
             let noise = rng::noise(SEED, "mask", &batch, cfg.vit.patches());
@@ -98,11 +97,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         opt.step(&freeze, step, &grads)?;
         let done = step + 1;
-        if done % per_epoch == 0 {
+        if steps.ends_epoch(done) {
             let mut state = checkpoint::collect(&freeze, &opt, None)?;
             state.insert("step".into(), Tensor::new(done as i64, &device)?);
             vit::save_atomic(&file, &state, ("model", name.into()))?;
-            let (epoch, frozen) = (done / per_epoch, freeze.frozen());
+            let (epoch, frozen) = (steps.epoch(done), freeze.frozen());
             println!("epoch {epoch}/{epochs}: loss {mean:.4}, {frozen} layers frozen");
         }
     }

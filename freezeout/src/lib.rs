@@ -21,6 +21,7 @@ mod profile;
 mod reduce;
 mod schedule;
 mod spacing;
+mod steps;
 mod view;
 
 pub use autofreeze::AutoFreeze;
@@ -40,4 +41,5 @@ pub use policy::Policy;
 pub use profile::{profile, Measured, Profile};
 pub use schedule::{LayerLr, Schedule, Warmup};
 pub use spacing::{Change, Spacing};
+pub use steps::Steps;
 pub use view::is_live;

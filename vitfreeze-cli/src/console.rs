@@ -49,6 +49,15 @@ pub fn percent(part: f64) -> String {
     format!("{:.1} %", (1000.0 * part).round() / 10.0 + 0.0)
 }
 
+/// `1 image`, `2 images`, `2 classes`.
+pub fn counted(count: usize, one: &str) -> String {
+    match count {
+        1 => format!("1 {one}"),
+        _ if one.ends_with('s') => format!("{count} {one}es"),
+        _ => format!("{count} {one}s"),
+    }
+}
+
 /// A number of parameters: `85.8 M`, `12.3 k`, `130`.
 pub fn amount(count: usize) -> String {
     let number = count as f64;
@@ -83,6 +92,8 @@ mod tests {
             amounts,
             ["130", "1.3 k", "100.0 k", "123 k", "1.0 M", "85.8 M"]
         );
+        let counts = [0, 1, 2].map(|n| counted(n, "class"));
+        assert_eq!(counts, ["0 classes", "1 class", "2 classes"]);
         let parts = [-0.0004, 0.0, 0.158, -0.031].map(percent);
         assert_eq!(parts, ["0.0 %", "0.0 %", "15.8 %", "-3.1 %"]);
     }

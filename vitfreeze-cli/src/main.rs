@@ -2,6 +2,7 @@
 //!
 //! A table of contents.
 mod accuracy;
+mod architecture;
 mod commands;
 mod console;
 mod costs;

@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use clap::{Args as _, FromArgMatches as _};
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::de::DeserializeOwned;
 use serde::Serialize;
@@ -10,71 +11,50 @@ use toml::{Spanned, Table, Value};
 
 use crate::usage::usage;
 
-/// All numbers of one command's run, each with its default.
-pub trait Settings: Clone + Default + Serialize + DeserializeOwned {
-    /// The same as flags: all optional, under the same names.
-    type Flags: clap::Args + Default + Serialize + DeserializeOwned;
-
+/// All numbers of one command's run: the same struct is its flags, the keys of its TOML file and what a checkpoint holds.
+pub trait Settings: Clone + clap::Args + Serialize + DeserializeOwned {
     /// The subcommand.
     const COMMAND: &'static str;
 
-    /// Keys that a resumed run may change: they alter no number that training computes on one device.
-    const FREE_KEYS: &'static [&'static str];
+    /// Defaults of the keys that commands share and start from otherwise. All others stand at their fields.
+    const RECIPE: &'static [(&'static str, &'static str)];
 
-    /// Adds to the keys that were given what follows from them, before the defaults fill in the rest.
-    fn complete(_given: &mut Table) {}
+    /// Keys that a resumed run may change: they alter no number that training computes on one device.
+    const FREE_KEYS: &'static [&'static [&'static str]];
+
+    /// Changes the file's keys by what the flags say, before the flags take their places.
+    fn complete(_file: &mut Table, _flags: &Table) {}
 
     /// Fills in what follows from other numbers, makes paths absolute and refuses what does not fit together.
     fn resolve(&mut self) -> Result<()>;
 
     /// The configuration of a new run: `file`'s keys, then the flags.
-    fn new(file: Option<&Path>, flags: &Self::Flags) -> Result<Self> {
+    fn new(file: Option<&Path>, flags: &Given<Self>) -> Result<Self> {
         match file {
             Some(path) => Self::of_run(path, flags),
-            None => Self::merge(Self::Flags::default(), flags),
+            None => Self::merge(Table::new(), flags),
         }
     }
 
     /// The configuration in this file, then the flags.
-    fn of_run(path: &Path, flags: &Self::Flags) -> Result<Self> {
+    fn of_run(path: &Path, flags: &Given<Self>) -> Result<Self> {
         let text = crate::input::files::text(path)
             .map_err(|e| usage(format!("cannot read {}: {e}", path.display())))?;
         Self::merge(parse::<Self>(&text, &path.display().to_string())?, flags)
     }
 
     /// The configuration that a checkpoint holds, then the flags.
-    fn of_checkpoint(saved: &Self, flags: &Self::Flags) -> Result<Self> {
+    fn of_checkpoint(saved: &Self, flags: &Given<Self>) -> Result<Self> {
         Self::merge(parse::<Self>(&saved.to_toml()?, "checkpoint")?, flags)
     }
 
     /// `file`'s keys, then the flags.
-    fn merge(file: Self::Flags, flags: &Self::Flags) -> Result<Self> {
-        let table = |flags: &Self::Flags| {
-            // TOML has no integers beyond i64.
-            Table::try_from(flags).map_err(|e| match too_large(flags) {
-                Some((key, value)) => {
-                    usage(format!("{key} is {value}, it must be at most {}", i64::MAX))
-                }
-                None => usage(e),
-            })
-        };
-        let (mut given, flags) = (table(&file)?, table(flags)?);
-        if flags.contains_key("blr") {
-            given.remove("lr");
-        }
-        given.extend(flags);
-        Self::complete(&mut given);
-        // In the defaults 0 says "the model's own".
-        for key in ["image-size", "patch-size", "hog-bins"] {
-            if given.get(key).and_then(Value::as_integer) == Some(0) {
-                return Err(usage(format!("{key} is 0, it must be at least 1")));
-            }
-        }
-        let mut merged = Table::try_from(Self::default())?;
-        merged.extend(given);
-        let mut config: Self = merged
-            .try_into()
-            .map_err(|e: toml::de::Error| usage(one_line(&e, "")))?;
+    fn merge(mut file: Table, flags: &Given<Self>) -> Result<Self> {
+        let flags = flags.table()?;
+        Self::complete(&mut file, &flags);
+        file.extend(flags);
+        let mut config: Self =
+            over_defaults(file).map_err(|e: toml::de::Error| usage(one_line(&e, "")))?;
         config.resolve()?;
         Ok(config)
     }
@@ -92,11 +72,105 @@ pub trait Settings: Clone + Default + Serialize + DeserializeOwned {
         Ok(keys
             .into_iter()
             .filter(|key| {
-                !Self::FREE_KEYS.contains(&key.as_str()) && new.get(*key) != old.get(*key)
+                let free = Self::FREE_KEYS.concat().contains(&key.as_str());
+                !free && new.get(*key) != old.get(*key)
             })
             .map(|key| format!("{key}: {} -> {}", show(old.get(key)), show(new.get(key))))
             .collect())
     }
+}
+
+/// A command's settings as its command line has them: all values, and which of them were given.
+#[derive(Clone)]
+pub struct Given<S> {
+    values: S,
+    keys: BTreeSet<String>,
+}
+
+impl<S: Settings> Given<S> {
+    /// A command line without flags: the defaults.
+    pub fn nothing() -> Self {
+        let command = Self::augment_args(clap::Command::new(S::COMMAND).no_binary_name(true));
+        let matches = command.get_matches_from(std::iter::empty::<&str>());
+        Self::from_arg_matches(&matches).unwrap_or_else(|e| e.exit())
+    }
+
+    /// The value of a key, if it was given.
+    pub fn get<T>(&self, key: &str, value: impl FnOnce(&S) -> T) -> Option<T> {
+        self.keys.contains(key).then(|| value(&self.values))
+    }
+
+    /// Whether a key was given.
+    pub fn has(&self, key: &str) -> bool {
+        self.keys.contains(key)
+    }
+
+    /// Gives one more.
+    pub fn set(&mut self, key: &str, change: impl FnOnce(&mut S)) {
+        change(&mut self.values);
+        self.keys.insert(key.into());
+    }
+
+    fn table(&self) -> Result<Table> {
+        // TOML has no integers beyond i64.
+        let all = Table::try_from(&self.values).map_err(|e| match too_large(&self.values) {
+            Some((key, value)) => {
+                usage(format!("{key} is {value}, it must be at most {}", i64::MAX))
+            }
+            None => usage(e),
+        })?;
+        let given = all.into_iter().filter(|(key, _)| self.keys.contains(key));
+        Ok(given.collect())
+    }
+}
+
+impl<S: Settings> clap::Args for Given<S> {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let command = S::augment_args(command);
+        S::RECIPE.iter().fold(command, |command, (key, value)| {
+            // Clap knows an argument by its field.
+            command.mut_arg(key.replace('-', "_"), |arg| {
+                arg.default_value(*value).required(false)
+            })
+        })
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<S: Settings> clap::FromArgMatches for Given<S> {
+    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        Self::from_arg_matches_mut(&mut matches.clone())
+    }
+
+    fn from_arg_matches_mut(matches: &mut clap::ArgMatches) -> Result<Self, clap::Error> {
+        let command = S::augment_args(clap::Command::new(S::COMMAND));
+        let given = |arg: &&clap::Arg| {
+            let source = matches.value_source(arg.get_id().as_str());
+            source == Some(clap::parser::ValueSource::CommandLine)
+        };
+        let given = command.get_arguments().filter(given);
+        let keys = given.filter_map(|arg| arg.get_long().map(str::to_owned));
+        Ok(Self {
+            keys: keys.collect(),
+            values: S::from_arg_matches_mut(matches)?,
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The defaults, with these keys in their places.
+fn over_defaults<S: Settings>(keys: Table) -> Result<S, toml::de::Error> {
+    let defaults = Table::try_from(Given::<S>::nothing().values);
+    let mut all = defaults.map_err(serde::de::Error::custom)?;
+    all.extend(keys);
+    all.try_into()
 }
 
 /// The first key whose number no TOML file holds.
@@ -108,10 +182,10 @@ fn too_large(flags: &impl Serialize) -> Option<(String, u64)> {
 }
 
 /// Parses a file; an unknown key is an error that suggests the near one.
-pub fn parse<S: Settings>(text: &str, origin: &str) -> Result<S::Flags> {
+pub fn parse<S: Settings>(text: &str, origin: &str) -> Result<Table> {
     let fail = |e: toml::de::Error| usage(format!("{origin}: {}", one_line(&e, text)));
     let table: BTreeMap<String, Spanned<Value>> = toml::from_str(text).map_err(fail)?;
-    let command = <S::Flags as clap::Args>::augment_args(clap::Command::new(S::COMMAND));
+    let command = S::augment_args(clap::Command::new(S::COMMAND));
     let known: Vec<&str> = command
         .get_arguments()
         .filter_map(|a| a.get_long())
@@ -137,7 +211,7 @@ pub fn parse<S: Settings>(text: &str, origin: &str) -> Result<S::Flags> {
         }
         // Alone, so that the message can name the key.
         let alone = Table::from_iter([(key.clone(), value.get_ref().clone())]);
-        if let Err(e) = alone.try_into::<S::Flags>() {
+        if let Err(e) = over_defaults::<S>(alone) {
             let message = match choices(&command, key) {
                 Some(choices) => format!(
                     "{} is none of {choices}, in quotes",
@@ -148,8 +222,7 @@ pub fn parse<S: Settings>(text: &str, origin: &str) -> Result<S::Flags> {
             return Err(usage(format!("{origin}: line {line}: {key}: {message}")));
         }
     }
-    let table: Table = toml::from_str(text).map_err(fail)?;
-    table.try_into().map_err(fail)
+    toml::from_str(text).map_err(fail)
 }
 
 /// Whether a value is what `[key]`, `[[key]]` or `key.name` make.

@@ -1,32 +1,33 @@
-//! Training a classifier: the loop that `finetune` and `linprobe` share.
+//! Training: the loop of all commands that train.
 mod backbone;
 mod feed;
 mod run;
 mod settings;
+mod supervised;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{bail, Result};
 use candle_core::{Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use datasets::Batch;
-use freezeout::{Group, Optimizer, Param, Schedule};
-use vit::Pretrained;
+use freezeout::{Group, Optimizer, Param, Schedule, Steps};
 
-use crate::input::splits::Data;
 pub use backbone::{load_encoder, Encoder};
 pub use feed::{Features, Feed};
-pub use settings::{Pool, TrainSettings, Training, TrainingFlags, FREE_KEYS};
+pub use settings::{check_batch, TrainSettings, Training};
+pub use supervised::{Pool, Supervised};
 
 use crate::accuracy::Accuracy;
 use crate::machine::budget::Budget;
 use crate::machine::interrupt;
+use crate::run::checkpoint::Fingerprint;
 use crate::run::folder;
 use crate::run::metrics::NotFinite;
 use crate::run::report::Report;
-use crate::settings::Settings;
+use crate::settings::{Given, Settings};
 use run::Run;
 
 /// What is trained.
@@ -34,8 +35,11 @@ pub trait Task: Sized {
     type Settings: TrainSettings;
     type Model;
 
-    /// Loads the encoder, opens the data, draws the first weights and checks everything; writes nothing.
-    fn open(config: &Self::Settings, device: &Device, threads: usize) -> Result<(Self, Start)>;
+    /// The file of the trained weights, and what it is.
+    const EXPORT: (&'static str, &'static str);
+
+    /// Opens the data and what else is read, and checks everything; writes nothing.
+    fn open(config: &Self::Settings, device: &Device, threads: usize) -> Result<(Self, Images)>;
 
     /// What it is, in a line.
     fn describe(&self) -> String;
@@ -49,46 +53,88 @@ pub trait Task: Sized {
     /// What a layer is called.
     fn layer_name(&self, layer: usize) -> String;
 
-    /// The schedule: `plain` has warm-up and decay of the learning rate and freezes nothing.
-    fn schedule(&self, config: &Self::Settings, plain: Schedule) -> Result<Schedule>;
+    /// What freezes when.
+    fn schedule(&self, config: &Self::Settings, steps: &Steps) -> Result<Schedule>;
 
-    /// The memory that it needs; the first `frozen` layers never train.
+    /// The memory that is still to be taken; the first `frozen` layers never train.
     fn budget(&self, config: &Self::Settings, frozen: usize) -> Budget;
+
+    /// The first weights.
+    fn vars(&mut self) -> Result<VarMap>;
+
+    /// Whether to tell that what stays live keeps frozen layers in the graph.
+    fn warns(&self) -> bool {
+        true
+    }
 
     /// The optimiser, but for its groups.
     fn optimizer(&self, config: &Self::Settings) -> Optimizer;
 
     /// Rate and weight decay by variable.
-    fn groups(&self, config: &Self::Settings) -> Groups;
+    fn groups(&self, _config: &Self::Settings) -> Groups {
+        Box::new(Group::of)
+    }
 
     /// The model from these variables: live ones, or plain tensors to be evaluated.
     fn model(&self, vb: VarBuilder) -> Result<Self::Model>;
 
     /// The mean loss of a batch, while training.
-    fn loss(&self, model: &Self::Model, batch: Batch) -> Result<Tensor>;
+    fn loss(&self, model: &Self::Model, batch: Batch) -> Result<Loss>;
 
-    /// Judges a model of plain tensors on the validation split.
-    fn evaluate(&self, model: &Self::Model) -> Result<Accuracy>;
+    /// Whether there is a validation split, that is, [`evaluate`](Task::evaluate).
+    const EVALUATES: bool;
 
-    /// A classifier of these weights, to be saved.
-    fn classifier(&self, weights: &BTreeMap<String, Tensor>) -> Result<Pretrained>;
+    /// Evaluates a model of plain tensors on the validation split.
+    fn evaluate(&self, _model: &Self::Model) -> Result<Accuracy> {
+        bail!("there is no validation split")
+    }
+
+    /// Writes these weights for others to use.
+    fn export(&self, weights: &BTreeMap<String, Tensor>, path: &Path) -> Result<()>;
+
+    /// Commands to go on with after a run in this folder, written as a shell takes it.
+    fn next(&self, dir: &str) -> Vec<String>;
 }
 
 /// Rate and weight decay by variable.
 pub type Groups = Box<dyn Fn(&Param<'_>) -> Group + Send>;
 
-/// What a training starts from.
-pub struct Start {
-    pub data: Data,
+/// The images of a training.
+pub struct Images {
     pub feed: Feed,
-    pub vars: VarMap,
+    /// To notice other ones.
+    pub fingerprint: Fingerprint,
+    /// What they are, in a line for each split.
+    pub description: String,
+}
+
+/// The loss of a batch.
+pub struct Loss {
+    pub total: Tensor,
+    /// Of a LocalMIM model, each stage's own; `None` once it is frozen.
+    pub stages: Vec<Option<Tensor>>,
+}
+
+/// How to go on with the classifier of a run.
+pub fn with_a_classifier(dir: &str) -> Vec<String> {
+    vec![
+        format!("vitfreeze eval --checkpoint {dir}    accuracy by class, on this run's data"),
+        format!("vitfreeze classify --checkpoint {dir} IMAGE..."),
+    ]
+}
+
+impl From<Tensor> for Loss {
+    fn from(total: Tensor) -> Self {
+        let stages = Vec::new();
+        Self { total, stages }
+    }
 }
 
 /// Flags beside the settings.
 #[derive(clap::Args)]
-pub struct RunArgs<F: clap::Args> {
+pub struct RunArgs<S: Settings> {
     #[command(flatten)]
-    pub flags: F,
+    pub flags: Given<S>,
     /// TOML file with the same keys as the flags; flags win
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -104,14 +150,14 @@ pub struct RunArgs<F: clap::Args> {
 }
 
 /// Trains.
-pub fn run<T: Task>(args: &RunArgs<<T::Settings as Settings>::Flags>) -> Result<ExitCode> {
+pub fn run<T: Task>(args: &RunArgs<T::Settings>) -> Result<ExitCode> {
     let mut run = Run::<T>::open(args)?;
     let steps = run.freeze.schedule().steps;
     let stop = args.max_steps.map_or(steps, |n| steps.min(n as usize));
     let mut report: Report = run.report(stop);
     interrupt::listen()?;
     let feed = run.feed.clone();
-    let mut batches = feed.stream(run.epoch(), run.first_batch());
+    let mut batches = feed.stream(run.steps.epoch(run.step), run.steps.first_batch(run.step));
     run.catch_up(&report)?;
     for step in run.step..stop {
         run.advance(step, &mut report)?;

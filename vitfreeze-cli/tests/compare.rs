@@ -40,7 +40,7 @@ torn"#;
         for part in ["71.25", "0.5000", " 50 s", "2 min 30 s"] {
             assert!(line.contains(part), "{part}: {text}");
         }
-        assert!(text.contains("1 unreadable line(s)"), "{text}");
+        assert!(text.contains("1 unreadable line"), "{text}");
     }
     image::open(dir("a.png")).unwrap();
     let svg = std::fs::read_to_string(dir("a.svg")).unwrap();

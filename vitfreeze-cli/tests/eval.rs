@@ -31,7 +31,7 @@ fn the_files_agree_with_each_other_and_for_any_number_of_threads() {
         let mut command = eval(&data, &out, &["--threads", threads, "--batch-size=4"]);
         command.arg("--predictions").arg(&table);
         let text = ok(command);
-        assert!(text.contains("1 image(s) left out"), "{text}");
+        assert!(text.contains("1 image left out"), "{text}");
         let mut files = vec![std::fs::read_to_string(table).unwrap()];
         for name in ["per_class.csv", "confusion.csv"] {
             files.push(std::fs::read_to_string(out.join(name)).unwrap());

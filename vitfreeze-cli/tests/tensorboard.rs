@@ -50,7 +50,7 @@ fn a_session_writes_a_file() {
         assert!(events[1].ends_with(&[2 << 3, steps[0] as u8, 7 << 3 | 2, 2, 1 << 3, 1]));
         let losses: Vec<&Vec<u8>> = events
             .iter()
-            .filter(|e| has(e, "\u{4}loss\u{15}"))
+            .filter(|e| has(e, "\u{a}train/loss\u{15}"))
             .collect();
         assert_eq!(losses.len(), 2);
         for (event, step) in losses.iter().zip(steps) {
@@ -58,7 +58,7 @@ fn a_session_writes_a_file() {
             assert_eq!(value, rows[step]["loss"].as_f64().unwrap() as f32);
         }
         for tag in [
-            "loss/stage_0",
+            "train/loss_stage_0",
             "lr/layer_00",
             "lr/layer_12",
             "frozen",

@@ -12,7 +12,7 @@ use serde::Serialize;
 use vit::ops::profile;
 use vit::VitConfig;
 
-use crate::commands::pretrain::config::{batch_fits, preset, stages};
+use crate::architecture::{preset, stages};
 use crate::console::{note, print, print_json};
 use crate::costs;
 use crate::machine::budget::Budget;
@@ -20,6 +20,7 @@ use crate::machine::device;
 use crate::machine::device::Dtype;
 use crate::run::metrics::{median, timed_on};
 use crate::settings::bounded;
+use crate::train::check_batch;
 use crate::usage::usage;
 
 const EXAMPLES: &str = "\
@@ -201,12 +202,7 @@ fn measure(args: &Args) -> Result<Output<'_>> {
         ("--batch-size", args.batch_size, 1_000_000),
         ("--image-size", args.image_size, 4096),
     ])?;
-    if !batch_fits(args.batch_size, args.image_size) {
-        return Err(usage(format!(
-            "--batch-size {} is too large for {} px",
-            args.batch_size, args.image_size
-        )));
-    }
+    check_batch(args.batch_size, args.image_size)?;
     let counts = frozen_layers(&args.frozen, vit.depth)?;
     let threads = device::set_threads(args.threads)?;
     let device = device::open(&args.device)?;

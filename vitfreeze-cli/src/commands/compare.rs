@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{bail, Context, Result};
 use serde_json::Value;
 
-use crate::console::{duration, note, percent, print};
+use crate::console::{counted, duration, note, percent, print};
 use crate::plot;
 use crate::run::result::RunResult;
 use crate::usage::usage;
@@ -116,8 +116,8 @@ impl Summary {
                     rows = lines.flatten().collect();
                     if rows.len() < count {
                         note(format!(
-                            "warning: {} unreadable line(s) in {}",
-                            count - rows.len(),
+                            "warning: {} in {}",
+                            counted(count - rows.len(), "unreadable line"),
                             metrics.display()
                         ));
                     }
@@ -218,8 +218,8 @@ fn table(runs: &[Summary]) -> Vec<String> {
     for run in runs {
         let r = &run.result;
         rows.push(vec![
-            run.name.escape_debug().to_string(),
-            r.kind.escape_debug().to_string(),
+            vit::shown(&run.name),
+            vit::shown(&r.kind),
             number(r.top1, 2),
             number(r.top5, 2),
             number(r.loss, 4),

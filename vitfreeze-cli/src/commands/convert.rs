@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use clap::ValueEnum;
 use vit::{Head, Layout};
 
-use crate::console::{note, print};
+use crate::console::{counted, note, print};
 use crate::input::pretrained::{explain, load, open, ModelArgs};
 use crate::machine::device;
 use crate::run::folder::quoted;
@@ -96,8 +96,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let unused = checkpoint.unused();
     if !unused.is_empty() {
         note(format!(
-            "note: {} tensor(s) of the checkpoint are no part of the encoder and are left out (vitfreeze inspect lists them)",
-            unused.len()
+            "note: {} of the checkpoint left out: no part of the encoder (vitfreeze inspect lists them)",
+            counted(unused.len(), "tensor")
         ));
     }
     let notes = pretrained.save(&args.output, layout, dtype);

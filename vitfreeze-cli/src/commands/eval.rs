@@ -15,7 +15,7 @@ use serde_json::{json, Value};
 use vit::{Head, Pretrained};
 
 use crate::accuracy::Accuracy;
-use crate::console::{duration, note, print, Progress, Unit};
+use crate::console::{counted, duration, note, print, Progress, Unit};
 use crate::features::{extract, Output};
 use crate::input::classes::Relabelled;
 use crate::input::pretrained::{input_size, load, open, transform, ComputeArgs};
@@ -212,7 +212,7 @@ impl Judge<'_> {
         )?;
         progress.close();
         if left_out > 0 {
-            note(format!("{left_out} image(s) left out"));
+            note(format!("{} left out", counted(left_out, "image")));
         }
         if accuracy.images() == 0 {
             bail!("not one image could be read");

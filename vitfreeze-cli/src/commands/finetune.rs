@@ -2,6 +2,7 @@
 mod config;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -13,21 +14,21 @@ use datasets::{
     Batch, EraseFill, EvalTransform, FinetuneTransform, Loader, LoaderConfig, Mixup, RandomErasing,
     RandomResizedCrop, Source,
 };
-use freezeout::{layer_decay, AdamW, Optimizer, Schedule, Spacing};
+use freezeout::{layer_decay, AdamW, Optimizer, Schedule, Spacing, Steps};
 use vit::{Drops, Layout, Pool, PosEmbed, Preprocess, Pretrained, Vit, VitConfig};
 
 use crate::accuracy::Accuracy;
-use crate::commands::pretrain::config::preset;
-use crate::console::{note, Progress, Unit};
+use crate::architecture::preset;
+use crate::console::{counted, note, Progress, Unit};
 use crate::features::{extract, Output};
 use crate::input::pretrained::{eval_transform, normalize};
 use crate::input::splits::Data;
 use crate::machine::budget::Budget;
 use crate::train::{
-    self, load_encoder, Encoder, Feed, Groups, RunArgs, Start, Task, TrainSettings,
+    self, load_encoder, Encoder, Feed, Groups, Images, Loss, RunArgs, Task, TrainSettings,
 };
 use crate::usage::usage;
-use config::{Config, Flags, Freezing};
+use config::{Config, Freezing};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,7 +49,7 @@ const HEAD_STD: f32 = 2e-5;
 #[command(after_help = EXAMPLES, args_override_self = true, allow_negative_numbers = true)]
 pub struct Args {
     #[command(flatten)]
-    run: RunArgs<Flags>,
+    run: RunArgs<Config>,
 }
 
 /// Runs it.
@@ -58,7 +59,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 /// A classifier that trains as a whole.
 struct Finetune {
-    /// Where the weights come from.
+    /// The first weights, until they are asked for, and where they come from.
+    vars: VarMap,
     origin: String,
     cfg: VitConfig,
     /// Names of the classes, and how images are judged, for the saved classifiers.
@@ -77,14 +79,21 @@ impl Task for Finetune {
     type Settings = Config;
     type Model = Vit;
 
-    fn open(config: &Config, device: &Device, threads: usize) -> Result<(Self, Start)> {
+    const EXPORT: (&'static str, &'static str) =
+        ("last.safetensors", "the classifier as it is now");
+    const EVALUATES: bool = true;
+
+    fn open(config: &Config, device: &Device, threads: usize) -> Result<(Self, Images)> {
         let training = &config.training;
-        let (encoder, origin) = match &training.checkpoint {
-            Some(origin) => (load_encoder(training, origin, device)?, origin.clone()),
+        let (encoder, origin) = match &config.supervised.checkpoint {
+            Some(origin) => (
+                load_encoder(training, &config.supervised, origin, device)?,
+                origin.clone(),
+            ),
             None => (scratch(config, device)?, "scratch".to_owned()),
         };
         let size = encoder.pretrained.cfg.image_size;
-        let data = Data::open(training, size)?;
+        let data = Data::open(training, &config.supervised, size)?;
         let mut pretrained = with_head(encoder, data.classes().len(), config)?;
         if let Err(error) = Layout::HuggingFace.check(&pretrained.cfg) {
             note(format!("note: what this trains {error}"));
@@ -111,7 +120,13 @@ impl Task for Finetune {
         pretrained.cfg.precision = training.dtype.precision(device)?;
         let preprocess = pretrained.preprocess.judged((size, size));
         let judged = eval_transform(&preprocess, (size, size));
+        let images = Images {
+            feed: Feed::Images(loader),
+            fingerprint: data.fingerprint,
+            description: data.describe(),
+        };
         let task = Self {
+            vars: pretrained.vars()?,
             origin,
             cfg: pretrained.cfg,
             labels: data.classes().iter().cloned().enumerate().collect(),
@@ -124,23 +139,18 @@ impl Task for Finetune {
             val: Arc::clone(&data.val),
             judged,
         };
-        let start = Start {
-            data,
-            feed: Feed::Images(loader),
-            vars: pretrained.vars()?,
-        };
-        Ok((task, start))
+        Ok((task, images))
     }
 
     fn describe(&self) -> String {
         let cfg = &self.cfg;
         format!(
-            "{} blocks of width {}, {} px, patch {}, head of {} classes on {}, from {}; judged on {}",
-            cfg.depth,
+            "{} of width {}, {} px, patch {}, head of {} on {}, from {}; judged on {}",
+            counted(cfg.depth, "block"),
             cfg.embed_dim,
             cfg.image_size,
             cfg.patch_size,
-            cfg.num_classes,
+            counted(cfg.num_classes, "class"),
             match cfg.pool {
                 Pool::Token => "the class token",
                 Pool::Avg => "the mean of the patches",
@@ -169,13 +179,17 @@ impl Task for Finetune {
         }
     }
 
-    fn schedule(&self, config: &Config, plain: Schedule) -> Result<Schedule> {
-        config.freezing(plain)
+    fn schedule(&self, config: &Config, steps: &Steps) -> Result<Schedule> {
+        config.freezing(config.training.schedule(steps, self.layers())?)
     }
 
     fn budget(&self, config: &Config, frozen: usize) -> Budget {
         let average = TrainSettings::ema(config).is_some();
-        Budget::finetuning(&self.cfg, self.batch_size, frozen, average)
+        Budget::finetuning(&self.cfg, self.batch_size, frozen, average).beside_weights()
+    }
+
+    fn vars(&mut self) -> Result<VarMap> {
+        Ok(std::mem::replace(&mut self.vars, VarMap::new()))
     }
 
     fn optimizer(&self, config: &Config) -> Optimizer {
@@ -190,14 +204,14 @@ impl Task for Finetune {
         Ok(Vit::new(&self.cfg, vb)?)
     }
 
-    fn loss(&self, model: &Vit, mut batch: Batch) -> Result<Tensor> {
+    fn loss(&self, model: &Vit, mut batch: Batch) -> Result<Loss> {
         let (count, (height, width)) = (batch.labels.len(), self.cfg.image());
         let targets = self.mixup.apply(&mut batch, (height, width), self.seed)?;
         let targets = Tensor::from_vec(targets, (count, self.cfg.num_classes), &self.device)?;
         let drops = keys(self.seed, "drop", &batch);
         let images = Tensor::from_vec(batch.images, (count, 3, height, width), &self.device)?;
         let logits = model.forward_train(&images, Drops(&drops))?;
-        Ok(vit::soft_target_cross_entropy(&logits, &targets)?)
+        Ok(vit::soft_target_cross_entropy(&logits, &targets)?.into())
     }
 
     fn evaluate(&self, model: &Vit) -> Result<Accuracy> {
@@ -221,8 +235,8 @@ impl Task for Finetune {
         Ok(accuracy)
     }
 
-    fn classifier(&self, weights: &BTreeMap<String, Tensor>) -> Result<Pretrained> {
-        Ok(Pretrained {
+    fn export(&self, weights: &BTreeMap<String, Tensor>, path: &Path) -> Result<()> {
+        let classifier = Pretrained {
             cfg: VitConfig {
                 drop_path_rate: 0.0,
                 ..self.cfg
@@ -230,7 +244,12 @@ impl Task for Finetune {
             tensors: weights.clone(),
             labels: self.labels.clone(),
             preprocess: self.preprocess.clone(),
-        })
+        };
+        Ok(classifier.save_file(path)?)
+    }
+
+    fn next(&self, dir: &str) -> Vec<String> {
+        train::with_a_classifier(dir)
     }
 }
 
@@ -257,10 +276,10 @@ fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
     let training = &config.training;
     let preset = preset(config.model.as_deref().unwrap_or_default())?;
     let cfg = VitConfig {
-        image_size: training.image_size.unwrap_or(preset.image_size),
+        image_size: config.supervised.image_size.unwrap_or(preset.image_size),
         patch_size: config.patch_size.unwrap_or(preset.patch_size),
         pos_embed: PosEmbed::SinCos,
-        pool: training.pool.map_or(Pool::Avg, Pool::from),
+        pool: config.supervised.pool.map_or(Pool::Avg, Pool::from),
         ..preset
     };
     cfg.validate().map_err(usage)?;

@@ -5,7 +5,7 @@ use anyhow::Result;
 use rayon::prelude::*;
 use vit::{shown, Activation, Checkpoint, Pool, PosEmbed, StoredTensor, StoredType};
 
-use crate::console::{amount, print};
+use crate::console::{amount, counted, print};
 use crate::input::pretrained::{explain, open, ModelArgs};
 use crate::machine::device;
 
@@ -56,7 +56,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         ))?;
     }
     if bad > 0 {
-        print(format!("\n{bad} tensor(s) with NaN or infinity"))?;
+        print(format!("\n{} with NaN or infinity", counted(bad, "tensor")))?;
     }
     Ok(ExitCode::SUCCESS)
 }

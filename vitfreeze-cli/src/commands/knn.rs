@@ -12,7 +12,7 @@ use datasets::{EvalTransform, Source, Transform as _};
 use serde_json::json;
 use vit::{Head, Pretrained, Vit};
 
-use crate::console::{duration, note, print, Progress, Unit};
+use crate::console::{counted, duration, note, print, Progress, Unit};
 use crate::features::{extract, Output};
 use crate::input::pretrained::{input_size, load, open, pooling, transform, ComputeArgs};
 use crate::input::splits::Data;
@@ -279,7 +279,10 @@ impl Extractor<'_> {
         )?;
         progress.close();
         if left_out > 0 {
-            note(format!("{left_out} {what} image(s) left out"));
+            note(format!(
+                "{} left out",
+                counted(left_out, &format!("{what} image"))
+            ));
         }
         if bank.len() == 0 {
             bail!("not one {what} image could be read");

@@ -3,26 +3,27 @@ mod config;
 mod head;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{bail, Result};
 use candle_core::{Device, Tensor};
-use candle_nn::VarBuilder;
+use candle_nn::{VarBuilder, VarMap};
 use datasets::{Batch, EvalTransform, Loader, LoaderConfig, PretrainTransform, Source};
-use freezeout::{Group, Lars, Optimizer, Schedule};
+use freezeout::{Lars, Optimizer, Schedule, Steps};
 use vit::{Pretrained, Vit, VitConfig};
 
 use crate::accuracy::Accuracy;
-use crate::console::{note, Progress, Unit};
+use crate::console::{counted, note, Progress, Unit};
 use crate::features::{extract, Output};
 use crate::input::pretrained::{eval_transform, normalize};
 use crate::input::splits::Data;
 use crate::machine::budget::Budget;
 use crate::run::checkpoint::{fnv, FNV};
-use crate::train::{self, load_encoder, Features, Feed, Groups, RunArgs, Start, Task};
+use crate::train::{self, load_encoder, Features, Feed, Images, Loss, RunArgs, Task};
 use crate::usage::usage;
-use config::{Config, Flags};
+use config::Config;
 use head::Head;
 
 const EXAMPLES: &str = "\
@@ -43,7 +44,7 @@ const ROWS: usize = 4096;
 #[command(after_help = EXAMPLES, args_override_self = true, allow_negative_numbers = true)]
 pub struct Args {
     #[command(flatten)]
-    run: RunArgs<Flags>,
+    run: RunArgs<Config>,
 }
 
 /// Runs it.
@@ -57,6 +58,7 @@ struct Probe {
     encoder: Vit,
     pretrained: Pretrained,
     classes: Vec<String>,
+    seed: u64,
     cached: bool,
     device: Device,
     /// Of the validation split: nothing about them changes.
@@ -67,12 +69,17 @@ impl Task for Probe {
     type Settings = Config;
     type Model = Head;
 
-    fn open(config: &Config, device: &Device, threads: usize) -> Result<(Self, Start)> {
+    const EXPORT: (&'static str, &'static str) =
+        ("last.safetensors", "the classifier as it is now");
+    const EVALUATES: bool = true;
+
+    fn open(config: &Config, device: &Device, threads: usize) -> Result<(Self, Images)> {
         let training = &config.training;
-        let origin = training.checkpoint.clone().unwrap_or_default();
-        let mut pretrained = load_encoder(training, &origin, device)?.pretrained;
+        let origin = config.supervised.checkpoint.clone().unwrap_or_default();
+        let mut pretrained =
+            load_encoder(training, &config.supervised, &origin, device)?.pretrained;
         let size = pretrained.cfg.image_size;
-        let mut data = Data::open(training, size)?;
+        let mut data = Data::open(training, &config.supervised, size)?;
         data.fingerprint = data.fingerprint.with_weights(&pretrained.tensors)?;
         if training.batch_size > data.train.len() {
             return Err(usage(format!(
@@ -118,24 +125,28 @@ impl Task for Probe {
                 Feed::Images(Loader::new(train, transform, loader).map_err(usage)?)
             }
         };
-        let (width, classes) = (pretrained.cfg.features(), data.classes().to_vec());
-        let vars = head::variables(width, classes.len(), training.seed, device)?;
+        let images = Images {
+            feed,
+            fingerprint: data.fingerprint,
+            description: data.describe(),
+        };
         let task = Self {
             origin,
-            classes,
+            classes: data.classes().to_vec(),
+            seed: training.seed,
             cached: config.cached,
             device: device.clone(),
             val,
             encoder,
             pretrained,
         };
-        Ok((task, Start { data, feed, vars }))
+        Ok((task, images))
     }
 
     fn describe(&self) -> String {
         format!(
-            "a linear head of {} classes on {} features of {}{}",
-            self.classes.len(),
+            "a linear head of {} on {} features of {}{}",
+            counted(self.classes.len(), "class"),
             self.pretrained.cfg.features(),
             self.origin,
             if self.cached { ", computed once" } else { "" }
@@ -154,12 +165,17 @@ impl Task for Probe {
         "head".into()
     }
 
-    fn schedule(&self, _: &Config, plain: Schedule) -> Result<Schedule> {
-        Ok(plain)
+    fn schedule(&self, config: &Config, steps: &Steps) -> Result<Schedule> {
+        config.training.schedule(steps, self.layers())
     }
 
     fn budget(&self, config: &Config, _: usize) -> Budget {
-        Budget::inference(&self.pretrained.cfg, config.training.batch_size)
+        Budget::inference(&self.pretrained.cfg, config.training.batch_size).beside_weights()
+    }
+
+    fn vars(&mut self) -> Result<VarMap> {
+        let width = self.pretrained.cfg.features();
+        head::variables(width, self.classes.len(), self.seed, &self.device)
     }
 
     fn optimizer(&self, config: &Config) -> Optimizer {
@@ -170,15 +186,11 @@ impl Task for Probe {
         })
     }
 
-    fn groups(&self, _: &Config) -> Groups {
-        Box::new(Group::of)
-    }
-
     fn model(&self, vb: VarBuilder) -> Result<Head> {
         Head::new(self.pretrained.cfg.features(), self.classes.len(), vb)
     }
 
-    fn loss(&self, head: &Head, batch: Batch) -> Result<Tensor> {
+    fn loss(&self, head: &Head, batch: Batch) -> Result<Loss> {
         let count = batch.labels.len();
         let features = match self.cached {
             true => {
@@ -194,7 +206,7 @@ impl Task for Probe {
             }
         };
         let logits = head.train(&features)?;
-        Ok(vit::cross_entropy(&logits, &batch.labels, 0.0)?)
+        Ok(vit::cross_entropy(&logits, &batch.labels, 0.0)?.into())
     }
 
     fn evaluate(&self, head: &Head) -> Result<Accuracy> {
@@ -211,7 +223,7 @@ impl Task for Probe {
         Ok(accuracy)
     }
 
-    fn classifier(&self, weights: &BTreeMap<String, Tensor>) -> Result<Pretrained> {
+    fn export(&self, weights: &BTreeMap<String, Tensor>, path: &Path) -> Result<()> {
         let mut tensors = self.pretrained.tensors.clone();
         for (name, tensor) in head::folded(weights)? {
             if self.pretrained.cfg.dist_token {
@@ -220,7 +232,7 @@ impl Task for Probe {
             }
             tensors.insert(name, tensor);
         }
-        Ok(Pretrained {
+        let classifier = Pretrained {
             cfg: VitConfig {
                 num_classes: self.classes.len(),
                 ..self.pretrained.cfg
@@ -228,7 +240,12 @@ impl Task for Probe {
             tensors,
             labels: self.classes.iter().cloned().enumerate().collect(),
             preprocess: self.pretrained.preprocess.clone(),
-        })
+        };
+        Ok(classifier.save_file(path)?)
+    }
+
+    fn next(&self, dir: &str) -> Vec<String> {
+        train::with_a_classifier(dir)
     }
 }
 

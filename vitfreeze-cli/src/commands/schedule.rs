@@ -6,11 +6,11 @@ use anyhow::Result;
 use freezeout::{freezeout_speedup, Estimate, LayerCost, Schedule, Spacing};
 use localmim::LocalMimConfig;
 
-use crate::commands::pretrain::config::{Config, Flags};
-use crate::console::{note, percent, print};
+use crate::commands::pretrain::config::Config;
+use crate::console::{counted, note, percent, print};
 use crate::costs;
 use crate::plot;
-use crate::settings::Settings as _;
+use crate::settings::{Given, Settings as _};
 use crate::usage::usage;
 
 const EXAMPLES: &str = "\
@@ -39,32 +39,37 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
     #[command(flatten)]
-    flags: Flags,
+    flags: Given<Config>,
 }
 
 /// Runs it.
 pub fn run(args: Args) -> Result<ExitCode> {
     let mut flags = args.flags;
     // A model without data is asked about for its published use. Without both it is the demonstration's schedule.
-    let published = args.config.is_none()
-        && flags.model.is_some()
-        && flags.data.is_none()
-        && flags.samples.is_none();
+    let published =
+        args.config.is_none() && flags.has("model") && !flags.has("data") && !flags.has("samples");
     if published {
-        flags.data = Some("imagenet".into());
+        flags.set("data", |c| c.training.data = Some("imagenet".into()));
         note("note: no --data or --config: ImageNet-1K assumed");
     }
     let config = Config::new(args.config.as_deref(), &flags)?;
-    let cfg = config.model()?;
+    let (cfg, training) = (config.model()?, &config.training);
     let images = match args.images {
         Some(0) => return Err(usage("images is 0, it must be at least 1")),
         Some(images) => images,
-        None if config.data == "shapes" => config.samples,
+        None if training.data() == "shapes" => training.samples,
         None => IMAGENET,
     };
-    let steps_per_epoch = images.div_ceil(config.batch_size * config.accum).max(1);
-    let schedule = config.schedule(steps_per_epoch, cfg.layers())?;
-    let epoch = |step: usize| step as f64 / steps_per_epoch as f64;
+    let batches = images / training.batch_size;
+    if batches == 0 {
+        return Err(usage(format!(
+            "batch-size {} is larger than the {images} images",
+            training.batch_size
+        )));
+    }
+    let steps = training.steps(batches)?;
+    let schedule = config.schedule(&steps, cfg.layers())?;
+    let epoch = |step: usize| step as f64 / steps.per_epoch() as f64;
     if let Some(path) = &args.plot {
         plot::check(path)?;
     }
@@ -72,9 +77,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
     print(table(images, &config, &cfg, &schedule, &layers, &epoch))?;
     if let Some(path) = &args.plot {
         let title = format!(
-            "{}, {} epochs: freezing {} from t0 = {}, learning rates {}",
+            "{}, {}: freezing {} from t0 = {}, learning rates {}",
             config.model,
-            config.epochs,
+            counted(training.epochs, "epoch"),
             config.freeze,
             config.t0,
             name_of(&config)?
@@ -109,15 +114,17 @@ fn table(
     layers: &[LayerCost],
     epoch: &dyn Fn(usize) -> f64,
 ) -> String {
+    let training = &config.training;
     let costs = costs::costs(cfg, config.mask_ratio);
     let whole = costs.step(0).compute;
     let mut out = format!(
-        "{} {} px, {images} images: {} epochs of {} steps, {} of warm-up, learning rate {:.2e}\n\n",
+        "{} {} px, {}: {} of {}, {} of warm-up, learning rate {:.2e}\n\n",
         config.model,
-        config.image_size,
-        config.epochs,
-        schedule.steps / config.epochs.max(1),
-        config.warmup_epochs,
+        cfg.vit.image_size,
+        counted(images, "image"),
+        counted(training.epochs, "epoch"),
+        counted(schedule.steps / training.epochs, "step"),
+        training.warmup_epochs,
         schedule.lr
     );
     let changes = schedule.changes();

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use anyhow::Result;
 use datasets::{Shapes, Source, MAX_PIXELS};
 
-use crate::console::note;
+use crate::console::{counted, note};
 use crate::input::classes::{self, Relabelled};
 use crate::input::dataset;
 use crate::run::checkpoint::Fingerprint;
-use crate::train::Training;
+use crate::train::{Supervised, Training};
 use crate::usage::usage;
 
 /// Both splits, with the same classes.
@@ -21,9 +21,9 @@ pub struct Data {
 
 impl Data {
     /// Opens both splits and compares them.
-    pub fn open(training: &Training, image_size: usize) -> Result<Self> {
+    pub fn open(training: &Training, supervised: &Supervised, image_size: usize) -> Result<Self> {
         Self::open_both(
-            (&training.data, training.val_data.as_deref()),
+            (training.data(), supervised.val_data.as_deref()),
             training.samples,
             image_size,
         )
@@ -114,8 +114,8 @@ fn same_images(a: &dyn Source, b: &dyn Source) -> bool {
 fn same_classes(train: &[String], val: &[String]) -> Result<Option<Vec<Option<usize>>>> {
     if train.len() < 2 {
         return Err(usage(format!(
-            "the training images have {} class(es), at least 2 are needed",
-            train.len()
+            "the training images have {}, at least 2 are needed",
+            counted(train.len(), "class")
         )));
     }
     if train == val {
@@ -255,7 +255,7 @@ mod tests {
                 "training has no 'eel'",
             ),
             (&["cat", "dog", "dog"], &["cat", "dog"], "a name twice"),
-            (&["cat"], &["cat"], "1 class(es), at least 2"),
+            (&["cat"], &["cat"], "1 class, at least 2"),
         ] {
             let error = both(a, b).unwrap_err().to_string();
             assert!(error.contains(want), "{error}");

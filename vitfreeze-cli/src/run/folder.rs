@@ -9,7 +9,7 @@ use crate::console::note;
 use crate::machine::interrupt;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::metrics::Metrics;
-use crate::settings::Settings;
+use crate::settings::{Given, Settings};
 use crate::usage::usage;
 
 /// The training state of the run in `dir`.
@@ -36,7 +36,7 @@ pub fn quoted(path: &Path) -> String {
 }
 
 /// A run to go on with: its configuration, its checkpoint, and its metrics, which are locked before anything is read.
-pub fn resume<S: Settings>(dir: &Path, flags: &S::Flags) -> Result<(S, Checkpoint<S>, Metrics)> {
+pub fn resume<S: Settings>(dir: &Path, flags: &Given<S>) -> Result<(S, Checkpoint<S>, Metrics)> {
     if dir.is_file() {
         let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
         return Err(usage(format!(

@@ -9,7 +9,7 @@ use candle_core::Device;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::console::note;
+use crate::console::{counted, note};
 use crate::usage::usage;
 
 /// A line that belongs to a step.
@@ -150,7 +150,8 @@ impl Metrics {
         }
         if unreadable > 0 {
             note(format!(
-                "warning: {unreadable} unreadable line(s) in {} are left out of the summary",
+                "warning: {} in {} left out of the summary",
+                counted(unreadable, "unreadable line"),
                 path.display()
             ));
         }

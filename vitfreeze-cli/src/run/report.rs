@@ -7,7 +7,7 @@ use datasets::Skipped;
 use freezeout::Schedule;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::console::{duration, note, percent};
+use crate::console::{counted, duration, note, percent};
 use crate::run::metrics::{median, median_and_error, Row, Seconds};
 
 /// How often a plain line appears when there is no terminal.
@@ -193,11 +193,12 @@ impl Report {
     pub fn summary(&self) -> String {
         let mut sum = Seconds::default();
         self.rows.iter().for_each(|r| sum.add(&r.seconds));
-        let images: usize = self.rows.iter().map(|r| r.images).sum();
+        let images = self.images();
         let part = |x: f64| 100.0 * x / sum.total.max(1e-9);
         let mut text = format!(
-            "{} steps, {images} images in {} ({:.1} images/s)\n",
-            self.rows.len(),
+            "{}, {} in {} ({:.1} images/s)\n",
+            counted(self.rows.len(), "step"),
+            counted(images, "image"),
             duration(sum.total),
             images as f64 / sum.total.max(1e-9),
         );
@@ -242,10 +243,9 @@ impl Report {
         format!("{:.4} -> {:.4}", mean(first), mean(last))
     }
 
-    /// Seconds of all steps, and their images.
-    pub fn totals(&self) -> (f64, usize) {
-        let seconds = self.rows.iter().map(|r| r.seconds.total).sum();
-        (seconds, self.rows.iter().map(|r| r.images).sum())
+    /// Images of all steps.
+    pub fn images(&self) -> usize {
+        self.rows.iter().map(|r| r.images).sum()
     }
 
     /// Mean loss of the last epoch's steps.
@@ -255,36 +255,32 @@ impl Report {
         Some(rows.iter().map(|r| r.loss).sum::<f64>() / rows.len() as f64)
     }
 
-    /// The part of the time that freezing saved, against the run's own unfrozen steps.
+    /// The part of the time that freezing saved, against the run's own unfrozen steps, if that is more than chance.
     pub fn saved(&self) -> Option<f64> {
         let unfrozen = unfrozen_step(&self.rows)?;
-        let frozen = self.rows.iter().filter(|r| r.frozen > 0);
-        let saved: Vec<f64> = frozen.map(|r| unfrozen - r.seconds.total).collect();
-        let all = unfrozen * self.rows.len() as f64;
-        (!saved.is_empty()).then(|| saved.iter().sum::<f64>() / all)
+        let frozen: Vec<&Row> = self.rows.iter().filter(|r| r.frozen > 0).collect();
+        self.told_saving(&frozen)?;
+        let saved: f64 = frozen.iter().map(|r| unfrozen - r.seconds.total).sum();
+        let part = saved / (unfrozen * self.rows.len() as f64);
+        (part > 0.0).then_some(part)
     }
 
     fn saving(&self) -> String {
         let Some(unfrozen) = unfrozen_step(&self.rows) else {
             return String::new();
         };
-        let Some(part) = self.saved() else {
-            if self.layers < 2 {
-                return String::new();
-            }
-            return "  no layer was frozen in these steps\n".into();
-        };
-        let frozen: Vec<&Row> = self.rows.iter().filter(|r| r.frozen > 0).collect();
-        if part <= 0.0 || self.told_saving(&frozen).is_none() {
-            return format!(
+        match self.saved() {
+            Some(part) => format!(
+                "  freezing saved {} = {} against its own unfrozen steps (median {unfrozen:.3} s)\n",
+                duration(part * unfrozen * self.rows.len() as f64),
+                percent(part),
+            ),
+            None if self.rows.iter().any(|r| r.frozen > 0) => format!(
                 "  what freezing saved is less than the steps' own scatter (median of unfrozen ones {unfrozen:.3} s)\n"
-            );
+            ),
+            None if self.layers < 2 => String::new(),
+            None => "  no layer was frozen in these steps\n".into(),
         }
-        format!(
-            "  freezing saved {} = {} against its own unfrozen steps (median {unfrozen:.3} s)\n",
-            duration(part * unfrozen * self.rows.len() as f64),
-            percent(part),
-        )
     }
 }
 
@@ -345,5 +341,7 @@ mod tests {
             assert!(said.contains("scatter"), "{said}");
         }
         assert!(saving(&steady, &[]).contains("no layer was frozen"));
+        assert!(report(&steady, &times(0.8)).saved().is_some());
+        assert_eq!(report(&scattered, &times(0.97)).saved(), None);
     }
 }

@@ -16,7 +16,7 @@ pub struct RunResult {
     /// The epoch, from 0, whose numbers these are.
     pub best_epoch: Option<usize>,
     pub images: usize,
-    /// Percent of the time that freezing saved, against the run's own unfrozen steps.
+    /// Percent of the time that freezing saved, against the run's own unfrozen steps; none where chance is larger.
     #[serde(default)]
     pub saved: Option<f64>,
     pub seconds: f64,

@@ -3,8 +3,8 @@ use anyhow::Result;
 use candle_core::Device;
 use vit::{Head, Pretrained};
 
-use super::settings::Training;
-use crate::console::note;
+use super::{Supervised, Training};
+use crate::console::{counted, note};
 use crate::input::pretrained::{input_size, load, open, pooling, ModelArgs};
 use crate::usage::usage;
 
@@ -15,10 +15,15 @@ pub struct Encoder {
     pub classifier: bool,
 }
 
-/// The encoder of `training.checkpoint` on square images of the size asked for, and how its tokens are pooled.
-pub fn load_encoder(training: &Training, origin: &str, device: &Device) -> Result<Encoder> {
-    let size = training.image_size.map(|n| (n, n));
-    let args = ModelArgs::new(training.heads, size);
+/// The encoder of `origin` on square images of the size asked for, and how its tokens are pooled.
+pub fn load_encoder(
+    training: &Training,
+    supervised: &Supervised,
+    origin: &str,
+    device: &Device,
+) -> Result<Encoder> {
+    let size = supervised.image_size.map(|n| (n, n));
+    let args = ModelArgs::new(supervised.heads, size);
     let checkpoint = open(origin, &args)?;
     let classes = checkpoint.config().num_classes;
     let args = input_size(&checkpoint, args);
@@ -31,10 +36,11 @@ pub fn load_encoder(training: &Training, origin: &str, device: &Device) -> Resul
     }
     if classes > 0 {
         note(format!(
-            "note: the checkpoint's head ({classes} classes) is left out"
+            "note: the checkpoint's head ({}) is left out",
+            counted(classes, "class")
         ));
     }
-    encoder.cfg.pool = pooling(&checkpoint, training.pool.map(Into::into));
+    encoder.cfg.pool = pooling(&checkpoint, supervised.pool.map(Into::into));
     encoder.cfg.validate().map_err(usage)?;
     training.check_batch(height)?;
     Ok(Encoder {

@@ -10,12 +10,12 @@ use std::time::Instant;
 
 use anyhow::{bail, Context, Result};
 use candle_core::Device;
-use freezeout::{Change, Ema, FreezeOut, Optimizer, Schedule};
+use freezeout::{Change, Ema, FreezeOut, Optimizer, Schedule, Steps};
 
 use super::feed::Feed;
 use super::settings::TrainSettings as _;
-use super::{Groups, RunArgs, Start, Task, Training};
-use crate::console::{amount, note};
+use super::{Groups, RunArgs, Task, Training};
+use crate::console::{amount, counted, note};
 use crate::machine::budget::always_frozen;
 use crate::machine::device;
 use crate::run::checkpoint::{Best, Fingerprint};
@@ -42,8 +42,10 @@ pub struct Run<T: Task> {
     pub feed: Arc<Feed>,
     data: Fingerprint,
     pub save_every: usize,
-    steps_per_epoch: usize,
+    pub steps: Steps,
     pub freeze: FreezeOut,
+    /// Those that have a learning rate, `None` for what is in no layer.
+    layers: Vec<Option<usize>>,
     model: T::Model,
     groups: Groups,
     opt: Optimizer,
@@ -70,7 +72,7 @@ pub struct Run<T: Task> {
 
 impl<T: Task> Run<T> {
     /// Checks everything, then makes or reads the run's folder.
-    pub fn open(args: &RunArgs<<T::Settings as Settings>::Flags>) -> Result<Self> {
+    pub fn open(args: &RunArgs<T::Settings>) -> Result<Self> {
         let (config, resumed) = match &args.resume {
             Some(dir) => {
                 let (config, checkpoint, metrics) =
@@ -86,44 +88,41 @@ impl<T: Task> Run<T> {
             folder::check_free(out)?;
         }
         let opened = Instant::now();
-        let (task, Start { data, feed, vars }) = T::open(&config, &device, threads)?;
-        let per_epoch = feed.batches_per_epoch();
-        if per_epoch == 0 {
-            return Err(usage(format!(
-                "batch-size {} is larger than the {} training images",
-                training.batch_size,
-                data.train.len()
-            )));
-        }
-        let plain = training.schedule(per_epoch, task.layers())?;
-        let schedule = task.schedule(&config, plain)?;
+        let (mut task, images) = T::open(&config, &device, threads)?;
+        let steps = training.steps(images.feed.batches_per_epoch())?;
+        let schedule = task.schedule(&config, &steps)?;
         let budget = task.budget(&config, always_frozen(&schedule));
-        budget.beside_weights().check(&device)?;
+        budget.check(&device)?;
         let (mut step, mut best) = (0, None);
         if let Some((_, checkpoint, _)) = &resumed {
             (step, best) = (checkpoint.header.step, checkpoint.header.best);
-            if checkpoint.header.data.weights != data.fingerprint.weights {
-                return Err(usage(format!(
-                    "{} has other weights now than when the run began",
-                    training.checkpoint.as_deref().unwrap_or_default()
-                )));
+            let now = images.fingerprint;
+            if checkpoint.header.data.weights != now.weights {
+                return Err(usage(
+                    "the encoder's checkpoint has other weights now than when the run began",
+                ));
             }
-            if checkpoint.header.data != data.fingerprint {
+            if checkpoint.header.data != now {
                 return Err(usage(format!(
-                    "the run was made with other images or classes than {} has now",
-                    training.data
+                    "the run was made with other images or classes than {} has now ({} then, {} now)",
+                    training.data(),
+                    counted(checkpoint.header.data.images, "image"),
+                    now.images
                 )));
             }
             if step > schedule.steps {
                 bail!(
-                    "the checkpoint is of step {step}, the run has {} steps",
-                    schedule.steps
+                    "the checkpoint is of step {step}, the run has {}",
+                    counted(schedule.steps, "step")
                 );
             }
         }
 
-        let mut freeze = FreezeOut::new(&vars, schedule, |name| task.layer_of(name))?
-            .on_warning(|text| note(format!("warning: {text}")));
+        let vars = task.vars()?;
+        let mut freeze = FreezeOut::new(&vars, schedule, |name| task.layer_of(name))?;
+        if task.warns() {
+            freeze = freeze.on_warning(|text| note(format!("warning: {text}")));
+        }
         let mut ema = match config.ema() {
             Some(decay) => Some(Ema::new(&freeze, decay).map_err(usage)?),
             None => None,
@@ -158,20 +157,24 @@ impl<T: Task> Run<T> {
                 }
             }
         }
-        let steps_per_epoch = per_epoch.div_ceil(training.accum);
+        let mut layers: Vec<Option<usize>> = (0..task.layers()).map(Some).collect();
+        if freeze.all().any(|(name, _)| task.layer_of(name).is_none()) {
+            layers.push(None);
+        }
         let mut run = Self {
-            save_every: training.save_every.unwrap_or(steps_per_epoch),
+            layers,
+            save_every: training.save_every.unwrap_or(steps.per_epoch()),
             model: task.model(freeze.vars())?,
             groups: task.groups(&config),
-            data: data.fingerprint,
-            feed: Arc::new(feed),
+            data: images.fingerprint,
+            feed: Arc::new(images.feed),
             told: BTreeSet::new(),
             saved: step,
             staged: None,
             dir,
             config,
             task,
-            steps_per_epoch,
+            steps,
             freeze,
             opt,
             ema,
@@ -191,7 +194,7 @@ impl<T: Task> Run<T> {
         if run.training().tensorboard && step < run.freeze.schedule().steps {
             run.events = Some(EventFile::open(&run.dir, step)?);
         }
-        run.banner(&data.describe(), threads);
+        run.banner(&images.description, threads);
         Ok(run)
     }
 
@@ -204,20 +207,21 @@ impl<T: Task> Run<T> {
         note(data);
         let count: usize = self.freeze.all().map(|(_, v)| v.elem_count()).sum();
         note(format!(
-            "{}; {} parameters train; {} on {threads} threads",
+            "{}; {} parameters train; {} on {}",
             self.task.describe(),
             amount(count),
             training.device,
+            counted(threads, "thread"),
         ));
         let changes = match schedule.changes().len() {
             0 => String::new(),
             _ => format!("; layers frozen from step on: {}", plan(schedule)),
         };
         note(format!(
-            "{} epochs of {} steps, {} images each; learning rate {:.2e}{changes}",
-            training.epochs,
-            self.steps_per_epoch,
-            training.batch_size * training.accum.min(self.feed.batches_per_epoch()),
+            "{} of {}, {} each; learning rate {:.2e}{changes}",
+            counted(training.epochs, "epoch"),
+            counted(self.steps.per_epoch(), "step"),
+            counted(training.batch_size * self.steps.largest(), "image"),
             schedule.lr,
         ));
         if self.step > 0 {
@@ -232,17 +236,14 @@ impl<T: Task> Run<T> {
     pub fn report(&mut self, stop: usize) -> Report {
         let (epochs, layers) = (self.training().epochs, self.task.layers());
         let rows = std::mem::take(&mut self.rows);
-        Report::new(self.step, stop, epochs, self.steps_per_epoch, layers, rows)
-    }
-
-    /// The epoch of the next step.
-    pub fn epoch(&self) -> usize {
-        self.step / self.steps_per_epoch
-    }
-
-    /// The next step's first batch in its epoch.
-    pub fn first_batch(&self) -> usize {
-        self.step % self.steps_per_epoch * self.training().accum
+        Report::new(
+            self.step,
+            stop,
+            epochs,
+            self.steps.per_epoch(),
+            layers,
+            rows,
+        )
     }
 
     /// Moves to `step`: freezes and unfreezes what is due.

@@ -7,7 +7,7 @@ use datasets::{write_cache, Error, Image, Source};
 use rayon::prelude::*;
 
 use super::Which;
-use crate::console::{print, Progress, Unit};
+use crate::console::{counted, print, Progress, Unit};
 use crate::machine::{device, interrupt};
 use crate::run::folder::quoted;
 use crate::unfinished::Unfinished;
@@ -67,7 +67,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     };
     if bad > 0 {
         print(format!(
-            "{bad} images could not be read; the loader will skip them"
+            "{} could not be read; the loader will skip them",
+            counted(bad, "image")
         ))?;
     }
     let bytes = std::fs::metadata(&args.out)?.len();

@@ -5,62 +5,112 @@ use anyhow::Result;
 use datasets::{MixMode, Mixup, RandAugment};
 use freezeout::{LayerLr, Schedule, Spacing};
 use serde::{Deserialize, Serialize};
+use toml::Table;
 
-use crate::commands::pretrain::config::preset;
+use crate::architecture::preset;
 use crate::settings::{name, not_negative, Settings};
-use crate::train::{TrainSettings, Training, TrainingFlags, FREE_KEYS};
+use crate::train::{Supervised, TrainSettings, Training};
 use crate::usage::usage;
 
 /// All numbers of a run, with the defaults of LocalMIM's fine-tuning of ViT-B (docs/finetune.md names their sources).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Config {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub supervised: Supervised,
+    #[command(flatten)]
     #[serde(flatten)]
     pub training: Training,
+    /// Without --checkpoint, train from scratch: vit-tiny, vit-small, vit-base, vit-large or vit-huge
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub model: Option<String>,
+    /// From scratch, side of a patch in pixels [default: 16, vit-huge 14]
+    #[arg(long, value_name = "PX", help_heading = "Model")]
     pub patch_size: Option<usize>,
+    /// Stochastic depth: the last block's rate; it rises from 0 over the depth
+    #[arg(long, default_value = "0.1", value_name = "X", help_heading = "Model")]
     pub drop_path: f64,
-    pub layer_decay: Option<f64>,
-    pub clip_grad: Option<f64>,
-    pub ema: Option<f64>,
-    pub mixup: f64,
-    pub cutmix: f64,
-    pub mixup_switch: f64,
-    pub smoothing: f64,
-    pub rand_augment: String,
-    pub erasing: f64,
-    pub freeze: Freezing,
-    pub t0: f64,
-    pub layer_lr: LayerLr,
-}
 
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            training: Training {
-                blr: 1e-3,
-                min_lr: 1e-6,
-                weight_decay: 0.05,
-                // 64 x 16 = 1024, the published batch, in pieces that fit into memory.
-                ..Training::defaults(100, 20, (64, 16))
-            },
-            model: None,
-            patch_size: None,
-            drop_path: 0.1,
-            layer_decay: None, // 0.75, or 1 from scratch
-            clip_grad: None,
-            ema: None,
-            mixup: 0.8,
-            cutmix: 1.0,
-            mixup_switch: 0.5,
-            smoothing: 0.1,
-            rand_augment: "rand-m9-mstd0.5-inc1".into(),
-            erasing: 0.25,
-            freeze: Freezing::Spacing(Spacing::None),
-            t0: 0.8,
-            layer_lr: LayerLr::Shared,
-        }
-    }
+    /// Each layer's learning rate is this times that of the next one [default: 0.75, from scratch 1]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    pub layer_decay: Option<f64>,
+    /// Scale gradients down to this global norm [default: no clipping]
+    #[arg(long, value_name = "NORM", help_heading = "Training")]
+    pub clip_grad: Option<f64>,
+    /// Keep a moving average of the weights with this decay, evaluate it too, and save it instead of them [default: none]
+    #[arg(long, value_name = "DECAY", help_heading = "Training")]
+    pub ema: Option<f64>,
+
+    /// Mixup's alpha, 0 = off
+    #[arg(
+        long,
+        default_value = "0.8",
+        value_name = "X",
+        help_heading = "Augmentation"
+    )]
+    pub mixup: f64,
+    /// CutMix's alpha, 0 = off
+    #[arg(
+        long,
+        default_value = "1",
+        value_name = "X",
+        help_heading = "Augmentation"
+    )]
+    pub cutmix: f64,
+    /// Probability of CutMix where both are on
+    #[arg(
+        long,
+        default_value = "0.5",
+        value_name = "X",
+        help_heading = "Augmentation"
+    )]
+    pub mixup_switch: f64,
+    /// Part of each target that is spread over all classes
+    #[arg(
+        long,
+        default_value = "0.1",
+        value_name = "X",
+        help_heading = "Augmentation"
+    )]
+    pub smoothing: f64,
+    /// RandAugment as timm writes it, or none
+    #[arg(
+        long,
+        default_value = "rand-m9-mstd0.5-inc1",
+        value_name = "SPEC",
+        help_heading = "Augmentation"
+    )]
+    pub rand_augment: String,
+    /// Probability of random erasing
+    #[arg(
+        long,
+        default_value = "0.25",
+        value_name = "X",
+        help_heading = "Augmentation"
+    )]
+    pub erasing: f64,
+
+    /// Which layers train when: none, linear, squared, cubic, power:P (FreezeOut), a plan at:STEP=FROZEN,..., or
+    /// gradual:EPOCHS (unfreezing one more block every so many epochs)
+    #[arg(
+        long,
+        default_value = "none",
+        value_name = "NAME",
+        help_heading = "Freezing"
+    )]
+    pub freeze: Freezing,
+    /// When the first layer freezes, before spacing: in (0, 1], 1 = never
+    #[arg(
+        long,
+        default_value = "0.8",
+        value_name = "X",
+        help_heading = "Freezing"
+    )]
+    pub t0: f64,
+    /// Learning rates by layer: scaled, unscaled or shared
+    #[arg(long, default_value = "shared", value_name = "NAME", value_parser = name::<LayerLr>, help_heading = "Freezing")]
+    pub layer_lr: LayerLr,
 }
 
 /// Which layers train when.
@@ -107,67 +157,13 @@ impl From<Freezing> for String {
     }
 }
 
-/// The same as flags: all optional.
-#[derive(Debug, Clone, Default, clap::Args, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case")]
-pub struct Flags {
-    #[command(flatten)]
-    #[serde(flatten)]
-    pub training: TrainingFlags,
-    /// Without --checkpoint, train from scratch: vit-tiny, vit-small, vit-base, vit-large or vit-huge
-    #[arg(long, value_name = "NAME", help_heading = "Model")]
-    pub model: Option<String>,
-    /// From scratch, side of a patch in pixels [default: 16, vit-huge 14]
-    #[arg(long, value_name = "PX", help_heading = "Model")]
-    pub patch_size: Option<usize>,
-    /// Stochastic depth: the last block's rate; it rises from 0 over the depth [default: 0.1]
-    #[arg(long, value_name = "X", help_heading = "Model")]
-    pub drop_path: Option<f64>,
-
-    /// Each layer's learning rate is this times that of the next one [default: 0.75, from scratch 1]
-    #[arg(long, value_name = "X", help_heading = "Training")]
-    pub layer_decay: Option<f64>,
-    /// Scale gradients down to this global norm [default: no clipping]
-    #[arg(long, value_name = "NORM", help_heading = "Training")]
-    pub clip_grad: Option<f64>,
-    /// Keep a moving average of the weights with this decay, evaluate it too, and save it instead of them [default: none]
-    #[arg(long, value_name = "DECAY", help_heading = "Training")]
-    pub ema: Option<f64>,
-
-    /// Mixup's alpha, 0 = off [default: 0.8]
-    #[arg(long, value_name = "X", help_heading = "Augmentation")]
-    pub mixup: Option<f64>,
-    /// CutMix's alpha, 0 = off [default: 1]
-    #[arg(long, value_name = "X", help_heading = "Augmentation")]
-    pub cutmix: Option<f64>,
-    /// Probability of CutMix where both are on [default: 0.5]
-    #[arg(long, value_name = "X", help_heading = "Augmentation")]
-    pub mixup_switch: Option<f64>,
-    /// Part of each target that is spread over all classes [default: 0.1]
-    #[arg(long, value_name = "X", help_heading = "Augmentation")]
-    pub smoothing: Option<f64>,
-    /// RandAugment as timm writes it, or none [default: rand-m9-mstd0.5-inc1]
-    #[arg(long, value_name = "SPEC", help_heading = "Augmentation")]
-    pub rand_augment: Option<String>,
-    /// Probability of random erasing [default: 0.25]
-    #[arg(long, value_name = "X", help_heading = "Augmentation")]
-    pub erasing: Option<f64>,
-
-    /// Which layers train when: none, linear, squared, cubic, power:P (FreezeOut), a plan at:STEP=FROZEN,..., or
-    /// gradual:EPOCHS (unfreezing one more block every so many epochs) [default: none]
-    #[arg(long, value_name = "NAME", help_heading = "Freezing")]
-    pub freeze: Option<Freezing>,
-    /// When the first layer freezes, before spacing: in (0, 1], 1 = never [default: 0.8]
-    #[arg(long, value_name = "X", help_heading = "Freezing")]
-    pub t0: Option<f64>,
-    /// Learning rates by layer: scaled, unscaled or shared [default: shared]
-    #[arg(long, value_name = "NAME", value_parser = name::<LayerLr>, help_heading = "Freezing")]
-    pub layer_lr: Option<LayerLr>,
-}
-
 impl TrainSettings for Config {
     fn training(&self) -> &Training {
         &self.training
+    }
+
+    fn eval_every(&self) -> usize {
+        self.supervised.eval_every
     }
 
     fn ema(&self) -> Option<f64> {
@@ -176,17 +172,30 @@ impl TrainSettings for Config {
 }
 
 impl Settings for Config {
-    type Flags = Flags;
     const COMMAND: &'static str = "finetune";
-    const FREE_KEYS: &'static [&'static str] = &FREE_KEYS;
+    const RECIPE: &'static [(&'static str, &'static str)] = &[
+        ("crop-scale", "0.08"),
+        ("epochs", "100"),
+        ("warmup-epochs", "20"),
+        // 64 x 16 = 1024, the published batch, in pieces that fit into memory.
+        ("batch-size", "64"),
+        ("accum", "16"),
+        ("blr", "1e-3"),
+        ("min-lr", "1e-6"),
+        ("weight-decay", "0.05"),
+    ];
+    const FREE_KEYS: &'static [&'static [&'static str]] =
+        &[Training::FREE_KEYS, Supervised::FREE_KEYS];
 
-    fn complete(given: &mut toml::Table) {
-        Training::complete(given);
+    fn complete(file: &mut Table, flags: &Table) {
+        Training::complete(file, flags);
+        Supervised::complete(file, flags);
     }
 
     fn resolve(&mut self) -> Result<()> {
+        self.supervised.resolve()?;
         self.training.resolve()?;
-        let scratch = match (&self.training.checkpoint, &self.model) {
+        let scratch = match (&self.supervised.checkpoint, &self.model) {
             (Some(_), None) => false,
             (None, Some(_)) => true,
             (Some(_), Some(_)) => {
@@ -208,7 +217,7 @@ impl Settings for Config {
                 "patch-size is the checkpoint's; it can be chosen only from scratch (--model)",
             ));
         }
-        if self.training.heads.is_some() && scratch {
+        if self.supervised.heads.is_some() && scratch {
             return Err(usage(
                 "heads is the model's; it can be told only of a checkpoint (--checkpoint)",
             ));

@@ -15,7 +15,7 @@ fn golden(name: &str) -> String {
 fn config(more: &str) -> Config {
     let text = format!("data = 'shapes'\nmodel = 'vit-base'\n{more}");
     let flags = crate::settings::parse::<Config>(&text, "test").unwrap();
-    Config::merge(flags, &Flags::default()).unwrap()
+    Config::merge(flags, &crate::settings::Given::nothing()).unwrap()
 }
 
 /// Every name of the real ViT-B classifier, its rate and its decay.
@@ -79,7 +79,11 @@ fn rates_of_all_steps_are_maes() {
         [number("min_lr"), number("epochs"), number("warmup_epochs")]
     );
     let schedule = config
-        .freezing(training.schedule(4000, 13).unwrap())
+        .freezing(
+            training
+                .schedule(&training.steps(4000).unwrap(), 13)
+                .unwrap(),
+        )
         .unwrap();
     let group = groups(&config, 13)(&Param {
         name: "blocks.11.attn.qkv.weight",
@@ -104,7 +108,12 @@ fn rates_of_all_steps_are_maes() {
 fn gradual_unfreezing_is_a_plan() {
     let config = config("freeze = 'gradual:0.5'\naccum = 1\nepochs = 8\nwarmup-epochs = 1");
     let schedule = config
-        .freezing(config.training.schedule(10, 13).unwrap())
+        .freezing(
+            config
+                .training
+                .schedule(&config.training.steps(10).unwrap(), 13)
+                .unwrap(),
+        )
         .unwrap();
     let frozen = [0, 4, 5, 9, 10, 59, 60, 79].map(|step| schedule.frozen(step));
     assert_eq!(frozen, [12, 12, 11, 11, 10, 1, 0, 0]);

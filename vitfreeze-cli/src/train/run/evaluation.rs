@@ -14,7 +14,10 @@ use crate::run::folder::{checkpoint_path, quoted};
 use crate::run::metrics::{Line, NotFinite, Row};
 use crate::run::report::Report;
 use crate::settings::Settings as _;
-use crate::train::Task;
+use crate::train::{Task, TrainSettings as _};
+
+/// The weights of the best evaluation.
+pub(super) const BEST: &str = "best.safetensors";
 
 /// A line of metrics.jsonl: a step, or the evaluation after it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,9 +59,10 @@ impl Line for Logged {
 impl<T: Task> Run<T> {
     /// Whether the steps done end an epoch after which there is an evaluation.
     pub fn evaluation_is_due(&self) -> bool {
-        let done = self.step / self.steps_per_epoch;
-        self.step.is_multiple_of(self.steps_per_epoch)
-            && (done.is_multiple_of(self.training().eval_every) || done == self.training().epochs)
+        let done = self.steps.epoch(self.step);
+        T::EVALUATES
+            && self.steps.ends_epoch(self.step)
+            && (done.is_multiple_of(self.config.eval_every()) || done == self.training().epochs)
     }
 
     /// Does the evaluation that a resumed run was stopped at.
@@ -93,7 +97,7 @@ impl<T: Task> Run<T> {
         let result = self.counted(&evaluation);
         if self.best.is_none_or(|best| result.top1 > best.top1) {
             self.best = Some(result);
-            self.export("best.safetensors")?;
+            self.export(BEST)?;
         }
         let (epoch, epochs) = (evaluation.epoch + 1, self.training().epochs);
         report.say(format!("epoch {epoch}/{epochs}: {told}"));
@@ -139,7 +143,7 @@ impl<T: Task> Run<T> {
         }
         let evaluation = Evaluation {
             step,
-            epoch: step / self.steps_per_epoch,
+            epoch: self.steps.epoch(step),
             top1: own.top1(),
             top5: own.top5(),
             loss: own.loss(),
@@ -171,15 +175,12 @@ impl<T: Task> Run<T> {
         }
     }
 
-    /// Writes the classifier (of the average, where there is one) into the run's folder.
+    /// Writes the weights (of the average, where there is one) into the run's folder.
     pub(super) fn export(&self, name: &str) -> Result<()> {
         let weights: BTreeMap<String, Tensor> = match &self.ema {
             Some(ema) => ema.tensors().clone(),
             None => freezeout::checkpoint::weights(&self.freeze),
         };
-        self.task
-            .classifier(&weights)?
-            .save_file(&self.dir.join(name))?;
-        Ok(())
+        self.task.export(&weights, &self.dir.join(name))
     }
 }

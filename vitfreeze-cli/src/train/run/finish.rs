@@ -3,8 +3,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use super::evaluation::BEST;
 use super::Run;
-use crate::console::print;
+use crate::console::{counted, print};
 use crate::run::checkpoint::{self, Header};
 use crate::run::folder::{self, checkpoint_path, quoted};
 use crate::run::report::Report;
@@ -49,12 +50,13 @@ impl<T: Task> Run<T> {
         folder::untouched(error, T::Settings::COMMAND, &self.dir, self.saved)
     }
 
-    /// Exports the last classifier, writes result.json and says what there is now.
+    /// Exports the weights, writes result.json and says what there is now.
     pub fn finish(mut self, report: &Report) -> Result<ExitCode> {
-        self.export("last.safetensors")?;
+        let (file, what) = T::EXPORT;
+        self.export(file)?;
         let mut lines = Vec::new();
         let mut result = self.best;
-        if self.judged != Some(self.step) {
+        if T::EVALUATES && self.judged != Some(self.step) {
             // Stopped inside an epoch: told, but no evaluation of the whole run.
             let (evaluation, told) = self.judge(self.step.saturating_sub(1))?;
             self.seconds += evaluation.seconds;
@@ -73,9 +75,9 @@ impl<T: Task> Run<T> {
             kind: T::Settings::COMMAND.into(),
             top1: result.map(|r| r.top1),
             top5: result.map(|r| r.top5),
-            loss: result.map(|r| r.loss),
+            loss: result.map(|r| r.loss).or(report.last_loss()),
             best_epoch: self.best.map(|b| b.epoch),
-            images: result.map_or(0, |r| r.images),
+            images: result.map_or(report.images(), |r| r.images),
             saved: report.saved().map(|saved| 100.0 * saved),
             seconds: self.seconds,
             settings: serde_json::to_value(&self.config)?,
@@ -87,35 +89,45 @@ impl<T: Task> Run<T> {
         for line in lines {
             print(line)?;
         }
-        let skipped = self.feed.skipped().len();
+        let skipped = self.feed.skipped_count();
         if skipped > 0 {
-            print(format!("  {skipped} damaged image(s) skipped"))?;
+            print(format!("  {} skipped", counted(skipped, "damaged image")))?;
         }
-        let dir = quoted(&self.dir);
         print(format!("Files in {}:", self.dir.display()))?;
-        if self.best.is_some() {
-            print("  best.safetensors        the classifier of the best epoch")?;
+        let best = self
+            .best
+            .map(|_| (BEST, "the classifier of the best epoch".to_owned()));
+        let state = format!("the training state after step {}", self.step);
+        let steps = match T::EVALUATES {
+            true => "one line per step and per evaluation",
+            false => "one line per step",
+        };
+        let files = [
+            (file, what.to_owned()),
+            ("checkpoint.safetensors", state),
+            ("metrics.jsonl", steps.to_owned()),
+            (
+                "result.json",
+                "loss, accuracy, seconds, settings, versions".to_owned(),
+            ),
+            ("config.toml", "every number of this run".to_owned()),
+        ];
+        for (name, what) in best.into_iter().chain(files) {
+            print(format!("  {name:<22}  {what}"))?;
         }
-        print("  last.safetensors        the classifier as it is now")?;
-        print(format!(
-            "  checkpoint.safetensors  the training state after step {}",
-            self.step
-        ))?;
-        print("  metrics.jsonl           one line per step and per evaluation")?;
-        print("  result.json             accuracy, settings, seconds, versions")?;
-        print("  config.toml             every number of this run")?;
         print("Next:")?;
+        let dir = quoted(&self.dir);
         let left = self.freeze.schedule().steps - self.step;
         if left > 0 {
             let command = T::Settings::COMMAND;
             print(format!(
-                "  vitfreeze {command} --resume {dir}    the other {left} steps"
+                "  vitfreeze {command} --resume {dir}    the other {}",
+                counted(left, "step")
             ))?;
         }
-        print(format!(
-            "  vitfreeze eval --checkpoint {dir}    accuracy by class, on this run's data"
-        ))?;
-        print(format!("  vitfreeze classify --checkpoint {dir} IMAGE..."))?;
+        for line in self.task.next(&dir) {
+            print(format!("  {line}"))?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

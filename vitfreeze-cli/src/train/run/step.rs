@@ -22,9 +22,7 @@ impl<T: Task> Run<T> {
     ) -> Result<(Row, Gradients)> {
         self.started = Instant::now();
         let (training, schedule) = (self.config.training(), self.freeze.schedule());
-        let micro = training
-            .accum
-            .min(self.feed.batches_per_epoch() - self.first_batch());
+        let micro = self.steps.batches(step);
         let rate = |layer| {
             let group = (self.groups)(&Param {
                 name: "",
@@ -35,14 +33,10 @@ impl<T: Task> Run<T> {
         };
         let mut row = Row {
             step,
-            epoch: self.epoch(),
+            epoch: self.steps.epoch(step),
             loss: 0.0,
             stage_losses: Vec::new(),
-            lr: (0..schedule.layers)
-                .map(Some)
-                .chain([None])
-                .map(rate)
-                .collect(),
+            lr: self.layers.iter().copied().map(rate).collect(),
             frozen: self.freeze.frozen(),
             graph_nodes: 0,
             grad_norm: None,
@@ -62,7 +56,7 @@ impl<T: Task> Run<T> {
             let loss = timed_on(&self.device, &mut row.seconds.forward, || {
                 self.task.loss(&self.model, batch)
             })?;
-            let value = f64::from(loss.to_scalar::<f32>()?);
+            let value = f64::from(loss.total.to_scalar::<f32>()?);
             if !value.is_finite() {
                 return Err(NotFinite(format!(
                     "step {step}: the loss is {value} at learning rate {:.3e}; {} still holds step {}; start again with a lower --lr",
@@ -73,12 +67,18 @@ impl<T: Task> Run<T> {
                 .into());
             }
             row.loss += value / micro as f64;
-            let part = match micro {
-                1 => loss,
-                _ => (loss * (1.0 / micro as f64))?,
+            row.stage_losses.resize(loss.stages.len(), None);
+            for (sum, stage) in row.stage_losses.iter_mut().zip(&loss.stages) {
+                if let Some(stage) = stage {
+                    *sum.get_or_insert(0.0) += f64::from(stage.to_scalar::<f32>()?) / micro as f64;
+                }
+            }
+            let total = match micro {
+                1 => loss.total,
+                _ => (loss.total * (1.0 / micro as f64))?,
             };
-            row.graph_nodes = part.sorted_nodes().len();
-            let backward = || self.freeze.backward_by(&part, vit::ops::backward);
+            row.graph_nodes = total.sorted_nodes().len();
+            let backward = || self.freeze.backward_by(&total, vit::ops::backward);
             grads.add(timed_on(&self.device, &mut row.seconds.backward, backward)?)?;
         }
         Ok((row, grads))
@@ -108,6 +108,11 @@ impl<T: Task> Run<T> {
             return Ok(());
         };
         events.scalar("train/loss", row.step, row.loss)?;
+        for (stage, loss) in row.stage_losses.iter().enumerate() {
+            if let Some(loss) = loss {
+                events.scalar(&format!("train/loss_stage_{stage}"), row.step, *loss)?;
+            }
+        }
         for (layer, &lr) in row.lr.iter().enumerate() {
             events.scalar(&format!("lr/layer_{layer:02}"), row.step, lr)?;
         }
