@@ -1,6 +1,7 @@
-//! Writing safetensors so that a file is either the old one or the new one, never half of each.
+//! Writing so that a file is either the old one or the new one, never half of each.
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
@@ -8,11 +9,7 @@ use candle_core::Tensor;
 use crate::checkpoint::{to_ours, Source};
 use crate::{Error, Preprocess, VitConfig};
 
-/// Writes tensors and one metadata entry to `path`: into a temporary file, flushed to disk, then renamed over `path`, then
-/// the folder flushed. If writing fails, `path` is as it was and the temporary file is gone.
-///
-/// The temporary file lives in a folder `.<name>.saving` beside `path`. What a killed process leaves there is removed by
-/// the next save, so half-written files never pile up.
+/// Writes tensors and one metadata entry to `path`, as [`Staged`] tells. If writing fails, `path` is as it was.
 ///
 /// # Errors
 /// [`Error::Write`] with the path and what the system said (no space left, no permission, ...).
@@ -24,10 +21,22 @@ pub fn save_atomic(
     Staged::new(path, tensors, metadata)?.commit()
 }
 
-/// A file that is on disk in full, and does not have its name yet: [`commit`](Staged::commit) gives it the name, dropping
-/// it leaves `path` as it was. For a state that must be written now and may turn out not to be wanted.
+/// Writes these bytes to `path`, as [`Staged`] tells. If writing fails, `path` is as it was.
 ///
-/// Where and how is told at [`save_atomic`].
+/// # Errors
+/// [`Error::Write`], as [`save_atomic`].
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let staged = Staged::beside(path)?;
+    fs::write(staged.place(), bytes).map_err(|e| staged.error(&e))?;
+    staged.commit()
+}
+
+/// A file, or a folder, that does not have its name yet: [`commit`](Staged::commit) flushes it to disk, renames it over
+/// `path` and flushes the folder around it; dropping it leaves `path` as it was. For what is large, or must be written now
+/// and may turn out not to be wanted.
+///
+/// It lives in a folder `.<name>.saving` beside `path`. What a killed process leaves there is removed by the next one that
+/// writes to `path`, so half-written files never pile up.
 #[derive(Debug)]
 pub struct Staged {
     path: PathBuf,
@@ -35,7 +44,31 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Writes the file, flushed to disk, under its temporary name.
+    /// Makes room for it; write to [`place`](Staged::place).
+    ///
+    /// # Errors
+    /// [`Error::Write`]. Also where `path` is a device, a pipe or the like: they are not replaced.
+    pub fn beside(path: &Path) -> Result<Self, Error> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // From here on whatever fails is removed by `drop`.
+        let staged = Self {
+            path: path.to_owned(),
+            folder: path.with_file_name(format!(".{name}.saving")),
+        };
+        let make = || -> io::Result<()> {
+            if fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
+                return Err(io::Error::other("is no regular file; name another one"));
+            }
+            if staged.folder.exists() {
+                fs::remove_dir_all(&staged.folder)?;
+            }
+            fs::create_dir(&staged.folder)
+        };
+        make().map_err(|e| staged.error(&e))?;
+        Ok(staged)
+    }
+
+    /// Writes tensors and one metadata entry, flushed to disk.
     ///
     /// # Errors
     /// [`Error::Write`], as [`save_atomic`].
@@ -44,21 +77,12 @@ impl Staged {
         tensors: &BTreeMap<String, Tensor>,
         metadata: (&str, String),
     ) -> Result<Self, Error> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // From here on whatever fails is removed by `drop`.
-        let staged = Self {
-            path: path.to_owned(),
-            folder: path.with_file_name(format!(".{name}.saving")),
-        };
-        let (file, sample) = (staged.file(), staged.folder.join("sample"));
+        let staged = Self::beside(path)?;
         let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1)]);
-        let write = || -> std::io::Result<()> {
-            if staged.folder.exists() {
-                fs::remove_dir_all(&staged.folder)?;
-            }
-            fs::create_dir(&staged.folder)?;
+        let write = || -> io::Result<()> {
+            let (file, sample) = (staged.place(), staged.folder.join("sample"));
             safetensors::serialize_to_file(tensors, Some(metadata), &file)
-                .map_err(std::io::Error::other)?;
+                .map_err(io::Error::other)?;
             // safetensors makes files that their owner alone may read; a new file's permissions follow the user's umask.
             let permissions = File::create(&sample)?.metadata()?.permissions();
             fs::set_permissions(&file, permissions)?;
@@ -68,13 +92,19 @@ impl Staged {
         Ok(staged)
     }
 
-    /// Gives the file its name, in the place of an older one.
+    /// Where it is until it has its name: to be made there as a file or a folder.
+    pub fn place(&self) -> PathBuf {
+        self.folder.join("new")
+    }
+
+    /// Gives it its name, in the place of an older file or an empty folder.
     ///
     /// # Errors
     /// [`Error::Write`], as [`save_atomic`].
     pub fn commit(self) -> Result<(), Error> {
         let rename = || {
-            fs::rename(self.file(), &self.path)?;
+            flush(&self.place())?;
+            fs::rename(self.place(), &self.path)?;
             match self.path.parent() {
                 Some(parent) if !parent.as_os_str().is_empty() => flush(parent),
                 _ => flush(Path::new(".")),
@@ -83,11 +113,7 @@ impl Staged {
         rename().map_err(|e| self.error(&e))
     }
 
-    fn file(&self) -> PathBuf {
-        self.folder.join("file")
-    }
-
-    fn error(&self, error: &std::io::Error) -> Error {
+    fn error(&self, error: &io::Error) -> Error {
         Error::Write {
             path: self.path.clone(),
             reason: error.to_string(),
@@ -101,7 +127,8 @@ impl Drop for Staged {
     }
 }
 
-fn flush(path: &Path) -> std::io::Result<()> {
+/// Makes sure that a file, or a folder's list of names, is on the disk.
+fn flush(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 

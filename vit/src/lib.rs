@@ -27,7 +27,7 @@ pub use checkpoint::{
 pub use config::{Activation, Pool, PosEmbed, VitConfig};
 pub use drop::Drops;
 pub use error::{printable, shown, Error, Mismatch};
-pub use file::{save_atomic, save_encoder, Staged};
+pub use file::{save_atomic, save_encoder, write_atomic, Staged};
 pub use finetune::layer_of;
 #[cfg(feature = "hub")]
 pub use hub::{Hub, OnProgress};

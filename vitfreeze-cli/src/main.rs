@@ -13,7 +13,6 @@ mod plot;
 mod run;
 mod settings;
 mod train;
-mod unfinished;
 mod usage;
 
 use std::process::ExitCode;

@@ -2,7 +2,7 @@
 use std::path::Path;
 use std::sync::Once;
 
-use anyhow::{anyhow, Context, Result};
+use anyhow::{anyhow, Result};
 use freezeout::{LayerLr, Schedule};
 use plotters::prelude::*;
 use plotters::style::{register_font, FontStyle};
@@ -86,20 +86,7 @@ pub fn save(path: &Path, picture: &impl Picture) -> Result<()> {
         image::ImageEncoder::write_image(encoder, &pixels, width, height, color)?;
         png
     };
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-    let mut builder = tempfile::Builder::new();
-    // A temporary file is its owner's alone, unless told otherwise; the umask still applies.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let temporary = builder
-        .tempfile_in(folder.unwrap_or(Path::new(".")))
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    std::fs::write(temporary.path(), bytes)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    temporary
-        .persist(path)
-        .map_err(|e| anyhow!("cannot write {}: {}", path.display(), e.error))?;
-    Ok(())
+    Ok(vit::write_atomic(path, &bytes)?)
 }
 
 pub type Area<B> = DrawingArea<B, plotters::coord::Shift>;

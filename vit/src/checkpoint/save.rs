@@ -69,7 +69,7 @@ impl Pretrained {
         }
         write_folder(folder, |new| {
             for (name, json) in files {
-                fs::write(new.join(name), format!("{json:#}\n")).map_err(|e| cannot(folder, &e))?;
+                crate::write_atomic(&new.join(name), format!("{json:#}\n").as_bytes())?;
             }
             let metadata = ("format", "pt".to_owned());
             crate::save_atomic(&new.join("model.safetensors"), &out, metadata)
@@ -196,12 +196,12 @@ fn cannot(folder: &Path, error: &io::Error) -> Error {
     }
 }
 
-/// Fills a new folder beside `folder` and renames it: there is all of it or nothing. What a killed process left is removed.
+/// Fills a new folder and gives it its name: there is all of it or nothing.
 fn write_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
     let fail = |e: io::Error| cannot(folder, &e);
-    let Some(name) = folder.file_name() else {
+    if folder.file_name().is_none() {
         return Err(fail(io::Error::other("give the name of a new folder")));
-    };
+    }
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(fail(io::Error::other(
             "is there already, and not empty; choose another folder",
@@ -210,23 +210,10 @@ fn write_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), Error>) ->
     if let Some(parent) = folder.parent() {
         fs::create_dir_all(parent).map_err(fail)?;
     }
-    let new = folder.with_file_name(format!(".{}.saving", name.to_string_lossy()));
-    let fill = || {
-        if new.exists() {
-            fs::remove_dir_all(&new).map_err(fail)?;
-        }
-        fs::create_dir(&new).map_err(fail)?;
-        fill(&new)?;
-        if folder.is_dir() {
-            fs::remove_dir(folder).map_err(fail)?; // an empty one
-        }
-        fs::rename(&new, folder).map_err(fail)
-    };
-    let filled = fill();
-    if filled.is_err() {
-        let _ = fs::remove_dir_all(&new);
-    }
-    filled
+    let staged = crate::Staged::beside(folder)?;
+    fs::create_dir(staged.place()).map_err(fail)?;
+    fill(&staged.place())?;
+    staged.commit()
 }
 
 /// Files beside the tensors, tensors, notes.

@@ -1,5 +1,5 @@
 //! The folder of a run: claiming a new one, reading an old one.
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -126,7 +126,7 @@ pub fn check_free(out: &Path) -> Result<()> {
 /// Removes these files of a folder that was claimed, and the folder once it is empty: what failed leaves nothing that
 /// looks like a result or stands in the way of the next attempt. Gives the error back, unless ctrl-C was the cause.
 pub fn abandon(dir: &Path, files: &[&str], error: anyhow::Error) -> Result<ExitCode> {
-    for name in files.iter().chain(&["result.json", ".result.json.saving"]) {
+    for name in files.iter().chain(&["result.json"]) {
         let _ = std::fs::remove_file(dir.join(name));
     }
     let _ = std::fs::remove_dir(dir);
@@ -182,20 +182,11 @@ pub fn untouched(error: anyhow::Error, command: &str, dir: &Path, saved: usize) 
     }
 }
 
-/// Replaces config.toml as a whole or not at all; nothing to do if it is as it should be.
+/// Writes config.toml, unless it is as it should be.
 fn write_config<S: Settings>(dir: &Path, config: &S) -> Result<()> {
-    let (path, temporary) = (dir.join("config.toml"), dir.join(".config.toml.saving"));
-    let text = config.to_toml()?;
+    let (path, text) = (dir.join("config.toml"), config.to_toml()?);
     if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
         return Ok(());
     }
-    let write = || {
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &path)
-    };
-    write()
-        .inspect_err(|_| drop(std::fs::remove_file(&temporary)))
-        .with_context(|| format!("cannot write {}", path.display()))
+    Ok(vit::write_atomic(&path, text.as_bytes())?)
 }

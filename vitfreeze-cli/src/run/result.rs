@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 /// Accuracies in percent.
@@ -34,12 +34,11 @@ pub fn versions() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Writes `dir/result.json` as a whole or not at all.
+/// Writes `dir/result.json`.
 pub fn write(dir: &Path, result: &RunResult) -> Result<()> {
-    let (path, temporary) = (dir.join("result.json"), dir.join(".result.json.saving"));
     let text = serde_json::to_string_pretty(result)? + "\n";
-    std::fs::write(&temporary, text)
-        .and_then(|()| std::fs::File::open(&temporary)?.sync_all())
-        .and_then(|()| std::fs::rename(&temporary, &path))
-        .with_context(|| format!("cannot write {}", path.display()))
+    Ok(vit::write_atomic(
+        &dir.join("result.json"),
+        text.as_bytes(),
+    )?)
 }

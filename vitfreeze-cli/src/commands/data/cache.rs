@@ -1,4 +1,5 @@
 //! `vitfreeze data cache`.
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,7 +11,6 @@ use super::Which;
 use crate::console::{counted, print, Progress, Unit};
 use crate::machine::{device, interrupt};
 use crate::run::folder::quoted;
-use crate::unfinished::Unfinished;
 use crate::usage::usage;
 
 /// Images decoded at once by each thread: more would only need more memory.
@@ -47,10 +47,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
     print(source.describe())?;
     interrupt::listen_saying("stopping; nothing is left behind")?;
     let write = || -> Result<usize> {
-        let unfinished = Unfinished::beside(&args.out)?;
+        let staged = vit::Staged::beside(&args.out)?;
+        let file = File::create(staged.place())?;
         let images = Decoded::new(&*source);
         let origin = (args.which.place()?, args.which.split.as_str());
-        let bad = write_cache(unfinished.file(), &*source, (&origin.0, origin.1), images)?;
+        let bad = write_cache(&file, &*source, (&origin.0, origin.1), images)?;
         // What cannot be read now would be missing for good.
         if bad * 100 > source.len() {
             bail!(
@@ -58,7 +59,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 source.len()
             );
         }
-        unfinished.finish()?;
+        staged.commit()?;
         Ok(bad)
     };
     let bad = match write() {

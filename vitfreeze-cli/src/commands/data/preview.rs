@@ -1,9 +1,9 @@
 //! `vitfreeze data preview`.
-use std::io::{Cursor, Write as _};
+use std::io::Cursor;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, Context as _, Result};
 use datasets::rng::{permutation, rng};
 use datasets::{Image, Source, Transform};
 use image::{imageops::replace, Rgb, RgbImage};
@@ -11,7 +11,6 @@ use image::{imageops::replace, Rgb, RgbImage};
 use super::{Kind, Which};
 use crate::console::print;
 use crate::settings::bounded;
-use crate::unfinished::Unfinished;
 
 /// Pixels between the samples.
 const GAP: usize = 2;
@@ -90,14 +89,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
         let line = format!("row {}: {class} ({})", row + 1, source.name(index));
         labels.push(vit::printable(&line));
     }
-    let write = || -> Result<()> {
-        let unfinished = Unfinished::beside(&args.out)?;
-        let mut png = Cursor::new(Vec::new());
-        grid.write_to(&mut png, image::ImageFormat::Png)?;
-        unfinished.file().write_all(png.get_ref())?;
-        Ok(unfinished.finish()?)
-    };
-    write().with_context(|| format!("cannot write {}", args.out.display()))?;
+    let mut png = Cursor::new(Vec::new());
+    grid.write_to(&mut png, image::ImageFormat::Png)?;
+    vit::write_atomic(&args.out, png.get_ref())?;
     print(source.describe())?;
     for label in labels {
         print(label)?;

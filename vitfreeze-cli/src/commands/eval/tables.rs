@@ -1,9 +1,10 @@
 //! An evaluation as CSV files.
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, Context, Result};
-use tempfile::NamedTempFile;
+use vit::Staged;
 
 use crate::accuracy::Confusion;
 use crate::usage::usage;
@@ -13,20 +14,18 @@ pub const DENSE: usize = 200;
 
 /// A CSV file in the making; there once it is finished, not before.
 pub struct Table {
-    file: BufWriter<NamedTempFile>,
+    file: BufWriter<File>,
+    staged: Staged,
     path: PathBuf,
 }
 
 impl Table {
     fn create(path: &Path, header: &str) -> Result<Self> {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-        let mut builder = tempfile::Builder::new();
-        // A temporary file is its owner's alone, unless told otherwise; the umask still applies.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let file = builder.tempfile_in(folder.unwrap_or(Path::new(".")));
+        let staged = Staged::beside(path)?;
+        let file = File::create(staged.place());
         let mut table = Self {
             file: BufWriter::new(file.with_context(|| format!("cannot write {}", path.display()))?),
+            staged,
             path: path.to_owned(),
         };
         table.line(header)?;
@@ -40,11 +39,9 @@ impl Table {
 
     /// Puts the file in its place.
     pub fn finish(self) -> Result<()> {
-        let fail = |e: &dyn std::fmt::Display| anyhow!("cannot write {}: {e}", self.path.display());
-        let file = self.file.into_inner().map_err(|e| fail(e.error()))?;
-        file.as_file().sync_all().map_err(|e| fail(&e))?;
-        file.persist(&self.path).map_err(|e| fail(&e.error))?;
-        Ok(())
+        let file = self.file.into_inner();
+        file.map_err(|e| anyhow!("cannot write {}: {}", self.path.display(), e.error()))?;
+        Ok(self.staged.commit()?)
     }
 
     /// The table of every image.
