@@ -4,6 +4,7 @@ mod family;
 mod files;
 mod hf_names;
 mod infer;
+mod keys;
 mod load;
 mod pickle;
 mod pooling;
@@ -126,7 +127,10 @@ impl Checkpoint {
         let told = hints.pool.or(description.hints.pool).is_some();
         let hints = hints.clone().or(description.hints.clone());
         let (cfg, mut notes) = infer::infer(&shapes, named.family, &hints).map_err(unknown)?;
-        hints.check(&cfg).map_err(unknown)?;
+        let contradiction = description.claims.iter().find_map(|c| c.contradicts(&cfg));
+        if let Some(reason) = contradiction {
+            return Err(unknown(reason));
+        }
         notes.extend(description.notes.iter().cloned());
         let mut checkpoint = Self {
             origin: origin.to_owned(),
