@@ -222,6 +222,57 @@ fn a_file_without_a_model_type_is_read_all_the_same() {
 }
 
 #[test]
+fn numbers_that_json_does_not_have_are_named() {
+    for (key, number) in [
+        ("layer_norm_eps", "1e400"),
+        ("image_size", "NaN"),
+        ("initializer_range", "-Infinity"),
+    ] {
+        let text = format!("{{\n \"model_type\": \"deit\",\n \"{key}\": {number}\n}}");
+        let error = with("hf_deit", &text).unwrap_err().to_string();
+        let want = format!("config.json: '{key}' has {number}, which is no finite number");
+        assert!(error.contains(&want), "{error}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(fixture("hf_deit").join(name), dir.path().join(name)).unwrap();
+    }
+    let file = dir.path().join("preprocessor_config.json");
+    fs::write(file, r#"{"image_mean": [0.5, 1e400, 0.5]}"#).unwrap();
+    let error = Checkpoint::open(dir.path().to_str().unwrap()).unwrap_err();
+    assert!(
+        error.to_string().contains("'image_mean' has 1e400"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_folder_with_one_file_of_any_name_is_read_with_its_config() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("deit.safetensors");
+    fs::copy(fixture("hf_deit/model.safetensors"), &path).unwrap();
+    fs::copy(
+        fixture("hf_deit/config.json"),
+        dir.path().join("config.json"),
+    )
+    .unwrap();
+    let folder = Checkpoint::open(dir.path().to_str().unwrap()).unwrap();
+    assert_eq!((folder.config().num_heads, folder.labels().len()), (3, 5));
+    // The file alone may be one of several.
+    let hints = Hints {
+        num_heads: Some(3),
+        ..Hints::default()
+    };
+    let file = Checkpoint::open_with(path.to_str().unwrap(), &hints).unwrap();
+    assert!(file.labels().is_empty());
+    assert!(
+        file.notes().iter().any(|n| n.contains("not heeded")),
+        "{:?}",
+        file.notes()
+    );
+}
+
+#[test]
 fn heads_that_the_user_gives_go_before_the_file() {
     let hints = Hints {
         num_heads: Some(6),

@@ -67,6 +67,8 @@ impl Hints {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Description {
     pub hints: Hints,
+    /// Whether our own metadata are in the weights' file.
+    pub told: bool,
     /// What the tensors tell as well.
     pub claims: Vec<Claim>,
     pub labels: BTreeMap<usize, String>,
@@ -117,9 +119,8 @@ impl Description {
     /// # Errors
     /// What a key says that cannot be heeded.
     pub fn add_metadata(&mut self, text: &str) -> Result<(), String> {
-        let Ok(json) = serde_json::from_str::<Value>(text) else {
-            return Ok(());
-        };
+        let json = super::json::parse(text.as_bytes())?;
+        self.told = true;
         let before = std::mem::take(&mut self.hints);
         self.labels = labels(&json["labels"]);
         let run = &json["config"];
