@@ -198,6 +198,7 @@ fn what_would_give_other_numbers_in_transformers_is_noted() {
         ),
         ("architectures", json!(["Dinov2Backbone"]), "Dinov2Backbone"),
         ("num_attention_heads", Value::Null, "12 taken"),
+        ("id2label", json!({"0": "ant", "7": "elk"}), "name class 7"),
     ] {
         let checkpoint = set("hf_dinov2", key, value).unwrap();
         let notes = checkpoint.notes();

@@ -168,10 +168,11 @@ fn activation(
         Some("quick_gelu") => Ok(Some(Activation::QuickGelu)),
         // Only within SwiGLU (DINOv2's giants), which the tensors' shapes tell.
         Some("silu" | "swiglu") => {
-            claims.push(Claim::new(key, "silu", |cfg| match cfg.activation {
+            let claim = Claim::new(key, "silu", |cfg| match cfg.activation {
                 Activation::SwiGlu => "silu".into(),
                 _ => "no SwiGLU".into(),
-            }));
+            });
+            claims.push(claim.with_advice("silu is computed in SwiGLU only"));
             Ok(None)
         }
         Some(_) => keys.wrong(key, "gelu, gelu_tanh or quick_gelu"),

@@ -134,6 +134,13 @@ impl Checkpoint {
             return Err(unknown(reason));
         }
         notes.extend(description.notes.iter().cloned());
+        let last = description.labels.keys().last();
+        if let Some(last) = last.filter(|n| cfg.num_classes > 0 && **n >= cfg.num_classes) {
+            notes.push(format!(
+                "the files name class {last}, the head has {} outputs, counted from 0; names may belong to other outputs",
+                cfg.num_classes
+            ));
+        }
         let mut checkpoint = Self {
             origin: origin.to_owned(),
             sources,

@@ -9,6 +9,7 @@ pub(crate) struct Claim {
     key: &'static str,
     said: Value,
     found: fn(&VitConfig) -> Value,
+    advice: &'static str,
 }
 
 impl Claim {
@@ -17,14 +18,18 @@ impl Claim {
             key,
             said: said.into(),
             found,
+            advice: "correct the one that is wrong",
         }
+    }
+
+    pub fn with_advice(self, advice: &'static str) -> Self {
+        Self { advice, ..self }
     }
 
     /// In what the tensors contradict it.
     pub fn contradicts(&self, cfg: &VitConfig) -> Option<String> {
-        let (key, said, found) = (self.key, &self.said, (self.found)(cfg));
-        (*said != found).then(|| {
-            format!("config.json says '{key}' is {said}, the tensors {found}; correct the one that is wrong")
-        })
+        let (key, said, found, advice) = (self.key, &self.said, (self.found)(cfg), self.advice);
+        (*said != found)
+            .then(|| format!("config.json says '{key}' is {said}, the tensors {found}; {advice}"))
     }
 }
