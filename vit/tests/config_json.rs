@@ -50,6 +50,7 @@ fn values_that_cannot_be_heeded_are_errors() {
         ("qkv_bias", json!("yes")),
         ("architectures", json!("ViTModel")),
         ("model_type", json!(3)),
+        ("id2label", json!("ant, bee")),
     ] {
         let error = set("hf_deit", key, value.clone()).unwrap_err().to_string();
         assert!(

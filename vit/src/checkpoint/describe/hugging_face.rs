@@ -77,7 +77,12 @@ pub(super) fn read(json: &Value, into: &mut Description) -> Result<Hints, String
     let keys = Keys::of(json)?;
     keys.three_channels("num_channels")?;
     keys.note_others(&KNOWN, "config.json", &mut into.notes);
-    into.labels = labels(&json["id2label"]);
+    if let Some(value) = keys.get("id2label") {
+        if !value.is_object() && !value.is_array() {
+            return keys.wrong("id2label", "names of classes by number");
+        }
+        into.labels = labels(value);
+    }
     classes(&keys, &mut into.notes)?;
     let num_heads = match keys.count("num_attention_heads")? {
         None if transformers_has(into.name.as_deref()) => {
