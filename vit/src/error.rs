@@ -101,7 +101,7 @@ impl fmt::Display for Mismatch {
         for (what, names) in lists.iter().filter(|(_, names)| !names.is_empty()) {
             write!(f, "; {} {what}: {}", names.len(), printable(&some(names)))?;
         }
-        Ok(())
+        f.write_str(&look_alikes(self.unexpected.iter()))
     }
 }
 
@@ -133,6 +133,26 @@ pub fn shown(name: &str) -> String {
     }
     let start: String = name.chars().take(MAX_SHOWN / 2).collect();
     printable(&format!("{start}... ({length} characters)"))
+}
+
+/// What to say of tensors' names that only look like others. Those of all Vision Transformers are of ASCII without spaces,
+/// so that any other character is one that a reader takes for none or for another: invisible, of another alphabet, an
+/// accent in either of Unicode's forms.
+pub(crate) fn look_alikes<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    let strange = |name: &str| name.chars().find(|c| !c.is_ascii_graphic());
+    let mut found = names.filter_map(|name| Some((name, strange(name)?)));
+    let Some((name, c)) = found.next() else {
+        return String::new();
+    };
+    let more = match found.count() {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    format!(
+        "; '{}'{more} has U+{:04X}, a character that no ViT's tensors have, and may only look like a name that is missing: rename it",
+        shown(name),
+        u32::from(c)
+    )
 }
 
 /// The first twelve names, and how many more there are.

@@ -158,7 +158,8 @@ impl VitConfig {
         let header = crate::checkpoint::header(&source)?;
         let text = header.metadata.get("vitfreeze");
         let text = text.ok_or_else(|| source.error("no metadata 'vitfreeze'"))?;
-        let cfg: Self = serde_json::from_str(text).map_err(|e| source.error(e.to_string()))?;
+        let cfg: Self = serde_json::from_str(text)
+            .map_err(|e| source.error(format!("metadata 'vitfreeze': {e}")))?;
         cfg.validate()?;
         Ok(cfg)
     }

@@ -61,7 +61,7 @@ fn safetensors_headers() {
     bad(&with_header(1 << 26, "{}", 0), &["header of 67108864"]);
     bad(&safetensors("{", 0), &["header is not"]);
     bad(&safetensors(&"[".repeat(5000), 0), &["header is not"]);
-    let one = |dtype, shape, begin: u64, end: u64| {
+    let one = |dtype: &str, shape: &str, begin: u64, end: u64| {
         format!(r#"{{"a.b":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{begin},{end}]}}}}"#)
     };
     bad(&safetensors(&one("F99", "[1]", 0, 4), 4), &["'a.b'", "F99"]);
@@ -92,6 +92,25 @@ fn safetensors_headers() {
         &safetensors(&one("F32", "[1]", 0, 4), 8),
         &["follow the last"],
     );
+    // Shapes and offsets that are no counts: the tensor is named.
+    for shape in [
+        "[1e400]",
+        "[-1]",
+        "[1.5]",
+        "[18446744073709551616]",
+        "\"x\"",
+        "null",
+    ] {
+        let whole = safetensors(&one("F32", shape, 0, 4), 4);
+        bad(&whole, &["header is not", "tensor 'a.b'"]);
+    }
+    let dimensions = |n: usize| format!("[{}]", vec!["1"; n].join(","));
+    for n in [17, 1000, 100_000] {
+        let whole = safetensors(&one("F32", &dimensions(n), 0, 4), 4);
+        bad(&whole, &["'a.b'", &format!("{n} dimensions, at most 16")]);
+    }
+    let most = safetensors(&one("F32", &dimensions(16), 0, 4), 4);
+    bad(&most, &["no Vision Transformer"]);
     let entry =
         |begin, end| format!(r#"{{"dtype":"F32","shape":[1],"data_offsets":[{begin},{end}]}}"#);
     let overlap = format!(r#"{{"a":{},"b":{}}}"#, entry(0, 4), entry(0, 4));
@@ -137,6 +156,52 @@ fn shards() {
         fs::write(&index, format!(r#"{{"weight_map":{{"w":"{name}"}}}}"#)).unwrap();
         let text = error(dir.path()).unwrap();
         assert!(text.contains("no plain file name"), "{text}");
+    }
+    fs::create_dir(dir.path().join("folder.safetensors")).unwrap();
+    let itself = "model.safetensors.index.json";
+    let long = "n".repeat(5000);
+    for (map, want) in [
+        (r#"{"w": "folder.safetensors"}"#.to_owned(), "not a file"),
+        (r#"{"w": "nowhere.safetensors"}"#.into(), "a shard that"),
+        (format!(r#"{{"w": "{itself}"}}"#), "JSON"),
+        (r#"{"w": ["a", "b"]}"#.into(), "no plain file name"),
+        (r#"{"w": 1e400}"#.into(), "'w' has 1e400"),
+        (format!(r#"{{"{long}": ".."}}"#), "(5000 characters)"),
+        ("{}".into(), "is empty"),
+        ("[]".into(), "no 'weight_map'"),
+    ] {
+        fs::write(&index, format!(r#"{{"weight_map": {map}}}"#)).unwrap();
+        let text = error(dir.path()).unwrap();
+        assert!(text.contains(want), "{text}");
+        assert!(!text.contains('\n') && text.len() < 700, "{text}");
+    }
+}
+
+/// Names that a reader takes for others.
+#[test]
+fn names_that_look_like_others() {
+    use candle_core::{safetensors, Device};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.safetensors");
+    let tensors = safetensors::load(fixture("timm_deit3/model.safetensors"), &Device::Cpu).unwrap();
+    for (name, other, code) in [
+        ("norm.bias", "norm.bias\u{200b}", "U+200B"),
+        ("cls_token", "\u{feff}cls_token", "U+FEFF"),
+        ("blocks.0.norm1.bias", "bl\u{43e}cks.0.norm1.bias", "U+043E"), // Cyrillic
+        ("norm.weight", "norm.weight ", "U+0020"),
+        ("head.bias", "he\u{301}ad.bias", "U+0301"), // e and an accent
+        (
+            "patch_embed.proj.weight",
+            "patch_embed.proj.weight\u{a0}",
+            "U+00A0",
+        ),
+    ] {
+        let mut renamed = tensors.clone();
+        let tensor = renamed.remove(name).unwrap();
+        renamed.insert(other.to_owned(), tensor);
+        safetensors::save(&renamed, &path).unwrap();
+        let text = error(&path).unwrap();
+        assert!(text.contains(code) && text.contains("rename it"), "{text}");
     }
 }
 

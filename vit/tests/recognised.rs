@@ -106,9 +106,23 @@ fn the_names_that_others_give_files() {
     for name in ["model_best.pth.tar", "epoch-9.ckpt", "weights.pkl", "x.pt"] {
         let dir = tempfile::tempdir().unwrap();
         fs::copy(fixture("mae.pth"), dir.path().join(name)).unwrap();
-        fs::write(dir.path().join("notes.txt"), "").unwrap();
+        // What a Trainer leaves beside it.
+        for other in [
+            "notes.txt",
+            "training_args.bin",
+            "optimizer.pt",
+            "rng_state_0.pth",
+        ] {
+            fs::write(dir.path().join(other), "").unwrap();
+        }
         let checkpoint = open(dir.path()).unwrap();
         assert_eq!(checkpoint.family(), Family::Mae, "{name}");
+        fs::copy(fixture("mae.pth"), dir.path().join("z.pth")).unwrap();
+        let error = open(dir.path()).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("name one of the files: {name}, z.pth")),
+            "{error}"
+        );
     }
 }
 

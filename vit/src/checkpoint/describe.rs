@@ -1,10 +1,16 @@
 //! What stands beside the tensors: config.json of timm or Hugging Face, preprocessor_config.json, our own metadata.
+mod claim;
+mod hugging_face;
+mod timm;
+
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::keys::Keys;
 use super::preprocess::{self, Preprocess};
 use crate::{Activation, Pool, PosEmbed, VitConfig};
+pub(crate) use claim::Claim;
 
 /// What no tensor tells. A value given to [`super::Checkpoint::open_with`] goes before the checkpoint's own files.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -25,10 +31,6 @@ pub struct Hints {
     pub no_embed_class: Option<bool>,
     /// Whether the position table is the fixed one, so that no tensor holds it.
     pub pos_embed: Option<PosEmbed>,
-    /// Number of blocks. The tensors tell it as well: another number is an error.
-    pub depth: Option<usize>,
-    /// Whether queries, keys and values have a bias; so do the tensors.
-    pub qkv_bias: Option<bool>,
 }
 
 impl Hints {
@@ -43,22 +45,6 @@ impl Hints {
             pool: self.pool.or(other.pool),
             no_embed_class: self.no_embed_class.or(other.no_embed_class),
             pos_embed: self.pos_embed.or(other.pos_embed),
-            depth: self.depth.or(other.depth),
-            qkv_bias: self.qkv_bias.or(other.qkv_bias),
-        }
-    }
-
-    /// What contradicts the architecture that the tensors have.
-    pub(crate) fn check(&self, cfg: &VitConfig) -> Result<(), String> {
-        let fail = |key: &str, said: &dyn std::fmt::Display, found: &dyn std::fmt::Display| {
-            Err(format!(
-                "config.json says {key} {said}, the tensors {found}; correct the one that is wrong"
-            ))
-        };
-        match (self.depth, self.qkv_bias) {
-            (Some(depth), _) if depth != cfg.depth => fail("number of blocks", &depth, &cfg.depth),
-            (_, Some(bias)) if bias != cfg.qkv_bias => fail("qkv_bias", &bias, &cfg.qkv_bias),
-            _ => Ok(()),
         }
     }
 
@@ -73,9 +59,6 @@ impl Hints {
             pool: Some(cfg.pool),
             no_embed_class: Some(cfg.no_embed_class),
             pos_embed: Some(cfg.pos_embed),
-            // Of a preset the tensors are right.
-            depth: None,
-            qkv_bias: None,
         }
     }
 }
@@ -84,6 +67,10 @@ impl Hints {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Description {
     pub hints: Hints,
+    /// Whether our own metadata are in the weights' file.
+    pub told: bool,
+    /// What the tensors tell as well.
+    pub claims: Vec<Claim>,
     pub labels: BTreeMap<usize, String>,
     /// None where no file tells.
     pub preprocess: Option<Preprocess>,
@@ -99,79 +86,20 @@ impl Description {
     /// # Errors
     /// What a key says that cannot be heeded.
     pub fn add_config(&mut self, json: &Value) -> Result<(), String> {
+        let keys = Keys::of(json)?;
         let before = std::mem::take(&mut self.hints);
-        let hints = if let Some(name) = json["architecture"].as_str() {
-            self.name = Some(name.to_owned());
-            self.timm(name, json)?
-        } else if let Some(name) = json["model_type"].as_str() {
-            self.name = Some(name.to_owned());
-            self.labels = labels(&json["id2label"]);
-            hugging_face(json)?
-        } else {
-            Hints::default()
+        let hints = match keys.text("architecture")? {
+            Some(name) => {
+                self.name = Some(name.to_owned());
+                timm::read(name, json, self)?
+            }
+            None => {
+                self.name = keys.text("model_type")?.map(str::to_owned);
+                hugging_face::read(json, self)?
+            }
         };
         self.hints = before.or(hints);
         Ok(())
-    }
-
-    fn timm(&mut self, name: &str, json: &Value) -> Result<Hints, String> {
-        // Before timm 0.8 its keys stood beside the architecture.
-        let cfg = match &json["pretrained_cfg"] {
-            Value::Null => json,
-            cfg => cfg,
-        };
-        let args = &json["model_args"];
-        let names = match &json["label_descriptions"] {
-            Value::Null => &json["label_names"],
-            descriptions => descriptions,
-        };
-        self.labels = match (names, &json["label_names"]) {
-            // Descriptions are by name, names in order.
-            (Value::Object(text), Value::Array(order)) => {
-                let text = |n: &Value| text.get(n.as_str()?)?.as_str().map(str::to_owned);
-                let each = order.iter().enumerate();
-                each.filter_map(|(i, n)| Some((i, text(n)?))).collect()
-            }
-            _ => labels(names),
-        };
-        let read = preprocess::of_timm(cfg, &mut self.notes)?;
-        let size = read.size;
-        self.preprocess = Some(read);
-        let unheeded = unheeded_args(args);
-        if !unheeded.is_empty() {
-            self.notes.push(format!(
-                "config.json: not known and not heeded in 'model_args': {}",
-                crate::error::some(&unheeded)
-            ));
-        }
-        three_channels(args, "in_chans")?;
-        three_channels(cfg, "in_chans")?;
-        let preset = VitConfig::preset(name);
-        let pool = json["global_pool"].as_str();
-        let pool = args["global_pool"].as_str().or(pool);
-        Ok(Hints {
-            num_heads: number(args, "num_heads")?,
-            image: pixels(args, "img_size")?.or(size),
-            fallback_image: None,
-            norm_eps: None,
-            activation: activation(args, "act_layer")?,
-            pool: match pool {
-                Some("token") => Some(Pool::Token),
-                Some("avg") => Some(Pool::Avg),
-                None | Some("") => None,
-                Some(other) => {
-                    return Err(format!("'global_pool' is '{other}'; expected token or avg"))
-                }
-            },
-            no_embed_class: args["no_embed_class"].as_bool(),
-            pos_embed: None,
-            depth: number(args, "depth")?,
-            qkv_bias: args["qkv_bias"].as_bool(),
-        }
-        .or(Hints {
-            pool: None, // the tensors tell more than a name
-            ..preset.as_ref().map(Hints::of).unwrap_or_default()
-        }))
     }
 
     /// preprocessor_config.json
@@ -191,9 +119,8 @@ impl Description {
     /// # Errors
     /// What a key says that cannot be heeded.
     pub fn add_metadata(&mut self, text: &str) -> Result<(), String> {
-        let Ok(json) = serde_json::from_str::<Value>(text) else {
-            return Ok(());
-        };
+        let json = super::json::parse(text.as_bytes())?;
+        self.told = true;
         let before = std::mem::take(&mut self.hints);
         self.labels = labels(&json["labels"]);
         let run = &json["config"];
@@ -210,7 +137,7 @@ impl Description {
                     .as_str()
                     .and_then(VitConfig::preset)
                     .map(|cfg| cfg.num_heads),
-                image: pixels(run, "image-size")?,
+                image: Keys::of(&json)?.object("config")?.pixels("image-size")?,
                 norm_eps: Some(1e-6),
                 pos_embed: Some(PosEmbed::SinCos),
                 ..Hints::default()
@@ -225,139 +152,30 @@ impl Description {
     }
 }
 
-fn hugging_face(json: &Value) -> Result<Hints, String> {
-    three_channels(json, "num_channels")?;
-    Ok(Hints {
-        num_heads: number(json, "num_attention_heads")?,
-        image: pixels(json, "image_size")?,
-        depth: number(json, "num_hidden_layers")?,
-        qkv_bias: json["qkv_bias"].as_bool(),
-        norm_eps: match &json["layer_norm_eps"] {
-            Value::Null => None,
-            value => match value.as_f64().filter(|&x| x > 0.0 && x <= 1.0) {
-                Some(eps) => Some(eps),
-                None => return Err(wrong("layer_norm_eps", value, "a number between 0 and 1")),
-            },
-        },
-        activation: activation(json, "hidden_act")?,
-        ..Hints::default()
-    })
-}
-
-/// Arguments of timm's model that are heeded, that the tensors tell, or that only training uses.
-const ARGS: [&str; 38] = [
-    "act_layer",
-    "attn_drop_rate",
-    "block_fn",
-    "class_token",
-    "depth",
-    "drop_path_rate",
-    "drop_rate",
-    "dynamic_img_pad",
-    "dynamic_img_size",
-    "embed_dim",
-    "embed_layer",
-    "fc_norm",
-    "features_only",
-    "final_norm",
-    "fix_init",
-    "global_pool",
-    "img_size",
-    "in_chans",
-    "init_values",
-    "mlp_ratio",
-    "no_embed_class",
-    "num_classes",
-    "num_heads",
-    "patch_drop_rate",
-    "patch_size",
-    "pos_drop_rate",
-    "pos_embed",
-    "pre_norm",
-    "proj_bias",
-    "proj_drop_rate",
-    "qk_norm",
-    "qkv_bias",
-    "reg_tokens",
-    "scriptable",
-    "strict_img_size",
-    "weight_init",
-    "mlp_layer",
-    "exportable",
-];
-
-/// Those that say something and are not among them.
-fn unheeded_args(args: &Value) -> Vec<String> {
-    let all = args.as_object().into_iter().flatten();
-    let says = all.filter(|(_, value)| !value.is_null() && **value != false);
-    let others = says.filter(|(key, _)| !ARGS.contains(&key.as_str()));
-    others.map(|(key, _)| key.clone()).collect()
-}
-
-fn activation(json: &Value, key: &str) -> Result<Option<Activation>, String> {
-    match &json[key] {
-        Value::Null => Ok(None),
-        Value::String(name) => match name.as_str() {
-            "gelu" | "gelu_python" => Ok(Some(Activation::Gelu)),
-            "gelu_tanh" | "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => {
-                Ok(Some(Activation::GeluTanh))
-            }
-            "quick_gelu" => Ok(Some(Activation::QuickGelu)),
-            // DINOv2's giants; the tensors' shapes say so too.
-            "silu" | "swiglu" => Ok(None),
-            _ => Err(wrong(key, &json[key], "gelu, gelu_tanh or quick_gelu")),
-        },
-        other => Err(wrong(key, other, "a name")),
-    }
-}
-
-fn number(json: &Value, key: &str) -> Result<Option<usize>, String> {
-    match &json[key] {
-        Value::Null => Ok(None),
-        value => match count(value) {
-            Some(n) => Ok(Some(n)),
-            None => Err(wrong(key, value, "a whole number above 0")),
-        },
-    }
-}
-
-fn wrong(key: &str, value: &Value, expected: &str) -> String {
-    let short: String = value.to_string().chars().take(60).collect();
-    format!("'{key}' is {short}; expected {expected}")
-}
-
-fn count(value: &Value) -> Option<usize> {
-    let n = value.as_u64().filter(|&n| n > 0)?;
-    usize::try_from(n).ok()
-}
-
-/// Height and width under a key: `224`, `[height, width]`, `[3, height, width]` or `{"height": .., "width": ..}`.
-fn pixels(json: &Value, key: &str) -> Result<Option<(usize, usize)>, String> {
-    let value = &json[key];
-    let sides = match value {
-        Value::Null => return Ok(None),
-        Value::Number(_) => count(value).map(|n| (n, n)),
-        Value::Array(items) => match &items[..] {
-            [h, w] | [_, h, w] => count(h).zip(count(w)),
-            _ => None,
-        },
-        Value::Object(map) => {
-            let side = |name| map.get(name).and_then(count);
-            side("height").zip(side("width"))
+/// The MLP's non-linearity under this key.
+fn activation(
+    keys: &Keys,
+    key: &'static str,
+    claims: &mut Vec<Claim>,
+) -> Result<Option<Activation>, String> {
+    match keys.text(key)? {
+        None => Ok(None),
+        Some("gelu" | "gelu_python") => Ok(Some(Activation::Gelu)),
+        Some(
+            "gelu_tanh" | "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh"
+            | "gelu_python_tanh",
+        ) => Ok(Some(Activation::GeluTanh)),
+        Some("quick_gelu") => Ok(Some(Activation::QuickGelu)),
+        // Only within SwiGLU (DINOv2's giants), which the tensors' shapes tell.
+        Some("silu" | "swiglu") => {
+            let claim = Claim::new(key, "silu", |cfg| match cfg.activation {
+                Activation::SwiGlu => "silu".into(),
+                _ => "no SwiGLU".into(),
+            });
+            claims.push(claim.with_advice("silu is computed in SwiGLU only"));
+            Ok(None)
         }
-        _ => None,
-    };
-    match sides {
-        Some(sides) => Ok(Some(sides)),
-        None => Err(wrong(key, value, "a height and a width above 0")),
-    }
-}
-
-/// Images have three channels here.
-fn three_channels(json: &Value, key: &str) -> Result<(), String> {
-    match number(json, key)? {
-        None | Some(3) => Ok(()),
-        Some(_) => Err(wrong(key, &json[key], "3: images are RGB")),
+        Some(_) => keys.wrong(key, "gelu, gelu_tanh or quick_gelu"),
     }
 }
 

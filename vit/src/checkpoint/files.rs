@@ -7,14 +7,17 @@ use serde_json::Value;
 
 use super::describe::Description;
 use super::table::{Source, StoredTensor};
-use super::{safetensors, signature, torch};
+use super::{json, safetensors, signature, torch};
 use crate::error::some;
-use crate::Error;
+use crate::{shown, Error};
 
 /// Longest JSON file that is read. An index of shards has about 100 bytes a tensor.
 const MAX_JSON: u64 = 16 << 20;
-/// What a folder's weights are called, the first that is there.
-const WEIGHTS: [&str; 8] = [
+/// What a repository's weights are called on the Hub, the first that is there.
+#[cfg(feature = "hub")]
+pub(crate) const WEIGHTS: &[&str] = NAMES.split_at(4).0;
+/// What a folder's are called.
+const NAMES: [&str; 8] = [
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
@@ -37,6 +40,21 @@ const ENDINGS: [&str; 8] = [
     ".pkl",
 ];
 
+/// What Hugging Face's Trainer puts beside the weights under the same endings.
+const OF_TRAINING: [&str; 5] = [
+    "training_args.",
+    "optimizer.",
+    "scheduler.",
+    "rng_state",
+    "scaler.",
+];
+
+/// Whether a file's name is one that weights have.
+pub(crate) fn is_weights(name: &str) -> bool {
+    ENDINGS.iter().any(|end| name.ends_with(end))
+        && !OF_TRAINING.iter().any(|start| name.starts_with(start))
+}
+
 /// All headers of a checkpoint.
 pub(crate) struct Read {
     pub sources: Vec<Source>,
@@ -46,7 +64,8 @@ pub(crate) struct Read {
 
 /// Reads the headers of a file, a folder or an index of shards.
 pub(crate) fn read(path: &Path) -> Result<Read, Error> {
-    let weights = if path.is_dir() {
+    let folder = path.is_dir();
+    let weights = if folder {
         in_folder(path)?
     } else {
         path.to_owned()
@@ -106,8 +125,8 @@ pub(crate) fn read(path: &Path) -> Result<Read, Error> {
     if let Some(index) = index {
         check_index(&weights, &index, &read)?;
     }
-    // Beside a file of another name stands some other model's config.json, if any.
-    if WEIGHTS.contains(&name.as_ref()) {
+    // What stands beside one of several files may be about another.
+    if folder || NAMES.contains(&name.as_ref()) {
         if let Some(json) = beside(&weights, "config.json")? {
             let added = read.description.add_config(&json);
             added.map_err(|reason| said(&weights, "config.json", reason))?;
@@ -116,6 +135,11 @@ pub(crate) fn read(path: &Path) -> Result<Read, Error> {
             let added = read.description.add_preprocessor(&json);
             added.map_err(|reason| said(&weights, "preprocessor_config.json", reason))?;
         }
+    } else if !read.description.told && weights.with_file_name("config.json").is_file() {
+        read.description.notes.push(format!(
+            "config.json beside '{}' is not heeded, it may be another model's; to heed it, give a folder with these two alone",
+            shown(&name)
+        ));
     }
     Ok(read)
 }
@@ -141,7 +165,7 @@ fn in_folder(folder: &Path) -> Result<PathBuf, Error> {
         path: folder.to_owned(),
         reason,
     };
-    if let Some(name) = WEIGHTS.iter().find(|name| folder.join(name).is_file()) {
+    if let Some(name) = NAMES.iter().find(|name| folder.join(name).is_file()) {
         return Ok(folder.join(name));
     }
     let entries = std::fs::read_dir(folder).map_err(|e| fail(e.to_string()))?;
@@ -162,14 +186,21 @@ fn in_folder(folder: &Path) -> Result<PathBuf, Error> {
     }
     found.retain(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        ENDINGS.iter().any(|end| name.ends_with(end)) && path.is_file()
+        is_weights(&name) && path.is_file()
     });
     match found.len() {
         1 => Ok(found.remove(0)),
         0 => Err(fail(
             "no checkpoint in this folder; expected model.safetensors, pytorch_model.bin or one other".into(),
         )),
-        n => Err(fail(format!("{n} checkpoints in this folder; name one of the files"))),
+        n => {
+            let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let names: Vec<String> = found.iter().map(name).collect();
+            Err(fail(format!(
+                "{n} checkpoints in this folder; name one of the files: {}",
+                some(&names)
+            )))
+        }
     }
 }
 
@@ -179,7 +210,7 @@ fn shards(path: &Path) -> Result<BTreeMap<String, String>, Error> {
         path: path.to_owned(),
         reason,
     };
-    let json = json(path)?;
+    let json = json_of(path)?;
     let map = json["weight_map"].as_object();
     let map = map.ok_or_else(|| fail("no 'weight_map' in it".into()))?;
     let mut shards = BTreeMap::new();
@@ -189,7 +220,9 @@ fn shards(path: &Path) -> Result<BTreeMap<String, String>, Error> {
         let plain = matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none();
         if !plain || name.contains(['/', '\\']) {
             return Err(fail(format!(
-                "tensor '{tensor}' is in '{name}', which is no plain file name"
+                "tensor '{}' is in '{}', which is no plain file name",
+                shown(tensor),
+                shown(name)
             )));
         }
         shards.insert(tensor.clone(), name.to_owned());
@@ -235,12 +268,12 @@ fn check_index(path: &Path, index: &BTreeMap<String, String>, read: &Read) -> Re
 fn beside(weights: &Path, name: &str) -> Result<Option<Value>, Error> {
     let path = weights.with_file_name(name);
     match path.is_file() {
-        true => json(&path).map(Some),
+        true => json_of(&path).map(Some),
         false => Ok(None),
     }
 }
 
-fn json(path: &Path) -> Result<Value, Error> {
+fn json_of(path: &Path) -> Result<Value, Error> {
     let source = Source::open(path)?;
     if source.length > MAX_JSON {
         return Err(source.error(format!(
@@ -253,5 +286,5 @@ fn json(path: &Path) -> Result<Value, Error> {
         .take(MAX_JSON)
         .read_to_end(&mut text)
         .map_err(|e| source.error(e.to_string()))?;
-    serde_json::from_slice(&text).map_err(|e| source.error(format!("not JSON: {e}")))
+    json::parse(&text).map_err(|reason| source.error(reason))
 }

@@ -4,6 +4,8 @@ mod family;
 mod files;
 mod hf_names;
 mod infer;
+mod json;
+mod keys;
 mod load;
 mod pickle;
 mod pooling;
@@ -21,7 +23,7 @@ use std::path::Path;
 pub use describe::Hints;
 pub use family::Family;
 #[cfg(feature = "hub")]
-pub(crate) use files::shard_names;
+pub(crate) use files::{is_weights, shard_names, WEIGHTS};
 pub use load::{Head, LoadOptions, Pretrained};
 pub(crate) use preprocess::to_ours;
 pub use preprocess::{Filter, Preprocess};
@@ -66,7 +68,7 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Opens a file (`.safetensors`, `.pth`, `.pt`, `.bin`, or the `.index.json` of shards), a folder that holds one, or,
-    /// with the feature `hub`, `hf://org/name[@revision]`.
+    /// with the feature `hub`, `hf://org/name[/file][@revision]`.
     ///
     /// # Errors
     /// A file that is missing, damaged or hostile, no Vision Transformer in it, an architecture that cannot be told.
@@ -82,9 +84,9 @@ impl Checkpoint {
         if origin.starts_with("hf://") {
             #[cfg(feature = "hub")]
             {
-                let folder =
+                let path =
                     crate::Hub::from_env()?.fetch(origin, std::sync::Arc::new(|_, _, _| {}))?;
-                return Self::open_path(origin, &folder, hints);
+                return Self::open_path(origin, &path, hints);
             }
             #[cfg(not(feature = "hub"))]
             return Err(Error::Unknown {
@@ -117,7 +119,7 @@ impl Checkpoint {
                     "no Vision Transformer: no patch embedding among its {} tensors ({})",
                     names.len(),
                     crate::error::some(&names)
-                ),
+                ) + &crate::error::look_alikes(names.iter()),
             }));
         };
         let shape =
@@ -125,9 +127,20 @@ impl Checkpoint {
         let shapes = named.recipes.iter().map(shape).collect();
         let told = hints.pool.or(description.hints.pool).is_some();
         let hints = hints.clone().or(description.hints.clone());
-        let (cfg, mut notes) = infer::infer(&shapes, named.family, &hints).map_err(unknown)?;
-        hints.check(&cfg).map_err(unknown)?;
+        let (cfg, mut notes) = infer::infer(&shapes, named.family, &hints)
+            .map_err(|reason| unknown(reason + &crate::error::look_alikes(tensors.keys())))?;
+        let contradiction = description.claims.iter().find_map(|c| c.contradicts(&cfg));
+        if let Some(reason) = contradiction {
+            return Err(unknown(reason));
+        }
         notes.extend(description.notes.iter().cloned());
+        let last = description.labels.keys().last();
+        if let Some(last) = last.filter(|n| cfg.num_classes > 0 && **n >= cfg.num_classes) {
+            notes.push(format!(
+                "the files name class {last}, the head has {} outputs, counted from 0; names may belong to other outputs",
+                cfg.num_classes
+            ));
+        }
         let mut checkpoint = Self {
             origin: origin.to_owned(),
             sources,

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::table::StoredType;
+use crate::shown;
 
 /// Longest program. That of a training state with optimiser is about one megabyte.
 pub(crate) const MAX_PICKLE: u64 = 8 << 20;
@@ -33,6 +34,8 @@ pub(crate) enum Value {
     Global(String),
     Storage(Rc<Storage>),
     Tensor(Box<TensorRef>),
+    /// A tensor of a kind that is not read, and what it is, as the rest of a sentence about it.
+    Unread(String),
     /// Numbers and objects that no weight needs.
     Opaque,
 }
@@ -42,10 +45,16 @@ impl Value {
     /// is on the stack: 4 bytes for at least one of the program's.
     fn memory(&self) -> usize {
         let beside = match self {
-            Self::Text(text) | Self::Global(text) => text.len(),
+            Self::Text(text) | Self::Global(text) | Self::Unread(text) => text.len(),
             Self::Tuple(items) | Self::List(items) => 4 * items.len(),
             Self::Storage(storage) => size_of::<Storage>() + storage.key.len(),
-            Self::Tensor(tensor) => size_of::<TensorRef>() + 16 * tensor.shape.len(),
+            Self::Tensor(tensor) => {
+                size_of::<TensorRef>()
+                    + 8 * (tensor.shape.len() + tensor.strides.len())
+                    // Which may be its own.
+                    + size_of::<Storage>()
+                    + tensor.storage.key.len()
+            }
             Self::Int(_) | Self::Dict(_) | Self::Opaque => 0,
         };
         // And what an allocation costs.
@@ -120,6 +129,22 @@ pub(crate) fn run(bytes: &[u8]) -> Result<Pickle, String> {
         length: machine.at,
         arena: machine.arena,
         root,
+    })
+}
+
+/// What a tensor is that this function of PyTorch makes, and what to do.
+fn unread(function: &str) -> Option<String> {
+    let kind = function.strip_prefix("torch._utils._rebuild_")?;
+    Some(match kind {
+        "sparse_tensor" => "is sparse; save it dense (tensor.to_dense())".into(),
+        "qtensor" => "is quantized; save it as floats (tensor.dequantize())".into(),
+        "meta_tensor_no_storage" => {
+            "is on the device 'meta' and has no numbers; save the weights after loading them".into()
+        }
+        "wrapper_subclass" => {
+            "wraps other tensors (torchao, DTensor); save plain ones (tensor.dequantize(), tensor.full_tensor())".into()
+        }
+        kind => format!("is a {}, which is not read; save plain tensors", shown(kind)),
     })
 }
 
@@ -425,7 +450,17 @@ impl Machine<'_> {
     }
 
     /// What a call makes: a new value, or one of its arguments.
-    fn call(&self, function: Id, arguments: Id) -> Step<Result<Value, Id>> {
+    fn call(&self, mut function: Id, mut arguments: Id) -> Step<Result<Value, Id>> {
+        // A tensor with attributes set on it, or of a class of its own: how it would be made without them.
+        if let (Value::Global(name), Value::Tuple(parts)) =
+            (self.value(function), self.value(arguments))
+        {
+            if let ("torch._tensor._rebuild_from_type_v2", [inner, _, inside, ..]) =
+                (name.as_str(), &parts[..])
+            {
+                (function, arguments) = (*inner, *inside);
+            }
+        }
         let Value::Global(name) = self.value(function) else {
             return Ok(Ok(Value::Opaque));
         };
@@ -438,12 +473,25 @@ impl Machine<'_> {
             | ("torch._utils._rebuild_tensor", [storage, offset, shape, strides]) => {
                 Value::Tensor(Box::new(self.tensor(*storage, *offset, *shape, *strides)?))
             }
+            (
+                "torch._utils._rebuild_tensor_v3",
+                [storage, offset, shape, strides, _, _, dtype, ..],
+            ) => {
+                let mut tensor = self.tensor(*storage, *offset, *shape, *strides)?;
+                let dtype = self.untyped(*dtype)?;
+                tensor.storage = Rc::new(Storage {
+                    dtype,
+                    key: tensor.storage.key.clone(),
+                    elements: tensor.storage.elements / dtype.size(),
+                });
+                Value::Tensor(Box::new(tensor))
+            }
             // With attributes set on it: they are no weights.
             (
                 "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state",
                 [tensor, ..],
             ) => return Ok(Err(*tensor)),
-            _ => Value::Opaque,
+            (name, _) => unread(name).map_or(Value::Opaque, Value::Unread),
         }))
     }
 
@@ -459,6 +507,21 @@ impl Machine<'_> {
         })
     }
 
+    /// The type of a tensor on an untyped storage: those that came after typed storages.
+    fn untyped(&self, id: Id) -> Step<StoredType> {
+        let Value::Global(name) = self.value(id) else {
+            return Err("a tensor without a type".into());
+        };
+        Ok(match name.as_str() {
+            "torch.float8_e4m3fn" => StoredType::Other("F8_E4M3", 1),
+            "torch.float8_e5m2" => StoredType::Other("F8_E5M2", 1),
+            "torch.uint16" => StoredType::Other("U16", 2),
+            "torch.uint32" => StoredType::Other("U32", 4),
+            "torch.uint64" => StoredType::Other("U64", 8),
+            other => return Err(format!("a tensor of the unknown type {}", shown(other))),
+        })
+    }
+
     fn size(&self, id: Id) -> Step<usize> {
         match self.value(id) {
             Value::Int(n) => usize::try_from(*n).map_err(|_| format!("a size of {n}")),
@@ -468,10 +531,10 @@ impl Machine<'_> {
 
     fn numbers(&self, id: Id) -> Step<Vec<usize>> {
         match self.value(id) {
-            Value::Tuple(items) | Value::List(items) if items.len() <= 16 => {
+            Value::Tuple(items) | Value::List(items) => {
                 items.iter().map(|&id| self.size(id)).collect()
             }
-            _ => Err("a shape that is no tuple of at most 16 numbers".into()),
+            _ => Err("a shape that is no tuple of numbers".into()),
         }
     }
 
@@ -506,6 +569,13 @@ impl Machine<'_> {
             "torch.CharStorage" => StoredType::Other("I8", 1),
             "torch.ByteStorage" => StoredType::Other("U8", 1),
             "torch.BoolStorage" => StoredType::Other("BOOL", 1),
+            "torch.ComplexFloatStorage" => StoredType::Other("C64", 8),
+            "torch.ComplexDoubleStorage" => StoredType::Other("C128", 16),
+            "torch.QInt8Storage" => StoredType::Other("QINT8", 1),
+            "torch.QUInt8Storage" => StoredType::Other("QUINT8", 1),
+            "torch.QInt32Storage" => StoredType::Other("QINT32", 4),
+            // Bytes, of which the tensor tells the type.
+            "torch.storage.UntypedStorage" => StoredType::Other("U8", 1),
             other => return Err(format!("a storage of the unknown class {other}")),
         };
         Ok(Storage {

@@ -1,8 +1,9 @@
 //! How images become a model's input: what is usual, and what the files of others and our own say.
 mod hugging_face;
-mod keys;
 mod ours;
 mod timm;
+
+use super::keys;
 
 pub(super) use hugging_face::{read as of_hugging_face, write as to_hugging_face};
 pub(super) use ours::read as of_ours;

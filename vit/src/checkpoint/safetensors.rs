@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::table::{sizes, Source, StoredTensor, StoredType};
 use crate::error::some;
-use crate::Error;
+use crate::{shown, Error};
 
 /// Longest header, as the format's own reader has it.
 const MAX_HEADER: u64 = 100_000_000;
@@ -52,11 +52,10 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Header, Error> {
     for (name, entry) in raw.tensors {
         let fail = |reason: String| Err(source.tensor_error(&name, reason));
         let Some(dtype) = stored_type(&entry.dtype) else {
-            return fail(format!("has the unknown type '{}'", entry.dtype));
+            return fail(format!("has the unknown type '{}'", shown(&entry.dtype)));
         };
-        let Some((_, bytes)) = sizes(&entry.shape, dtype) else {
-            return fail(format!("has shape {:?}, which overflows", entry.shape));
-        };
+        let (_, bytes) =
+            sizes(&entry.shape, dtype).map_err(|reason| source.tensor_error(&name, reason))?;
         let (begin, end) = entry.data_offsets;
         if begin > end || end > source.length - data {
             return fail(format!(
@@ -168,7 +167,10 @@ impl<'de> Deserialize<'de> for Raw {
                     if name == "__metadata__" {
                         raw.metadata = map.next_value()?;
                     } else {
-                        raw.tensors.push((name, map.next_value()?));
+                        let entry = map.next_value().map_err(|e| {
+                            serde::de::Error::custom(format!("tensor '{}': {e}", shown(&name)))
+                        })?;
+                        raw.tensors.push((name, entry));
                     }
                 }
                 let mut names: Vec<&str> = raw.tensors.iter().map(|t| t.0.as_str()).collect();

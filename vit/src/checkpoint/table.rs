@@ -64,13 +64,27 @@ impl StoredTensor {
     }
 }
 
-/// Number of elements and of bytes of a shape, `None` when one overflows.
-pub(crate) fn sizes(shape: &[usize], dtype: StoredType) -> Option<(usize, usize)> {
+/// Most dimensions of a tensor. Weights have up to five.
+const MAX_DIMENSIONS: usize = 16;
+
+/// Number of elements and of bytes of a shape.
+///
+/// # Errors
+/// What no tensor has, as the rest of a sentence about it.
+pub(crate) fn sizes(shape: &[usize], dtype: StoredType) -> Result<(usize, usize), String> {
+    if shape.len() > MAX_DIMENSIONS {
+        return Err(format!(
+            "has {} dimensions, at most {MAX_DIMENSIONS} are read",
+            shape.len()
+        ));
+    }
     // A dimension of 0 must not hide an overflow of the others: later products would meet it.
     let bound = |n: usize, d: &usize| n.checked_mul((*d).max(1));
-    shape.iter().try_fold(dtype.size(), bound)?;
+    if shape.iter().try_fold(dtype.size(), bound).is_none() {
+        return Err(format!("has shape {shape:?}, which overflows"));
+    }
     let elements: usize = shape.iter().product();
-    Some((elements, elements * dtype.size()))
+    Ok((elements, elements * dtype.size()))
 }
 
 /// One file of a checkpoint, open.

@@ -225,6 +225,10 @@ fn flatten<'a>(
             }
             found.push((name, tensor));
         }
+        // Of an optimiser's state nothing is needed.
+        Value::Unread(reason) if !name.starts_with("optimizer.") => {
+            return Err(source.tensor_error(&name, reason.as_str()));
+        }
         Value::Dict(items) if depth < MAX_DEPTH => {
             for &(key, value) in items {
                 let key = pickle.text(key).unwrap_or_else(|| "?".into());
@@ -270,12 +274,11 @@ fn place(
         ));
     }
     let (shape, strides) = (&tensor.shape, &tensor.strides);
+    let (elements, _) =
+        sizes(shape, storage.dtype).map_err(|reason| source.tensor_error(name, reason))?;
     if shape.len() != strides.len() {
-        return fail(format!("has shape {shape:?} but strides {strides:?}"));
+        return fail(format!("has shape {shape:?} but {} strides", strides.len()));
     }
-    let Some((elements, _)) = sizes(shape, storage.dtype) else {
-        return fail(format!("has shape {shape:?}, which overflows"));
-    };
     // Last element + 1, where there is one.
     let end = (elements > 0).then_some(()).map_or(Some(0), |()| {
         let steps = shape

@@ -112,6 +112,29 @@ impl Cache {
     }
 }
 
+/// The paths of the files in a snapshot, relative to it.
+pub(super) fn files(snapshot: &Path) -> io::Result<Vec<String>> {
+    let mut files = Vec::new();
+    list(snapshot, "", 4, &mut files)?;
+    Ok(files)
+}
+
+fn list(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<String>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let (path, name) = (entry.path(), format!("{prefix}{name}"));
+        if path.is_file() {
+            files.push(name);
+        } else if depth > 0 && path.is_dir() {
+            list(&path, &format!("{name}/"), depth - 1, files)?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes a file beside `path`, then renames it over `path`: two processes at once do no harm.
 fn replace(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));

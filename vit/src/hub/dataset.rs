@@ -1,13 +1,14 @@
 //! `hf://datasets/org/name[@revision]`: some files of a dataset, into the same cache as huggingface_hub's.
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use hf_hub::repository::RepoTreeEntry;
 
-use super::cache::Cache;
+use super::cache::{self, Cache};
 use super::http::{is_commit, line};
+use super::repo::is_inside;
 use super::{Fetch, Hub, OnProgress, Repo};
 use crate::Error;
 
@@ -37,8 +38,7 @@ impl Hub {
             let snapshot = snapshot.filter(|folder| folder.is_dir()).ok_or_else(|| {
                 repo.error("not in the cache, and HF_HUB_OFFLINE is set; unset it to download")
             })?;
-            let mut files = Vec::new();
-            list(&snapshot, "", 4, &mut files).map_err(|e| repo.error(e.to_string()))?;
+            let files = cache::files(&snapshot).map_err(|e| repo.error(e.to_string()))?;
             choose(&files)?;
             return Ok(snapshot);
         }
@@ -123,7 +123,7 @@ impl Repo {
             reason: "expected hf://datasets/org/name or hf://datasets/org/name@revision".into(),
         };
         let repo = Self::parse(rest).map_err(|_| wrong())?;
-        if !is_inside(&repo.revision) {
+        if !is_inside(&repo.revision) || repo.file.is_some() {
             return Err(wrong());
         }
         Ok(Self {
@@ -132,29 +132,4 @@ impl Repo {
             ..repo
         })
     }
-}
-
-/// The paths of the files in a folder, relative to it.
-fn list(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<String>) -> std::io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let Ok(name) = entry.file_name().into_string() else {
-            continue;
-        };
-        let (path, name) = (entry.path(), format!("{prefix}{name}"));
-        if path.is_file() {
-            files.push(name);
-        } else if depth > 0 && path.is_dir() {
-            list(&path, &format!("{name}/"), depth - 1, files)?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether a relative path stays below where it begins.
-fn is_inside(path: &str) -> bool {
-    let mut parts = Path::new(path).components();
-    !path.is_empty()
-        && !path.contains('\\')
-        && parts.all(|part| matches!(part, Component::Normal(_)))
 }

@@ -1,4 +1,4 @@
-//! `hf://org/name[@revision]`: checkpoints (and `hf://datasets/..`) from the Hugging Face Hub, into the cache that
+//! `hf://org/name[/file][@revision]`: checkpoints (and `hf://datasets/..`) from the Hugging Face Hub, into the cache that
 //! huggingface_hub has.
 mod api;
 mod cache;
@@ -7,6 +7,7 @@ mod download;
 mod http;
 mod repo;
 mod upload;
+mod weights;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,14 +19,6 @@ use crate::Error;
 use cache::Cache;
 use http::{Http, Meta, Refusal};
 use repo::Repo;
-
-/// Weights, the first that a repository has.
-const WEIGHTS: [&str; 4] = [
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-];
 
 /// Lets a token go over plain HTTP.
 const ALLOW_HTTP_TOKEN: &str = "VITFREEZE_ALLOW_HTTP_TOKEN";
@@ -139,8 +132,8 @@ impl Hub {
         })
     }
 
-    /// Fetches what a checkpoint needs and returns the folder that holds it: config.json and preprocessor_config.json
-    /// where there are any, and the weights, in one file or in shards.
+    /// Fetches what a checkpoint needs and returns the folder that holds it, or the file that `origin` names: config.json
+    /// and preprocessor_config.json where there are any, and the weights, in one file or in shards.
     ///
     /// # Errors
     /// [`Error::Hub`]: no such repository or revision, no access, no weights, no connection, a damaged download.
@@ -161,6 +154,7 @@ fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 
 /// Fetching the files of one repository.
 struct Fetch<'a> {
+    hub: &'a Hub,
     repo: &'a Repo,
     /// `None`: offline.
     http: Option<Http>,
@@ -175,7 +169,7 @@ struct Fetch<'a> {
 }
 
 impl<'a> Fetch<'a> {
-    fn new(hub: &Hub, repo: &'a Repo, on_progress: &'a OnProgress) -> Result<Self, Error> {
+    fn new(hub: &'a Hub, repo: &'a Repo, on_progress: &'a OnProgress) -> Result<Self, Error> {
         let http = match hub.offline {
             true => None,
             false => {
@@ -186,6 +180,7 @@ impl<'a> Fetch<'a> {
         let cached = cache.commit(&repo.revision);
         Ok(Self {
             commit: cached.filter(|c| http.is_none() || *c == repo.revision),
+            hub,
             repo,
             http,
             reached: false,
@@ -193,40 +188,6 @@ impl<'a> Fetch<'a> {
             cache,
             on_progress,
         })
-    }
-
-    fn all(&mut self) -> Result<PathBuf, Error> {
-        let mut found = false;
-        for name in ["config.json", "preprocessor_config.json"] {
-            found |= self.file(name)?.is_some();
-        }
-        for name in WEIGHTS {
-            let Some(weights) = self.file(name)? else {
-                continue;
-            };
-            if name.ends_with(".index.json") {
-                for shard in crate::checkpoint::shard_names(&weights)? {
-                    if self.file(&shard)?.is_none() {
-                        let reason = format!("{name} names '{shard}', which is not there");
-                        return Err(self.repo.error(reason));
-                    }
-                }
-            }
-            // Last, so that the cache never calls half a checkpoint the revision.
-            if let Some(commit) = &self.commit {
-                let set = self.cache.set_commit(&self.repo.revision, commit);
-                set.map_err(|e| self.repo.error(format!("cannot write to the cache: {e}")))?;
-            }
-            return Ok(weights.parent().map(Path::to_owned).unwrap_or_default());
-        }
-        Err(self.repo.error(match (&self.http, found) {
-            (None, _) => match &self.trouble {
-                Some(reason) => format!("{reason}; and not all of it is in the cache"),
-                None => "not in the cache, and HF_HUB_OFFLINE is set; unset it to download".into(),
-            },
-            (_, true) => format!("no weights; expected one of {}", WEIGHTS.join(", ")),
-            (_, false) => format!("none of {} in it", WEIGHTS.join(", ")),
-        }))
     }
 
     /// One file, `None` if the repository (offline: the cache) has none of this name.
@@ -240,10 +201,10 @@ impl<'a> Fetch<'a> {
         };
         let revision = pinned.unwrap_or(&self.repo.revision);
         // Serves when there is no connection at all.
-        let cached = self.cache.commit(revision).filter(|commit| {
-            let has = |name: &&str| self.cache.find(commit, name).is_some();
-            !self.reached && WEIGHTS.iter().any(has)
-        });
+        let cached = self
+            .cache
+            .commit(revision)
+            .filter(|commit| !self.reached && !self.cached_weights(commit).is_empty());
         let meta = match (
             http.head(self.repo, revision, name, cached.is_none()),
             cached,

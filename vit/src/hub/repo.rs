@@ -1,4 +1,6 @@
-//! `hf://org/name[@revision]`
+//! `hf://org/name[/file][@revision]`
+use std::path::{Component, Path};
+
 use crate::Error;
 
 /// A repository at a revision. Each part has been checked: it can be a part of a path.
@@ -7,6 +9,8 @@ pub(super) struct Repo {
     pub dataset: bool,
     pub owner: String,
     pub name: String,
+    /// One file, where the user names it; it may lie in folders.
+    pub file: Option<String>,
     pub revision: String,
     /// As the user wrote it.
     pub origin: String,
@@ -24,10 +28,22 @@ impl Repo {
             let legal = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             !part.is_empty() && !part.starts_with('.') && part.chars().all(legal)
         };
-        let parts = path.split_once('/');
-        let Some((owner, name)) = parts.filter(|(owner, name)| plain(owner) && plain(name)) else {
-            return Err(fail("expected hf://org/name or hf://org/name@revision"));
+        let mut parts = path.splitn(3, '/');
+        let (Some(owner), Some(name), file) = (
+            parts.next().filter(|part| plain(part)),
+            parts.next().filter(|part| plain(part)),
+            parts.next(),
+        ) else {
+            return Err(fail(
+                "expected hf://org/name, hf://org/name@revision or hf://org/name/file",
+            ));
         };
+        if owner == "datasets" {
+            return Err(fail("a dataset, not a checkpoint"));
+        }
+        if file.is_some_and(|file| !is_inside(file) || file.contains(char::is_control)) {
+            return Err(fail("the part after hf://org/name/ is no path of a file"));
+        }
         // What git takes for a branch or tag (git check-ref-format), and no path out of a folder.
         let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with('.');
         let illegal = |c: char| c.is_control() || c.is_whitespace() || "\\:?*[~^\"<>|".contains(c);
@@ -44,6 +60,7 @@ impl Repo {
             dataset: false,
             owner: owner.to_owned(),
             name: name.to_owned(),
+            file: file.map(str::to_owned),
             revision: revision.to_owned(),
             origin: rest.to_owned(),
         })
@@ -61,4 +78,12 @@ impl Repo {
             reason: reason.into(),
         }
     }
+}
+
+/// Whether a relative path stays below where it begins.
+pub(super) fn is_inside(path: &str) -> bool {
+    let mut parts = Path::new(path).components();
+    !path.is_empty()
+        && !path.contains('\\')
+        && parts.all(|part| matches!(part, Component::Normal(_)))
 }

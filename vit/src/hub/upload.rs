@@ -23,6 +23,9 @@ impl Hub {
         on_progress: OnProgress,
     ) -> Result<String, Error> {
         let repo = Repo::parse(origin)?;
+        if repo.file.is_some() {
+            return Err(repo.error("expected org/name: a folder is uploaded, not a file"));
+        }
         if self.offline {
             return Err(repo.error("HF_HUB_OFFLINE is set; unset it to upload"));
         }

@@ -166,6 +166,17 @@ fn answer(site: &mut Site, request: &Request, token: &str) -> (Vec<u8>, Vec<u8>,
         let to = format!("Location: /org/name/{rest}\r\n{empty}");
         return reply("307 Temporary Redirect", &to, b"");
     }
+    if path.starts_with("/api/models/org/name/tree/") {
+        let entry = |(path, body): (&String, &Vec<u8>)| {
+            let size = body.len();
+            format!(r#"{{"type":"file","oid":"1","size":{size},"path":"{path}"}}"#)
+        };
+        let entries: Vec<String> = site.files.iter().map(entry).collect();
+        let body = format!("[{}]", entries.join(","));
+        let length = body.len();
+        let headers = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n");
+        return reply("200 OK", &headers, body.as_bytes());
+    }
     let commit = site.commit.clone();
     let revisions = ["main", "v1", "refs%2Fpr%2F1", COMMIT];
     let named = revisions

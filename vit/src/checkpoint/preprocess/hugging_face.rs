@@ -248,13 +248,7 @@ pub(in super::super) fn read(
         true => three,
         false => three.map(|x| (f64::from(x) / most) as f32),
     };
-    let others = keys.others(&KNOWN);
-    if !others.is_empty() {
-        note(&format!(
-            "not known and not heeded: {}",
-            crate::error::some(&others)
-        ));
-    }
+    keys.note_others(&KNOWN, "preprocessor_config.json", notes);
     Ok(Preprocess {
         // Without resizing, no size is asked for but the model's own.
         size: (resize || center_crop).then_some(size),

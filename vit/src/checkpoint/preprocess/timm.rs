@@ -79,13 +79,7 @@ pub(in super::super) fn read(json: &Value, notes: &mut Vec<String>) -> Result<Pr
             absent.join(" and no ")
         ));
     }
-    let others = keys.others(&KNOWN);
-    if !others.is_empty() {
-        notes.push(format!(
-            "config.json: not known and not heeded in 'pretrained_cfg': {}",
-            crate::error::some(&others)
-        ));
-    }
+    keys.note_others(&KNOWN, "config.json, 'pretrained_cfg'", notes);
     Ok(Preprocess {
         size,
         crop_pct: keys.positive("crop_pct", CROP_PCT, 1.0)?,

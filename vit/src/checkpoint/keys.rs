@@ -1,0 +1,167 @@
+//! Values of a JSON object that are read as what they must be, or an error that names the key.
+use serde_json::{Map, Value};
+
+/// An object of somebody else's file; `None` where it is left out.
+pub(super) struct Keys<'a>(Option<&'a Map<String, Value>>);
+
+impl<'a> Keys<'a> {
+    pub fn of(json: &'a Value) -> Result<Self, String> {
+        match json {
+            Value::Object(map) => Ok(Self(Some(map))),
+            _ => Err("expected a JSON object".into()),
+        }
+    }
+
+    /// The object under a key.
+    pub fn object(&self, key: &str) -> Result<Self, String> {
+        match self.get(key) {
+            None => Ok(Self(None)),
+            Some(Value::Object(map)) => Ok(Self(Some(map))),
+            Some(_) => self.wrong(key, "an object"),
+        }
+    }
+
+    fn raw(&self, key: &str) -> Option<&'a Value> {
+        self.0?.get(key)
+    }
+
+    /// The value, unless it is absent or null.
+    pub fn get(&self, key: &str) -> Option<&'a Value> {
+        self.raw(key).filter(|value| !value.is_null())
+    }
+
+    pub fn wrong<T>(&self, key: &str, expected: &str) -> Result<T, String> {
+        let text = self.raw(key).map(Value::to_string).unwrap_or_default();
+        let short: String = text.chars().take(60).collect();
+        Err(format!("'{key}' is {short}; expected {expected}"))
+    }
+
+    /// Null is no, as in Python.
+    pub fn flag(&self, key: &str, default: bool) -> Result<bool, String> {
+        match self.raw(key) {
+            None => Ok(default),
+            Some(Value::Null) => Ok(false),
+            Some(Value::Bool(on)) => Ok(*on),
+            Some(_) => self.wrong(key, "true or false"),
+        }
+    }
+
+    /// Absent and null are neither yes nor no.
+    pub fn told(&self, key: &str) -> Result<Option<bool>, String> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(on)) => Ok(Some(*on)),
+            Some(_) => self.wrong(key, "true or false"),
+        }
+    }
+
+    pub fn text(&self, key: &str) -> Result<Option<&'a str>, String> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => self.wrong(key, "a text"),
+        }
+    }
+
+    /// A number above 0 and at most `most`.
+    pub fn positive(&self, key: &str, default: f64, most: f64) -> Result<f64, String> {
+        match self.get(key).map(Value::as_f64) {
+            None => Ok(default),
+            Some(Some(x)) if x > 0.0 && x <= most => Ok(x),
+            Some(_) => self.wrong(key, &format!("a number above 0 and at most {most}")),
+        }
+    }
+
+    pub fn count(&self, key: &str) -> Result<Option<usize>, String> {
+        match self.get(key).map(count) {
+            None => Ok(None),
+            Some(Some(n)) => Ok(Some(n)),
+            Some(None) => self.wrong(key, "a whole number above 0"),
+        }
+    }
+
+    /// Height and width: `224`, `[height, width]`, `[3, height, width]` or `{"height": .., "width": ..}`.
+    pub fn pixels(&self, key: &str) -> Result<Option<(usize, usize)>, String> {
+        let sides = match self.get(key) {
+            None => return Ok(None),
+            Some(Value::Array(items)) => match &items[..] {
+                [h, w] | [_, h, w] => count(h).zip(count(w)),
+                _ => None,
+            },
+            Some(Value::Object(map)) => {
+                let side = |name| map.get(name).and_then(count);
+                side("height").zip(side("width"))
+            }
+            Some(one) => count(one).map(|n| (n, n)),
+        };
+        match sides {
+            Some(sides) => Ok(Some(sides)),
+            None => self.wrong(key, "a height and a width above 0"),
+        }
+    }
+
+    /// Images have three channels here.
+    pub fn three_channels(&self, key: &str) -> Result<(), String> {
+        match self.count(key)? {
+            None | Some(3) => Ok(()),
+            Some(_) => self.wrong(key, "3: images are RGB"),
+        }
+    }
+
+    /// One number per channel, or one for all.
+    pub fn three(&self, key: &str, default: [f32; 3]) -> Result<[f32; 3], String> {
+        let Some(value) = self.get(key) else {
+            return Ok(default);
+        };
+        let number = |x: &Value| {
+            let x = x.as_f64()? as f32;
+            x.is_finite().then_some(x)
+        };
+        let numbers: Option<Vec<f32>> = match value {
+            Value::Array(items) => items.iter().map(number).collect(),
+            one => number(one).map(|x| vec![x; 3]),
+        };
+        match numbers.and_then(|n| <[f32; 3]>::try_from(n).ok()) {
+            Some(three) => Ok(three),
+            None => self.wrong(key, "three finite numbers"),
+        }
+    }
+
+    /// The same for what values are divided by.
+    pub fn deviations(&self, key: &str, default: [f32; 3]) -> Result<[f32; 3], String> {
+        let three = self.three(key, default)?;
+        match three.iter().all(|x| *x > 0.0) {
+            true => Ok(three),
+            false => self.wrong(key, "three numbers above 0"),
+        }
+    }
+
+    /// One note that names the keys that say something (not null, not false) and are not among these.
+    pub fn note_others(&self, known: &[&str], place: &str, notes: &mut Vec<String>) {
+        let says = |value: &Value| !value.is_null() && *value != false;
+        let others = self
+            .0
+            .into_iter()
+            .flatten()
+            .filter(|(_, value)| says(value));
+        let others = others.filter(|(key, _)| !known.contains(&key.as_str()));
+        let others: Vec<String> = others.map(|(key, _)| key.clone()).collect();
+        if !others.is_empty() {
+            notes.push(format!(
+                "{place}: not known and not heeded: {}",
+                crate::error::some(&others)
+            ));
+        }
+    }
+}
+
+fn count(value: &Value) -> Option<usize> {
+    let n = value.as_u64().filter(|&n| n > 0)?;
+    usize::try_from(n).ok()
+}
+
+/// A count of pixels that an image may have.
+pub(super) fn side(value: &Value) -> Option<usize> {
+    let n = value.as_u64().filter(|n| (1..=1 << 20).contains(n))?;
+    usize::try_from(n).ok()
+}
