@@ -10,10 +10,11 @@ use ::parquet::errors::{ParquetError, Result as ParquetResult};
 use ::parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
 use bytes::Bytes;
 
-use crate::error::{caught, first_ten};
+use crate::error::first_ten;
 use crate::files::{io_error, malformed, mistaken, open_file, read_range, MAX_FILE_BYTES};
+use crate::panics::caught;
 use crate::source::{decode_named, describe};
-use crate::{Error, Image, Source};
+use crate::{DecodeMemory, Error, Image, Permit, Source};
 
 mod pages;
 
@@ -185,7 +186,9 @@ impl ParquetImages {
                         .column(*number)
                         .column_descr()
                         .max_def_level();
-                    let column = pages::column(path, group.metadata(), *number).map_err(wrong)?;
+                    let permit = DecodeMemory::default().permit();
+                    let column =
+                        pages::column(path, group.metadata(), *number, permit).map_err(wrong)?;
                     integers(column, rows, levels).map_err(wrong)?
                 }
                 None => vec![None; rows],
@@ -262,18 +265,20 @@ impl ParquetImages {
         }
     }
 
-    fn bytes(&self, index: usize) -> Result<Vec<u8>, String> {
+    fn bytes(&self, index: usize, permit: &mut Permit) -> Result<Vec<u8>, String> {
         let group = self.groups.partition_point(|g| g.end <= index);
         let group = self
             .groups
             .get(group)
             .ok_or_else(|| format!("there are only {} images", self.labels.len()))?;
+        // The pages' own permit is returned before the image takes its.
+        permit.keep(0);
         let read = || {
             let metadata = self.readers[group.file].0.metadata();
             let metadata = metadata.row_group(group.number);
             let path = &self.files[group.file];
             let ColumnReader::ByteArrayColumnReader(mut column) =
-                pages::column(path, metadata, group.column)?
+                pages::column(path, metadata, group.column, permit.memory().permit())?
             else {
                 return Ok(None);
             };
@@ -390,8 +395,9 @@ impl Source for ParquetImages {
         self.labels.get(index).map_or(0, |&l| l as usize)
     }
 
-    fn image(&self, index: usize) -> Result<Image, Error> {
-        decode_named(self.bytes(index), self.max_pixels, || self.name(index))
+    fn read(&self, index: usize, permit: &mut Permit) -> Result<Image, Error> {
+        let bytes = self.bytes(index, permit);
+        decode_named(bytes, self.max_pixels, permit, || self.name(index))
     }
 
     fn name(&self, index: usize) -> String {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use datasets::rng::{below, rng};
-use datasets::{decode, DecodeError, Image};
+use datasets::{decode, decode_within, DecodeError, DecodeMemory, Image, MAX_PIXELS};
 
 fn fixture(path: &str) -> Vec<u8> {
     fs::read(
@@ -208,4 +208,41 @@ fn an_image_without_pixels_is_bad() {
     ] {
         assert!(decode(&bytes).is_err(), "{name}");
     }
+}
+
+#[test]
+fn what_is_decoded_at_a_time_is_a_value_that_is_passed() {
+    let bytes = fixture("decode/color.png");
+    let image = decode(&bytes).unwrap();
+    let size = image.rgb.len() as u64;
+    // Too little for it, whatever another memory has left.
+    let little = DecodeMemory::new(size - 1);
+    let error = decode_within(&bytes, MAX_PIXELS, &mut little.permit()).unwrap_err();
+    assert!(
+        matches!(error, DecodeError::TooMuchMemory { limit, .. } if limit == size - 1),
+        "{error}"
+    );
+    // Enough for one at a time: all threads get theirs.
+    let enough = DecodeMemory::new(size);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut permit = enough.permit();
+                for _ in 0..20 {
+                    assert!(decode_within(&bytes, MAX_PIXELS, &mut permit).unwrap() == image);
+                }
+            });
+        }
+    });
+    // Who holds an image keeps others waiting, on this memory alone.
+    let mut held = enough.permit();
+    decode_within(&bytes, MAX_PIXELS, &mut held).unwrap();
+    assert!(decode(&bytes).is_ok());
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| decode_within(&bytes, MAX_PIXELS, &mut enough.permit()).is_ok());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(!waits.is_finished());
+        drop(held);
+        assert!(waits.join().unwrap());
+    });
 }

@@ -2,7 +2,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datasets::{Error, Image, Source};
+use datasets::{Error, Image, Permit, Source};
 use unicode_normalization::UnicodeNormalization;
 
 /// For each of `names` the place of the class that is called the same, among `known` (place, name). A name that several
@@ -89,8 +89,8 @@ impl Source for Relabelled {
         self.images[index].1
     }
 
-    fn image(&self, index: usize) -> Result<Image, Error> {
-        self.source.image(self.images[index].0)
+    fn read(&self, index: usize, permit: &mut Permit) -> Result<Image, Error> {
+        self.source.read(self.images[index].0, permit)
     }
 
     fn name(&self, index: usize) -> String {
