@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::error::first_ten;
 use crate::files::{io_error, malformed, mistaken, open_file, read_range, MAX_FILE_BYTES};
+use crate::listing::{count_beside, Others};
 use crate::panics::caught;
 use crate::source::{decode_named, describe};
 use crate::{DecodeMemory, Error, Image, Permit, Source};
@@ -34,7 +35,8 @@ pub struct ParquetImages {
     classes: Vec<String>,
     labels: Vec<u32>,
     labelled: bool,
-    pub(crate) warnings: Vec<String>,
+    others: Vec<(String, usize)>,
+    warnings: Vec<String>,
     max_pixels: u64,
 }
 
@@ -103,6 +105,7 @@ impl ParquetImages {
             classes: vec![],
             labels: vec![],
             labelled: true,
+            others: vec![],
             warnings: vec![],
             max_pixels: crate::MAX_PIXELS,
         };
@@ -133,6 +136,20 @@ impl ParquetImages {
     pub fn with_max_pixels(mut self, max_pixels: u64) -> Self {
         self.max_pixels = max_pixels;
         self
+    }
+
+    /// Notes what else lies in `folder`, and what is odd about the choice of files.
+    pub(crate) fn with_others(
+        mut self,
+        folder: &Path,
+        warning: Option<String>,
+    ) -> Result<Self, Error> {
+        let mut others = Others::default();
+        count_beside(folder, &self.files, &mut others)?;
+        self.warnings.extend(warning);
+        self.warnings.extend(others.warnings());
+        self.others = others.counts();
+        Ok(self)
     }
 
     fn add(&mut self, path: &Path) -> Result<(), Error> {
@@ -412,6 +429,10 @@ impl Source for ParquetImages {
 
     fn describe(&self) -> String {
         describe("Parquet", self)
+    }
+
+    fn other_files(&self) -> &[(String, usize)] {
+        &self.others
     }
 
     fn warnings(&self) -> &[String] {
