@@ -12,6 +12,7 @@ use image::{ColorType, ImageDecoder, ImageError, Limits};
 use libjpeg_turbo_rs::{ColorSpace, DecodeLimits, Decoder, JpegError, PixelFormat};
 
 use crate::panics::caught;
+use crate::tiff::{palette, Palette};
 use crate::{DecodeMemory, Image, Permit};
 
 /// Larger images are refused from their header, before anything is allocated for them (Pillow's limit), unless another
@@ -109,9 +110,10 @@ pub enum DecodeError {
 /// file it is the first.
 ///
 /// Pixels are those of Pillow's `convert("RGB")`: grey is repeated, palettes are looked up, alpha is dropped and not
-/// blended, CMYK is inverted as Adobe stores it, a rotation in the EXIF data is not carried out. There are two
-/// differences. A damaged JPEG is an error where Pillow fills the rest with grey. And of 16-bit grey the high byte is
-/// taken, as Pillow does for 16-bit colour, where Pillow would clip all values to 255.
+/// blended, CMYK is inverted as Adobe stores it, a rotation in the EXIF data is not carried out. There are three
+/// differences. A damaged JPEG is an error where Pillow fills the rest with grey. Of 16-bit grey the high byte is
+/// taken, as Pillow does for 16-bit colour, where Pillow would clip all values to 255. Floating-point pixels, which Pillow
+/// clips so too, are an error.
 pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
     decode_within(bytes, MAX_PIXELS, &mut DecodeMemory::default().permit())
 }
@@ -162,10 +164,9 @@ fn decode_any(bytes: &[u8], max_pixels: u64, permit: &mut Permit) -> Result<Imag
         [b'B', b'M', ..] => BmpDecoder::new(cursor)
             .map_err(|e| bad(e, DecodeError::Bmp))
             .and_then(|decoder| read(decoder, 0, max_pixels, permit, DecodeError::Bmp)),
-        // This decoder bounds what it allocates by itself, and fills a buffer of its own first.
-        [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => TiffDecoder::new(cursor)
-            .map_err(|e| bad(e, DecodeError::Tiff))
-            .and_then(|decoder| read(decoder, TIFF_COPY, max_pixels, permit, DecodeError::Tiff)),
+        [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => {
+            decode_tiff(bytes, max_pixels, permit)
+        }
         [b'G', b'I', b'F', b'8', ..] => {
             let mut decoder = GifDecoder::new(cursor).map_err(|e| bad(e, DecodeError::Gif))?;
             // A frame may claim to be larger than its image.
@@ -314,6 +315,20 @@ fn cmyk_to_rgb(inverted: &[u8]) -> Vec<u8> {
         }
     }
     rgb
+}
+
+fn decode_tiff(bytes: &[u8], max_pixels: u64, permit: &mut Permit) -> Result<Image, DecodeError> {
+    let palette = palette(bytes).map_err(DecodeError::Tiff)?;
+    let file = palette.as_ref().map_or(bytes, |p| &p.file);
+    // This decoder bounds what it allocates by itself, and fills a buffer of its own first.
+    let decoder = TiffDecoder::new(Cursor::new(file)).map_err(|e| bad(e, DecodeError::Tiff))?;
+    let mut image = read(decoder, TIFF_COPY, max_pixels, permit, DecodeError::Tiff)?;
+    if let Some(Palette { colours, .. }) = &palette {
+        for pixel in image.rgb.chunks_exact_mut(3) {
+            pixel.copy_from_slice(&colours[usize::from(pixel[0])]);
+        }
+    }
+    Ok(image)
 }
 
 /// The pixels of a format that the `image` crate decodes; `extra`: what its decoder takes for a pixel besides the result;

@@ -26,6 +26,7 @@ mod shapes;
 mod source;
 mod split;
 mod tar_images;
+mod tiff;
 mod transform;
 mod webdataset;
 

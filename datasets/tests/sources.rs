@@ -656,7 +656,7 @@ fn formats_are_told_by_their_bytes() {
         }
         cases += 1;
     }
-    assert_eq!(cases, 16);
+    assert_eq!(cases, 18);
 }
 
 #[test]
