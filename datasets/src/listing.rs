@@ -241,7 +241,7 @@ pub(crate) fn count_beside(
         match found {
             Found::File(path) if archives.contains(path.as_path()) => {}
             Found::File(path) if is_image(&path) || is_unread_image(&path) => {
-                let advice = "if these are meant, move them to a folder of their own and name that";
+                let advice = "if these are meant, name a folder that holds them alone";
                 others.add_lost(
                     "named as images, beside the archives".into(),
                     || path.display().to_string(),
