@@ -20,7 +20,7 @@ use crate::decode::check_size;
 use crate::files::{io_error, malformed, open_file};
 use crate::source::describe;
 use crate::split::{choose, unnamed};
-use crate::{Error, Image, Source};
+use crate::{Error, Image, Permit, Source};
 
 const MAGIC: &[u8; 16] = b"vitfreeze-cache1";
 const HEAD: u64 = 48;
@@ -225,7 +225,7 @@ impl CacheFile {
         Ok((cache, of))
     }
 
-    fn pixels(&self, row: &Row) -> Result<Image, String> {
+    fn pixels(&self, row: &Row, permit: &mut Permit) -> Result<Image, String> {
         let (width, height) = (row.width as usize, row.height as usize);
         if width == 0 || height == 0 {
             return Err("could not be read when the cache was made".into());
@@ -233,6 +233,7 @@ impl CacheFile {
         // The bytes are there, but a file may have holes, which take no room on disk.
         check_size(row.width.into(), row.height.into(), self.max_pixels)
             .map_err(|e| e.to_string())?;
+        permit.take(3 * u64::from(row.width) * u64::from(row.height));
         let mut rgb = vec![0; 3 * width * height];
         read_at(&self.file, &mut rgb, row.offset)
             .map_err(|e| format!("cannot be read from the cache: {e}"))?;
@@ -277,9 +278,9 @@ impl Source for CacheFile {
         self.rows.get(index).map_or(0, |row| row.label as usize)
     }
 
-    fn image(&self, index: usize) -> Result<Image, Error> {
+    fn read(&self, index: usize, permit: &mut Permit) -> Result<Image, Error> {
         let image = match self.rows.get(index) {
-            Some(row) => self.pixels(row),
+            Some(row) => self.pixels(row, permit),
             None => Err(format!("there are only {} images", self.rows.len())),
         };
         image.map_err(|reason| Error::Image {

@@ -9,7 +9,7 @@ use flate2::read::GzDecoder;
 use crate::files::{io_error, malformed, open_file};
 use crate::source::describe;
 use crate::split::choose;
-use crate::{Error, Image, Source};
+use crate::{Error, Image, Permit, Source};
 
 const SIDE: usize = 32;
 const PIXELS: usize = SIDE * SIDE;
@@ -257,7 +257,7 @@ impl Source for Cifar {
         self.labels.get(index).map_or(0, |&l| l.into())
     }
 
-    fn image(&self, index: usize) -> Result<Image, Error> {
+    fn read(&self, index: usize, _: &mut Permit) -> Result<Image, Error> {
         let planes = index
             .checked_mul(3 * PIXELS)
             .and_then(|start| self.planes.get(start..)?.get(..3 * PIXELS))

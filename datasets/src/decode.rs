@@ -11,9 +11,9 @@ use image::codecs::webp::WebPDecoder;
 use image::{ColorType, ImageDecoder, ImageError, Limits};
 use libjpeg_turbo_rs::{ColorSpace, DecodeLimits, Decoder, JpegError, PixelFormat};
 
-use crate::error::caught;
-use crate::permit::{Permit, MAX_DECODED};
-use crate::Image;
+use crate::panics::caught;
+use crate::tiff::{palette, Palette};
+use crate::{DecodeMemory, Image, Permit};
 
 /// Larger images are refused from their header, before anything is allocated for them (Pillow's limit), unless another
 /// limit is given.
@@ -110,19 +110,25 @@ pub enum DecodeError {
 /// file it is the first.
 ///
 /// Pixels are those of Pillow's `convert("RGB")`: grey is repeated, palettes are looked up, alpha is dropped and not
-/// blended, CMYK is inverted as Adobe stores it, a rotation in the EXIF data is not carried out. There are two
-/// differences. A damaged JPEG is an error where Pillow fills the rest with grey. And of 16-bit grey the high byte is
-/// taken, as Pillow does for 16-bit colour, where Pillow would clip all values to 255.
+/// blended, CMYK is inverted as Adobe stores it, a rotation in the EXIF data is not carried out. There are three
+/// differences. A damaged JPEG is an error where Pillow fills the rest with grey. Of 16-bit grey the high byte is
+/// taken, as Pillow does for 16-bit colour, where Pillow would clip all values to 255. Floating-point pixels, which Pillow
+/// clips so too, are an error.
 pub fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
-    decode_within(bytes, MAX_PIXELS)
+    decode_within(bytes, MAX_PIXELS, &mut DecodeMemory::default().permit())
 }
 
-/// [`decode`] with another limit than [`MAX_PIXELS`].
+/// [`decode`] with another limit than [`MAX_PIXELS`], and within the memory that `permit` is of: it waits until others leave
+/// enough, and then holds the size of the image.
 ///
-/// All threads together decode no more at a time than fits in 1 GiB; the others wait. An image that takes more by itself
-/// is an error, unless the limit is above [`MAX_PIXELS`].
-pub fn decode_within(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
-    let image = guarded(|| decode_any(bytes, max_pixels))?;
+/// An image that takes more than all of the memory is an error, unless the limit is above [`MAX_PIXELS`].
+pub fn decode_within(
+    bytes: &[u8],
+    max_pixels: u64,
+    permit: &mut Permit,
+) -> Result<Image, DecodeError> {
+    let image = guarded(|| decode_any(bytes, max_pixels, permit))?;
+    permit.keep(image.rgb.len() as u64);
     // Training would stop at it: every reader has to find the same images bad.
     if image.check().is_err() {
         let (width, height) = (image.width, image.height);
@@ -136,30 +142,31 @@ fn guarded(decode: impl FnOnce() -> Result<Image, DecodeError>) -> Result<Image,
     caught(decode).unwrap_or_else(|panic| Err(DecodeError::Panicked(panic)))
 }
 
-fn decode_any(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
+fn decode_any(bytes: &[u8], max_pixels: u64, permit: &mut Permit) -> Result<Image, DecodeError> {
     let cursor = Cursor::new(bytes);
     match bytes {
         [] => Err(DecodeError::Empty),
-        [0xff, 0xd8, ..] => decode_jpeg(bytes, max_pixels),
+        [0xff, 0xd8, ..] => decode_jpeg(bytes, max_pixels, permit),
         [0x89, b'P', b'N', b'G', ..] => {
             let mut limits = Limits::no_limits();
             limits.max_alloc = Some(MAX_EXTRAS);
             PngDecoder::with_limits(cursor, limits)
                 .map_err(|e| bad(e, DecodeError::Png))
-                .and_then(|decoder| read(decoder, 0, max_pixels, DecodeError::Png))
+                .and_then(|decoder| read(decoder, 0, max_pixels, permit, DecodeError::Png))
         }
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => {
             WebPDecoder::new(cursor)
                 .map_err(|e| bad(e, DecodeError::WebP))
-                .and_then(|decoder| read(decoder, WEBP_FRAMES, max_pixels, DecodeError::WebP))
+                .and_then(|decoder| {
+                    read(decoder, WEBP_FRAMES, max_pixels, permit, DecodeError::WebP)
+                })
         }
         [b'B', b'M', ..] => BmpDecoder::new(cursor)
             .map_err(|e| bad(e, DecodeError::Bmp))
-            .and_then(|decoder| read(decoder, 0, max_pixels, DecodeError::Bmp)),
-        // This decoder bounds what it allocates by itself, and fills a buffer of its own first.
-        [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => TiffDecoder::new(cursor)
-            .map_err(|e| bad(e, DecodeError::Tiff))
-            .and_then(|decoder| read(decoder, TIFF_COPY, max_pixels, DecodeError::Tiff)),
+            .and_then(|decoder| read(decoder, 0, max_pixels, permit, DecodeError::Bmp)),
+        [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => {
+            decode_tiff(bytes, max_pixels, permit)
+        }
         [b'G', b'I', b'F', b'8', ..] => {
             let mut decoder = GifDecoder::new(cursor).map_err(|e| bad(e, DecodeError::Gif))?;
             // A frame may claim to be larger than its image.
@@ -168,11 +175,11 @@ fn decode_any(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
             decoder
                 .set_limits(limits)
                 .map_err(|e| bad(e, DecodeError::Gif))?;
-            read(decoder, GIF_FRAME, max_pixels, DecodeError::Gif)
+            read(decoder, GIF_FRAME, max_pixels, permit, DecodeError::Gif)
         }
         [b'P', b'1'..=b'7', b' ' | b'\t' | b'\r' | b'\n' | b'#', ..] => PnmDecoder::new(cursor)
             .map_err(|e| bad(e, DecodeError::Pnm))
-            .and_then(|decoder| read(decoder, 0, max_pixels, DecodeError::Pnm)),
+            .and_then(|decoder| read(decoder, 0, max_pixels, permit, DecodeError::Pnm)),
         _ => Err(DecodeError::UnknownFormat(
             bytes.iter().take(4).copied().collect(),
         )),
@@ -190,11 +197,17 @@ pub(crate) fn check_size(width: u64, height: u64, limit: u64) -> Result<(), Deco
     Ok(())
 }
 
-/// Permission to decode an image of which a pixel takes so many bytes.
-fn permit(width: u64, height: u64, pixel: u64, max_pixels: u64) -> Result<Permit, DecodeError> {
+/// Takes what decoding an image needs of which a pixel takes so many bytes.
+fn take(
+    permit: &mut Permit,
+    (width, height): (u64, u64),
+    pixel: u64,
+    max_pixels: u64,
+) -> Result<(), DecodeError> {
+    let all = permit.memory().bytes();
     let limit = match max_pixels > MAX_PIXELS {
-        true => MAX_DECODED.max(max_pixels.saturating_mul(MOST_A_PIXEL)),
-        false => MAX_DECODED,
+        true => all.max(max_pixels.saturating_mul(MOST_A_PIXEL)),
+        false => all,
     };
     let bytes = width.saturating_mul(height).saturating_mul(pixel);
     if bytes > limit {
@@ -205,10 +218,11 @@ fn permit(width: u64, height: u64, pixel: u64, max_pixels: u64) -> Result<Permit
             limit,
         });
     }
-    Ok(Permit::take(bytes))
+    permit.take(bytes);
+    Ok(())
 }
 
-fn decode_jpeg(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
+fn decode_jpeg(bytes: &[u8], max_pixels: u64, permit: &mut Permit) -> Result<Image, DecodeError> {
     let limits = DecodeLimits {
         max_pixels,
         max_scans: MAX_SCANS,
@@ -244,14 +258,14 @@ fn decode_jpeg(bytes: &[u8], max_pixels: u64) -> Result<Image, DecodeError> {
         false => 0,
     };
     let pixel = if cmyk { 7 } else { 3 } + planes + coefficients;
-    let permit = permit(header.width.into(), header.height.into(), pixel, max_pixels)?;
+    let size = (header.width.into(), header.height.into());
+    take(permit, size, pixel, max_pixels)?;
     let image = decoder.decode_image()?;
     let rgb = if cmyk {
         cmyk_to_rgb(&image.data)
     } else {
         image.data
     };
-    permit.keep(rgb.len() as u64);
     Ok(Image {
         width: image.width,
         height: image.height,
@@ -303,12 +317,27 @@ fn cmyk_to_rgb(inverted: &[u8]) -> Vec<u8> {
     rgb
 }
 
+fn decode_tiff(bytes: &[u8], max_pixels: u64, permit: &mut Permit) -> Result<Image, DecodeError> {
+    let palette = palette(bytes).map_err(DecodeError::Tiff)?;
+    let file = palette.as_ref().map_or(bytes, |p| &p.file);
+    // This decoder bounds what it allocates by itself, and fills a buffer of its own first.
+    let decoder = TiffDecoder::new(Cursor::new(file)).map_err(|e| bad(e, DecodeError::Tiff))?;
+    let mut image = read(decoder, TIFF_COPY, max_pixels, permit, DecodeError::Tiff)?;
+    if let Some(Palette { colours, .. }) = &palette {
+        for pixel in image.rgb.chunks_exact_mut(3) {
+            pixel.copy_from_slice(&colours[usize::from(pixel[0])]);
+        }
+    }
+    Ok(image)
+}
+
 /// The pixels of a format that the `image` crate decodes; `extra`: what its decoder takes for a pixel besides the result;
 /// `kind` makes errors of that format.
 fn read(
     decoder: impl ImageDecoder,
     extra: u64,
     max_pixels: u64,
+    permit: &mut Permit,
     kind: fn(String) -> DecodeError,
 ) -> Result<Image, DecodeError> {
     let (width, height) = decoder.dimensions();
@@ -328,7 +357,7 @@ fn read(
     // Grey is spread into a buffer of its own, colour is packed where it lies.
     let grey = channels < 3;
     let needed = pixel as u64 + extra + if grey { 3 } else { 0 };
-    let permit = permit(width.into(), height.into(), needed, max_pixels)?;
+    take(permit, (width.into(), height.into()), needed, max_pixels)?;
     let (width, height) = (width as usize, height as usize);
     let mut data = vec![0; width * height * pixel];
     decoder.read_image(&mut data).map_err(|e| bad(e, kind))?;
@@ -351,7 +380,6 @@ fn read(
         data.shrink_to_fit();
         data
     };
-    permit.keep(rgb.len() as u64);
     Ok(Image { width, height, rgb })
 }
 

@@ -1,7 +1,5 @@
 //! Everything that can go wrong, each in one line that says what, where and what to do.
 
-use std::cell::Cell;
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::PathBuf;
 
 /// What [`open`](crate::open) understands.
@@ -158,32 +156,4 @@ pub(crate) fn first<T: AsRef<str>>(most: usize, items: &[T], separator: &str) ->
         text += &format!("{separator}and {} more", items.len() - shown.len());
     }
     text
-}
-
-thread_local! {
-    static CATCHING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether this thread is in a decoder whose panic becomes an error. A program's panic hook then has nothing to print.
-pub fn catching_panics() -> bool {
-    CATCHING.get()
-}
-
-/// Runs a decoder that strange files have made panic, or might; what the panic said.
-pub(crate) fn caught<T>(decoder: impl FnOnce() -> T) -> Result<T, String> {
-    let outer = CATCHING.replace(true);
-    let result = catch_unwind(AssertUnwindSafe(decoder));
-    CATCHING.set(outer);
-    result.map_err(|panic| panic_message(&*panic))
-}
-
-/// What a caught panic said.
-pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    if let Some(text) = panic.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = panic.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "no message".to_owned()
-    }
 }

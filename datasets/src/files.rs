@@ -87,10 +87,23 @@ pub(crate) fn subfolders(path: &Path) -> Vec<PathBuf> {
     folders
 }
 
+/// The files of a kind in a folder itself.
+fn of_kind(folder: &Path, is_kind: impl Fn(&Path) -> bool) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let shown = entries.filter(|e| !is_hidden(&e.file_name()));
+    shown
+        .map(|e| e.path())
+        .filter(move |path| is_kind(path) && path.is_file())
+}
+
 /// Whether a folder itself holds a file of this kind.
 pub(crate) fn holds(folder: &Path, is_kind: impl Fn(&Path) -> bool) -> bool {
-    let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.any(|e| !is_hidden(&e.file_name()) && is_kind(&e.path()) && e.path().is_file())
+    of_kind(folder, is_kind).next().is_some()
+}
+
+/// How many files of this kind a folder itself holds.
+pub(crate) fn count(folder: &Path, is_kind: impl Fn(&Path) -> bool) -> usize {
+    of_kind(folder, is_kind).count()
 }
 
 /// Whether a name begins with a dot.

@@ -12,7 +12,7 @@ use crate::listing::{images, Others};
 use crate::source::counted;
 use crate::source::{decode_named, describe};
 use crate::split::{choose, is_training, split_folders, split_named, unnamed};
-use crate::{Error, Image, Source, MAX_PIXELS};
+use crate::{Error, Image, Permit, Source, MAX_PIXELS};
 
 /// `<dir>/<split>/<class>/.../<image>`, the layout of torchvision's `ImageFolder`, in the same order; or images alone,
 /// `<dir>/<split>/<image>`, which have no labels.
@@ -199,7 +199,7 @@ impl ImageFolder {
         Ok(odd)
     }
 
-    fn read(&self, index: usize) -> Result<Vec<u8>, String> {
+    fn bytes(&self, index: usize) -> Result<Vec<u8>, String> {
         let read = || {
             let mut bytes = Vec::new();
             open_file(&self.path(index))?
@@ -228,8 +228,10 @@ impl Source for ImageFolder {
         self.class_ends.partition_point(|&end| end <= index)
     }
 
-    fn image(&self, index: usize) -> Result<Image, Error> {
-        decode_named(self.read(index), self.max_pixels, || self.name(index))
+    fn read(&self, index: usize, permit: &mut Permit) -> Result<Image, Error> {
+        decode_named(self.bytes(index), self.max_pixels, permit, || {
+            self.name(index)
+        })
     }
 
     fn name(&self, index: usize) -> String {

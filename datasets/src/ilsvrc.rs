@@ -7,6 +7,7 @@ use std::path::Path;
 use flate2::read::GzDecoder;
 
 use crate::files::{io_error, malformed, open_file};
+use crate::listing::count_beside;
 use crate::mat::{read_structs, Value};
 use crate::split::choose;
 use crate::tar_images::{index, index_file, Entry, TarImages};
@@ -31,14 +32,13 @@ pub fn open_ilsvrc(folder: &Path, split: &str) -> Result<TarImages, Error> {
     }
     match split {
         "valid" | "validation" => open_ilsvrc(folder, "val"),
-        _ if choose(folder, split, &["train", "val"])? == "train" => {
-            open_train(&folder.join(TRAIN))
-        }
-        _ => open_val(&folder.join(VAL), &folder.join(DEVKIT)),
+        _ if choose(folder, split, &["train", "val"])? == "train" => open_train(folder),
+        _ => open_val(folder),
     }
 }
 
-fn open_train(path: &Path) -> Result<TarImages, Error> {
+fn open_train(folder: &Path) -> Result<TarImages, Error> {
+    let path = &folder.join(TRAIN);
     let mut source = TarImages::new("ILSVRC2012 train tar", vec![path.to_owned()]);
     let outer = index_file(path)?;
     source.warnings = outer.warnings;
@@ -78,13 +78,15 @@ fn open_train(path: &Path) -> Result<TarImages, Error> {
         others.merge(listed.others);
     }
     others.add_many("class tars".into(), inner.len());
+    count_beside(folder, &source.tars, &mut others)?;
     source.count(&others);
     source.classes = inner.into_iter().map(|(class, _)| class).collect();
     Ok(source)
 }
 
-fn open_val(path: &Path, devkit: &Path) -> Result<TarImages, Error> {
-    let (classes, truth) = read_devkit(devkit)?;
+fn open_val(folder: &Path) -> Result<TarImages, Error> {
+    let path = &folder.join(VAL);
+    let (classes, truth) = read_devkit(&folder.join(DEVKIT))?;
     let mut source = TarImages::new("ILSVRC2012 val tar", vec![path.to_owned()]);
     let mut listed = index_file(path)?;
     listed.entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -112,6 +114,7 @@ fn open_val(path: &Path, devkit: &Path) -> Result<TarImages, Error> {
     }
     source.classes = classes;
     source.warnings = listed.warnings;
+    count_beside(folder, &source.tars, &mut listed.others)?;
     source.count(&listed.others);
     Ok(source)
 }

@@ -13,32 +13,36 @@ mod ilsvrc;
 mod listing;
 mod loader;
 mod mat;
+mod memory;
 mod mixup;
 mod normalize;
 mod open;
+mod panics;
 #[cfg(feature = "parquet")]
 mod parquet;
-mod permit;
 mod resize;
 pub mod rng;
 mod shapes;
 mod source;
 mod split;
 mod tar_images;
+mod tiff;
 mod transform;
 mod webdataset;
 
 pub use cache::{write_cache, CacheFile};
 pub use cifar::Cifar;
 pub use decode::{decode, decode_within, DecodeError, MAX_PIXELS};
-pub use error::{catching_panics, Error};
+pub use error::Error;
 pub use files::open_file;
 pub use folder::ImageFolder;
 pub use ilsvrc::open_ilsvrc;
 pub use loader::{Batch, Batches, Loader, LoaderConfig, OnBad, Skipped};
+pub use memory::{DecodeMemory, Permit};
 pub use mixup::{MixMode, Mixup};
 pub use normalize::{Normalize, IMAGENET_MEAN, IMAGENET_STD};
 pub use open::{open, open_within};
+pub use panics::catching_panics;
 #[cfg(feature = "parquet")]
 pub use parquet::ParquetImages;
 pub use rand_chacha::ChaCha8Rng;

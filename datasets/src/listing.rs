@@ -1,9 +1,9 @@
 //! What is in a folder of images: the images, and everything else by kind, so that no file is lost without being counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
@@ -122,6 +122,68 @@ impl Others {
     }
 }
 
+/// What a walk comes upon, hidden files and pipes apart.
+enum Found {
+    File(PathBuf),
+    /// A link to nowhere.
+    Dead(PathBuf),
+    Failed(walkdir::Error),
+}
+
+/// Goes through `folder`, at most `depth` folders deep.
+fn walk(
+    folder: &Path,
+    depth: usize,
+    others: &mut Others,
+    mut each: impl FnMut(Found, &mut Others) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let walk = WalkDir::new(folder)
+        .min_depth(1)
+        .max_depth(depth)
+        .follow_links(true);
+    let mut walk = walk.into_iter();
+    while let Some(entry) = walk.next() {
+        match entry {
+            Ok(entry) if is_hidden(entry.file_name()) => {
+                others.add("hidden".into());
+                if entry.file_type().is_dir() {
+                    walk.skip_current_dir();
+                }
+            }
+            Ok(entry) if entry.file_type().is_dir() => {}
+            Ok(entry) if entry.file_type().is_file() => {
+                each(Found::File(entry.into_path()), others)?;
+            }
+            Ok(entry) => {
+                let what = "of the kind pipe, socket or device".into();
+                let example = || entry.path().display().to_string();
+                others.add_lost(what, example, "remove them");
+            }
+            Err(e) if e.loop_ancestor().is_some() => {}
+            Err(e) => {
+                let missing = e.io_error().map(std::io::Error::kind) == Some(ErrorKind::NotFound);
+                match e.path().map(Path::to_owned) {
+                    Some(path) if path.file_name().is_some_and(is_hidden) => {
+                        others.add("hidden".into());
+                    }
+                    Some(path) if missing && path != folder => each(Found::Dead(path), others)?,
+                    _ => each(Found::Failed(e), others)?,
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn add_dead(others: &mut Others, path: &Path) {
+    let advice = "what they stand for is missing; mend or remove them";
+    others.add_lost(
+        "behind dead links".into(),
+        || path.display().to_string(),
+        advice,
+    );
+}
+
 /// Sorted paths of the images below `folder` (at most `depth` folders deep), relative to it, with `/` between parts.
 ///
 /// A link to nowhere that is named as an image is one that cannot be read, as if it had just vanished.
@@ -131,63 +193,30 @@ pub(crate) fn images(
     others: &mut Others,
 ) -> Result<Vec<String>, Error> {
     let mut paths = Vec::new();
-    let walk = WalkDir::new(folder)
-        .min_depth(1)
-        .max_depth(depth)
-        .follow_links(true);
-    let mut walk = walk.into_iter();
-    while let Some(entry) = walk.next() {
-        let (path, is_file) = match entry {
-            Ok(entry) if is_hidden(entry.file_name()) => {
-                others.add("hidden".into());
-                if entry.file_type().is_dir() {
-                    walk.skip_current_dir();
-                }
-                continue;
+    walk(folder, depth, others, |found, others| {
+        let path = match found {
+            Found::File(path) | Found::Dead(path) if is_image(&path) => path,
+            Found::File(path) => {
+                others.add_named(&path);
+                return Ok(());
             }
-            Ok(entry) if entry.file_type().is_dir() => continue,
-            Ok(entry) => {
-                let is_file = entry.file_type().is_file();
-                (entry.into_path(), is_file)
+            Found::Dead(path) => {
+                add_dead(others, &path);
+                return Ok(());
             }
-            Err(e) if e.loop_ancestor().is_some() => continue,
-            Err(e) => {
-                let missing = e.io_error().map(std::io::Error::kind) == Some(ErrorKind::NotFound);
-                match e.path().map(Path::to_owned) {
-                    Some(path) if path.file_name().is_some_and(is_hidden) => {
-                        others.add("hidden".into());
-                        continue;
-                    }
-                    Some(path) if missing && path != folder => {
-                        if !is_image(&path) {
-                            let what = "behind dead links".into();
-                            let advice = "what they stand for is missing; mend or remove them";
-                            others.add_lost(what, || path.display().to_string(), advice);
-                            continue;
-                        }
-                        (path, true)
-                    }
-                    _ => return Err(walk_error(folder, e)),
-                }
-            }
+            Found::Failed(e) => return Err(walk_error(folder, e)),
         };
-        if !is_file {
-            let what = "that are pipes, sockets or devices".into();
-            others.add_lost(what, || path.display().to_string(), "remove them");
-        } else if !is_image(&path) {
-            others.add_named(&path);
-        } else {
-            let relative = path.strip_prefix(folder).unwrap_or(&path);
-            let parts: Option<Vec<&str>> = relative.iter().map(OsStr::to_str).collect();
-            match parts {
-                Some(parts) => paths.push(parts.join("/")),
-                None => {
-                    let what = "whose name is not valid UTF-8".into();
-                    others.add_lost(what, || path.display().to_string(), "rename them");
-                }
+        let relative = path.strip_prefix(folder).unwrap_or(&path);
+        let parts: Option<Vec<&str>> = relative.iter().map(OsStr::to_str).collect();
+        match parts {
+            Some(parts) => paths.push(parts.join("/")),
+            None => {
+                let what = "whose name is not valid UTF-8".into();
+                others.add_lost(what, || path.display().to_string(), "rename them");
             }
         }
-    }
+        Ok(())
+    })?;
     // As torchvision: folder by folder, and in each the files by name.
     paths.sort_unstable_by(|a, b| {
         a.rsplit_once('/')
@@ -195,4 +224,39 @@ pub(crate) fn images(
             .cmp(&b.rsplit_once('/').unwrap_or(("", b)))
     });
     Ok(paths)
+}
+
+/// Counts the files below `folder` that lie beside `archives`, which are read; nothing if it is no folder.
+pub(crate) fn count_beside(
+    folder: &Path,
+    archives: &[PathBuf],
+    others: &mut Others,
+) -> Result<(), Error> {
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    let kind = archives.first().map(|path| extension(path));
+    let archives: BTreeSet<&Path> = archives.iter().map(PathBuf::as_path).collect();
+    walk(folder, usize::MAX, others, |found, others| {
+        match found {
+            Found::File(path) if archives.contains(path.as_path()) => {}
+            Found::File(path) if is_image(&path) || is_unread_image(&path) => {
+                let advice = "if these are meant, name a folder that holds them alone";
+                others.add_lost(
+                    "named as images, beside the archives".into(),
+                    || path.display().to_string(),
+                    advice,
+                );
+            }
+            Found::File(path) if kind.as_ref() == Some(&extension(&path)) => {
+                let kind = extension(&path);
+                others.add(format!("ending in .{kind}, of no or another split"));
+            }
+            Found::File(path) => others.add_named(&path),
+            Found::Dead(path) => add_dead(others, &path),
+            // Where archives might lie the search for them has failed already.
+            Found::Failed(_) => others.add("in folders that cannot be listed".into()),
+        }
+        Ok(())
+    })
 }

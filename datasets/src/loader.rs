@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::first;
-use crate::{Error, Source, Transform};
+use crate::{DecodeMemory, Error, Source, Transform};
 
 pub use batches::Batches;
 
@@ -110,6 +110,8 @@ pub struct Skipped {
 /// An image that cannot be read is replaced by the next in the dataset or left out ([`OnBad`]), and listed in
 /// [`Loader::skipped`]. If more than 1 % of the dataset is like that (and ten more, where they are left out), the stream
 /// ends with [`Error::TooManyBad`].
+///
+/// Its threads share one [`DecodeMemory`]: an image waits until what the others take leaves room for it.
 pub struct Loader {
     shared: Arc<Shared>,
 }
@@ -120,6 +122,8 @@ struct Shared {
     transform: Box<dyn Transform>,
     config: LoaderConfig,
     skipped: Mutex<BTreeMap<usize, Skipped>>,
+    /// What the images that are decoded take, in all workers together.
+    memory: DecodeMemory,
     /// Memory of batches that are no longer needed.
     buffers: Mutex<Vec<Vec<f32>>>,
 }
@@ -172,6 +176,7 @@ impl Loader {
                 transform: Box::new(transform),
                 config,
                 skipped: Mutex::default(),
+                memory: DecodeMemory::default(),
                 buffers: Mutex::default(),
             }),
         })

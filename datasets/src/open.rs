@@ -4,17 +4,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cache::is_cache;
-use crate::files::{holds, io_error, malformed, subfolders};
-use crate::formats::is_image;
-use crate::split::{files_of, split_folders, unnamed};
+use crate::files::{count, holds, io_error, malformed, subfolders};
+use crate::formats::{extension, is_image};
+use crate::source::counted;
+use crate::split::{files_of, split_folders, unnamed, MAX_SHARDS};
 use crate::webdataset::open_shards;
 use crate::{
     cifar, ilsvrc, open_ilsvrc, open_webdataset, CacheFile, Cifar, Error, ImageFolder, Shapes,
     Source, MAX_PIXELS,
 };
 
-/// More shards than any dataset has; `{0..999999999}` is a typing error.
-const MAX_SHARDS: usize = 1 << 20;
+/// More digits than the number of a shard has.
+const MAX_DIGITS: usize = 20;
+/// Bytes of the names that a range of shards stands for.
+const MAX_NAMES: usize = 256 << 20;
 
 /// Opens the dataset that `data` names; what it is, is seen from what is there:
 ///
@@ -26,11 +29,11 @@ const MAX_SHARDS: usize = 1 << 20;
 /// | the folder with `ILSVRC2012_img_train.tar`, or `_val.tar` and `ILSVRC2012_devkit_t12.tar.gz` | [`open_ilsvrc`] |
 /// | a folder with `*.parquet`, or one such file (feature `parquet`) | `ParquetImages` |
 /// | a folder with `*.tar`, one such file, or several as `shard-{0000..0099}.tar` | [`open_webdataset`] |
-/// | any other folder, and one with images in class folders whatever else is in it | [`ImageFolder`]; images alone have no labels |
+/// | any other folder, and one with images in several class folders whatever else is in it | [`ImageFolder`]; images alone have no labels |
 ///
 /// `split` is `train`, `val` or what the dataset calls it, in any usual spelling (`Training`, `valid`, `test_set`); `val` also
 /// finds test data. Data without splits are the whole of any of these; a split that is not there is an error that lists
-/// those that are.
+/// those that are. So is a folder in which images lie beside a few archives: it does not say which are meant.
 pub fn open(data: &str, split: &str) -> Result<Arc<dyn Source>, Error> {
     open_within(data, split, MAX_PIXELS)
 }
@@ -55,7 +58,9 @@ pub fn open_within(data: &str, split: &str, max_pixels: u64) -> Result<Arc<dyn S
             return Err(Error::NotFound(path.to_owned()));
         };
         let shards = files_of(path.parent().unwrap_or(path), split, shards?)?;
-        return Ok(Arc::new(open_shards(shards)?.with_max_pixels(max_pixels)));
+        // Who lists shards means these.
+        let source = open_shards(path, shards)?;
+        return Ok(Arc::new(source.with_max_pixels(max_pixels)));
     }
     if path.is_dir() && has_class_folders(path, split) {
         let folder = ImageFolder::open(path, split)?.with_max_pixels(max_pixels);
@@ -75,7 +80,7 @@ pub fn open_within(data: &str, split: &str, max_pixels: u64) -> Result<Arc<dyn S
         "tar" => Ok(Arc::new(
             open_webdataset(path, split)?.with_max_pixels(max_pixels),
         )),
-        "parquet" => open_parquet(path, split, max_pixels),
+        "parquet" => open_parquet(path, path, split, max_pixels),
         _ => Err(Error::NotADataset(path.to_owned())),
     }
 }
@@ -95,13 +100,12 @@ fn open_folder(path: &Path, split: &str, max_pixels: u64) -> Result<Arc<dyn Sour
         holds(dir, |path| path.extension().is_some_and(|x| x == extension))
     };
     let splits = split_folders(path);
-    let any = |extension: &str| {
-        // A tar beside train/ is what that was unpacked from.
-        if !splits.is_empty() {
-            return splits.iter().any(|dir| near(dir, extension));
-        }
-        near(path, extension) || near(&path.join("data"), extension)
+    // A tar beside train/ is what that was unpacked from.
+    let places = match splits.is_empty() {
+        true => vec![path.to_owned(), path.join("data")],
+        false => splits.clone(),
     };
+    let any = |extension: &str| places.iter().any(|dir| near(dir, extension));
     // img2dataset puts what it knows of 00000.tar into 00000.parquet.
     let is_about_a_tar = |file: &Path| {
         file.extension().is_some_and(|x| x == "parquet") && file.with_extension("tar").is_file()
@@ -112,9 +116,11 @@ fn open_folder(path: &Path, split: &str, max_pixels: u64) -> Result<Arc<dyn Sour
         .chain([path, &path.join("data")])
         .any(|dir| holds(dir, is_about_a_tar));
     if any("parquet") && !about_tars {
-        return open_parquet(path, split, max_pixels);
+        side_by_side(&places, "parquet")?;
+        return open_parquet(path, path, split, max_pixels);
     }
     if any("tar") {
+        side_by_side(&places, "tar")?;
         return Ok(Arc::new(
             open_webdataset(path, split)?.with_max_pixels(max_pixels),
         ));
@@ -124,7 +130,7 @@ fn open_folder(path: &Path, split: &str, max_pixels: u64) -> Result<Arc<dyn Sour
     configurations.retain(|dir| near(dir, "parquet"));
     match &configurations[..] {
         [] => {}
-        [one] => return open_parquet(one, split, max_pixels),
+        [one] => return open_parquet(path, one, split, max_pixels),
         more => {
             let names: Vec<String> = more.iter().map(|dir| dir.display().to_string()).collect();
             let names = names.join(", ");
@@ -140,28 +146,59 @@ fn open_folder(path: &Path, split: &str, max_pixels: u64) -> Result<Arc<dyn Sour
 }
 
 /// Whether a folder, or its folder of a split, holds class folders with images in them: then it is an [`ImageFolder`],
-/// whatever archives lie about in it.
+/// whatever archives lie about in it. A single folder of images beside archives holds pictures about the dataset.
 fn has_class_folders(path: &Path, split: &str) -> bool {
     let holds_image = |dir: &PathBuf| holds(dir, is_image);
     let mut splits = split_folders(path);
-    let within = |dir: &Path| subfolders(dir).iter().any(holds_image);
     splits.push(path.join(split));
-    splits.iter().any(|dir| within(dir))
-        || subfolders(path)
-            .iter()
-            .any(|dir| !splits.contains(dir) && holds_image(dir))
+    if splits
+        .iter()
+        .any(|dir| subfolders(dir).iter().any(holds_image))
+    {
+        return true;
+    }
+    let mut folders = subfolders(path);
+    folders.retain(|dir| !splits.contains(dir));
+    let (classes, rest): (Vec<PathBuf>, Vec<PathBuf>) = folders.into_iter().partition(holds_image);
+    classes.len() > 1 && !rest.iter().any(|dir| holds(dir, is_archive))
 }
 
+fn is_archive(path: &Path) -> bool {
+    matches!(extension(path).as_str(), "tar" | "parquet")
+}
+
+/// Refuses to guess where images lie beside fewer archives than they are: one of both is not meant.
+fn side_by_side(places: &[PathBuf], kind: &str) -> Result<(), Error> {
+    for place in places {
+        let archives = count(place, |path| extension(path) == kind);
+        let images = count(place, is_image);
+        if archives > 0 && images > archives {
+            let reason = format!(
+                "{} and {} lie side by side, and only one kind is read; move what is not meant to another folder",
+                counted(images, "image", "images"),
+                counted(archives, &format!(".{kind} file"), &format!(".{kind} files"))
+            );
+            return Err(malformed(place, reason));
+        }
+    }
+    Ok(())
+}
+
+/// Opens the files at `path`, in the `folder` that was named.
 #[cfg(feature = "parquet")]
-fn open_parquet(path: &Path, split: &str, max_pixels: u64) -> Result<Arc<dyn Source>, Error> {
+fn open_parquet(
+    folder: &Path,
+    path: &Path,
+    split: &str,
+    max_pixels: u64,
+) -> Result<Arc<dyn Source>, Error> {
     let (files, warning) = files_of(path, split, crate::split::files_at(path, "parquet")?)?;
-    let mut source = crate::ParquetImages::open(files)?.with_max_pixels(max_pixels);
-    source.warnings.extend(warning);
-    Ok(Arc::new(source))
+    let source = crate::ParquetImages::open(files)?.with_others(folder, warning)?;
+    Ok(Arc::new(source.with_max_pixels(max_pixels)))
 }
 
 #[cfg(not(feature = "parquet"))]
-fn open_parquet(path: &Path, _: &str, _: u64) -> Result<Arc<dyn Source>, Error> {
+fn open_parquet(_: &Path, path: &Path, _: &str, _: u64) -> Result<Arc<dyn Source>, Error> {
     let found = crate::split::files_at(path, "parquet")?.len();
     Err(malformed(
         path,
@@ -174,11 +211,21 @@ fn shards(data: &str) -> Option<Result<Vec<PathBuf>, Error>> {
     let (before, rest) = data.split_once('{')?;
     let (range, after) = rest.split_once('}')?;
     let (first, last) = range.split_once("..")?;
-    let (from, to): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
-    if from > to || to - from >= MAX_SHARDS {
-        let reason = format!("{{{range}}} is not a range of shards, such as {{0000..0099}}");
-        return Some(Err(malformed(Path::new(data), reason)));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if !is_number(first) || !is_number(last) {
+        return None;
     }
+    let number = |text: &str| text.parse().ok().filter(|_| text.len() <= MAX_DIGITS);
+    let range: Option<(usize, usize)> = number(first).zip(number(last));
+    let most = MAX_SHARDS.min(MAX_NAMES / data.len());
+    let range = range.filter(|(from, to)| to.checked_sub(*from).is_some_and(|n| n < most));
+    let Some((from, to)) = range else {
+        let reason = format!(
+            "{{..}} is not a range of shards, such as {{0000..0099}}: from the lower number to the higher, of at most \
+             {MAX_DIGITS} digits, {most} shards in all"
+        );
+        return Some(Err(malformed(Path::new(data), reason)));
+    };
     let width = first.len();
     let name = |n| PathBuf::from(format!("{before}{n:0width$}{after}"));
     Some(Ok((from..=to).map(name).collect()))

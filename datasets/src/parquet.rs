@@ -10,10 +10,12 @@ use ::parquet::errors::{ParquetError, Result as ParquetResult};
 use ::parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
 use bytes::Bytes;
 
-use crate::error::{caught, first_ten};
+use crate::error::first_ten;
 use crate::files::{io_error, malformed, mistaken, open_file, read_range, MAX_FILE_BYTES};
+use crate::listing::{count_beside, Others};
+use crate::panics::caught;
 use crate::source::{decode_named, describe};
-use crate::{Error, Image, Source};
+use crate::{DecodeMemory, Error, Image, Permit, Source};
 
 mod pages;
 
@@ -33,7 +35,8 @@ pub struct ParquetImages {
     classes: Vec<String>,
     labels: Vec<u32>,
     labelled: bool,
-    pub(crate) warnings: Vec<String>,
+    others: Vec<(String, usize)>,
+    warnings: Vec<String>,
     max_pixels: u64,
 }
 
@@ -102,6 +105,7 @@ impl ParquetImages {
             classes: vec![],
             labels: vec![],
             labelled: true,
+            others: vec![],
             warnings: vec![],
             max_pixels: crate::MAX_PIXELS,
         };
@@ -132,6 +136,20 @@ impl ParquetImages {
     pub fn with_max_pixels(mut self, max_pixels: u64) -> Self {
         self.max_pixels = max_pixels;
         self
+    }
+
+    /// Notes what else lies in `folder`, and what is odd about the choice of files.
+    pub(crate) fn with_others(
+        mut self,
+        folder: &Path,
+        warning: Option<String>,
+    ) -> Result<Self, Error> {
+        let mut others = Others::default();
+        count_beside(folder, &self.files, &mut others)?;
+        self.warnings.extend(warning);
+        self.warnings.extend(others.warnings());
+        self.others = others.counts();
+        Ok(self)
     }
 
     fn add(&mut self, path: &Path) -> Result<(), Error> {
@@ -185,7 +203,9 @@ impl ParquetImages {
                         .column(*number)
                         .column_descr()
                         .max_def_level();
-                    let column = pages::column(path, group.metadata(), *number).map_err(wrong)?;
+                    let permit = DecodeMemory::default().permit();
+                    let column =
+                        pages::column(path, group.metadata(), *number, permit).map_err(wrong)?;
                     integers(column, rows, levels).map_err(wrong)?
                 }
                 None => vec![None; rows],
@@ -262,18 +282,20 @@ impl ParquetImages {
         }
     }
 
-    fn bytes(&self, index: usize) -> Result<Vec<u8>, String> {
+    fn bytes(&self, index: usize, permit: &mut Permit) -> Result<Vec<u8>, String> {
         let group = self.groups.partition_point(|g| g.end <= index);
         let group = self
             .groups
             .get(group)
             .ok_or_else(|| format!("there are only {} images", self.labels.len()))?;
+        // The pages' own permit is returned before the image takes its.
+        permit.keep(0);
         let read = || {
             let metadata = self.readers[group.file].0.metadata();
             let metadata = metadata.row_group(group.number);
             let path = &self.files[group.file];
             let ColumnReader::ByteArrayColumnReader(mut column) =
-                pages::column(path, metadata, group.column)?
+                pages::column(path, metadata, group.column, permit.memory().permit())?
             else {
                 return Ok(None);
             };
@@ -390,8 +412,9 @@ impl Source for ParquetImages {
         self.labels.get(index).map_or(0, |&l| l as usize)
     }
 
-    fn image(&self, index: usize) -> Result<Image, Error> {
-        decode_named(self.bytes(index), self.max_pixels, || self.name(index))
+    fn read(&self, index: usize, permit: &mut Permit) -> Result<Image, Error> {
+        let bytes = self.bytes(index, permit);
+        decode_named(bytes, self.max_pixels, permit, || self.name(index))
     }
 
     fn name(&self, index: usize) -> String {
@@ -406,6 +429,10 @@ impl Source for ParquetImages {
 
     fn describe(&self) -> String {
         describe("Parquet", self)
+    }
+
+    fn other_files(&self) -> &[(String, usize)] {
+        &self.others
     }
 
     fn warnings(&self) -> &[String] {

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::rng::{below, rng, uniform};
 use crate::source::thousands;
-use crate::{Error, Image, Source};
+use crate::{Error, Image, Permit, Source};
 use outline::Outline;
 use paint::{hash, hsv, Paint};
 
@@ -51,7 +51,7 @@ impl Source for Shapes {
         index % Outline::ALL.len()
     }
 
-    fn image(&self, index: usize) -> Result<Image, Error> {
+    fn read(&self, index: usize, _: &mut Permit) -> Result<Image, Error> {
         let mut rng = rng(self.seed, "shapes", 0, index as u64);
         Ok(Scene::draw(Outline::ALL[self.label(index)], &mut rng).render(self.size))
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{decode_within, Error};
+use crate::{decode_within, DecodeMemory, Error, Permit};
 
 /// A decoded image: RGB, 8 bits a channel, row after row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,8 +65,14 @@ pub trait Source: Send + Sync {
     /// The label of image `index`; 0 where there are none.
     fn label(&self, index: usize) -> usize;
 
-    /// Reads image `index`. An error stands for this one image: the loader takes another in its place.
-    fn image(&self, index: usize) -> Result<Image, Error>;
+    /// Reads image `index`, within the memory of `permit`, which then holds what the image takes. An error stands for this
+    /// one image: the loader takes another in its place.
+    fn read(&self, index: usize, permit: &mut Permit) -> Result<Image, Error>;
+
+    /// Reads image `index` by itself. Whoever reads many at a time uses [`read`](Self::read).
+    fn image(&self, index: usize) -> Result<Image, Error> {
+        self.read(index, &mut DecodeMemory::default().permit())
+    }
 
     /// What to call image `index` in messages: a path, or "shapes #17".
     fn name(&self, index: usize) -> String;
@@ -109,9 +115,11 @@ pub(crate) fn counted(n: usize, one: &str, many: &str) -> String {
 pub(crate) fn decode_named(
     bytes: Result<Vec<u8>, String>,
     max_pixels: u64,
+    permit: &mut Permit,
     name: impl FnOnce() -> String,
 ) -> Result<Image, Error> {
-    let image = bytes.and_then(|b| decode_within(&b, max_pixels).map_err(|e| e.to_string()));
+    let decoded = |b: Vec<u8>| decode_within(&b, max_pixels, permit).map_err(|e| e.to_string());
+    let image = bytes.and_then(decoded);
     image.map_err(|reason| Error::Image {
         name: name(),
         reason,

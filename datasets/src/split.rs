@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::error::{first, first_ten};
+use crate::error::first;
 use crate::files::{files_ending, malformed, subfolders};
 use crate::source::counted;
 use crate::Error;
@@ -49,8 +49,8 @@ pub(crate) fn is_training(split: &str) -> bool {
     TRAIN.contains(&split)
 }
 
-/// More shards than any dataset has.
-const MAX_SHARDS: usize = 1 << 20;
+/// More shards than any dataset has; `{0..999999999}` is a typing error.
+pub(crate) const MAX_SHARDS: usize = 1 << 20;
 
 /// The names that may stand for `split`, best first: validation data goes by several, and test data are taken for them.
 fn candidates(split: &str) -> Vec<&str> {
@@ -216,17 +216,18 @@ fn all_there(root: &Path, files: &[PathBuf]) -> Result<(), Error> {
         }
         for (total, numbers) in totals {
             let count: usize = total.parse().unwrap_or(MAX_SHARDS);
-            let missing = (0..count.min(MAX_SHARDS)).filter(|n| !numbers.contains(n));
-            let width = total.len();
-            let missing: Vec<String> = missing
-                .map(|n| format!("{before}-{n:0width$}-of-{total}"))
-                .collect();
-            if !missing.is_empty() {
-                let reason = format!(
-                    "{} of {count} files are missing: {}; fetch them",
-                    missing.len(),
-                    first_ten(&missing, ", ")
-                );
+            let missing = count - numbers.range(..count).count();
+            if missing > 0 {
+                // The total is what a name says, and may be a thousand million.
+                let some = (0..count).filter(|n| !numbers.contains(n)).take(10);
+                let width = total.len();
+                let some = some.map(|n| format!("{before}-{n:0width$}-of-{total}"));
+                let mut some: Vec<String> = some.collect();
+                if missing > some.len() {
+                    some.push(format!("and {} more", missing - some.len()));
+                }
+                let some = some.join(", ");
+                let reason = format!("{missing} of {count} files are missing: {some}; fetch them");
                 return Err(malformed(root, reason));
             }
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::files::{io_error, malformed, mistaken, open_file, read_range, Window};
 use crate::listing::Others;
 use crate::source::{decode_named, describe};
-use crate::{Error, Image, Source};
+use crate::{Error, Image, Permit, Source};
 
 /// A file within a tar.
 pub(crate) struct Entry {
@@ -174,12 +174,12 @@ impl Source for TarImages {
         self.items.get(index).map_or(0, |item| item.label as usize)
     }
 
-    fn image(&self, index: usize) -> Result<Image, Error> {
+    fn read(&self, index: usize, permit: &mut Permit) -> Result<Image, Error> {
         let bytes = match self.items.get(index) {
             Some(item) => read_range(&self.tars[item.tar as usize], item.offset, item.size),
             None => Err(format!("there are only {} images", self.items.len())),
         };
-        decode_named(bytes, self.max_pixels, || self.name(index))
+        decode_named(bytes, self.max_pixels, permit, || self.name(index))
     }
 
     fn name(&self, index: usize) -> String {

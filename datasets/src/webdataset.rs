@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::files::{io_error, malformed, open_file, Window};
 use crate::formats::{is_image_ending, listed as endings};
-use crate::listing::Others;
+use crate::listing::{count_beside, Others};
 use crate::source::thousands;
 use crate::split::{files_at, files_of};
 use crate::tar_images::{index, index_file, Entry, TarImages};
@@ -22,23 +22,26 @@ const MAX_LABEL_BYTES: u64 = 4096;
 /// have no labels; so it is, with a warning, if some have none. Samples come in the order of the sorted shards.
 ///
 /// Names with further dots (`IMG.2024.0.png`) are images of their own, up to the last dot, if they have a label of that name
-/// or if nothing goes by their name up to the first dot. Samples without image, and whatever else is there, are counted.
+/// or if nothing goes by their name up to the first dot. Samples without image, and whatever else is in the shards or beside
+/// them, are counted.
 ///
 /// # Errors
 /// An unknown split, missing shards of a set (`-of-0010`), a cut or damaged shard and a label that is no class are errors, so
 /// that nothing is missing or mislabelled unnoticed.
 pub fn open_webdataset(path: &Path, split: &str) -> Result<TarImages, Error> {
-    open_shards(files_of(path, split, files_at(path, "tar")?)?)
+    open_shards(path, files_of(path, split, files_at(path, "tar")?)?)
 }
 
-/// Opens these shards in this order; the warning is about those left out.
+/// Opens these shards in this order; the warning is about those left out. What else lies in `folder` is counted.
 pub(crate) fn open_shards(
+    folder: &Path,
     (shards, warning): (Vec<PathBuf>, Option<String>),
 ) -> Result<TarImages, Error> {
     let mut source = TarImages::new("WebDataset", shards);
     source.warnings.extend(warning);
     let (mut texts, mut entries) = (Vec::new(), Vec::new());
     let mut others = Others::default();
+    count_beside(folder, &source.tars, &mut others)?;
     let (mut dotted, mut first_dotted) = (0, String::new());
     for (number, path) in source.tars.iter().enumerate() {
         let listed = index_file(path)?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use datasets::rng::{below, rng};
-use datasets::{decode, DecodeError, Image};
+use datasets::{decode, decode_within, DecodeError, DecodeMemory, Image, MAX_PIXELS};
 
 fn fixture(path: &str) -> Vec<u8> {
     fs::read(
@@ -207,5 +207,110 @@ fn an_image_without_pixels_is_bad() {
         ("BMP", bmp),
     ] {
         assert!(decode(&bytes).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn what_is_decoded_at_a_time_is_a_value_that_is_passed() {
+    let bytes = fixture("decode/color.png");
+    let image = decode(&bytes).unwrap();
+    let size = image.rgb.len() as u64;
+    // Too little for it, whatever another memory has left.
+    let little = DecodeMemory::new(size - 1);
+    let error = decode_within(&bytes, MAX_PIXELS, &mut little.permit()).unwrap_err();
+    assert!(
+        matches!(error, DecodeError::TooMuchMemory { limit, .. } if limit == size - 1),
+        "{error}"
+    );
+    // Enough for one at a time: all threads get theirs.
+    let enough = DecodeMemory::new(size);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut permit = enough.permit();
+                for _ in 0..20 {
+                    assert!(decode_within(&bytes, MAX_PIXELS, &mut permit).unwrap() == image);
+                }
+            });
+        }
+    });
+    // Who holds an image keeps others waiting, on this memory alone.
+    let mut held = enough.permit();
+    decode_within(&bytes, MAX_PIXELS, &mut held).unwrap();
+    assert!(decode(&bytes).is_ok());
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| decode_within(&bytes, MAX_PIXELS, &mut enough.permit()).is_ok());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(!waits.is_finished());
+        drop(held);
+        assert!(waits.join().unwrap());
+    });
+}
+
+/// A TIFF of one pixel: bits a sample, what kind of pixels, in which format.
+fn one_pixel_tiff(bits: u16, kind: u16, format: u16) -> Vec<u8> {
+    let tags: [(u16, u32); 9] = [
+        (256, 1),
+        (257, 1),
+        (258, bits.into()),
+        (259, 1),
+        (262, kind.into()),
+        (273, 8 + 2 + 9 * 12 + 4),
+        (278, 1),
+        (279, 8),
+        (339, format.into()),
+    ];
+    let mut bytes = b"II*\0\x08\0\0\0\x09\0".to_vec();
+    for (tag, value) in tags {
+        bytes.extend(tag.to_le_bytes());
+        bytes.extend([3, 0, 1, 0, 0, 0]);
+        bytes.extend(value.to_le_bytes());
+    }
+    bytes.extend([0; 12]);
+    bytes
+}
+
+#[test]
+fn tiffs_that_are_not_read_say_why() {
+    assert!(decode(&one_pixel_tiff(8, 1, 1)).is_ok());
+    for (bits, kind, format, expected) in [
+        (
+            32,
+            1,
+            3,
+            "bad TIFF: floating-point pixels, whose range the file does not say",
+        ),
+        (
+            32,
+            2,
+            3,
+            "bad TIFF: floating-point pixels, whose range the file does not say",
+        ),
+        (
+            64,
+            1,
+            3,
+            "bad TIFF: floating-point pixels, whose range the file does not say",
+        ),
+        (
+            4,
+            3,
+            1,
+            "bad TIFF: a palette for 4 bits a pixel; only those for 8 are read",
+        ),
+        (
+            16,
+            3,
+            1,
+            "bad TIFF: a palette for 16 bits a pixel; only those for 8 are read",
+        ),
+        (8, 3, 1, "bad TIFF: a palette without colours"),
+    ] {
+        let error = decode(&one_pixel_tiff(bits, kind, format)).unwrap_err();
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
+    let whole = fixture("formats/palette.tif");
+    for cut in 8..whole.len() {
+        let _ = decode(&whole[..cut]);
     }
 }

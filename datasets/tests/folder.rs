@@ -235,7 +235,8 @@ fn odd_levels_are_told() {
 #[cfg(unix)]
 #[test]
 fn every_file_is_counted() {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::{fs::symlink, net::UnixListener};
+    use std::process::Command;
     let dir = folder(&[
         ("a/1.jpg", "photo.jpg"),
         ("a/2.avif", "photo.jpg"),
@@ -251,6 +252,12 @@ fn every_file_is_counted() {
     for link in ["a/dead.jpg", "b/dead", "c"] {
         symlink("/nonexistent", dir.path().join(link)).unwrap();
     }
+    // What would wait for ever, under names that a terminal would obey.
+    let _socket = UnixListener::bind(dir.path().join("a/\u{1b}[2J.png")).unwrap();
+    let fifo = Command::new("mkfifo")
+        .arg(dir.path().join("b/x.jpg"))
+        .status();
+    assert!(fifo.unwrap().success());
     let source = ImageFolder::open(dir.path(), "train").unwrap();
     // A link to nowhere that is named as an image is one that cannot be read.
     assert_eq!((source.len(), source.classes().len()), (3, 2));
@@ -260,12 +267,14 @@ fn every_file_is_counted() {
         .to_string()
         .contains("dead.jpg: cannot be read"));
     let others: usize = source.other_files().iter().map(|(_, count)| count).sum();
-    assert_eq!(source.len() + others, 13, "{:?}", source.other_files());
+    assert_eq!(source.len() + others, 15, "{:?}", source.other_files());
     let warnings = source.warnings().join("\n");
     for part in [
         "left out 2 files of the format .avif, which is not read, such as ",
         "left out 1 file of the format .heic, ",
         "left out 2 files behind dead links, such as ",
+        "left out 2 files of the kind pipe, socket or device, such as ",
+        r"a/\u{1b}[2J.png; remove them",
         "left out 1 file beside the class folders, such as 5.png; ",
     ] {
         assert!(warnings.contains(part), "{part}: {warnings}");

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use datasets::rng::{permutation, rng};
 use datasets::{
-    Batch, Error, Image, Loader, LoaderConfig, Normalize, OnBad, PretrainTransform, Shapes, Source,
-    Transform,
+    Batch, Error, Image, Loader, LoaderConfig, Normalize, OnBad, Permit, PretrainTransform, Shapes,
+    Source, Transform,
 };
 
 const CONFIG: LoaderConfig = LoaderConfig {
@@ -43,7 +43,7 @@ impl Source for Fake {
     fn label(&self, index: usize) -> usize {
         index + 1000
     }
-    fn image(&self, index: usize) -> Result<Image, Error> {
+    fn read(&self, index: usize, _: &mut Permit) -> Result<Image, Error> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         assert!(!self.panics.contains(&index), "image {index} is cursed");
         if self.bad.contains(&index) {

@@ -3,7 +3,7 @@
 Run with Pillow, numpy, scipy and pyarrow from any folder: python make_source_fixtures.py
     sources/pyarrow.parquet    12 PNGs of 3 classes, in Hugging Face's schema, 5 rows in a group
     sources/meta.mat           synsets as in ILSVRC2012's devkit: 4 classes and a parent
-    formats/NAME + NAME.rgb.png    WebP and BMP, an EXIF rotation; and their pixels after convert("RGB")
+    formats/NAME + NAME.rgb.png    WebP, BMP, TIFF with a palette, an EXIF rotation; and their pixels after convert("RGB")
 """
 
 import io
@@ -64,6 +64,8 @@ def formats():
     image.save(folder / "color.bmp")
     image.quantize(16).save(folder / "palette.bmp")
     image.convert("L").save(folder / "grey.bmp")
+    image.quantize(200).save(folder / "palette.tif")
+    image.quantize(16).save(folder / "palette_lzw.tif", compression="tiff_lzw")
     image.save(folder / "rotated.jpg", exif=exif, quality=90)
     for path in sorted(folder.glob("*.*")):
         if not path.name.endswith(".rgb.png"):

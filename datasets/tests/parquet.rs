@@ -174,6 +174,48 @@ fn rows_without_labels() {
     }
 }
 
+/// As a dataset of the Hub is cloned: pictures, cards and scripts beside the files, which may have a folder of their own.
+#[test]
+fn what_lies_beside_the_files() {
+    for place in ["", "data/", "plain_text/"] {
+        let dir = tempdir().unwrap();
+        put(
+            &dir,
+            &format!("{place}train-0.parquet"),
+            &write(NESTED, &rows(4)),
+        );
+        put(&dir, "README.md", b"");
+        put(&dir, ".gitattributes", b"");
+        for picture in ["assets/1.png", "assets/2.png", "figures/1.jpg"] {
+            put(&dir, picture, &image(1));
+        }
+        if place.is_empty() {
+            // Beside files in the folder itself, two folders of images are classes.
+            fs::remove_file(dir.path().join("figures/1.jpg")).unwrap();
+        }
+        let source = opened(dir.path(), "train");
+        assert_eq!(source.describe(), "Parquet, 4 images, 4 classes", "{place}");
+        let others: usize = source.other_files().iter().map(|(_, n)| n).sum();
+        assert_eq!(others, if place.is_empty() { 4 } else { 5 }, "{place}");
+        let warnings = source.warnings().join("\n");
+        assert!(
+            warnings.contains("named as images, beside the archives"),
+            "{warnings}"
+        );
+    }
+    // The labels of images are no dataset.
+    let dir = tempdir().unwrap();
+    put(&dir, "metadata.parquet", &write(NESTED, &rows(4)));
+    for i in 0..3 {
+        put(&dir, &format!("{i}.png"), &image(1));
+    }
+    let error = error(dir.path(), "train");
+    assert!(
+        error.contains("3 images and 1 .parquet file lie side by side"),
+        "{error}"
+    );
+}
+
 #[test]
 fn missing_shards_are_named() {
     let dir = tempdir().unwrap();

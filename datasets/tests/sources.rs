@@ -230,6 +230,27 @@ fn webdataset_shards() {
     assert!(error(&missing, "train").contains("000002.tar: cannot be read"));
     let backwards = dir.path().join("imagenet-train-{5..2}.tar");
     assert!(error(&backwards, "train").contains("is not a range of shards"));
+    // Neither names nor digits without end.
+    for range in [
+        "0..999999999999",
+        "0..1048576",
+        "000000000000000000000..000000000000000000001",
+        "0..99999999999999999999",
+        "0..18446744073709551615",
+        "18446744073709551615..0",
+    ] {
+        let path = dir.path().join(format!("x-{{{range}}}.tar"));
+        let error = error(&path, "train");
+        assert!(error.contains("is not a range of shards"), "{error}");
+    }
+    let twenty = dir
+        .path()
+        .join("x-{00000000000000000000..00000000000000000001}.tar");
+    assert!(error(&twenty, "train").contains("00000000000000000000.tar: cannot be read"));
+    let long = dir
+        .path()
+        .join(format!("x-{{{}..1}}.tar", "0".repeat(100_000)));
+    assert!(error(&long, "train").ends_with("too long (os error 36)"));
 
     put(&dir, "more.tar", &second);
     let train = opened(dir.path(), "train");
@@ -401,6 +422,18 @@ fn missing_shards_are_named() {
         put(&dir, &format!("x-train-{n:05}-of-00006.tar"), &shard);
     }
     assert_eq!(opened(dir.path(), "train").len(), 6);
+    // A name cannot make us count to a thousand million.
+    put(&dir, "large/x-3-of-999999999.tar", &shard);
+    let message = error(&dir.path().join("large"), "train");
+    assert!(
+        message.contains("999999998 of 999999999 files are missing: x-000000000-of-"),
+        "{message}"
+    );
+    assert!(
+        message.ends_with(", and 999999988 more; fetch them"),
+        "{message}"
+    );
+    fs::remove_dir_all(dir.path().join("large")).unwrap();
     put(&dir, "x-train-00000-of-00001.tar", &shard);
     assert!(error(dir.path(), "train").contains("several versions of the dataset"));
 }
@@ -430,6 +463,85 @@ fn unrelated_entries_that_cannot_be_read() {
         }
         set(0o755);
     }
+}
+
+/// What lies beside archives is counted; where images are more than they, nothing is guessed.
+#[test]
+fn what_lies_beside_shards() {
+    let dir = tempdir().unwrap();
+    let shard = tar(&[("1.jpg", &image(1)), ("1.cls", b"0")]);
+    put(&dir, "train-0.tar", &shard);
+    put(&dir, "val-0.tar", &shard);
+    put(&dir, "notes.json", b"{}");
+    put(&dir, ".git/config", b"");
+    put(&dir, "assets/one.png", &image(1));
+    put(&dir, "assets/more/two.avif", &image(1));
+    let source = opened(dir.path(), "train");
+    assert_eq!(source.describe(), "WebDataset, 1 image, 1 class");
+    let expected = [
+        ("ending in .json", 1),
+        ("ending in .tar, of no or another split", 1),
+        ("hidden", 1),
+        ("labels", 1),
+        ("named as images, beside the archives", 2),
+    ];
+    let expected = expected.map(|(what, count)| (what.to_owned(), count));
+    assert_eq!(source.other_files(), expected);
+    let [warning] = source.warnings() else {
+        panic!("{:?}", source.warnings())
+    };
+    assert!(
+        warning.starts_with("left out 2 files named as images, beside the archives, such as "),
+        "{warning}"
+    );
+    // Who names a shard means it alone.
+    let one = opened(&dir.path().join("train-0.tar"), "train");
+    assert_eq!(one.other_files(), [("labels".to_owned(), 1)]);
+
+    // As many images as archives: pictures beside them. More: perhaps the archive is the stray one.
+    for (images, refused) in [(1, false), (2, true), (30, true)] {
+        for place in ["", "train/"] {
+            let dir = tempdir().unwrap();
+            put(&dir, &format!("{place}old.tar"), &shard);
+            for i in 0..images {
+                put(&dir, &format!("{place}{i}.png"), &image(1));
+            }
+            if refused {
+                let error = error(dir.path(), "train");
+                let expected = format!("{images} images and 1 .tar file lie side by side");
+                assert!(error.contains(&expected), "{error}");
+            } else {
+                let source = opened(dir.path(), "train");
+                let others: usize = source.other_files().iter().map(|(_, n)| n).sum();
+                // The shard's label and the picture.
+                assert_eq!((source.len(), others), (1, 2));
+            }
+        }
+    }
+    // Several folders of images are classes, whatever lies beside them.
+    let dir = tempdir().unwrap();
+    put(&dir, "old.tar", &shard);
+    put(&dir, "cat/1.png", &image(1));
+    put(&dir, "dog/1.png", &image(1));
+    let source = opened(dir.path(), "train");
+    assert_eq!((source.len(), source.classes().len()), (2, 2));
+    assert_eq!(source.other_files(), [("ending in .tar".to_owned(), 1)]);
+}
+
+#[test]
+fn ilsvrc_counts_what_lies_beside_its_tars() {
+    let dir = tempdir().unwrap();
+    let inner = tar(&[("n01_1.JPEG", &image(1))]);
+    put(
+        &dir,
+        "ILSVRC2012_img_train.tar",
+        &tar(&[("n01.tar", &inner)]),
+    );
+    put(&dir, "stray.jpg", &image(1));
+    let source = opened(dir.path(), "train");
+    let others: usize = source.other_files().iter().map(|(_, n)| n).sum();
+    assert_eq!((source.len(), others), (1, 2));
+    assert!(source.warnings().join("\n").contains("stray.jpg"));
 }
 
 #[test]
@@ -544,7 +656,7 @@ fn formats_are_told_by_their_bytes() {
         }
         cases += 1;
     }
-    assert_eq!(cases, 16);
+    assert_eq!(cases, 18);
 }
 
 #[test]

@@ -111,6 +111,64 @@ fn names_in_shards() {
     assert!(text.contains("bad: "), "{text}");
 }
 
+/// Class names in the metadata of a Hub's Parquet file.
+#[cfg(feature = "parquet")]
+#[test]
+fn names_in_parquet_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../datasets/tests/fixtures");
+    let bytes = std::fs::read(fixtures.join("sources/pyarrow.parquet")).unwrap();
+    // Of the same length, so that all else in the file stays where it is.
+    let names = br#""ant", "bee", "cat""#;
+    let write = |name: &str, new: &[u8; 19]| {
+        let at = bytes.windows(19).position(|w| w == names).unwrap();
+        let bytes = [&bytes[..at], new, &bytes[at + 19..]].concat();
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+    };
+    write("train.parquet", br#""\u001b[2J","b","c""#);
+    write("val.parquet", br#""\u001bc","b","cat""#);
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (train, val, out) = (file("train.parquet"), file("val.parquet"), file("out"));
+    let checkpoint = common::checkpoint("hf_deit");
+    let checkpoint = format!("--checkpoint={}", checkpoint.display());
+    harmless(&["data", "inspect", &train]);
+    let size = ["--image-size=16", "--columns=1"];
+    harmless(&["data", "preview", &train, "--out", &out, size[0], size[1]]);
+    // Classes that the checkpoint does not know, those that training has not, and both alike.
+    let text = harmless(&["eval", &checkpoint, "--data", &val, "--out", &out]);
+    assert!(text.contains("are left out"), "{text}");
+    let set = dir.path().to_str().unwrap();
+    let text = harmless(&["knn", &checkpoint, "--data", set]);
+    assert!(text.contains("differ"), "{text}");
+    let wrong = harmless(&["eval", &checkpoint, "--data", &train, "--split=train"]);
+    assert!(wrong.contains("not one of the data's 3 classes"), "{wrong}");
+}
+
+#[test]
+fn names_in_results() {
+    let dir = tempfile::tempdir().unwrap();
+    let result = |name: &str, kind: &str, checkpoint: &str| {
+        let run = dir.path().join(name);
+        std::fs::create_dir(&run).unwrap();
+        let json = serde_json::json!({
+            "kind": kind, "top1": 50.0, "top5": null, "loss": 0.5, "best_epoch": null, "images": 10,
+            "seconds": 1.0, "settings": {"checkpoint": checkpoint}, "versions": {},
+        });
+        std::fs::write(run.join("result.json"), json.to_string()).unwrap();
+        run.to_str().unwrap().to_owned()
+    };
+    let name = result(EVIL, "eval", "x");
+    let kind = result("b", EVIL, "x");
+    let checkpoint = result("c", "finetune", EVIL);
+    std::fs::create_dir(dir.path().join("d")).unwrap();
+    let missing = dir.path().join(format!("d/{EVIL}"));
+    harmless(&["compare", &name]);
+    harmless(&["compare", &name, &kind, &checkpoint]);
+    harmless(&["compare", &name, missing.to_str().unwrap()]);
+    let svg = dir.path().join("out.svg");
+    harmless(&["compare", &name, &kind, "--out", svg.to_str().unwrap()]);
+}
+
 #[test]
 fn names_of_tensors() {
     let dir = tempfile::tempdir().unwrap();

@@ -344,3 +344,25 @@ fn a_matrix_of_many_classes_is_a_list() {
         assert_eq!(most, height);
     }
 }
+
+#[test]
+fn images_without_labels_cannot_be_judged() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, set) = (folder.path().join("out"), folder.path().join("set"));
+    classes(&set, &["cat"], 3);
+    // A folder of images alone, one that is a split, and a cache of the first.
+    let flat = set.join("cat");
+    std::fs::create_dir(folder.path().join("splits")).unwrap();
+    let split = folder.path().join("splits/val");
+    std::fs::create_dir(&split).unwrap();
+    std::fs::copy(flat.join("0.png"), split.join("0.png")).unwrap();
+    let cache = folder.path().join("flat.cache");
+    let mut command = vitfreeze(["data", "cache", "--split=val"]);
+    command.arg(&flat).arg("--out").arg(&cache);
+    ok(command);
+    for data in [flat, folder.path().join("splits"), cache] {
+        let error = fails(eval(&data, &out, &[]), 2);
+        assert!(error.contains("the val images have no labels ("), "{error}");
+        assert!(!out.exists());
+    }
+}

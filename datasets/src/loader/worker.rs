@@ -11,8 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::{Batch, OnBad, Shared};
-use crate::error::panic_message;
-use crate::permit::Keep;
+use crate::panics::panic_message;
 use crate::rng::rng;
 use crate::{Drawn, Error};
 
@@ -105,14 +104,14 @@ fn make(shared: &Shared, draft: &Draft, slot: usize) -> Result<Option<Batch>, Er
 fn sample(shared: &Shared, epoch: usize, pick: Pick) -> Result<Option<Sample>, Error> {
     let Pick { mut index, copy } = pick;
     // An image takes memory until it is cut and resized.
-    let _keep = Keep::new();
+    let mut permit = shared.memory.permit();
     loop {
         // No dataset has 2^48 images.
         let place = index as u64 | (copy as u64) << 48;
         let mut rng = rng(shared.config.seed, "augment", epoch as u64, place);
         let drawn = shared
             .source
-            .image(index)
+            .read(index, &mut permit)
             .and_then(|image| shared.transform.draw(&image, &mut rng));
         match drawn {
             Ok(drawn) => return Ok(Some(Sample { index, drawn })),

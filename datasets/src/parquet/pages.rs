@@ -13,7 +13,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::serialized_reader::SerializedPageReader;
 
 use crate::files::open_file;
-use crate::permit::{Permit, MAX_DECODED};
+use crate::Permit;
 
 /// A dictionary stays in memory beside the page that needs it. Writers end one at about a megabyte.
 const MAX_DICTIONARY: u64 = 64 << 20;
@@ -22,14 +22,20 @@ const MAX_DICTIONARY: u64 = 64 << 20;
 const HEAD: usize = 16;
 
 /// A reader of this column that never takes more memory than allowed.
-pub(super) fn column(path: &Path, group: &RowGroupMetaData, column: usize) -> Result<ColumnReader> {
+pub(super) fn column(
+    path: &Path,
+    group: &RowGroupMetaData,
+    column: usize,
+    permit: Permit,
+) -> Result<ColumnReader> {
     let file = open_file(path)?;
     let column = group.column(column);
     let pages = Pages {
         len: file.metadata()?.len(),
         file,
         seen: Arc::default(),
-        permit: Mutex::default(),
+        most: permit.memory().bytes(),
+        permit: Mutex::new(permit),
     };
     let rows = usize::try_from(group.num_rows())?;
     let reader = SerializedPageReader::new(Arc::new(pages), column, rows, None)?;
@@ -46,7 +52,9 @@ struct Pages {
     /// The header read last; before it that of a dictionary, which may be asked for later.
     seen: Arc<Mutex<Vec<Seen>>>,
     /// For the page that is in memory.
-    permit: Mutex<Option<Permit>>,
+    permit: Mutex<Permit>,
+    /// Larger pages are refused.
+    most: u64,
 }
 
 /// A header.
@@ -86,7 +94,7 @@ impl ChunkReader for Pages {
             head.bytes.saturating_add(length as u64),
             match head.dictionary {
                 true => MAX_DICTIONARY,
-                false => MAX_DECODED,
+                false => self.most,
             },
         );
         if bytes > most {
@@ -96,10 +104,9 @@ impl ChunkReader for Pages {
             )));
         }
         if !head.dictionary {
-            let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
-            // The page before is done with. A thread that held one while it waits for another could wait for ever.
-            drop(permit.take());
-            *permit = Some(Permit::take(bytes));
+            // The page before is done with: what it took is returned first.
+            let permit = self.permit.lock();
+            permit.unwrap_or_else(PoisonError::into_inner).take(bytes);
         }
         let mut file = self.file.try_clone()?;
         file.seek(SeekFrom::Start(start))?;

@@ -2,7 +2,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datasets::{Error, Image, Source};
+use datasets::{Error, Image, Permit, Source};
 use unicode_normalization::UnicodeNormalization;
 
 /// For each of `names` the place of the class that is called the same, among `known` (place, name). A name that several
@@ -29,8 +29,30 @@ pub fn places<'a>(
     names.iter().map(find).collect()
 }
 
+/// The same by the first of several names: `tench` is `tench, Tinca tinca`, on whichever side that is. A first name that
+/// several classes have, on either side, has no place.
+pub fn places_of_first_names<'a>(
+    known: impl Iterator<Item = (usize, &'a str)> + Clone,
+    names: &[String],
+) -> Vec<Option<usize>> {
+    let first_of = |name: &str| plain(name.split(',').next().unwrap_or_default());
+    let several = |name: &str| name.contains(',');
+    let firsts = known.map(|(i, name)| (first_of(name), (i, several(name))));
+    let firsts = unique(firsts);
+    let each = names.iter().enumerate();
+    let once = unique(each.map(|(i, name)| (first_of(name), i)));
+    let find = |name: &String| {
+        let first = first_of(name);
+        once[&first].filter(|_| !first.is_empty())?;
+        let (place, others) = firsts.get(&first).copied().flatten()?;
+        // Further names on both sides that differ say that these are two classes.
+        (others != several(name)).then_some(place)
+    };
+    names.iter().map(find).collect()
+}
+
 /// Each name's place, `None` if it has several.
-fn unique(names: impl Iterator<Item = (String, usize)>) -> HashMap<String, Option<usize>> {
+fn unique<T>(names: impl Iterator<Item = (String, T)>) -> HashMap<String, Option<T>> {
     let mut map = HashMap::new();
     for (name, place) in names {
         map.entry(name)
@@ -89,8 +111,8 @@ impl Source for Relabelled {
         self.images[index].1
     }
 
-    fn image(&self, index: usize) -> Result<Image, Error> {
-        self.source.image(self.images[index].0)
+    fn read(&self, index: usize, permit: &mut Permit) -> Result<Image, Error> {
+        self.source.read(self.images[index].0, permit)
     }
 
     fn name(&self, index: usize) -> String {

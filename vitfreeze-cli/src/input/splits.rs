@@ -182,7 +182,7 @@ pub fn check_labels(split: &str, source: &dyn Source) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datasets::{Error, Image};
+    use datasets::{Error, Image, Permit};
 
     struct Labels(Vec<String>, Vec<usize>);
 
@@ -199,7 +199,7 @@ mod tests {
             self.1[index]
         }
 
-        fn image(&self, _: usize) -> Result<Image, Error> {
+        fn read(&self, _: usize, _: &mut Permit) -> Result<Image, Error> {
             unreachable!("labels are checked before any image is read")
         }
 

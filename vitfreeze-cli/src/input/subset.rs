@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use datasets::rng::{permutation, rng};
-use datasets::{Error, Image, Source};
+use datasets::{Error, Image, Permit, Source};
 
 use crate::console::note;
 
@@ -42,8 +42,8 @@ impl Source for Subset {
         self.source.label(self.indices[index])
     }
 
-    fn image(&self, index: usize) -> Result<Image, Error> {
-        self.source.image(self.indices[index])
+    fn read(&self, index: usize, permit: &mut Permit) -> Result<Image, Error> {
+        self.source.read(self.indices[index], permit)
     }
 
     fn name(&self, index: usize) -> String {

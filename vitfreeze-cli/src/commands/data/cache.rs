@@ -2,9 +2,10 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{bail, Context, Result};
-use datasets::{write_cache, Error, Image, Source};
+use datasets::{write_cache, DecodeMemory, Error, Image, Source};
 use rayon::prelude::*;
 
 use super::Which;
@@ -15,6 +16,8 @@ use crate::usage::usage;
 
 /// Images decoded at once by each thread: more would only need more memory.
 const CHUNK: usize = 4;
+/// Bytes of decoded images that wait to be written; one more may be larger.
+const MAX_WAITING: u64 = 256 << 20;
 
 /// Flags of `vitfreeze data cache`.
 #[derive(clap::Args)]
@@ -89,6 +92,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 /// The images in order, decoded in parallel. Ends early when interrupted.
 struct Decoded<'a> {
     source: &'a dyn Source,
+    memory: DecodeMemory,
     next: usize,
     ready: std::vec::IntoIter<Result<Image, Error>>,
     progress: Progress,
@@ -98,9 +102,32 @@ impl<'a> Decoded<'a> {
     fn new(source: &'a dyn Source) -> Self {
         Self {
             source,
+            memory: DecodeMemory::default(),
             next: 0,
             ready: vec![].into_iter(),
             progress: Progress::new(source.len() as u64, Unit::Images),
+        }
+    }
+
+    /// The images from `next` to `end`, or only the first of them where they are so large that all would take more than
+    /// `most` bytes.
+    fn chunk(&self, end: usize, most: u64) -> Vec<Result<Image, Error>> {
+        let held = AtomicU64::new(0);
+        let decode = |index| {
+            if held.load(Ordering::Relaxed) > most {
+                return None;
+            }
+            let mut permit = self.memory.permit();
+            let image = self.source.read(index, &mut permit);
+            let bytes = image.as_ref().map_or(0, |i| i.rgb.len() as u64);
+            // Images that other threads made meanwhile may have filled it: this one is decoded again later.
+            (held.fetch_add(bytes, Ordering::Relaxed) <= most).then_some(image)
+        };
+        let images: Vec<Option<_>> = (self.next..end).into_par_iter().map(decode).collect();
+        let images: Vec<_> = images.into_iter().map_while(|image| image).collect();
+        match images.is_empty() {
+            true => vec![self.source.read(self.next, &mut self.memory.permit())],
+            false => images,
         }
     }
 }
@@ -120,18 +147,45 @@ impl Iterator for Decoded<'_> {
             self.progress.close();
             return None;
         }
-        let chunk = self.next..end;
-        let images: Vec<_> = chunk
-            .into_par_iter()
-            .map(|i| self.source.image(i))
-            .collect();
+        let images = self.chunk(end, MAX_WAITING);
         for error in images.iter().filter_map(|i| i.as_ref().err()) {
             self.progress.say(format!("warning: {error}"));
         }
         let all = self.source.len() as u64;
-        self.progress.at("cached", end as u64, all);
-        self.next = end;
+        self.next += images.len();
+        self.progress.at("cached", self.next as u64, all);
         self.ready = images.into_iter();
         self.ready.next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datasets::Shapes;
+
+    use super::*;
+
+    /// 9 images of 3 * 16 * 16 bytes.
+    fn read(most: u64) -> Vec<Image> {
+        let shapes = Shapes::new(0, 16, 9);
+        let mut decoded = Decoded::new(&shapes);
+        let mut images = Vec::new();
+        while decoded.next < shapes.len() {
+            let chunk = decoded.chunk(shapes.len(), most);
+            let bytes: usize = chunk.iter().flatten().map(|i| i.rgb.len()).sum();
+            assert!(bytes as u64 <= most + 768, "{bytes} of {most}");
+            decoded.next += chunk.len();
+            images.extend(chunk.into_iter().map(|image| image.unwrap()));
+        }
+        images
+    }
+
+    #[test]
+    fn few_bytes_wait_and_no_image_is_missing() {
+        let shapes = Shapes::new(0, 16, 9);
+        let all: Vec<Image> = (0..9).map(|i| shapes.image(i).unwrap()).collect();
+        for most in [0, 767, 768, 2000, 1 << 20] {
+            assert!(read(most) == all, "{most}");
+        }
     }
 }

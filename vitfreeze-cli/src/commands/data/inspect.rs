@@ -2,7 +2,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use datasets::{Error, Source};
+use datasets::{DecodeMemory, Error, Source};
 use rayon::prelude::*;
 use vit::printable;
 
@@ -52,13 +52,17 @@ pub fn run(args: Args) -> Result<ExitCode> {
     };
     interrupt::listen_saying("stopping")?;
     let progress = Progress::new(looked_at.len() as u64, Unit::Images);
+    let memory = DecodeMemory::default();
     let (mut sizes, mut bad) = (Vec::new(), Vec::new());
     for chunk in looked_at.chunks(CHUNK) {
         if interrupt::asked() {
             progress.close();
             return Ok(ExitCode::from(interrupt::exit_code()));
         }
-        let read = |&index: &usize| source.image(index).map(|i| (i.width, i.height));
+        let read = |&index: &usize| {
+            let image = source.read(index, &mut memory.permit())?;
+            Ok((image.width, image.height))
+        };
         let results: Vec<Result<(usize, usize), Error>> = chunk.par_iter().map(read).collect();
         for result in results {
             match result {

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{json, Value};
 
-use crate::input::classes::{number, places};
+use crate::input::classes::{number, places, places_of_first_names};
 
 /// The WordNet ids of ImageNet-1K's classes in their order, which is that of the outputs wherever it is trained on.
 const IMAGENET_IDS: &str = include_str!("imagenet_ids.txt");
@@ -35,7 +35,7 @@ enum By {
 }
 
 impl Labels {
-    /// By name where any is the same; names that are numbers are the checkpoint's class numbers; by ImageNet's WordNet ids;
+    /// By name where any is the same, or the first of several names is; names that are numbers are the checkpoint's class numbers; by ImageNet's WordNet ids;
     /// by order only where no name says otherwise. The error says what does not fit and how it would.
     pub fn new(
         known: &BTreeMap<usize, String>,
@@ -47,7 +47,7 @@ impl Labels {
             .filter(|(&i, _)| i < outputs)
             .map(|(&i, name)| (i, name.as_str()))
             .collect();
-        let (by, places, note) = matched(&known, outputs, classes)?;
+        let (by, places, mut notes) = matched(&known, outputs, classes)?;
         let judged: BTreeSet<usize> = places.iter().copied().flatten().collect();
         let judged: Vec<usize> = judged.into_iter().collect();
         let rank: BTreeMap<usize, usize> = judged.iter().copied().zip(0..).collect();
@@ -57,7 +57,6 @@ impl Labels {
                 names[rank[place]] = known.get(place).copied().unwrap_or(class).to_owned();
             }
         }
-        let mut notes = Vec::from_iter(note);
         if judged.len() < outputs {
             notes.push(format!(
                 "only {} of the checkpoint's {outputs} classes are in the data: judged among these alone",
@@ -102,7 +101,7 @@ impl Labels {
     }
 }
 
-type Matched = (By, Vec<Option<usize>>, Option<String>);
+type Matched = (By, Vec<Option<usize>>, Vec<String>);
 
 /// The output for each class of the data, and what had to be assumed for that.
 fn matched(
@@ -113,15 +112,18 @@ fn matched(
     let in_order = || (0..outputs).map(Some).collect::<Vec<_>>();
     // Lists of ImageNet's names have a name twice: the same list is the same classes.
     if known.len() == outputs && known.values().eq(classes.iter()) {
-        return Ok((By::Name, in_order(), None));
+        return Ok((By::Name, in_order(), vec![]));
     }
-    let by_name = places(known.iter().map(|(&i, &name)| (i, name)), classes);
+    let mut by_name = places(known.iter().map(|(&i, &name)| (i, name)), classes);
+    let short = add_first_names(known, classes, &mut by_name);
     if by_name.iter().any(Option::is_some) {
         let all = by_name.iter().all(Option::is_some);
         let note = (all && by_name.len() == outputs && by_name != in_order()).then(|| {
-            "the data's classes have another order than the checkpoint's: matched by name".into()
+            "the data's classes have another order than the checkpoint's: matched by name"
+                .to_owned()
         });
-        return Ok((By::Name, by_name, note));
+        let notes = Vec::from_iter(note.into_iter().chain(short));
+        return Ok((By::Name, by_name, notes));
     }
     let named = |i: usize| match known.get(&i) {
         Some(name) => format!("{i} '{}'", name.escape_debug()),
@@ -147,7 +149,7 @@ fn matched(
             named(low)
         );
         let places = numbers.into_iter().map(Some).collect();
-        return Ok((By::Number, places, Some(note)));
+        return Ok((By::Number, places, vec![note]));
     }
     let same_count = classes.len() == outputs;
     let wordnet = !classes.is_empty() && classes.iter().all(|name| is_wordnet_id(name));
@@ -161,7 +163,7 @@ fn matched(
             classes[0].escape_debug(),
             named(first)
         );
-        return Ok((By::WordNet, places, Some(note)));
+        return Ok((By::WordNet, places, vec![note]));
     }
     if wordnet && (!known.is_empty() || !same_count) {
         return Err(format!(
@@ -174,7 +176,7 @@ fn matched(
     }
     if known.is_empty() && same_count {
         let note = "the checkpoint does not name its classes: taken in the order of the data's";
-        return Ok((By::Order, in_order(), Some(note.into())));
+        return Ok((By::Order, in_order(), vec![note.into()]));
     }
     if known.is_empty() {
         return Err(format!(
@@ -189,6 +191,30 @@ fn matched(
         listed(classes.iter().map(String::as_str)),
         listed(known.values().copied()),
         outputs - 1
+    ))
+}
+
+/// Fills in the places of classes that go by the first of several names on one side, and says so.
+fn add_first_names(
+    known: &BTreeMap<usize, &str>,
+    classes: &[String],
+    places: &mut [Option<usize>],
+) -> Option<String> {
+    let first = places_of_first_names(known.iter().map(|(&i, &name)| (i, name)), classes);
+    let mut added = Vec::new();
+    for ((place, first), class) in places.iter_mut().zip(first).zip(classes) {
+        if let (None, Some(found)) = (*place, first) {
+            *place = first;
+            added.push((class.as_str(), known[&found]));
+        }
+    }
+    let (class, name) = added.first()?;
+    Some(format!(
+        "{} of the data's {} classes are matched by the first of several names, such as '{}' and '{}'",
+        added.len(),
+        classes.len(),
+        class.escape_debug(),
+        name.escape_debug()
     ))
 }
 
@@ -269,6 +295,45 @@ mod tests {
         // A name that two outputs have stands for neither.
         let twice = of(&["ant", "ant", "bee"], 3, &owned(&["ant", "bee", "cat"])).unwrap();
         assert_eq!(outputs(&twice), [None, Some(2), None]);
+    }
+
+    #[test]
+    fn the_first_of_several_names_is_enough() {
+        // ImageNet's words, and folders called by the first; and the other way round.
+        let words = ["tench, Tinca tinca", "goldfish, Carassius auratus", "cock"];
+        let short = ["goldfish", "tench ", "cock"];
+        for (known, data) in [(&words, &short), (&short, &words)] {
+            let found = of(known, 3, &owned(data)).unwrap();
+            assert_eq!(outputs(&found), [Some(1), Some(0), Some(2)]);
+            let notes = notes(&found);
+            assert!(
+                notes.contains("2 of the data's 3 classes are matched by the first"),
+                "{notes}"
+            );
+        }
+        // Two cranes, on either side; another class that is called alike; nothing before the comma.
+        let cranes = ["crane, bird", "crane, machine", "owl"];
+        let found = of(&cranes, 3, &owned(&["crane", "owl"])).unwrap();
+        assert_eq!(outputs(&found), [None, Some(2)]);
+        assert!(!notes(&found).contains("first of several"));
+        let found = of(
+            &["crane", "owl"],
+            2,
+            &owned(&["crane, bird", "crane, machine", "owl"]),
+        );
+        assert_eq!(outputs(&found.unwrap()), [None, None, Some(1)]);
+        let found = of(
+            &["mouse, animal", "owl"],
+            2,
+            &owned(&["mouse, device", "owl"]),
+        );
+        assert_eq!(outputs(&found.unwrap()), [None, Some(1)]);
+        let found = of(&[", x", "owl"], 2, &owned(&["", "owl"])).unwrap();
+        assert_eq!(outputs(&found), [None, Some(1)]);
+        // What is written out is matched as it is written.
+        let both = ["ant", "ant, emmet"];
+        let found = of(&both, 2, &owned(&["ant, emmet", "ant"])).unwrap();
+        assert_eq!(outputs(&found), [Some(1), Some(0)]);
     }
 
     #[test]
