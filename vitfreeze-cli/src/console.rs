@@ -58,6 +58,15 @@ pub fn counted(count: usize, one: &str) -> String {
     }
 }
 
+/// Bytes of memory: a number and its unit, GiB or, below one, MiB.
+pub fn memory(bytes: f64) -> (f64, &'static str) {
+    const MIB: f64 = (1u64 << 20) as f64;
+    match bytes >= 1024.0 * MIB {
+        true => ((bytes / (102.4 * MIB)).round() / 10.0, "GiB"),
+        false => ((bytes / MIB).ceil(), "MiB"),
+    }
+}
+
 /// A number of parameters: `85.8 M`, `12.3 k`, `130`.
 pub fn amount(count: usize) -> String {
     let number = count as f64;
@@ -94,6 +103,8 @@ mod tests {
         );
         let counts = [0, 1, 2].map(|n| counted(n, "class"));
         assert_eq!(counts, ["0 classes", "1 class", "2 classes"]);
+        assert_eq!(memory(5.5e9), (5.1, "GiB"));
+        assert_eq!(memory(3e6), (3.0, "MiB"));
         let parts = [-0.0004, 0.0, 0.158, -0.031].map(percent);
         assert_eq!(parts, ["0.0 %", "0.0 %", "15.8 %", "-3.1 %"]);
     }

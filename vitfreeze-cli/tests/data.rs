@@ -311,14 +311,14 @@ fn an_interrupted_cache_is_removed() {
         std::thread::yield_now();
     }
     let kill = std::process::Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
+        .args(["-TERM", &child.id().to_string()])
         .status();
     assert!(kill.is_ok());
     let status = child.wait().unwrap();
     // It may have been done before the signal came.
     let left = std::fs::read_dir(dir.path()).unwrap().count();
     match status.code() {
-        Some(130) => assert_eq!(left, 1),
+        Some(143) => assert_eq!(left, 1),
         code => assert_eq!((code, left), (Some(0), 2)),
     }
 }

@@ -87,6 +87,10 @@ fn mistakes_are_told_before_anything_is_computed() {
         error.contains("not one of the data's 2 classes ('ape', 'bat')"),
         "{error}"
     );
+    let one = folder.path().join("one");
+    classes(&one.join("val"), &["ape", NAMES[0]], 2);
+    let error = fails(eval(&one, &out, &[]), 2);
+    assert!(error.contains("among one class every answer"), "{error}");
     let error = fails(eval(&data, &out, &["--split=train"]), 2);
     assert!(error.contains("no split 'train'"), "{error}");
     let shapes = eval(Path::new("shapes"), &out, &["--split=foo"]);
@@ -153,10 +157,10 @@ fn ctrl_c_leaves_nothing_behind() {
     }
     let id = child.id().to_string();
     let kill = std::process::Command::new("kill")
-        .args(["-INT", &id])
+        .args(["-TERM", &id])
         .status();
     assert!(kill.unwrap().success());
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(child.wait().unwrap().code(), Some(143));
     assert_eq!(listing(), 1, "only the data is left");
 }
 

@@ -240,13 +240,13 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     }
     let id = child.id().to_string();
     assert!(Command::new("kill")
-        .args(["-INT", &id])
+        .args(["-TERM", &id])
         .status()
         .unwrap()
         .success());
     let output = child.wait_with_output().unwrap();
     let said = text(&output);
-    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert_eq!(output.status.code(), Some(143), "{said}");
     assert!(said.contains("vitfreeze finetune --resume"), "{said}");
     ok(go_on("finetune", &stopped, &[]));
     let weights = |dir: &Path| tensors(&dir.join("last.safetensors"));

@@ -206,13 +206,13 @@ fn ctrl_c_finishes_the_step_and_says_how_to_go_on() {
         sleep(Duration::from_millis(5));
     }
     let kill = std::process::Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
+        .args(["-TERM", &child.id().to_string()])
         .status()
         .unwrap();
     assert!(kill.success());
     let output = child.wait_with_output().unwrap();
     let said = text(&output);
-    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert_eq!(output.status.code(), Some(143), "{said}");
     assert!(said.contains("vitfreeze pretrain --resume"), "{said}");
     ok(resume(&stopped, &[]));
     assert_same_state(&straight, &stopped);

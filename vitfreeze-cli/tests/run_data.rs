@@ -57,8 +57,8 @@ fn the_next_commands_need_no_data() {
 fn the_run_of_other_images_lends_its_folders() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    classes(&at("a/train"), &["dark", "light"], 8);
-    classes(&at("b/val"), &["light"], 3);
+    classes(&at("a/train"), &["dark", "grey", "light"], 6);
+    classes(&at("b/val"), &["dark", "light"], 2);
     let mut command = vitfreeze([
         "finetune",
         "--model=vit-tiny",
@@ -73,18 +73,18 @@ fn the_run_of_other_images_lends_its_folders() {
         .arg(at("b"));
     // Validation with a part of the classes is taken by name.
     let said = ok(command);
-    assert!(said.contains("no images of 1 of the 2 classes"), "{said}");
+    assert!(said.contains("no images of 1 of the 3 classes"), "{said}");
     let said = ok(of_run("eval", &at("f"), &at("e"), &[]));
     assert!(
-        said.contains("--val-data") && said.contains("3 images"),
+        said.contains("--val-data") && said.contains("4 images"),
         "{said}"
     );
     assert!(
-        said.contains("only 1 of the checkpoint's 2 classes"),
+        said.contains("only 2 of the checkpoint's 3 classes"),
         "{said}"
     );
     let said = ok(of_run("knn", &at("f"), &at("k"), &[]));
-    assert!(said.contains("3 validation against 16 training"), "{said}");
+    assert!(said.contains("4 validation against 18 training"), "{said}");
     // The run's folder without its configuration lends nothing, nor does a damaged one.
     for text in [None, Some("data = "), Some("data = \"\"")] {
         let config = at("f").join("config.toml");

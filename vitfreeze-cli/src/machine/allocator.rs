@@ -20,10 +20,10 @@ const LARGE: usize = 1 << 16;
 fn checked(memory: *mut u8, size: usize) -> *mut u8 {
     if memory.is_null() && size >= LARGE {
         use std::io::Write;
-        let gib = size as f64 / (1u64 << 30) as f64;
         let _ = writeln!(
             std::io::stderr(),
-            "error: out of memory: another {gib:.2} GiB are not to be had; take a smaller batch, model or image"
+            "error: out of memory: another {} MiB are not to be had; take a smaller batch, model or image, or fewer threads",
+            size.div_ceil(1 << 20)
         );
         std::process::exit(1);
     }

@@ -13,7 +13,6 @@ use crate::machine::memory::{self, Room};
 use crate::usage::usage;
 
 const F32: f64 = 4.0;
-const GIB: f64 = (1u64 << 30) as f64;
 /// A batch that is computed, and one that is being filled meanwhile.
 const BATCHES: f64 = 2.0;
 
@@ -106,7 +105,7 @@ impl Budget {
         ];
         let parts = parts.iter().filter(|(_, bytes)| *bytes > 0.0);
         let parts: Vec<String> = parts
-            .map(|(what, bytes)| format!("{:.1} {what}", bytes / GIB))
+            .map(|(what, bytes)| format!("{} {what}", size(*bytes)))
             .collect();
         // A tenth is left for what is not counted.
         let batch = ((0.9 * free - fixed) / self.image).floor();
@@ -115,14 +114,19 @@ impl Budget {
             false => "no batch fits: take a smaller model or smaller images".to_owned(),
         };
         Err(usage(format!(
-            "batch-size {} needs at least {:.1} GiB of memory ({}), {:.1} GiB are free ({}); {way}",
+            "batch-size {} needs at least {} of memory ({}), {} are free ({}); {way}",
             self.batch,
-            (fixed + images) / GIB,
+            size(fixed + images),
             parts.join(", "),
-            free / GIB,
+            size(free),
             room.set_by,
         )))
     }
+}
+
+fn size(bytes: f64) -> String {
+    let (number, unit) = crate::console::memory(bytes);
+    format!("{number} {unit}")
 }
 
 /// How many layers, counted from the input, are frozen at every step.
@@ -195,6 +199,8 @@ mod tests {
             assert!((0.6..1.0).contains(&part), "{model} {batch}: {part}");
         }
     }
+
+    const GIB: f64 = (1u64 << 30) as f64;
 
     #[test]
     fn it_refuses_with_what_would_fit() {

@@ -48,10 +48,23 @@ pub fn survive_file_limit() {
 #[cfg(unix)]
 fn handle(on: impl Fn(u8) + Send + 'static) -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    let ignored = ignored();
+    let asks = |signal: &i32| ignored >> (signal - 1) & 1 == 0;
+    let signals = [SIGHUP, SIGINT, SIGTERM].into_iter().filter(asks);
+    let mut signals = signal_hook::iterator::Signals::new(signals)?;
     let listen = move || signals.forever().for_each(|signal| on(signal as u8));
     let thread = std::thread::Builder::new().name("signals".into());
     thread.spawn(listen).map(drop)
+}
+
+/// The signals that whoever started the program had it ignore, one bit each: `nohup` does so with SIGHUP, a shell script with
+/// the SIGINT of what it runs in the background. They stay ignored. Nothing where the system does not say.
+#[cfg(unix)]
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
+    line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
 }
 
 #[cfg(not(unix))]

@@ -67,7 +67,10 @@ impl RunData {
         Some(Self {
             data: text("data").filter(|data| !data.is_empty())?,
             val_data: text("val-data"),
-            samples: samples.and_then(|n| n.try_into().ok()),
+            // Of other data all images are used.
+            samples: samples
+                .filter(|_| text("data").as_deref() == Some("shapes"))
+                .and_then(|n| n.try_into().ok()),
         })
     }
 

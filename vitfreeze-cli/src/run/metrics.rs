@@ -114,6 +114,11 @@ pub struct Metrics {
 impl Metrics {
     /// Opens the file at `path` for this process alone, which makes it the only one that works on the run.
     pub fn lock(path: &Path) -> Result<Self> {
+        // Opening a pipe would wait for whoever reads it.
+        if path.exists() {
+            datasets::open_file(path)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
         let file = OpenOptions::new()
             .create(true)
             .read(true)
