@@ -21,7 +21,8 @@ use crate::train::{self, Feed, Images, Loss, RunArgs, Task};
 use crate::usage::usage;
 use config::Config;
 
-const EXAMPLES: &str = "\
+const EXAMPLES: &str = concat!(
+    "\
 Examples:
   vitfreeze pretrain                                     two minutes, no data needed
   vitfreeze pretrain --data cifar10 --config configs/tiny-cifar.toml
@@ -29,9 +30,11 @@ Examples:
   vitfreeze pretrain --resume runs/pretrain-1            go on where a run stopped
   vitfreeze pretrain --freeze none --out runs/unfrozen   the same without freezing, to compare
 
-Without --data and --config the defaults are those of the built-in
-configs/tiny-shapes.toml: vit-tiny, 32 px, patch 4, decoders 96 wide with 3 heads,
-2048 samples, 12 epochs with 1 of warm-up, batch 64, accum 1, lr 1e-3.";
+Without --data and --config these keys take the places of the defaults:
+
+",
+    include_str!("../../configs/tiny-shapes.toml")
+);
 
 /// Flags of `vitfreeze pretrain`.
 #[derive(clap::Parser)]
