@@ -34,7 +34,8 @@ pub struct LoaderConfig {
     /// Which of the processes this one is, from 0, when several share the data.
     pub rank: usize,
     /// How many processes share the data. Their batches together are that of one process with a batch so many times as
-    /// large: every `ranks`-th of its images, from `rank` on.
+    /// large. Images that `Mixup` mixes with each other there, as the first and the last, are in one process here, if
+    /// `batch_size` is even.
     pub ranks: usize,
 }
 

@@ -395,40 +395,88 @@ fn an_evaluation_sees_each_image_once_in_order() {
     assert_eq!(&take(&loader, 0, 7, 1)[0], &batches[7]);
 }
 
+/// The batches of so many processes: for each, five from the start.
+fn of_ranks(ranks: usize, batch_size: usize, keep_last: bool) -> Vec<Vec<Batch>> {
+    let batches = |rank| {
+        let config = LoaderConfig {
+            batch_size,
+            rank,
+            ranks,
+            keep_last,
+            ..CONFIG
+        };
+        take(&loader(fake(31, &[]), config), 0, 0, 5)
+    };
+    (0..ranks).map(batches).collect()
+}
+
 #[test]
 fn ranks_share_the_batch_of_one_process() {
-    for keep_last in [false, true] {
-        let one = loader(
-            fake(31, &[]),
-            LoaderConfig {
-                batch_size: 12,
-                keep_last,
-                ..CONFIG
-            },
-        );
-        let ranks: Vec<Vec<Batch>> = (0..3)
-            .map(|rank| {
-                let config = LoaderConfig {
-                    rank,
-                    ranks: 3,
-                    keep_last,
-                    ..CONFIG
-                };
-                let loader = loader(fake(31, &[]), config);
-                assert_eq!(loader.batches_per_epoch(), one.batches_per_epoch());
-                take(&loader, 0, 0, 5)
-            })
-            .collect();
-        for (b, whole) in take(&one, 0, 0, 5).iter().enumerate() {
-            for (i, image) in whole.images.chunks_exact(192).enumerate() {
-                let part = &ranks[i % 3][b];
-                assert_eq!(part.indices[i / 3], whole.indices[i]);
-                assert_eq!(&part.images[i / 3 * 192..][..192], image);
+    for (keep_last, ranks, batch_size) in [
+        (false, 3, 4),
+        (true, 3, 4),
+        (false, 2, 6),
+        (false, 4, 3),
+        (true, 4, 3),
+        (true, 2, 5),
+    ] {
+        let one = &of_ranks(1, ranks * batch_size, keep_last)[0];
+        let parts = of_ranks(ranks, batch_size, keep_last);
+        for (b, whole) in one.iter().enumerate() {
+            let mut places = Vec::new();
+            for part in &parts {
+                let part = &part[b];
+                assert_eq!((part.epoch, part.batch), (whole.epoch, whole.batch));
+                let mut last = None;
+                for (i, index) in part.indices.iter().enumerate() {
+                    let place = whole.indices.iter().position(|w| w == index).unwrap();
+                    assert!(last < Some(place), "in order");
+                    let image = |batch: &Batch, i: usize| batch.images[i * 192..][..192].to_vec();
+                    assert_eq!(image(part, i), image(whole, place));
+                    places.push(place);
+                    last = Some(place);
+                }
             }
-            let together: usize = ranks.iter().map(|r| r[b].labels.len()).sum();
-            assert_eq!(together, whole.labels.len());
+            places.sort_unstable();
+            let all: Vec<usize> = (0..whole.labels.len()).collect();
+            assert_eq!(places, all, "each image in one rank");
         }
     }
+    // Nothing may be left out, and no rank has more than the others, while batches are whole.
+    for parts in [of_ranks(3, 4, false), of_ranks(4, 3, false)] {
+        let sizes = parts.iter().flatten().map(|batch| batch.labels.len());
+        assert!(sizes.into_iter().all(|n| n == parts[0][0].labels.len()));
+    }
+}
+
+/// Mixup mixes the first image with the last: they are in one process.
+#[test]
+fn ranks_mix_as_one_process_does() {
+    let mixup = datasets::Mixup::imagenet(2048);
+    let whole = of_ranks(1, 12, false).remove(0);
+    for ranks in [2, 3] {
+        let parts = of_ranks(ranks, 12 / ranks, false);
+        for (b, whole) in whole.iter().enumerate() {
+            let mut whole = whole.clone();
+            let targets = mixup.apply(&mut whole, (8, 8), 3).unwrap();
+            for part in &parts {
+                let mut part = part[b].clone();
+                let mine = mixup.apply(&mut part, (8, 8), 3).unwrap();
+                for (i, index) in part.indices.iter().enumerate() {
+                    let place = whole.indices.iter().position(|w| w == index).unwrap();
+                    assert_eq!(
+                        part.images[i * 192..][..192],
+                        whole.images[place * 192..][..192]
+                    );
+                    assert_eq!(mine[i * 2048..][..2048], targets[place * 2048..][..2048]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rank_may_have_nothing() {
     // Nothing may be left for a rank.
     let config = LoaderConfig {
         batch_size: 2,

@@ -8,7 +8,7 @@ use std::thread::{Builder, JoinHandle};
 use crossbeam_channel::{bounded, unbounded, Receiver, Sender};
 
 use super::worker::{finish, work, Draft, Job, Pick, Samples};
-use super::{Batch, Shared};
+use super::{Batch, LoaderConfig, Shared};
 use crate::rng::{permutation, rng};
 use crate::Error;
 
@@ -30,6 +30,18 @@ pub struct Batches {
     workers: Vec<JoinHandle<()>>,
     /// The threads could not be started.
     failed: Option<Error>,
+}
+
+/// The places of a rank among `count` images that all ranks have together. The first and the last, the second and the one
+/// before the last and so on stay in one rank, since [`Mixup`](crate::Mixup) mixes these; of batches of odd size, where
+/// that cannot be, every so many-th.
+fn share(config: &LoaderConfig, count: usize) -> impl Iterator<Item = usize> {
+    let LoaderConfig { rank, ranks, .. } = *config;
+    let pairs = config.batch_size.is_multiple_of(2);
+    (0..count).filter(move |&place| match pairs {
+        true => place.min(count - 1 - place) % ranks == rank,
+        false => place % ranks == rank,
+    })
 }
 
 impl Batches {
@@ -81,10 +93,11 @@ impl Batches {
                     (0..len).collect()
                 };
             }
-            let first = self.batch * self.shared.together() + config.rank;
-            let places = (first..self.order.len()).step_by(config.ranks);
-            let picks: Vec<Pick> = places
-                .take(config.batch_size)
+            let together = self.shared.together();
+            let first = self.batch * together;
+            let count = together.min(self.order.len().saturating_sub(first));
+            let picks: Vec<Pick> = share(&config, count)
+                .map(|place| first + place)
                 .map(|place| Pick {
                     index: self.order[place / config.repeats],
                     copy: place % config.repeats,
