@@ -81,6 +81,9 @@ pub enum Error {
     /// A measurement that cannot be made.
     #[error("profile: {0}")]
     Profile(String),
+    /// Processes that train together and do not answer, or do not do the same.
+    #[error("{0}")]
+    Distributed(String),
     /// An error of candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

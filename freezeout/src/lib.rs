@@ -7,6 +7,7 @@ mod autofreeze;
 mod check;
 pub mod checkpoint;
 mod decay;
+pub mod distributed;
 mod ema;
 mod error;
 mod estimate;

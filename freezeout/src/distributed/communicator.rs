@@ -1,0 +1,46 @@
+//! What training needs of the processes that train together.
+use std::fmt;
+
+use crate::Error;
+
+/// The processes that train together: `size` of them, each with its `rank`.
+///
+/// All methods but [`Communicator::rank`] and [`Communicator::size`] are collective: every rank calls the same ones in the
+/// same order, with buffers of the same length, and each returns when this rank's part is done. They are MPI's
+/// `MPI_Allreduce`, `MPI_Bcast` and `MPI_Barrier` (MPI 4.0, chapter 6).
+///
+/// # Errors
+/// [`Error::Distributed`] where the others did not take part. What was going on then is lost, and the buffer holds anything:
+/// no further call will work, end the process.
+pub trait Communicator: fmt::Debug {
+    /// Which one this process is, from 0.
+    fn rank(&self) -> usize;
+
+    /// How many processes there are.
+    fn size(&self) -> usize;
+
+    /// Replaces every element by its sum over all ranks. The same bits on all ranks, and from run to run for a given number
+    /// of ranks; another number of ranks adds in another order.
+    ///
+    /// # Errors
+    /// See [`Communicator`].
+    fn all_reduce(&self, values: &mut [f32]) -> Result<(), Error>;
+
+    /// The same in f64: for sums that must be exact (counts up to 2^53) or better than f32.
+    ///
+    /// # Errors
+    /// See [`Communicator`].
+    fn all_reduce_f64(&self, values: &mut [f64]) -> Result<(), Error>;
+
+    /// Copies `bytes` of rank `root` into those of all others.
+    ///
+    /// # Errors
+    /// See [`Communicator`]; a `root` that does not exist.
+    fn broadcast(&self, bytes: &mut [u8], root: usize) -> Result<(), Error>;
+
+    /// Waits for all ranks.
+    ///
+    /// # Errors
+    /// See [`Communicator`].
+    fn barrier(&self) -> Result<(), Error>;
+}
