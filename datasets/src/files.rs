@@ -1,9 +1,11 @@
 //! Reading parts of files, within bounds.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use crate::formats::is_image;
 use crate::Error;
 
 /// Larger image files are not read: no photo in a training set comes near.
@@ -101,34 +103,80 @@ pub(crate) fn holds(folder: &Path, is_kind: impl Fn(&Path) -> bool) -> bool {
     of_kind(folder, is_kind).next().is_some()
 }
 
+/// Whether a folder, or a folder in it, holds a file named as an image.
+pub(crate) fn holds_images(folder: &Path) -> bool {
+    holds(folder, is_image) || subfolders(folder).iter().any(|f| holds(f, is_image))
+}
+
+/// The folder of the same name within `folder`, as archives unpack themselves, where that is all there is: `train/train/`.
+pub(crate) fn looked_through(folder: PathBuf) -> PathBuf {
+    // A name may be "." as well.
+    let named = folder.file_name().map(ToOwned::to_owned);
+    let named = named.or_else(|| Some(folder.canonicalize().ok()?.file_name()?.to_owned()));
+    match &subfolders(&folder)[..] {
+        [only] if only.file_name() == named.as_deref() && !holds(&folder, is_image) => only.clone(),
+        _ => folder,
+    }
+}
+
 /// How many files of this kind a folder itself holds.
 pub(crate) fn count(folder: &Path, is_kind: impl Fn(&Path) -> bool) -> usize {
     of_kind(folder, is_kind).count()
 }
 
-/// Whether a name begins with a dot.
-pub(crate) fn is_hidden(name: &std::ffi::OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b".")
+/// Folders that systems and programs make on their own; copies, thumbnails and what was thrown away lie in them.
+const OF_SYSTEMS: [&str; 12] = [
+    "__MACOSX",
+    "@eaDir",
+    "#recycle",
+    "@Recycle",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "lost+found",
+    "__pycache__",
+    ".ipynb_checkpoints",
+    ".Trash",
+    ".Trashes",
+    ".fseventsd",
+];
+
+/// Which folder of a system or program goes by this name. Trash has a user's number behind it: `.Trash-1000`.
+pub(crate) fn of_system(name: &OsStr) -> Option<&'static str> {
+    let name = name.to_str()?;
+    let name = match name.split_once("-") {
+        Some((".Trash", _)) => ".Trash",
+        _ => name,
+    };
+    let mut known = OF_SYSTEMS.into_iter();
+    known.find(|known| name.eq_ignore_ascii_case(known))
+}
+
+/// Whether nobody looks for data under this name: it begins with a dot, or a system made it.
+pub(crate) fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".") || of_system(name).is_some()
 }
 
 /// Files at `root` (itself, or in it up to three folders deep) whose names end in `.extension`, sorted.
 ///
 /// # Errors
-/// What cannot be read, unless it is none of the dataset's: hidden, `lost+found`, or a dangling link of another name. A
+/// What cannot be read, unless it is none of the dataset's: hidden, or a dangling link of another name. A
 /// folder that cannot be listed may hold files, which would be missing without a word.
 pub(crate) fn files_ending(root: &Path, extension: &str) -> Result<Vec<PathBuf>, Error> {
     let mut files = Vec::new();
-    for entry in walkdir::WalkDir::new(root).max_depth(4).follow_links(true) {
+    let walk = walkdir::WalkDir::new(root).max_depth(4).follow_links(true);
+    // Who names a hidden folder means it.
+    let shown = |e: &walkdir::DirEntry| e.depth() == 0 || !is_hidden(e.file_name());
+    for entry in walk.into_iter().filter_entry(shown) {
         let entry = match entry {
             Ok(entry) => entry,
             Err(e) if e.loop_ancestor().is_some() => continue,
             Err(e) => {
                 let path = e.path().unwrap_or(root);
-                let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+                let name = path.file_name().unwrap_or_default();
                 let dangling = e.io_error().map(io::Error::kind) == Some(io::ErrorKind::NotFound);
                 let ours = path == root
                     || path.extension().is_some_and(|x| x == extension)
-                    || !(dangling || name.starts_with(b".") || name == b"lost+found");
+                    || !(dangling || is_hidden(name));
                 if ours {
                     return Err(walk_error(root, e));
                 }

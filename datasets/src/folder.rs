@@ -6,18 +6,24 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{first, first_ten};
-use crate::files::{holds, io_error, is_hidden, malformed, open_file, subfolders, MAX_FILE_BYTES};
+use crate::files::{
+    holds, holds_images, io_error, is_hidden, looked_through, malformed, open_file, subfolders,
+    MAX_FILE_BYTES,
+};
 use crate::formats::{is_image, listed};
 use crate::listing::{images, Others};
 use crate::source::counted;
 use crate::source::{decode_named, describe};
-use crate::split::{choose, is_training, split_folders, split_named, unnamed};
+use crate::split::{
+    choose, is_training, like_splits, split_folders, split_named, split_within, unnamed,
+};
 use crate::{Error, Image, Permit, Source, MAX_PIXELS};
 
 /// `<dir>/<split>/<class>/.../<image>`, the layout of torchvision's `ImageFolder`, in the same order; or images alone,
 /// `<dir>/<split>/<image>`, which have no labels.
 ///
-/// Splits go by any usual name in any case (`Train`, `training_set`, `valid`, `test`). Classes are the sorted names of the
+/// Splits go by any usual name in any case (`Train`, `training_set`, `valid`, `test`), also with a word that all have
+/// (`seg_train`, `seg_test`); a folder in one of the same name is looked through. Classes are the sorted names of the
 /// folders; images are sorted within their class. What a file holds, its bytes say, not its name. What is not read is
 /// counted. Links are followed, but not in circles.
 #[derive(Debug)]
@@ -191,6 +197,14 @@ impl ImageFolder {
             )),
             _ => {}
         }
+        let like_splits = like_splits(&self.classes);
+        if !like_splits.is_empty() {
+            odd.push(format!(
+                "{root}: class folders are called as splits are ({}), and taken for classes; if they are splits, name the \
+                 folder of one of them",
+                first(3, &like_splits, ", ")
+            ));
+        }
         if let [only] = &self.classes[..] {
             odd.push(format!(
                 "{root}: only one class folder, {only}; perhaps another folder was meant, above or below"
@@ -259,6 +273,11 @@ fn split_folder(dir: &Path, split: &str, warnings: &mut Vec<String>) -> Result<P
     if !dir.is_dir() {
         return Err(Error::NotAFolder(dir.to_owned()));
     }
+    let mut dir = dir.to_owned();
+    if split_folders(&dir).is_empty() {
+        dir = looked_through(dir);
+    }
+    let dir = dir.as_path();
     let (splits, folders) = (split_folders(dir), subfolders(dir));
     let name = |path: &'_ PathBuf| {
         path.file_name()
@@ -269,11 +288,8 @@ fn split_folder(dir: &Path, split: &str, warnings: &mut Vec<String>) -> Result<P
     let names: Vec<String> = splits.iter().map(name).collect();
     let holds_image = |dir: &PathBuf| holds(dir, is_image);
     let beside = folders.iter().filter(|f| !splits.contains(f));
-    let beside: Vec<String> = beside
-        .filter(|f| holds_image(f) || subfolders(f).iter().any(holds_image))
-        .map(name)
-        .collect();
-    let learnt = |name: &String| split_named(name).is_some_and(is_training);
+    let beside: Vec<String> = beside.filter(|f| holds_images(f)).map(name).collect();
+    let learnt = |name: &String| split_within(name).is_some_and(is_training);
     // A folder of trains among those of cars and ships is a class.
     let one_kind = names.iter().all(learnt) || !names.iter().any(learnt);
     let flat = |dir: &PathBuf| holds_image(dir) && subfolders(dir).is_empty();
@@ -288,7 +304,7 @@ fn split_folder(dir: &Path, split: &str, warnings: &mut Vec<String>) -> Result<P
         return Ok(dir.to_owned());
     }
     if split_named(split).is_none() && dir.join(split).is_dir() {
-        return Ok(dir.join(split));
+        return Ok(looked_through(dir.join(split)));
     }
     if splits.is_empty() {
         unnamed(dir, split)?;
@@ -296,8 +312,15 @@ fn split_folder(dir: &Path, split: &str, warnings: &mut Vec<String>) -> Result<P
     }
     let found: Vec<&str> = names.iter().map(String::as_str).collect();
     let chosen = choose(dir, split, &found)?;
+    if names.iter().any(|name| split_named(name).is_none()) {
+        warnings.push(format!(
+            "{}: {} taken for splits and not for classes",
+            dir.display(),
+            first(10, &names, ", ")
+        ));
+    }
     let alike = names.iter().filter(|n| n.as_str() != chosen && learnt(n));
-    let left: Vec<&String> = match is_training(split_named(chosen).unwrap_or_default()) {
+    let left: Vec<&String> = match is_training(split_within(chosen).unwrap_or_default()) {
         true => alike.chain(&beside).collect(),
         false => vec![],
     };
@@ -308,7 +331,7 @@ fn split_folder(dir: &Path, split: &str, warnings: &mut Vec<String>) -> Result<P
             first(3, &left, ", ")
         ));
     }
-    Ok(dir.join(chosen))
+    Ok(looked_through(dir.join(chosen)))
 }
 
 /// Sorted names of the folders in `root`.

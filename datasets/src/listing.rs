@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use crate::files::{is_hidden, walk_error};
+use crate::files::{is_hidden, of_system, walk_error};
 use crate::formats::{extension, is_image, is_unread_image};
 use crate::source::counted;
 use crate::Error;
@@ -34,6 +34,14 @@ impl Others {
     /// Counts a file that nobody misses.
     pub fn add(&mut self, what: String) {
         self.add_many(what, 1);
+    }
+
+    /// Counts a hidden file or folder by its name.
+    fn add_hidden(&mut self, name: &OsStr) {
+        self.add(match of_system(name) {
+            Some(name) => format!("made by the system or a program: {name}"),
+            None => "hidden".into(),
+        });
     }
 
     /// Counts some that nobody misses.
@@ -145,7 +153,7 @@ fn walk(
     while let Some(entry) = walk.next() {
         match entry {
             Ok(entry) if is_hidden(entry.file_name()) => {
-                others.add("hidden".into());
+                others.add_hidden(entry.file_name());
                 if entry.file_type().is_dir() {
                     walk.skip_current_dir();
                 }
@@ -164,7 +172,7 @@ fn walk(
                 let missing = e.io_error().map(std::io::Error::kind) == Some(ErrorKind::NotFound);
                 match e.path().map(Path::to_owned) {
                     Some(path) if path.file_name().is_some_and(is_hidden) => {
-                        others.add("hidden".into());
+                        others.add_hidden(path.file_name().unwrap_or_default());
                     }
                     Some(path) if missing && path != folder => each(Found::Dead(path), others)?,
                     _ => each(Found::Failed(e), others)?,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cache::is_cache;
-use crate::files::{count, holds, io_error, malformed, subfolders};
+use crate::files::{count, holds, io_error, looked_through, malformed, subfolders};
 use crate::formats::{extension, is_image};
 use crate::source::counted;
 use crate::split::{files_of, split_folders, unnamed, MAX_SHARDS};
@@ -151,10 +151,11 @@ fn has_class_folders(path: &Path, split: &str) -> bool {
     let holds_image = |dir: &PathBuf| holds(dir, is_image);
     let mut splits = split_folders(path);
     splits.push(path.join(split));
-    if splits
-        .iter()
-        .any(|dir| subfolders(dir).iter().any(holds_image))
-    {
+    if splits.iter().any(|dir| {
+        subfolders(&looked_through(dir.clone()))
+            .iter()
+            .any(holds_image)
+    }) {
         return true;
     }
     let mut folders = subfolders(path);

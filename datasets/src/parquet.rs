@@ -8,6 +8,7 @@ use ::parquet::basic::Type;
 use ::parquet::column::reader::ColumnReader;
 use ::parquet::errors::{ParquetError, Result as ParquetResult};
 use ::parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
+use ::parquet::schema::types::SchemaDescriptor;
 use bytes::Bytes;
 
 use crate::error::first_ten;
@@ -17,16 +18,18 @@ use crate::panics::caught;
 use crate::source::{decode_named, describe};
 use crate::{DecodeMemory, Error, Image, Permit, Source};
 
+mod labels;
 mod pages;
 
-/// Labels that go by this name are taken before others.
-const LABELS: [&str; 5] = ["label", "labels", "fine_label", "cls", "class"];
+use labels::{class_names, Column, Kind, Names, LABELS};
 
 /// Images in Parquet files.
 ///
 /// The image column is the one of bytes (`image.bytes` in Hugging Face's schema), the label column the one called
-/// `label`, `labels`, `fine_label`, `cls` or `class`; without one, or where it holds -1 or nothing, images have no labels. Names of classes come from the
-/// metadata that the library `datasets` writes. A row is read by itself: its page is found by page headers alone.
+/// `label`, `labels`, `fine_label`, `cls` or `class`; without one, or where it holds -1 or nothing, images have no labels. Its
+/// values are numbers of classes, names of classes (then sorted) or booleans; anything else is no label, and a warning says so.
+/// Names of numbers come from the metadata that the library `datasets` writes. A row is read by itself: its page is found by
+/// page headers alone.
 #[derive(Debug)]
 pub struct ParquetImages {
     files: Vec<PathBuf>,
@@ -42,6 +45,18 @@ pub struct ParquetImages {
 
 /// Stands for a label that is missing until all files are read; no class has so large a number.
 const NO_LABEL: u32 = u32::MAX;
+
+/// What the files say of the labels.
+#[derive(Default)]
+struct Told {
+    /// The names of the classes in the metadata, once a file has told.
+    classes: Option<Vec<String>>,
+    /// The column in the files before.
+    column: Option<Column>,
+    names: Names,
+    /// Why the first labels that are none are not.
+    unfit: Option<String>,
+}
 
 struct Reader(SerializedFileReader<Shard>);
 
@@ -109,11 +124,15 @@ impl ParquetImages {
             warnings: vec![],
             max_pixels: crate::MAX_PIXELS,
         };
+        let mut told = Told::default();
         for path in files {
             // Damaged files have made this crate panic.
-            caught(|| images.add(&path)).unwrap_or_else(|panic| Err(malformed(&path, panic)))?;
+            caught(|| images.add(&path, &mut told))
+                .unwrap_or_else(|panic| Err(malformed(&path, panic)))?;
         }
-        images.check_missing();
+        images.classes = told.classes.take().unwrap_or_default();
+        images.check_missing(told.unfit.take());
+        images.name_classes(told);
         let most = images.labels.iter().max().map_or(0, |m| *m as usize + 1);
         if images.classes.is_empty() && images.labelled {
             images.classes = (0..most).map(|n| n.to_string()).collect();
@@ -152,7 +171,7 @@ impl ParquetImages {
         Ok(self)
     }
 
-    fn add(&mut self, path: &Path) -> Result<(), Error> {
+    fn add(&mut self, path: &Path, told: &mut Told) -> Result<(), Error> {
         let len = std::fs::metadata(path).map_err(io_error(path))?.len();
         let shard = Shard {
             path: path.to_owned(),
@@ -167,19 +186,26 @@ impl ParquetImages {
             }
             None => malformed(path, format!("not a whole Parquet file: {e}")),
         })?;
-        let (image, label) = columns(&reader).map_err(|e| malformed(path, e))?;
-        let names = label.as_ref().and_then(|label| class_names(&reader, label));
-        let names = names.unwrap_or_default();
-        if label.is_none() {
-            self.note_unlabelled(path, &reader);
-        } else if self.labels.is_empty() {
-            self.classes = names;
-        } else if self.classes != names {
-            return Err(malformed(
-                path,
-                "other class names than in the files before it",
-            ));
-        }
+        let schema = reader.metadata().file_metadata().schema_descr();
+        let image = image_column(schema).map_err(|e| malformed(path, e))?;
+        let label = match labels::find(schema) {
+            Ok(Some(column)) => {
+                self.read_names(path, &reader, &column, told)?;
+                Some(column)
+            }
+            Ok(None) => {
+                self.note_unlabelled(path, &reader);
+                None
+            }
+            Err(unfit) => {
+                let (path, name, what) = (path.display(), unfit.name, unfit.what);
+                let expected = "whole numbers, text and booleans can be, one a row";
+                (told.unfit).get_or_insert(format!(
+                    "{path}: column '{name}' holds {what}, which are no labels ({expected})"
+                ));
+                None
+            }
+        };
         // A row holds an image: no file has more rows than bytes. What the footer says decides what is allocated.
         let rows = reader.metadata().row_groups().iter().map(|g| g.num_rows());
         let rows = rows.fold(0, i64::saturating_add);
@@ -196,20 +222,25 @@ impl ParquetImages {
                 .filter(|rows| *rows as u64 <= len);
             let rows =
                 rows.ok_or_else(|| malformed(path, "a row group of an impossible length"))?;
-            let labels = match &label {
-                Some((number, _)) => {
-                    let levels = group
-                        .metadata()
-                        .column(*number)
-                        .column_descr()
-                        .max_def_level();
+            let read = match &label {
+                Some(label) => {
+                    let metadata = group.metadata();
+                    let levels = (metadata.column(label.number).column_descr()).max_def_level();
                     let permit = DecodeMemory::default().permit();
                     let column =
-                        pages::column(path, group.metadata(), *number, permit).map_err(wrong)?;
-                    integers(column, rows, levels).map_err(wrong)?
+                        pages::column(path, metadata, label.number, permit).map_err(wrong)?;
+                    labels::read(column, rows, levels, &mut told.names).map_err(wrong)?
                 }
-                None => vec![None; rows],
+                None => Ok(vec![None; rows]),
             };
+            let labels = read.unwrap_or_else(|why| {
+                let name = label.as_ref().map_or("", |label| &label.name);
+                (told.unfit).get_or_insert(format!(
+                    "{}: column '{name}', row group {number}: {why}; these are no labels",
+                    path.display()
+                ));
+                vec![None; rows]
+            });
             for (row, label) in labels.iter().enumerate() {
                 let label = match *label {
                     // What the library `datasets` writes where there is no label.
@@ -243,6 +274,63 @@ impl ParquetImages {
         Ok(())
     }
 
+    /// Notes which classes the metadata names; they are the same in all files, and so is the kind of labels.
+    fn read_names(
+        &mut self,
+        path: &Path,
+        reader: &SerializedFileReader<Shard>,
+        column: &Column,
+        told: &mut Told,
+    ) -> Result<(), Error> {
+        if let Some(before) = told.column.as_ref().filter(|c| c.kind != column.kind) {
+            let (name, kind, before) = (&column.name, column.kind, before.kind);
+            let reason = format!("column '{name}' holds {kind}, in the files before it {before}");
+            return Err(malformed(path, reason));
+        }
+        told.column = Some(column.clone());
+        // Text is its own name.
+        if column.kind == Kind::Text || column.kind == Kind::Bool {
+            return Ok(());
+        }
+        let pairs = reader.metadata().file_metadata().key_value_metadata();
+        match class_names(pairs, &column.name) {
+            Err(why) => self.warnings.push(format!(
+                "{}: the metadata 'huggingface' {why}; no names of classes are taken from it",
+                path.display()
+            )),
+            Ok(names) => {
+                let names = names.unwrap_or_default();
+                if told.classes.get_or_insert_with(|| names.clone()) != &names {
+                    let reason = "other class names than in the files before it";
+                    return Err(malformed(path, reason));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Classes that the values of the column name.
+    fn name_classes(&mut self, told: Told) {
+        let Some(column) = told.column.filter(|_| self.labelled) else {
+            return;
+        };
+        match column.kind {
+            Kind::Whole | Kind::Float => {}
+            Kind::Bool => self.classes = ["false", "true"].map(str::to_owned).into(),
+            Kind::Text => {
+                let (classes, places) = told.names.sorted();
+                for label in &mut self.labels {
+                    *label = places[*label as usize];
+                }
+                self.classes = classes;
+            }
+        }
+        let path = self.files.first().cloned().unwrap_or_default();
+        let note = column.note(self.classes.len());
+        let note = note.map(|note| format!("{}: {note}", path.display()));
+        self.warnings.extend(note);
+    }
+
     /// Says which columns might hold the labels that were not found.
     fn note_unlabelled(&mut self, path: &Path, reader: &SerializedFileReader<Shard>) {
         let schema = reader.metadata().file_metadata().schema_descr();
@@ -262,7 +350,7 @@ impl ParquetImages {
     }
 
     /// Images have labels all together, or none has.
-    fn check_missing(&mut self) {
+    fn check_missing(&mut self, unfit: Option<String>) {
         let (all, row) = (
             self.labels.len(),
             self.labels.iter().position(|l| *l == NO_LABEL),
@@ -270,7 +358,10 @@ impl ParquetImages {
         let missing = self.labels.iter().filter(|l| **l == NO_LABEL).count();
         self.labelled = missing == 0;
         if let Some(row) = row {
-            if missing < all {
+            if let Some(why) = unfit {
+                let warning = format!("{why}; all images are taken as images without labels");
+                self.warnings.push(warning);
+            } else if missing < all {
                 let warning = format!(
                     "{missing} of {all} images have no label, such as {}; all are taken as images without labels",
                     self.name(row)
@@ -314,89 +405,31 @@ impl ParquetImages {
     }
 }
 
-/// The column of images, and that of labels with its name if there is one.
-fn columns(
-    reader: &SerializedFileReader<Shard>,
-) -> Result<(usize, Option<(usize, String)>), String> {
-    let schema = reader.metadata().file_metadata().schema_descr();
-    let (mut bytes, mut integers, mut all) = (Vec::new(), Vec::new(), Vec::new());
+/// The column of images.
+fn image_column(schema: &SchemaDescriptor) -> Result<usize, String> {
+    let (mut bytes, mut all) = (Vec::new(), Vec::new());
     for (i, column) in schema.columns().iter().enumerate() {
-        let path = column.path().string();
-        all.push(format!("{path} ({})", column.physical_type()));
-        // Nothing repeated: a row is one value.
-        if column.max_rep_level() > 0 {
-            continue;
-        }
+        all.push(format!(
+            "{} ({})",
+            column.path().string(),
+            column.physical_type()
+        ));
         let text = column.logical_type_ref().is_some()
             || column.converted_type() == ::parquet::basic::ConvertedType::UTF8;
-        match column.physical_type() {
-            Type::BYTE_ARRAY if !text => bytes.push(i),
-            Type::INT32 | Type::INT64 => integers.push((i, path)),
-            _ => {}
+        // Nothing repeated: a row is one value.
+        let plain = column.max_rep_level() == 0 && !text && !labels::is_label(column);
+        if plain && column.physical_type() == Type::BYTE_ARRAY {
+            bytes.push(i);
         }
     }
-    let all = all.join(", ");
-    let [image] = bytes[..] else {
-        return Err(format!(
-            "{} columns of bytes; expected one, the images. Columns: {all}",
-            bytes.len()
-        ));
-    };
-    let named = LABELS
-        .iter()
-        .find_map(|name| integers.iter().find(|(_, path)| path == name));
-    // A column of any other name, even if it is the only one, may hold anything: ids, widths, years.
-    Ok((image, named.cloned()))
-}
-
-/// The values of a column of integers; one is there where its level is `max_level`.
-fn integers(column: ColumnReader, rows: usize, max_level: i16) -> ParquetResult<Vec<Option<i64>>> {
-    let mut defined = Vec::new();
-    let (levels, values): (usize, Vec<i64>) = match column {
-        ColumnReader::Int64ColumnReader(mut column) => {
-            let mut values = Vec::new();
-            let (levels, _, _) =
-                column.read_records(rows, Some(&mut defined), None, &mut values)?;
-            (levels, values)
-        }
-        ColumnReader::Int32ColumnReader(mut column) => {
-            let mut values = Vec::new();
-            let (levels, _, _) =
-                column.read_records(rows, Some(&mut defined), None, &mut values)?;
-            (levels, values.into_iter().map(i64::from).collect())
-        }
-        _ => (0, vec![]),
-    };
-    if levels == values.len() {
-        return Ok(values.into_iter().map(Some).collect());
+    match bytes[..] {
+        [image] => Ok(image),
+        _ => Err(format!(
+            "{} columns of bytes; expected one, the images. Columns: {}",
+            bytes.len(),
+            all.join(", ")
+        )),
     }
-    let mut values = values.into_iter();
-    let value = |level: &i16| (*level == max_level).then(|| values.next()).flatten();
-    Ok(defined.iter().map(value).collect())
-}
-
-/// The names of the classes in the metadata of the library `datasets`.
-fn class_names(
-    reader: &SerializedFileReader<Shard>,
-    (_, label): &(usize, String),
-) -> Option<Vec<String>> {
-    let pairs = reader.metadata().file_metadata().key_value_metadata()?;
-    let text = pairs
-        .iter()
-        .find(|p| p.key == "huggingface")?
-        .value
-        .as_ref()?;
-    let json: serde_json::Value = serde_json::from_str(text).ok()?;
-    let names = json
-        .get("info")?
-        .get("features")?
-        .get(label)?
-        .get("names")?;
-    let names = names
-        .as_array()?
-        .iter()
-        .map(|n| n.as_str().map(str::to_owned));
-    names.collect()
 }
 
 impl Source for ParquetImages {

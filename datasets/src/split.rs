@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::error::first;
-use crate::files::{files_ending, malformed, subfolders};
+use crate::files::{files_ending, holds_images, malformed, subfolders};
 use crate::source::counted;
 use crate::Error;
 
@@ -15,28 +15,67 @@ const VAL: [&str; 6] = ["val", "valid", "validation", "dev", "eval", "evaluation
 /// What the part for the last judgement is called.
 const TEST: [&str; 2] = ["test", "testing"];
 /// Words that add nothing to such a name: `training_set`, `test images`.
-const FILLERS: [&str; 6] = ["set", "data", "dataset", "images", "image", "split"];
+const FILLERS: [&str; 8] = [
+    "set", "data", "dataset", "images", "image", "imgs", "img", "split",
+];
 
 fn splits() -> impl Iterator<Item = &'static str> {
     TRAIN.into_iter().chain(VAL).chain(TEST)
 }
 
+/// The words of a folder's name in lower case, alike for `test_images` and `TestImages`.
+fn words(folder: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut before = ' ';
+    for c in folder.chars() {
+        let begins = before.is_ascii_lowercase() && c.is_ascii_uppercase();
+        if begins || !c.is_ascii_alphanumeric() {
+            words.push(String::new());
+        }
+        if let Some(word) = words.last_mut().filter(|_| c.is_ascii_alphanumeric()) {
+            word.push(c.to_ascii_lowercase());
+        }
+        before = c;
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+fn without_digits(word: &str) -> &str {
+    word.trim_end_matches(|c: char| c.is_ascii_digit())
+}
+
+/// The split that a word of this name stands for, if it is one word, and the other words that mean something: `seg_train-00` is
+/// `train` of `seg`.
+fn parts(folder: &str) -> (Option<&'static str>, Vec<String>) {
+    let (mut found, mut rest) = (Vec::new(), Vec::new());
+    for word in words(folder) {
+        let bare = without_digits(&word);
+        let is = |name: &str| {
+            bare.strip_prefix(name)
+                .is_some_and(|after| after.is_empty() || FILLERS.contains(&after))
+        };
+        match splits().find(|name| is(name)) {
+            Some(name) => found.push(name),
+            None if bare.is_empty() || FILLERS.contains(&bare) => {}
+            None => rest.push(word),
+        }
+    }
+    let one = found.pop().filter(|_| found.is_empty());
+    (one, rest)
+}
+
 /// The name of a split that a whole folder name stands for, in any case: `Train`, `training_set`, `val2017`, `test_256`.
 pub(crate) fn split_named(folder: &str) -> Option<&'static str> {
-    let lower = folder.to_ascii_lowercase();
-    let is_number = |word: &str| word.len() > 2 && word.bytes().all(|b| b.is_ascii_digit());
-    let mut words = lower
-        .split(|c: char| !c.is_ascii_alphanumeric())
-        .filter(|w| !w.is_empty() && !FILLERS.contains(w) && !is_number(w));
-    let word = words.next().filter(|_| words.next().is_none())?;
-    let bare = word.trim_end_matches(|c: char| c.is_ascii_digit());
+    let (name, rest) = parts(folder);
     // test1 and test2 may be classes; 2017 is a year, 256 a size.
-    let word = if word.len() - bare.len() > 2 {
-        bare
-    } else {
-        word
-    };
-    splits().find(|name| word == *name || word.strip_suffix("set") == Some(name))
+    let few = |word: &String| matches!(word.len() - without_digits(word).len(), 1 | 2);
+    name.filter(|_| rest.is_empty() && !words(folder).iter().any(few))
+}
+
+/// The name of a split that is in a folder name, whatever else is: `seg_train`, `test-00`.
+pub(crate) fn split_within(folder: &str) -> Option<&'static str> {
+    parts(folder).0
 }
 
 /// Whether a folder of this name holds a split of a dataset.
@@ -76,14 +115,18 @@ pub(crate) fn choose<'a>(path: &Path, split: &str, found: &[&'a str]) -> Result<
         if let Some(same) = found.iter().find(|f| **f == name) {
             return Ok(same);
         }
-        let mut alike = found.iter().filter(|f| split_named(f) == Some(name));
-        match (alike.next(), alike.next()) {
-            (Some(one), Some(other)) => {
-                let reason = format!("'{one}' and '{other}' may both be '{split}'; rename one");
-                return Err(malformed(path, reason));
+        for named in [split_named, split_within] {
+            let mut alike = found.iter().filter(|f| named(f) == Some(name));
+            match (alike.next(), alike.next()) {
+                (Some(one), Some(other)) => {
+                    let reason = format!(
+                        "'{one}' and '{other}' may both be '{split}'; put them together or rename one"
+                    );
+                    return Err(malformed(path, reason));
+                }
+                (Some(one), None) => return Ok(one),
+                _ => {}
             }
-            (Some(one), None) => return Ok(one),
-            _ => {}
         }
     }
     Err(Error::NoSuchSplit {
@@ -108,16 +151,64 @@ pub(crate) fn unnamed(path: &Path, split: &str) -> Result<(), Error> {
     })
 }
 
+fn name(folder: &Path) -> &str {
+    let name = folder.file_name().and_then(|n| n.to_str());
+    name.unwrap_or_default()
+}
+
 /// The folders in `path` that go by the name of a split, sorted; none if it is no folder that can be listed.
 pub(crate) fn split_folders(path: &Path) -> Vec<PathBuf> {
-    let is_split = |path: &PathBuf| {
-        path.file_name()
-            .and_then(|n| n.to_str())
-            .is_some_and(is_split)
-    };
     let mut folders = subfolders(path);
-    folders.retain(is_split);
+    let family = family(&folders);
+    // Among other folders of images these may be classes.
+    let alone = |folder: &PathBuf| family.contains(folder) || !holds_images(folder);
+    if !family.is_empty() && folders.iter().all(alone) {
+        return family;
+    }
+    folders.retain(|folder| is_split(name(folder)));
     folders
+}
+
+/// The folders whose names differ in the split alone, such as `seg_train`, `seg_test` and with them `seg_pred`, or `train-00` and
+/// `test-00`; none without both data to learn from and data to judge by among them.
+fn family(folders: &[PathBuf]) -> Vec<PathBuf> {
+    let parts: Vec<_> = folders.iter().map(|f| parts(name(f))).collect();
+    let Some((_, stem)) = parts
+        .iter()
+        .find(|(split, _)| split.is_some_and(is_training))
+    else {
+        return vec![];
+    };
+    let split = |(split, rest): &&(Option<&str>, Vec<String>)| split.is_some() && rest == stem;
+    if !parts
+        .iter()
+        .filter(split)
+        .any(|(s, _)| !s.is_some_and(is_training))
+    {
+        return vec![];
+    }
+    let akin = |(split, rest): &(Option<&str>, Vec<String>)| match split {
+        Some(_) => rest == stem,
+        None => {
+            !stem.is_empty()
+                && rest.len() == stem.len() + 1
+                && stem.iter().all(|w| rest.contains(w))
+        }
+    };
+    let akin = folders.iter().zip(&parts).filter(|(_, parts)| akin(parts));
+    akin.map(|(folder, _)| folder.clone()).collect()
+}
+
+/// Names of class folders that look as if they were splits: most of them hold the word of one, or some are a family.
+pub(crate) fn like_splits(classes: &[String]) -> Vec<&str> {
+    let named: Vec<&str> = (classes.iter().map(String::as_str))
+        .filter(|class| split_within(class).is_some())
+        .collect();
+    let paths: Vec<PathBuf> = classes.iter().map(PathBuf::from).collect();
+    match named.len() > 1 && (2 * named.len() > classes.len() || !family(&paths).is_empty()) {
+        true => named,
+        false => vec![],
+    }
 }
 
 /// `path` itself if it is a file, else the files in it that end in `.extension`.
@@ -264,13 +355,49 @@ mod tests {
             ("Test Images", Some("test")),
             ("Validation", Some("validation")),
             ("dev", Some("dev")),
+            ("TestImages", Some("test")),
+            ("imgs_train", Some("train")),
+            ("valdata", Some("val")),
             ("test1", None),
+            ("train-00", None),
+            ("seg_train", None),
+            ("train_val", None),
             ("trainers", None),
             ("steam train", None),
             ("set", None),
             ("", None),
         ] {
             assert_eq!(split_named(folder), split, "{folder}");
+        }
+    }
+
+    /// Splits by their names together, not one by one.
+    #[test]
+    fn families_of_splits() {
+        for (names, whole) in [
+            (&["seg_train", "seg_test", "seg_pred"][..], true),
+            (&["train-00", "train-01", "test-00"], true),
+            (&["fruit-train-v2", "fruit-val-v2"], true),
+            (&["flowersTraining", "flowersValid"], true),
+            (&["train1", "test1"], true),
+            (&["train", "test_tube", "training_shoes"], false),
+            (&["test1", "test2"], false),
+            (&["trainA", "testB"], false),
+            (&["bullet_train", "crash_test", "car"], false),
+            (&["train_val", "test_val"], false),
+        ] {
+            let folders: Vec<PathBuf> = names.iter().map(PathBuf::from).collect();
+            let expected = if whole { folders.clone() } else { vec![] };
+            assert_eq!(family(&folders), expected);
+        }
+        for (classes, told) in [
+            (&["trainA", "trainB", "testA", "testB"][..], 4),
+            (&["seg_test", "seg_train", "a", "b", "c", "d"], 2),
+            (&["bus", "car", "train"], 0),
+            (&["bullet_train", "test_tube", "car", "dog", "owl"], 0),
+        ] {
+            let classes: Vec<String> = classes.iter().map(|c| c.to_string()).collect();
+            assert_eq!(like_splits(&classes).len(), told, "{classes:?}");
         }
     }
 

@@ -161,6 +161,136 @@ fn splits_go_by_any_usual_name() {
     }
 }
 
+/// Paths, and per split: its name, images and classes.
+type Layout<'a> = (&'a [&'a str], &'a [(&'a str, usize, usize)]);
+
+/// Splits that only their names together tell, and folders within folders of the same name, as archives unpack them.
+#[test]
+fn splits_in_odd_dress() {
+    let layouts: [Layout; 6] = [
+        (
+            &[
+                "seg_train/seg_train/a/1.jpg",
+                "seg_train/seg_train/b/1.jpg",
+                "seg_test/seg_test/a/1.jpg",
+                "seg_pred/seg_pred/1.jpg",
+            ],
+            &[("train", 2, 2), ("val", 1, 1), ("seg_pred", 1, 0)],
+        ),
+        (
+            &[
+                "fruitTrain/a/1.jpg",
+                "fruitTrain/b/1.jpg",
+                "fruitValid/a/1.jpg",
+                "notes/x.txt",
+            ],
+            &[("train", 2, 2), ("valid", 1, 1)],
+        ),
+        (
+            &["train-00/a/1.jpg", "train-00/b/1.jpg", "test-00/a/1.jpg"],
+            &[("train", 2, 2), ("test", 1, 1), ("test-00", 1, 1)],
+        ),
+        (
+            &["train/train/a.jpg", "train/train/b.jpg"],
+            &[("train", 2, 0)],
+        ),
+        (
+            &["pets_train/1.jpg", "pets_train/2.jpg", "pets_test/1.jpg"],
+            &[("train", 2, 0), ("test", 1, 0)],
+        ),
+        (
+            &[
+                "valdata/valdata/b/1.jpg",
+                "traindata/traindata/b/1.jpg",
+                "traindata/traindata/c/1.jpg",
+            ],
+            &[("train", 2, 2), ("val", 1, 1)],
+        ),
+    ];
+    for (paths, splits) in layouts {
+        let files: Vec<(&str, &str)> = paths.iter().map(|path| (*path, "photo.jpg")).collect();
+        let dir = folder(&files);
+        for &(split, images, classes) in splits {
+            let source = ImageFolder::open(dir.path(), split).unwrap();
+            let found = (source.len(), source.classes().len());
+            assert_eq!(found, (images, classes), "{paths:?} {split}");
+        }
+    }
+    let parts = folder(&[
+        ("train-0/a/1.jpg", "photo.jpg"),
+        ("train-1/b/1.jpg", "photo.jpg"),
+        ("test-0/a/1.jpg", "photo.jpg"),
+    ]);
+    let both = message(parts.path(), "train");
+    assert!(
+        both.contains("'train-0' and 'train-1' may both be 'train'"),
+        "{both}"
+    );
+    // The folder of one split by itself, and a folder of the dataset's own name.
+    let dir = folder(&[
+        ("x_train/x_train/a/1.jpg", "photo.jpg"),
+        ("x_train/x_train/b/1.jpg", "photo.jpg"),
+        ("set/set/a/1.jpg", "photo.jpg"),
+        ("set/set/b/1.jpg", "photo.jpg"),
+        ("cat/cat/1.jpg", "photo.jpg"),
+        ("cat/2.jpg", "photo.jpg"),
+    ]);
+    for (name, classes) in [("x_train", 2), ("set", 2), ("cat", 1)] {
+        let source = ImageFolder::open(&dir.path().join(name), "train").unwrap();
+        assert_eq!(source.classes().len(), classes, "{name}");
+    }
+}
+
+/// Classes whose names merely hold such a word stay classes, with a warning where they are many.
+#[test]
+fn classes_with_the_word_of_a_split() {
+    for (classes, told) in [
+        (&["train", "test_tube", "training_shoes"][..], true),
+        (&["trainA", "trainB", "testA", "testB"], true),
+        (&["kit_train", "kit_test", "ant", "bee", "cow"], true),
+        (&["bullet_train", "test_tube", "car", "dog", "owl"], false),
+        (&["developer", "trainer", "tester"], false),
+    ] {
+        let paths: Vec<String> = classes.iter().map(|c| format!("{c}/1.jpg")).collect();
+        let files: Vec<(&str, &str)> = paths.iter().map(|p| (p.as_str(), "photo.jpg")).collect();
+        let dir = folder(&files);
+        let source = ImageFolder::open(dir.path(), "train").unwrap();
+        assert_eq!(source.classes().len(), classes.len(), "{classes:?}");
+        let warnings = source.warnings().join("\n");
+        let found = warnings.contains("class folders are called as splits are");
+        assert_eq!(found, told, "{classes:?}: {warnings}");
+    }
+}
+
+/// What systems put beside the images is no class, at no depth, and is counted by name.
+#[test]
+fn folders_of_systems_are_left_out() {
+    for (made, name) in [
+        ("__MACOSX", "__MACOSX"),
+        ("@eaDir", "@eaDir"),
+        ("$Recycle.Bin", "$RECYCLE.BIN"),
+        ("lost+found", "lost+found"),
+        (".Trash-1000", ".Trash"),
+        (".ipynb_checkpoints", ".ipynb_checkpoints"),
+        ("System Volume Information", "System Volume Information"),
+    ] {
+        let paths = [
+            "a/1.jpg".to_owned(),
+            "b/1.jpg".to_owned(),
+            format!("{made}/a/1.jpg"),
+            format!("{made}/1.jpg"),
+            format!("a/{made}/1.jpg"),
+        ];
+        let files: Vec<(&str, &str)> = paths.iter().map(|p| (p.as_str(), "photo.jpg")).collect();
+        let dir = folder(&files);
+        let source = ImageFolder::open(dir.path(), "train").unwrap();
+        assert_eq!(source.classes(), ["a", "b"], "{made}");
+        assert_eq!(source.len(), 2, "{made}");
+        let expected = [(format!("made by the system or a program: {name}"), 2)];
+        assert_eq!(source.other_files(), expected);
+    }
+}
+
 #[test]
 fn splits_on_another_level_are_an_error() {
     for (paths, expected) in [
@@ -175,10 +305,6 @@ fn splits_on_another_level_are_an_error() {
         (
             ["bottle/training/1.jpg", "nut/testing/1.jpg"],
             "in bottle/training, nut/testing; name the folder that holds them: DIR/bottle or DIR/nut",
-        ),
-        (
-            ["train/train/a.jpg", "train/train/b.jpg"],
-            "in train; name the folder that holds them: DIR/train",
         ),
     ] {
         let dir = folder(&paths.map(|path| (path, "photo.jpg")));

@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use common::{all, error, image, last, opened, put};
 use datasets::{open, Error, Image};
-use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::data_type::{
+    BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int32Type, Int64Type,
+};
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -214,6 +217,223 @@ fn what_lies_beside_the_files() {
         error.contains("3 images and 1 .parquet file lie side by side"),
         "{error}"
     );
+}
+
+/// Images, and a further column with these values, repeated where `levels` say so; metadata of the library `datasets`.
+fn with_column<T: DataType>(
+    column: &str,
+    values: &[T::T],
+    levels: Option<(&[i16], &[i16])>,
+    metadata: Option<&str>,
+) -> Vec<u8> {
+    let schema = format!("message m {{ required binary image; {column} }}");
+    let schema = Arc::new(parse_message_type(&schema).unwrap());
+    let pair = metadata.map(|text| KeyValue::new("huggingface".into(), text.to_owned()));
+    let properties = WriterProperties::builder().set_key_value_metadata(pair.map(|p| vec![p]));
+    let mut bytes = Vec::new();
+    let mut file =
+        SerializedFileWriter::new(&mut bytes, schema, Arc::new(properties.build())).unwrap();
+    let mut group = file.next_row_group().unwrap();
+    let rows = levels.map_or(values.len(), |(defined, _)| defined.len());
+    let images: Vec<ByteArray> = (0..rows as u8).map(|i| image(i).into()).collect();
+    let mut writer = group.next_column().unwrap().unwrap();
+    let typed = writer.typed::<ByteArrayType>();
+    typed.write_batch(&images, None, None).unwrap();
+    writer.close().unwrap();
+    let mut writer = group.next_column().unwrap().unwrap();
+    let (defined, repeated) = levels.unzip();
+    let repeated = repeated.filter(|r| !r.is_empty());
+    let typed = writer.typed::<T>();
+    typed.write_batch(values, defined, repeated).unwrap();
+    writer.close().unwrap();
+    group.close().unwrap();
+    file.close().unwrap();
+    bytes
+}
+
+fn texts(texts: &[&str]) -> Vec<ByteArray> {
+    texts.iter().map(|text| (*text).into()).collect()
+}
+
+/// Text, booleans and whole floating-point numbers are classes, and a warning says how.
+#[test]
+fn labels_of_other_types() {
+    let dir = tempdir().unwrap();
+    let owls = texts(&["owl", "ant", "owl", "bee"]);
+    let numbers = ["2", "10", "2"];
+    for (bytes, classes, labels, told) in [
+        (
+            with_column::<ByteArrayType>("required binary label (UTF8);", &owls, None, None),
+            &["ant", "bee", "owl"][..],
+            &[2, 0, 2, 1][..],
+            "column 'label' holds text; its 3 different values, sorted, are the classes",
+        ),
+        (
+            with_column::<ByteArrayType>("required binary cls;", &texts(&numbers), None, None),
+            &["10", "2"],
+            &[1, 0, 1],
+            "column 'cls' holds text; its 2 ",
+        ),
+        (
+            with_column::<BoolType>("required boolean labels;", &[true, true, false], None, None),
+            &["false", "true"],
+            &[1, 1, 0],
+            "column 'labels' holds booleans; the classes are false and true",
+        ),
+        (
+            with_column::<DoubleType>("required double class;", &[0.0, 2.0, 1.0], None, None),
+            &["0", "1", "2"],
+            &[0, 2, 1],
+            "column 'class' holds floating-point numbers; as all are whole, ",
+        ),
+        (
+            with_column::<FloatType>("required float label;", &[1.0, 0.0], None, None),
+            &["0", "1"],
+            &[1, 0],
+            "holds floating-point numbers",
+        ),
+    ] {
+        let source = opened(&put(&dir, "0.parquet", &bytes), "train");
+        assert_eq!(source.classes(), classes);
+        let found: Vec<usize> = (0..source.len()).map(|i| source.label(i)).collect();
+        assert_eq!(found, labels);
+        let warnings = source.warnings().join("\n");
+        assert!(warnings.contains(told), "{warnings}");
+    }
+    // Missing text is a missing label; an empty one too.
+    for (defined, values) in [
+        (&[1, 0, 1][..], &["a", "b"][..]),
+        (&[1, 1, 1], &["a", "", "b"]),
+    ] {
+        let column = "optional binary label (UTF8);";
+        let levels = Some((defined, &[][..]));
+        let bytes = with_column::<ByteArrayType>(column, &texts(values), levels, None);
+        let source = opened(&put(&dir, "0.parquet", &bytes), "train");
+        assert!(!source.labelled());
+        let warnings = source.warnings().join("\n");
+        assert!(
+            warnings.contains("1 of 3 images have no label"),
+            "{warnings}"
+        );
+    }
+    // The classes of several files are sorted together, and all are of one kind.
+    let dir = tempdir().unwrap();
+    for (file, names) in [("0.parquet", ["owl", "ant"]), ("1.parquet", ["bee", "owl"])] {
+        let column = "required binary label (STRING);";
+        put(
+            &dir,
+            file,
+            &with_column::<ByteArrayType>(column, &texts(&names), None, None),
+        );
+    }
+    let expected = [(2, 0), (0, 1), (1, 0), (2, 1)];
+    assert_eq!(all(&*opened(dir.path(), "train")), expected);
+    let other = with_column::<BoolType>("required boolean label;", &[true], None, None);
+    put(&dir, "2.parquet", &other);
+    let message = error(dir.path(), "train");
+    let told = "2.parquet: column 'label' holds booleans, in the files before it text";
+    assert!(message.ends_with(told), "{message}");
+}
+
+/// What cannot be labels is named with its type; the images are read without.
+#[test]
+fn columns_that_are_no_labels() {
+    let dir = tempdir().unwrap();
+    let long = "x".repeat(1001);
+    let list = "required group labels (LIST) { repeated group list { required int64 element; } }";
+    let pair = "required group label { required int32 id; }";
+    for (bytes, told) in [
+        (
+            with_column::<Int64Type>(list, &[1, 2, 3], Some((&[1, 1, 1], &[0, 0, 0])), None),
+            "column 'labels' holds lists of INT64, which are no labels (whole numbers, text",
+        ),
+        (
+            with_column::<Int32Type>(pair, &[1, 2], None, None),
+            "column 'label' holds structures of INT32, ",
+        ),
+        (
+            with_column::<Int32Type>("required int32 class (DATE);", &[1, 2], None, None),
+            "column 'class' holds INT32 (DATE), ",
+        ),
+        (
+            with_column::<DoubleType>("required double label;", &[0.0, 0.5], None, None),
+            "column 'label', row group 0: row 1 holds 0.5, which is no whole number; these are no",
+        ),
+        (
+            with_column::<FloatType>("required float cls;", &[f32::INFINITY], None, None),
+            "row 0 holds inf, which is no whole number",
+        ),
+        (
+            with_column::<ByteArrayType>(
+                "required binary label;",
+                &[vec![0xff].into()],
+                None,
+                None,
+            ),
+            "row 0 holds text that is not UTF-8",
+        ),
+        (
+            with_column::<ByteArrayType>(
+                "required binary label;",
+                &texts(&["a", &long]),
+                None,
+                None,
+            ),
+            "row 1 holds too long a text for the name of a class",
+        ),
+    ] {
+        let source = opened(&put(&dir, "0.parquet", &bytes), "train");
+        assert!(!source.labelled() && source.image(0).is_ok());
+        let [warning] = source.warnings() else {
+            panic!("{:?}", source.warnings())
+        };
+        assert!(warning.contains(told), "{warning}");
+        assert!(
+            warning.ends_with("; all images are taken as images without labels"),
+            "{warning}"
+        );
+    }
+}
+
+/// Names of classes in the metadata: read, absent, or broken, and then there is a warning.
+#[test]
+fn broken_names_of_classes_are_told() {
+    let dir = tempdir().unwrap();
+    let names =
+        |names: &str| format!(r#"{{"info": {{"features": {{"label": {{"names": {names}}}}}}}}}"#);
+    let (whole, numbers) = (names(r#"["ant", "bee"]"#), names("[1, 2]"));
+    for (metadata, classes, told) in [
+        (whole.as_str(), ["ant", "bee"], None),
+        ("{}", ["0", "1"], None),
+        (r#"{"info": {"features": null}}"#, ["0", "1"], None),
+        (&whole[..40], ["0", "1"], Some("'huggingface' is no JSON: ")),
+        ("", ["0", "1"], Some("'huggingface' is no JSON: ")),
+        (
+            &numbers,
+            ["0", "1"],
+            Some("has names of 'label' that are no list of texts"),
+        ),
+        (
+            &names("{}"),
+            ["0", "1"],
+            Some("has names of 'label' that are no list of texts"),
+        ),
+        (
+            r#"{"info": {"features": 3}}"#,
+            ["0", "1"],
+            Some("has features that are no table"),
+        ),
+    ] {
+        let column = "required int64 label;";
+        let bytes = with_column::<Int64Type>(column, &[0, 1], None, Some(metadata));
+        let source = opened(&put(&dir, "0.parquet", &bytes), "train");
+        assert_eq!(source.classes(), classes, "{metadata}");
+        let warnings = source.warnings().join("\n");
+        match told {
+            None => assert_eq!(warnings, ""),
+            Some(told) => assert!(warnings.contains(told), "{warnings}"),
+        }
+    }
 }
 
 #[test]

@@ -161,8 +161,8 @@ fn same_classes(train: &[String], val: &[String]) -> Result<Option<Vec<Option<us
 pub fn check_labels(split: &str, source: &dyn Source) -> Result<()> {
     if !source.labelled() {
         return Err(usage(format!(
-            "the {split} images have no labels ({}), which this command needs; expected class folders, .cls files in tars or a \
-             column of labels in Parquet files",
+            "the {split} images have no labels ({}), which this command needs; they come from class folders, .cls files in \
+             tars, or in Parquet files a column 'label' of whole numbers, text or booleans, one in each row",
             source.describe()
         )));
     }
