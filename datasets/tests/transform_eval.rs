@@ -76,7 +76,7 @@ fn eval_is_that_of_timm() {
         let (height, width) = size.split_once('x').unwrap();
         let transform = EvalTransform {
             size: (height.parse().unwrap(), width.parse().unwrap()),
-            crop_pct: pct.parse().unwrap(),
+            crop_pct: (pct.parse().unwrap(), pct.parse().unwrap()),
             interpolation: filter(kind),
             ..EvalTransform::imagenet(1)
         };
@@ -110,7 +110,7 @@ fn squash_sees_the_whole_image() {
         rgb: row.repeat(32),
     };
     let cut = EvalTransform {
-        crop_pct: 1.0,
+        crop_pct: (1.0, 1.0),
         ..EvalTransform::imagenet(16)
     };
     let squash = EvalTransform {
@@ -122,10 +122,75 @@ fn squash_sees_the_whole_image() {
     let red = corner(squash);
     assert!(red[0] > 200 && red[1] < 50, "{red:?}");
     let inner = EvalTransform {
-        crop_pct: 0.5,
+        crop_pct: (0.5, 0.5),
         ..squash
     };
     assert_eq!(corner(inner), [0, 255, 0]);
+}
+
+/// An image whose pixels tell where they are.
+fn map(height: usize, width: usize) -> Image {
+    let pixel = |i: usize| [(i / width) as u8, (i % width) as u8, 0];
+    Image {
+        width,
+        height,
+        rgb: (0..height * width).flat_map(pixel).collect(),
+    }
+}
+
+#[test]
+fn an_odd_margin_is_halved_as_asked() {
+    // Margin, where Hugging Face's crop begins, where timm's does.
+    for (margin, floored, even) in [
+        (7, 3, 4),
+        (11, 5, 6),
+        (5, 2, 2),
+        (9, 4, 4),
+        (8, 4, 4),
+        (0, 0, 0),
+    ] {
+        let side = 64 + margin;
+        for squash in [false, true] {
+            let timms = EvalTransform {
+                crop_pct: (64.0 / side as f64, 64.0 / side as f64),
+                squash,
+                ..EvalTransform::imagenet(64)
+            };
+            let theirs = EvalTransform {
+                floor_margin: true,
+                ..timms
+            };
+            for (transform, begin) in [(theirs, floored), (timms, even)] {
+                let crop = transform.crop(&map(side, side)).unwrap();
+                assert_eq!(crop.rgb[..2], [begin, begin], "{margin}");
+            }
+        }
+    }
+}
+
+#[test]
+fn height_and_width_have_their_own_parts() {
+    let squash = EvalTransform {
+        crop_pct: (0.8, 0.5),
+        squash: true,
+        ..EvalTransform::imagenet(64)
+    };
+    // Already 80 x 128: the middle of it as it is.
+    let crop = squash.crop(&map(80, 128)).unwrap();
+    assert_eq!((crop.height, crop.width), (64, 64));
+    assert_eq!(crop.rgb[..2], [8, 32]);
+    // Both parts lead to 80: the shorter side becomes that, upright and across.
+    let cover = EvalTransform {
+        size: (64, 48),
+        crop_pct: (0.8, 0.6),
+        ..EvalTransform::imagenet(64)
+    };
+    for (height, width) in [(80, 100), (100, 80), (80, 80)] {
+        let crop = cover.crop(&map(height, width)).unwrap();
+        assert_eq!((crop.height, crop.width), (64, 48));
+        let begin = [(height - 64) / 2, (width - 48) / 2].map(|n| n as u8);
+        assert_eq!(crop.rgb[..2], begin);
+    }
 }
 
 #[test]
@@ -156,11 +221,11 @@ fn impossible_settings_are_explained() {
             ..good
         },
         EvalTransform {
-            crop_pct: 0.0,
+            crop_pct: (0.9, 0.0),
             ..good
         },
         EvalTransform {
-            crop_pct: 1.1,
+            crop_pct: (1.1, 0.9),
             ..good
         },
     ] {

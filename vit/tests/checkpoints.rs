@@ -113,7 +113,7 @@ fn hugging_face() {
     let deit = case("hf_deit", Family::HfDeit);
     assert_eq!(deit.labels()[&0], "ant");
     assert_eq!(deit.preprocess().mean, [0.5, 0.4, 0.3]);
-    assert_eq!(deit.preprocess().crop_pct, 0.8);
+    assert_eq!(deit.preprocess().crop_pct, (0.8, 0.8));
     case("hf_vit_tanh", Family::HfVit);
     let dino = case("hf_dinov2", Family::HfDinov2);
     assert_eq!(dino.config().pool, Pool::TokenAvg);

@@ -284,3 +284,44 @@ fn heads_that_the_user_gives_go_before_the_file() {
     let checkpoint = Checkpoint::open_with(folder.to_str().unwrap(), &hints).unwrap();
     assert_eq!(checkpoint.config().num_heads, 6);
 }
+
+/// A link to nowhere, a pipe or a folder in the place of a file is no file that is not there.
+#[cfg(unix)]
+#[test]
+fn what_is_there_but_no_file_is_an_error_that_names_it() {
+    let names = [
+        "config.json",
+        "preprocessor_config.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "vit.pth",
+    ];
+    for name in names {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(fixture("hf_deit").join(file), dir.path().join(file)).unwrap();
+        }
+        if !name.ends_with("config.json") {
+            fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+        }
+        let path = dir.path().join(name);
+        let refused = |words: &str| {
+            let error = Checkpoint::open(dir.path().to_str().unwrap()).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains(name) && error.contains(words), "{error}");
+            assert!(!error.contains('\n'), "{error}");
+        };
+        let _ = fs::remove_file(&path);
+        std::os::unix::fs::symlink("../blobs/gone", &path).unwrap();
+        refused("a link to ../blobs/gone, which leads nowhere");
+        fs::remove_file(&path).unwrap();
+        if name.ends_with("config.json") {
+            let made = std::process::Command::new("mkfifo").arg(&path).status();
+            assert!(made.unwrap().success());
+            refused("not a file");
+            fs::remove_file(&path).unwrap();
+            fs::create_dir(&path).unwrap();
+            refused("not a file");
+        }
+    }
+}

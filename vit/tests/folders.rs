@@ -72,7 +72,7 @@ fn hugging_face_preprocessing() {
         let p = read(json);
         assert_eq!(
             (p.size, p.crop_pct, p.squash),
-            (Some(size), crop_pct, squash),
+            (Some(size), (crop_pct, crop_pct), squash),
             "{json}"
         );
         assert!(p.known && p.filter == Filter::Bilinear);

@@ -64,6 +64,9 @@ fn the_only_file_of_weights_is_taken() {
         // What stands beside it is heeded.
         let tanh = checkpoint.config().activation == Activation::GeluTanh;
         assert_eq!(tanh, !name.contains('/'), "{name}");
+        let at_root = |n: &String| n.contains("config.json at the repository's root is not heeded");
+        let told = checkpoint.notes().iter().any(at_root);
+        assert_eq!(told, name.contains('/'), "{:?}", checkpoint.notes());
         // Without a server, from the cache.
         let nobody = Hub::new("http://127.0.0.1:1", cache.path(), None, false).unwrap();
         assert_eq!(fetch(&nobody, "hf://org/name").unwrap(), folder);
@@ -98,6 +101,9 @@ fn of_several_one_must_be_named() {
             .iter()
             .any(|n| n.contains("config.json beside"));
         assert_eq!(told, !name.contains('/'), "{:?}", checkpoint.notes());
+        let at_root = |n: &String| n.contains("root is not heeded: the weights lie in 'old'");
+        let told = checkpoint.notes().iter().any(at_root);
+        assert_eq!(told, name.contains('/'), "{:?}", checkpoint.notes());
         let offline = Hub::new(&server.endpoint, cache.path(), None, true).unwrap();
         assert_eq!(fetch(&offline, origin).unwrap(), path);
     }
@@ -106,6 +112,32 @@ fn of_several_one_must_be_named() {
         error.contains("no file 'd.pth' in it, but a.pth, b.ckpt"),
         "{error}"
     );
+}
+
+#[test]
+fn a_folder_with_its_own_config_needs_none_of_the_root() {
+    let server = repository(&["a/b/vit.pth"]);
+    let mut site = server.edit();
+    let own = br#"{"num_attention_heads": 3, "hidden_act": "gelu"}"#;
+    site.files.insert("a/b/config.json".into(), own.to_vec());
+    drop(site);
+    for (more, notes) in [(false, 0), (true, 1)] {
+        if more {
+            let mut site = server.edit();
+            let images = b"{}".to_vec();
+            site.files.insert("preprocessor_config.json".into(), images);
+        }
+        let cache = tempfile::tempdir().unwrap();
+        let origin = "hf://org/name";
+        let folder = fetch(&server.hub(cache.path(), None), origin).unwrap();
+        let checkpoint = Checkpoint::open_path(origin, &folder, &Hints::default()).unwrap();
+        let told = checkpoint.notes().iter().filter(|n| n.contains("'a/b'"));
+        let told: Vec<_> = told.collect();
+        assert_eq!(told.len(), notes, "{told:?}");
+        assert!(told
+            .iter()
+            .all(|n| n.starts_with("preprocessor_config.json at")));
+    }
 }
 
 #[test]

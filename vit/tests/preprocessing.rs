@@ -2,8 +2,9 @@
 use std::fs;
 use std::path::Path;
 
+use candle_core::DType;
 use serde_json::{json, Value};
-use vit::{Checkpoint, Error, Filter, Hints, Preprocess};
+use vit::{Checkpoint, Error, Filter, Hints, Layout, LoadOptions, Preprocess};
 
 /// The checkpoint of a fixture with this file in the place of its own.
 fn with(fixture: &str, file: &str, json: &Value) -> Result<Checkpoint, Error> {
@@ -104,7 +105,7 @@ fn resample_has_pillows_numbers_and_the_classes_defaults() {
         let p = p.preprocess();
         assert_eq!(
             (p.filter, p.size, p.crop_pct, p.squash),
-            (filter, Some((size, size)), crop_pct, squash),
+            (filter, Some((size, size)), (crop_pct, crop_pct), squash),
             "{class}"
         );
     }
@@ -184,7 +185,7 @@ fn timms_defaults_and_its_older_files() {
     let absent = json!({"mean": null, "std": null, "crop_pct": null, "interpolation": null, "crop_mode": null});
     let p = timm(absent).unwrap().preprocess();
     let want = Preprocess {
-        crop_pct: 0.875,
+        crop_pct: (0.875, 0.875),
         size: p.size,
         known: true,
         ..Preprocess::usual((224, 224))
@@ -205,6 +206,147 @@ fn timms_defaults_and_its_older_files() {
     let p = p.preprocess();
     assert_eq!(
         (p.mean, p.std, p.crop_pct, p.filter),
-        ([0.5; 3], [0.25; 3], 0.9, Filter::Bilinear)
+        ([0.5; 3], [0.25; 3], (0.9, 0.9), Filter::Bilinear)
     );
+}
+
+/// The checkpoint that was read, loaded for the size that its files say and written again.
+fn written(checkpoint: &Checkpoint, layout: Layout) -> (tempfile::TempDir, Vec<String>) {
+    let options = LoadOptions {
+        image: checkpoint.preprocess().size,
+        ..LoadOptions::default()
+    };
+    let out = tempfile::tempdir().unwrap();
+    let model = checkpoint.load(&options).unwrap();
+    let notes = model.save(out.path(), layout, DType::F32).unwrap();
+    (out, notes)
+}
+
+fn read(dir: &Path) -> Preprocess {
+    Checkpoint::open(dir.to_str().unwrap())
+        .unwrap()
+        .preprocess()
+}
+
+#[test]
+fn sides_have_their_own_sizes() {
+    // Class, size, crop; what images become before the crop.
+    let cases = [
+        (
+            "ViT",
+            json!({"height": 40, "width": 64}),
+            json!(32),
+            (40, 64),
+            true,
+        ),
+        ("ViT", json!([48, 32]), json!([32, 16]), (48, 32), true),
+        (
+            "DeiT",
+            json!({"height": 32, "width": 57}),
+            json!({"height": 32, "width": 48}),
+            (32, 57),
+            true,
+        ),
+        (
+            "Bit",
+            json!({"shortest_edge": 40}),
+            json!({"height": 32, "width": 24}),
+            (40, 40),
+            false,
+        ),
+        (
+            "Bit",
+            json!({"shortest_edge": 71}),
+            json!({"height": 24, "width": 64}),
+            (71, 71),
+            false,
+        ),
+        (
+            "CLIP",
+            json!(50),
+            json!({"height": 48, "width": 16}),
+            (50, 50),
+            false,
+        ),
+    ];
+    for (class, size, crop, resized, squash) in cases {
+        let json = vit(
+            json!({"image_processor_type": format!("{class}ImageProcessor"), "size": size,
+            "crop_size": crop, "do_center_crop": true}),
+        );
+        let checkpoint = hf(json.clone()).unwrap();
+        let p = checkpoint.preprocess();
+        let image = p.size.unwrap();
+        let to = |side: usize, part: f64| (side as f64 / part) as usize;
+        let got = (to(image.0, p.crop_pct.0), to(image.1, p.crop_pct.1));
+        assert_eq!(
+            (got, p.squash, p.floor_margin),
+            (resized, squash, true),
+            "{json}"
+        );
+
+        let (out, notes) = written(&checkpoint, Layout::HuggingFace);
+        assert!(notes.is_empty(), "{notes:?}");
+        assert_eq!(read(out.path()), p, "{json}");
+        let (out, notes) = written(&checkpoint, Layout::Timm);
+        assert!(
+            p.crop_pct.0 == p.crop_pct.1 || notes[0].contains("crop_pct"),
+            "{notes:?}"
+        );
+        assert_eq!(read(out.path()).crop_pct, (p.crop_pct.0, p.crop_pct.0));
+
+        let options = LoadOptions {
+            image: p.size,
+            ..LoadOptions::default()
+        };
+        let file = out.path().join("own.safetensors");
+        checkpoint.load(&options).unwrap().save_file(&file).unwrap();
+        assert_eq!(read(&file), Preprocess { size: None, ..p });
+    }
+}
+
+#[test]
+fn a_reader_who_crops_otherwise_is_told_of() {
+    let timms = |more: Value| timm(more).unwrap();
+    let processor = |size: usize| {
+        hf(vit(
+            json!({"size": size, "crop_size": 32, "do_center_crop": true}),
+        ))
+        .unwrap()
+    };
+    // The margin of the longer side may be any; that of squashed images is known.
+    for (checkpoint, layout, words) in [
+        (
+            timms(json!({})),
+            Layout::HuggingFace,
+            Some("one pixel earlier"),
+        ),
+        (timms(json!({})), Layout::Timm, None),
+        (
+            timms(json!({"crop_mode": "squash", "crop_pct": 1.0})),
+            Layout::HuggingFace,
+            None,
+        ),
+        (processor(39), Layout::Timm, Some("one pixel later")),
+        (processor(39), Layout::HuggingFace, None),
+        (processor(37), Layout::Timm, None),
+        (processor(40), Layout::Timm, None),
+    ] {
+        let (out, notes) = written(&checkpoint, layout);
+        assert_eq!(read(out.path()), checkpoint.preprocess());
+        let told = notes.iter().find(|n| n.contains("half a pixel"));
+        assert_eq!(told.is_some(), words.is_some(), "{notes:?}");
+        assert!(
+            told.is_none_or(|n| n.contains(words.unwrap_or_default())),
+            "{notes:?}"
+        );
+    }
+    // Not square: timm covers both sides, transformers knows a shorter one only; what is written can be read.
+    let wide = timms(json!({"input_size": [3, 24, 40], "crop_pct": 0.9}));
+    let (out, notes) = written(&wide, Layout::HuggingFace);
+    assert!(
+        notes.iter().any(|n| n.contains("shorter side to 44")),
+        "{notes:?}"
+    );
+    assert_eq!(read(out.path()).size, Some((24, 40)));
 }

@@ -180,6 +180,139 @@ fn convert_keeps_how_images_are_prepared() {
     }
 }
 
+/// A copy of a fixture with these bytes in a file.
+fn changed(name: &str, to: &Path, file: &str, json: &str) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(fixture(name).join(file), to.join(file)).unwrap();
+    }
+    std::fs::write(to.join(file), json).unwrap();
+}
+
+/// Notes and warnings of a command that succeeds.
+fn said_of(args: &[&dyn AsRef<std::ffi::OsStr>]) -> String {
+    let output = run(args).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+#[test]
+fn a_size_that_is_not_the_models_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    classes(&at("data"), &["dark", "light"], 1);
+    let timm = std::fs::read_to_string(fixture("timm_registers").join("config.json")).unwrap();
+    let mut timm: serde_json::Value = serde_json::from_str(&timm).unwrap();
+    timm["pretrained_cfg"]["input_size"] = serde_json::json!([3, 64, 48]);
+    let images = "preprocessor_config.json";
+    for (number, (fixture, file, json, size)) in [
+        (
+            "hf_deit",
+            images,
+            r#"{"size": 48, "image_processor_type": "ViTImageProcessor"}"#.to_owned(),
+            "48 x 48",
+        ),
+        (
+            "hf_deit",
+            images,
+            r#"{"image_processor_type": "BitImageProcessor", "size": 80, "crop_size": 40}"#.into(),
+            "40 x 40",
+        ),
+        ("hf_deit", images, "{}".into(), "224 x 224"),
+        ("timm_registers", "config.json", timm.to_string(), "64 x 48"),
+        (
+            "hf_deit",
+            images,
+            r#"{"size": 32, "crop_size": 32}"#.into(),
+            "",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let source = at(&format!("source-{number}"));
+        changed(fixture, &source, file, &json);
+        let asked = format!("--image-size={}", size.replace(' ', ""));
+        let out = at(&format!("out-{number}"));
+        let convert: [&dyn AsRef<std::ffi::OsStr>; 4] = [&"convert", &source, &out, &"--to=hf"];
+        let features = at(&format!("f-{number}"));
+        let (data, checkpoint) = (at("data"), &source);
+        let embed: [&dyn AsRef<std::ffi::OsStr>; 7] = [
+            &"embed",
+            &"--checkpoint",
+            checkpoint,
+            &"--data",
+            &data,
+            &"--out",
+            &features,
+        ];
+        let inspect: [&dyn AsRef<std::ffi::OsStr>; 2] = [&"inspect", &source];
+        for (command, words) in [
+            (&embed[..], "resampled"),
+            (&inspect[..], "which is taken"),
+            (&convert[..], "which is taken"),
+        ] {
+            let said = said_of(command);
+            let note = format!("prepare images of {size}, its position table is for 32 x 32");
+            let told = said
+                .lines()
+                .find(|line| line.contains("its position table is for"));
+            assert_eq!(told.is_some(), !size.is_empty(), "{said}");
+            assert!(
+                told.is_none_or(|l| l.contains(&note) && l.contains(words)),
+                "{said}"
+            );
+        }
+        // What is written is of the size of the model that is written.
+        let written = std::fs::read_to_string(out.join(images)).unwrap();
+        let written: serde_json::Value = serde_json::from_str(&written).unwrap();
+        let side = serde_json::json!({"height": 32, "width": 32});
+        assert_eq!(written["crop_size"], side, "{json}");
+        if !size.is_empty() {
+            let said = said_of(&[&"inspect", &source, &asked]);
+            assert!(!said.contains("position table"), "{said}");
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_to_nowhere_is_not_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for (name, file) in [
+        ("a", "config.json"),
+        ("b", "preprocessor_config.json"),
+        ("c", "model.safetensors"),
+    ] {
+        changed("hf_deit", &at(name), "preprocessor_config.json", "{}");
+        std::fs::remove_file(at(name).join(file)).unwrap();
+        std::os::unix::fs::symlink("gone", at(name).join(file)).unwrap();
+        let text = fails(run(&[&"inspect", &at(name)]), 1);
+        assert!(
+            text.contains(file) && text.contains("leads nowhere"),
+            "{text}"
+        );
+    }
+    let text = fails(run(&[&"inspect", &at("c/model.safetensors")]), 1);
+    assert!(text.contains("a link to gone"), "{text}");
+}
+
+#[test]
+fn helps_name_checkpoints_alike() {
+    for command in [
+        "inspect", "convert", "embed", "classify", "knn", "eval", "linprobe", "finetune",
+    ] {
+        let text = ok(run(&[&command, &"--help"]));
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let one = "Run folder, file (.safetensors, .pth, .bin, .index.json), folder, or \
+                   hf://org/name[/file][@revision]";
+        assert!(text.contains(one), "{command}: {text}");
+        assert!(!text.contains("hf://org/name@"), "{command}: {text}");
+    }
+}
+
 #[test]
 fn names_of_any_length_are_listed() {
     let folder = tempfile::tempdir().unwrap();

@@ -9,18 +9,21 @@ use crate::{CropBox, Error, Image, Interpolation, Normalize};
 /// Resize, central crop, normalisation: timm's transform for evaluation.
 ///
 /// The image is resized so that it just covers `floor(size / crop_pct)`, and the middle `size` of that is taken. With a
-/// square `size`, as torchvision's `Resize` and `CenterCrop`: the shorter side becomes `s = floor(size / crop_pct)`, the
+/// square of that, as torchvision's `Resize` and `CenterCrop`: the shorter side becomes `s = floor(size / crop_pct)`, the
 /// longer one `floor(s * longer / shorter)`. With another, as timm's `ResizeKeepRatio`: each side is rounded to the
 /// nearest number, ties to even. With `squash` each side becomes `floor(size / crop_pct)`, as timm's `crop_mode` of that
-/// name. The crop begins at half of what is left over, ties to even.
+/// name. The crop begins at half of what is left over, ties to even; with `floor_margin` rounded down, as Hugging Face's
+/// processors do.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EvalTransform {
     /// Height and width of the result in pixels.
     pub size: (usize, usize),
-    /// The part of the resized image's side that is kept, in (0, 1].
-    pub crop_pct: f64,
+    /// The parts of the resized image's height and width that are kept, in (0, 1].
+    pub crop_pct: (f64, f64),
     /// Whether resizing may change the proportions, so that all of the image is seen.
     pub squash: bool,
+    /// Whether half a pixel of margin is rounded down; else to even.
+    pub floor_margin: bool,
     /// How to resize.
     pub interpolation: Interpolation,
     /// The last step.
@@ -32,8 +35,9 @@ impl EvalTransform {
     pub fn imagenet(size: usize) -> Self {
         Self {
             size: (size, size),
-            crop_pct: 0.875,
+            crop_pct: (0.875, 0.875),
             squash: false,
+            floor_margin: false,
             interpolation: Interpolation::Bicubic,
             normalize: Normalize::IMAGENET,
         }
@@ -51,7 +55,11 @@ impl EvalTransform {
         let ((height, width), (resized_height, resized_width)) =
             (self.size, self.resized(image.height, image.width));
         let middle = |all: usize, part: usize| {
-            ((all.saturating_sub(part)) as f64 / 2.0).round_ties_even() as usize
+            let margin = all.saturating_sub(part);
+            match self.floor_margin {
+                true => margin / 2,
+                false => (margin as f64 / 2.0).round_ties_even() as usize,
+            }
         };
         let window = CropBox {
             top: middle(resized_height, height),
@@ -65,8 +73,9 @@ impl EvalTransform {
 
     /// Height and width after resizing, before the crop.
     fn resized(&self, height: usize, width: usize) -> (usize, usize) {
-        let scaled = |n: usize| (n as f64 / self.crop_pct) as usize;
-        let (to_height, to_width) = (scaled(self.size.0), scaled(self.size.1));
+        let scaled = |n: usize, part: f64| (n as f64 / part) as usize;
+        let to_height = scaled(self.size.0, self.crop_pct.0);
+        let to_width = scaled(self.size.1, self.crop_pct.1);
         if self.squash {
             return (to_height, to_width);
         }
@@ -106,11 +115,12 @@ impl Transform for EvalTransform {
     fn check(&self) -> Result<(), Error> {
         check_size(self.size.0)?;
         check_size(self.size.1)?;
-        if !(self.crop_pct > 0.0 && self.crop_pct <= 1.0) {
-            return Err(Error::InvalidArgument(format!(
-                "crop_pct {}; expected more than 0 and at most 1",
-                self.crop_pct
-            )));
+        for part in [self.crop_pct.0, self.crop_pct.1] {
+            if !(part > 0.0 && part <= 1.0) {
+                return Err(Error::InvalidArgument(format!(
+                    "crop_pct {part}; expected more than 0 and at most 1"
+                )));
+            }
         }
         self.normalize.check()
     }

@@ -165,7 +165,8 @@ fn in_folder(folder: &Path) -> Result<PathBuf, Error> {
         path: folder.to_owned(),
         reason,
     };
-    if let Some(name) = NAMES.iter().find(|name| folder.join(name).is_file()) {
+    let named = |name: &&&str| is_there(&folder.join(name)) && !folder.join(name).is_dir();
+    if let Some(name) = NAMES.iter().find(named) {
         return Ok(folder.join(name));
     }
     let entries = std::fs::read_dir(folder).map_err(|e| fail(e.to_string()))?;
@@ -186,7 +187,7 @@ fn in_folder(folder: &Path) -> Result<PathBuf, Error> {
     }
     found.retain(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        is_weights(&name) && path.is_file()
+        is_weights(&name) && (path.is_file() || !path.exists())
     });
     match found.len() {
         1 => Ok(found.remove(0)),
@@ -267,10 +268,16 @@ fn check_index(path: &Path, index: &BTreeMap<String, String>, read: &Read) -> Re
 
 fn beside(weights: &Path, name: &str) -> Result<Option<Value>, Error> {
     let path = weights.with_file_name(name);
-    match path.is_file() {
+    match is_there(&path) {
         true => json_of(&path).map(Some),
         false => Ok(None),
     }
+}
+
+/// Whether anything has this name. A link to nowhere, a pipe, a folder in the place of a file are not passed over: reading
+/// them is an error that names them.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
 }
 
 fn json_of(path: &Path) -> Result<Value, Error> {

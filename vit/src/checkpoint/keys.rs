@@ -160,6 +160,11 @@ fn count(value: &Value) -> Option<usize> {
     usize::try_from(n).ok()
 }
 
+/// A part of something.
+pub(super) fn share(value: &Value) -> Option<f64> {
+    value.as_f64().filter(|x| *x > 0.0 && *x <= 1.0)
+}
+
 /// A count of pixels that an image may have.
 pub(super) fn side(value: &Value) -> Option<usize> {
     let n = value.as_u64().filter(|n| (1..=1 << 20).contains(n))?;

@@ -134,6 +134,10 @@ impl Checkpoint {
             return Err(unknown(reason));
         }
         notes.extend(description.notes.iter().cloned());
+        #[cfg(feature = "hub")]
+        if origin.starts_with("hf://") {
+            notes.extend(crate::hub::note_of_root(path));
+        }
         let last = description.labels.keys().last();
         if let Some(last) = last.filter(|n| cfg.num_classes > 0 && **n >= cfg.num_classes) {
             notes.push(format!(

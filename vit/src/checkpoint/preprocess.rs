@@ -3,6 +3,8 @@ mod hugging_face;
 mod ours;
 mod timm;
 
+use serde_json::{json, Value};
+
 use super::keys;
 
 pub(super) use hugging_face::{read as of_hugging_face, write as to_hugging_face};
@@ -15,6 +17,9 @@ const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.
 const CROP_PCT: f64 = 0.875;
 /// Images up to this many pixels are judged whole: their margin is not worth losing.
 const WHOLE: usize = 64;
+/// [`Preprocess::floor_margin`] in files of others' layouts that we write, where their readers do otherwise: they pass over
+/// it, and we read what we wrote.
+pub(super) const FLOOR_MARGIN: &str = "vitfreeze_floor_margin";
 
 /// How pixels are weighted when an image is resized, in Pillow's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,11 +75,14 @@ impl Filter {
 pub struct Preprocess {
     /// Height and width of the input in pixels, where the checkpoint's files tell.
     pub size: Option<(usize, usize)>,
-    /// The part of the resized image's side that the central crop keeps.
-    pub crop_pct: f64,
+    /// The parts of the resized image's height and width that the central crop keeps.
+    pub crop_pct: (f64, f64),
     /// Whether resizing changes the image's proportions to those of the input (Hugging Face's ViT and DeiT); else it covers
     /// the input.
     pub squash: bool,
+    /// Whether half a pixel of the crop's margin is rounded down, as Hugging Face's processors do; else to even, as timm and
+    /// torchvision.
+    pub floor_margin: bool,
     /// How to resize.
     pub filter: Filter,
     /// Subtracted from each channel, of values between 0 and 1.
@@ -92,10 +100,11 @@ impl Preprocess {
         Self {
             size: None,
             crop_pct: match image.0.max(image.1) <= WHOLE {
-                true => 1.0,
-                false => CROP_PCT,
+                true => (1.0, 1.0),
+                false => (CROP_PCT, CROP_PCT),
             },
             squash: false,
+            floor_margin: false,
             filter: Filter::Bicubic,
             mean: IMAGENET.0,
             std: IMAGENET.1,
@@ -111,6 +120,41 @@ impl Preprocess {
             known: true,
             ..Self::usual(image)
         }
+    }
+
+    /// `crop_pct` as files tell it: one number, or those of height and width where they differ.
+    pub fn crop_told(&self) -> Value {
+        match self.crop_pct {
+            (height, width) if height == width => json!(height),
+            (height, width) => json!([height, width]),
+        }
+    }
+
+    /// What images are resized to (squash), or just cover, before this size is cropped from them.
+    fn resized(&self, (height, width): (usize, usize)) -> (usize, usize) {
+        let scaled = |side: usize, part: f64| (side as f64 / part) as usize;
+        (
+            scaled(height, self.crop_pct.0),
+            scaled(width, self.crop_pct.1),
+        )
+    }
+
+    /// What to say of a reader who halves odd margins otherwise than this, where a crop of this size ever has any: of
+    /// squashed images all margins are known, of others that of the longer side is any.
+    fn margin_note(&self, image: (usize, usize), floors: bool, reader: &str) -> Option<String> {
+        let (height, width) = self.resized(image);
+        let differs = |all: usize, part: usize| all.saturating_sub(part) % 4 == 3;
+        let some = !self.squash || differs(height, image.0) || differs(width, image.1);
+        (some && floors != self.floor_margin).then(|| {
+            let (where_to, how) = match floors {
+                true => ("earlier", "down"),
+                false => ("later", "to even"),
+            };
+            format!(
+                "{reader} rounds half a pixel of margin {how}: its crop of an image begins one pixel {where_to} than \
+                 here at times"
+            )
+        })
     }
 }
 

@@ -79,7 +79,7 @@ impl Pretrained {
 
     /// Writes one safetensors file that [`Checkpoint::open`](crate::Checkpoint::open) loads as it is: all tensors under
     /// timm's names, and under the metadata key `vitfreeze` the [`VitConfig`] as JSON with `labels` (names of the classes)
-    /// and `preprocess` (`crop_pct`, `squash`, `interpolation`, `mean`, `std`) beside its own keys.
+    /// and `preprocess` (`crop_pct`, `squash`, `floor_margin`, `interpolation`, `mean`, `std`) beside its own keys.
     ///
     /// # Errors
     /// [`Error::Write`].
@@ -172,12 +172,10 @@ impl Pretrained {
                 "classifier": if cfg.dist_token { json!(["head", "head_dist"]) } else { json!("head") },
             },
         });
-        let images = &mut config["pretrained_cfg"];
-        preprocess::to_timm(&self.preprocess, (height, width), images);
+        let mut notes = preprocess::to_timm(&self.preprocess, (height, width), &mut config);
         if cfg.num_classes > 0 && self.labels.len() == cfg.num_classes {
             config["label_names"] = self.labels.values().cloned().collect();
         }
-        let mut notes = Vec::new();
         if cfg.norm_eps != eps {
             notes.push(format!(
                 "timm's model adds {eps:e} to variances, this one was trained with {:e}: numbers differ where variances \

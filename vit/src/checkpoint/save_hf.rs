@@ -41,12 +41,12 @@ pub(super) fn convert(model: &Pretrained, dtype: DType) -> Result<Files, Error> 
         };
         tensors = tensors.into_iter().map(with).collect();
     }
-    let images = to_hugging_face(&model.preprocess, cfg.image());
+    let (images, notes) = to_hugging_face(&model.preprocess, cfg.image());
     let files = vec![
         ("config.json", config(kind, model, dtype)?),
         ("preprocessor_config.json", images),
     ];
-    Ok((files, tensors, Vec::new()))
+    Ok((files, tensors, notes))
 }
 
 fn no(reason: &str) -> Error {

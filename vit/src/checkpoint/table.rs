@@ -97,16 +97,20 @@ pub(crate) struct Source {
 
 impl Source {
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let fail = |e: io::Error| Error::Read {
+        let error = |reason: String| Error::Read {
             path: path.to_owned(),
-            reason: e.to_string(),
+            reason,
+        };
+        let fail = |e: io::Error| match std::fs::read_link(path) {
+            Ok(to) => error(format!(
+                "a link to {}, which leads nowhere: {e}",
+                to.display()
+            )),
+            Err(_) => error(e.to_string()),
         };
         // Before it is opened: a pipe would wait for its other end.
         if !std::fs::metadata(path).map_err(fail)?.is_file() {
-            return Err(Error::Read {
-                path: path.to_owned(),
-                reason: "not a file".into(),
-            });
+            return Err(error("not a file: a folder, a pipe or a device".into()));
         }
         let file = File::open(path).map_err(fail)?;
         let metadata = file.metadata().map_err(fail)?;

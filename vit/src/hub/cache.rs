@@ -15,6 +15,15 @@ use std::time::Duration;
 use super::http::is_commit;
 use super::repo::Repo;
 
+/// The root of the repository in whose snapshot a folder is.
+pub(super) fn root_of(folder: &Path) -> Option<&Path> {
+    let is_root = |at: &&Path| {
+        let parent = at.parent().and_then(Path::file_name);
+        parent.is_some_and(|name| name == "snapshots")
+    };
+    folder.ancestors().find(is_root)
+}
+
 /// One repository's part of the cache.
 pub(super) struct Cache {
     folder: PathBuf,

@@ -19,6 +19,7 @@ use crate::Error;
 use cache::Cache;
 use http::{Http, Meta, Refusal};
 use repo::Repo;
+pub(crate) use weights::note_of_root;
 
 /// Lets a token go over plain HTTP.
 const ALLOW_HTTP_TOKEN: &str = "VITFREEZE_ALLOW_HTTP_TOKEN";

@@ -10,6 +10,25 @@ use crate::checkpoint::{is_weights, shard_names, WEIGHTS};
 use crate::error::some;
 use crate::Error;
 
+/// What stands beside weights and is about them.
+const BESIDE: [&str; 2] = ["config.json", "preprocessor_config.json"];
+
+/// Which of these of a repository are not heeded, as the weights at `path` lie in a folder without them.
+pub(crate) fn note_of_root(path: &Path) -> Option<String> {
+    let folder = if path.is_dir() { path } else { path.parent()? };
+    let root = cache::root_of(folder).filter(|root| *root != folder)?;
+    let at_root = |name: &&str| root.join(name).is_file() && !folder.join(name).exists();
+    let names: Vec<&str> = BESIDE.into_iter().filter(at_root).collect();
+    let inner = folder.strip_prefix(root).ok()?.display();
+    (!names.is_empty()).then(|| {
+        format!(
+            "{} at the repository's root is not heeded: the weights lie in '{inner}', and it may be another model's; to \
+             heed it, give a folder with both",
+            names.join(" and ")
+        )
+    })
+}
+
 /// More files than any repository of models is searched for.
 const MAX_FILES: usize = 1 << 16;
 
@@ -18,7 +37,7 @@ impl Fetch<'_> {
     pub fn all(&mut self) -> Result<PathBuf, Error> {
         let repo = self.repo;
         if let Some(file) = &repo.file {
-            self.beside(file)?;
+            self.beside_or_at_root(file)?;
             return match self.weights(file)? {
                 Some(path) => self.done(path),
                 None => Err(self.no_such(file)),
@@ -44,10 +63,15 @@ impl Fetch<'_> {
     /// What stands beside a file and is read with it; whether there is any.
     fn beside(&mut self, file: &str) -> Result<bool, Error> {
         let mut found = false;
-        for name in ["config.json", "preprocessor_config.json"] {
+        for name in BESIDE {
             found |= self.file(&sibling(file, name))?.is_some();
         }
         Ok(found)
+    }
+
+    /// The same; where there is none, those at the root, which are not read but told of.
+    fn beside_or_at_root(&mut self, file: &str) -> Result<bool, Error> {
+        Ok(self.beside(file)? || (file.contains('/') && self.beside("")?))
     }
 
     /// A file of weights, with its shards where it is an index of them.

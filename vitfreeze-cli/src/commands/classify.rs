@@ -8,7 +8,7 @@ use datasets::Transform as _;
 use vit::{printable, Head};
 
 use crate::console::{note, print};
-use crate::input::pretrained::{input_size, load, open, transform, ModelArgs};
+use crate::input::pretrained::{input_size, load, open, transform, ModelArgs, CHECKPOINT};
 use crate::machine::device;
 use crate::usage::usage;
 
@@ -24,8 +24,7 @@ const BATCH: usize = 16;
 #[derive(clap::Parser)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// File (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name@revision
-    #[arg(long, value_name = "CHECKPOINT")]
+    #[arg(long, value_name = "CHECKPOINT", help = CHECKPOINT)]
     checkpoint: String,
     /// JPEG and PNG files
     #[arg(required = true, value_name = "IMAGE")]

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use vit::{Head, Layout};
 
 use crate::console::{counted, note, print};
-use crate::input::pretrained::{explain, load, open, ModelArgs};
+use crate::input::pretrained::{explain, load, note_other_size, open, ModelArgs, CHECKPOINT};
 use crate::machine::device;
 use crate::run::folder::quoted;
 use crate::usage::usage;
@@ -26,8 +26,7 @@ Examples:
 #[derive(clap::Parser)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// File (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name@revision
-    #[arg(value_name = "IN")]
+    #[arg(value_name = "IN", help = CHECKPOINT)]
     input: String,
     /// Folder to write; must be new or empty
     #[arg(value_name = "OUT")]
@@ -79,6 +78,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         )));
     }
     let checkpoint = open(&args.input, &args.model)?;
+    note_other_size(&checkpoint, &args.model);
     let head = match args.drop_head {
         true => Head::Drop,
         false => Head::Keep,

@@ -12,7 +12,9 @@ use vit::Head;
 use crate::console::{duration, note, print, Progress, Unit};
 use crate::features::{extract, Output};
 use crate::input::dataset;
-use crate::input::pretrained::{input_size, load, open, pooling, transform, ComputeArgs};
+use crate::input::pretrained::{
+    input_size, load, open, pooling, transform, ComputeArgs, CHECKPOINT,
+};
 use crate::run::folder::quoted;
 use crate::usage::usage;
 
@@ -28,8 +30,7 @@ the checkpoint. Images that cannot be read are left out and told about.";
 #[derive(clap::Parser)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// File (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name@revision
-    #[arg(long, value_name = "CHECKPOINT")]
+    #[arg(long, value_name = "CHECKPOINT", help = CHECKPOINT)]
     checkpoint: String,
     /// Dataset of any kind; see 'vitfreeze data --help'
     #[arg(long, value_name = "SRC")]

@@ -18,7 +18,7 @@ use crate::accuracy::Accuracy;
 use crate::console::{counted, duration, note, print, Progress, Unit};
 use crate::features::{extract, Output};
 use crate::input::classes::Relabelled;
-use crate::input::pretrained::{input_size, load, open, transform, ComputeArgs};
+use crate::input::pretrained::{input_size, load, open, transform, ComputeArgs, CHECKPOINT};
 use crate::input::splits::{check_labels, open_split};
 use crate::machine::interrupt;
 use crate::plot;
@@ -45,8 +45,7 @@ const FILES: [&str; 3] = ["per_class.csv", "confusion.csv", "confusion.png"];
 #[derive(clap::Parser)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Run folder, file (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name@revision
-    #[arg(long, value_name = "CHECKPOINT")]
+    #[arg(long, value_name = "CHECKPOINT", help = CHECKPOINT)]
     checkpoint: String,
     /// Dataset; see 'vitfreeze data --help' [default: that of the checkpoint's run]
     #[arg(long, value_name = "SRC")]
@@ -262,7 +261,7 @@ impl Judge<'_> {
                 "split": args.split,
                 "classes": self.record,
                 "image-size": self.transform.size,
-                "crop-pct": self.transform.crop_pct,
+                "crop-pct": self.pretrained.preprocess.crop_told(),
                 "dtype": self.args.compute.dtype,
                 "bf16-unit": self.pretrained.cfg.precision.unit(),
             }),

@@ -157,7 +157,7 @@ impl Task for Finetune {
                 Pool::TokenAvg => "class token and mean of the patches",
             },
             self.origin,
-            match self.judged.crop_pct {
+            match self.judged.crop_pct.0 {
                 1.0 => "whole images".to_owned(),
                 part => format!("the middle {:.1} %", 100.0 * part),
             }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use vit::{shown, Activation, Checkpoint, Pool, PosEmbed, StoredTensor, StoredType};
 
 use crate::console::{amount, counted, print};
-use crate::input::pretrained::{explain, open, ModelArgs};
+use crate::input::pretrained::{explain, note_other_size, open, ModelArgs, CHECKPOINT};
 use crate::machine::device;
 
 const EXAMPLES: &str = "\
@@ -19,7 +19,7 @@ Examples:
 #[derive(clap::Parser)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// File (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name@revision
+    #[arg(help = CHECKPOINT)]
     checkpoint: String,
     #[command(flatten)]
     model: ModelArgs,
@@ -29,6 +29,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<ExitCode> {
     device::set_threads(0)?;
     let checkpoint = open(&args.checkpoint, &args.model)?;
+    note_other_size(&checkpoint, &args.model);
     for line in summary(&checkpoint) {
         print(line)?;
     }

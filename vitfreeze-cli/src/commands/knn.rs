@@ -14,7 +14,9 @@ use vit::{Head, Pretrained, Vit};
 
 use crate::console::{counted, duration, note, print, Progress, Unit};
 use crate::features::{extract, Output};
-use crate::input::pretrained::{input_size, load, open, pooling, transform, ComputeArgs};
+use crate::input::pretrained::{
+    input_size, load, open, pooling, transform, ComputeArgs, CHECKPOINT,
+};
 use crate::input::splits::Data;
 use crate::input::subset::Subset;
 use crate::machine::interrupt;
@@ -45,8 +47,7 @@ features), whose votes count exp(similarity / 0.07): DINO's protocol, exact, for
 #[derive(clap::Parser)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Run folder, file (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name@revision
-    #[arg(long, value_name = "CHECKPOINT")]
+    #[arg(long, value_name = "CHECKPOINT", help = CHECKPOINT)]
     checkpoint: String,
     /// Dataset with the splits train and val; see 'vitfreeze data --help' [default: that of the checkpoint's run]
     #[arg(long, value_name = "SRC")]

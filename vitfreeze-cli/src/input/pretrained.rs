@@ -10,6 +10,10 @@ use crate::console::note;
 use crate::machine::device::{self, Dtype};
 use crate::usage::usage;
 
+/// What a checkpoint is named by, for helps and messages.
+pub const CHECKPOINT: &str =
+    "Run folder, file (.safetensors, .pth, .bin, .index.json), folder, or hf://org/name[/file][@revision]";
+
 /// Flags for what no file of a checkpoint tells.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ModelArgs {
@@ -68,7 +72,7 @@ fn image_size(text: &str) -> Result<(usize, usize), String> {
     }
 }
 
-/// Opens `origin`: a file, a folder or `hf://org/name@revision`.
+/// Opens `origin`: a [`CHECKPOINT`].
 pub fn open(origin: &str, args: &ModelArgs) -> Result<Checkpoint> {
     let hints = Hints {
         num_heads: args.heads.map(|n| n as usize),
@@ -77,7 +81,8 @@ pub fn open(origin: &str, args: &ModelArgs) -> Result<Checkpoint> {
     };
     let checkpoint = match origin.starts_with("hf://") {
         true => from_hub(origin, &hints),
-        false if !Path::new(origin).exists() => {
+        // A link to nowhere is there: that it leads nowhere is said when it is read.
+        false if Path::new(origin).symlink_metadata().is_err() => {
             return Err(usage(format!("{origin}: no such file or folder")));
         }
         false => Checkpoint::open_with(origin, &hints),
@@ -130,8 +135,37 @@ pub fn load(
     checkpoint.load(&options).map_err(explain)
 }
 
+/// What to say where the checkpoint's files prepare images of another size than its position table is for, and nobody
+/// asked for one.
+fn two_sizes(checkpoint: &Checkpoint, args: &ModelArgs) -> Option<String> {
+    let (height, width) = checkpoint.preprocess().size?;
+    let own = checkpoint.config().image();
+    (own != (height, width) && args.image_size.is_none()).then(|| {
+        format!(
+            "the checkpoint's files prepare images of {height} x {width}, its position table is for {} x {}",
+            own.0, own.1
+        )
+    })
+}
+
+/// The same for those who use the table as it is.
+pub fn note_other_size(checkpoint: &Checkpoint, args: &ModelArgs) {
+    if let (Some(text), Some((height, width))) =
+        (two_sizes(checkpoint, args), checkpoint.preprocess().size)
+    {
+        note(format!(
+            "note: {text}, which is taken; --image-size {height}x{width} for the other"
+        ));
+    }
+}
+
 /// The size at which the checkpoint's own files feed it, unless `--image-size` says another.
 pub fn input_size(checkpoint: &Checkpoint, args: ModelArgs) -> ModelArgs {
+    if let Some(text) = two_sizes(checkpoint, &args) {
+        note(format!(
+            "note: {text}; it is resampled to the former (--image-size chooses)"
+        ));
+    }
     let own = checkpoint.preprocess().size;
     ModelArgs {
         image_size: args.image_size.or(own),
@@ -145,7 +179,7 @@ pub fn transform(pretrained: &Pretrained) -> EvalTransform {
     if !p.known {
         note(format!(
             "note: no file tells how images are prepared: ImageNet's mean and deviation, crop of {}, {} assumed",
-            p.crop_pct,
+            p.crop_told(),
             p.filter.name()
         ));
     }
@@ -158,6 +192,7 @@ pub fn eval_transform(p: &Preprocess, size: (usize, usize)) -> EvalTransform {
         size,
         crop_pct: p.crop_pct,
         squash: p.squash,
+        floor_margin: p.floor_margin,
         interpolation: match p.filter {
             Filter::Nearest => Interpolation::Nearest,
             Filter::Lanczos => Interpolation::Lanczos,

@@ -55,7 +55,12 @@ impl RunData {
         let path = Path::new(checkpoint);
         let dir = if path.is_dir() { path } else { path.parent()? };
         let config = dir.join("config.toml");
-        if !config.metadata().ok()?.is_file() {
+        config.symlink_metadata().ok()?;
+        if !config.is_file() {
+            note(vit::printable(&format!(
+                "warning: {} is no file or a link that leads nowhere: the data of the checkpoint's run are not known",
+                config.display()
+            )));
             return None;
         }
         let mut text = String::new();

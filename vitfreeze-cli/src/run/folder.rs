@@ -57,7 +57,7 @@ pub fn resume<S: Settings>(dir: &Path, flags: &Given<S>) -> Result<(S, Checkpoin
     let saved = &checkpoint.header.config;
     // Where config.toml has got lost, the checkpoint knows its numbers.
     let file = dir.join("config.toml");
-    let config = match file.is_file() {
+    let config = match file.symlink_metadata().is_ok() {
         true => S::of_run(&file, flags)?,
         false => S::of_checkpoint(saved, flags)?,
     };

@@ -4,6 +4,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::input::pretrained::CHECKPOINT;
 use crate::run::data::RunData;
 use crate::settings::{absolute, bounded};
 
@@ -11,9 +12,12 @@ use crate::settings::{absolute, bounded};
 #[derive(Debug, Clone, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Supervised {
-    /// Where the encoder comes from: a run's folder, a file (.safetensors, .pth, .bin, .index.json), or hf://org/name@revision;
-    /// without --data its run's images are taken
-    #[arg(long, value_name = "CHECKPOINT", help_heading = "Model")]
+    #[arg(
+        long,
+        value_name = "CHECKPOINT",
+        help_heading = "Model",
+        help = format!("{CHECKPOINT}; without --data its run's images are taken"),
+    )]
     pub checkpoint: Option<String>,
     /// Side of the image in pixels; a learnt position table is resampled [default: the checkpoint's]
     #[arg(long, value_name = "PX", help_heading = "Model")]

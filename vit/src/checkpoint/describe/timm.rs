@@ -3,11 +3,11 @@ use serde_json::Value;
 
 use super::{activation, labels, Claim, Description, Hints};
 use crate::checkpoint::keys::Keys;
-use crate::checkpoint::preprocess;
+use crate::checkpoint::preprocess::{self, FLOOR_MARGIN};
 use crate::{Pool, VitConfig};
 
 /// Beside `model_args` and `pretrained_cfg`: what is heeded, what the tensors tell, what transformers' wrapper adds.
-const KNOWN: [&str; 17] = [
+const KNOWN: [&str; 18] = [
     "architecture",
     "architectures",
     "do_pooling",
@@ -25,6 +25,7 @@ const KNOWN: [&str; 17] = [
     "pretrained_cfg",
     "torch_dtype",
     "transformers_version",
+    FLOOR_MARGIN,
 ];
 
 /// Arguments of timm's model that are heeded, that the tensors tell, or that only training uses.
@@ -80,7 +81,8 @@ pub(super) fn read(name: &str, json: &Value, into: &mut Description) -> Result<H
             cfg
         }
     };
-    let read = preprocess::of_timm(cfg, &mut into.notes)?;
+    let mut read = preprocess::of_timm(cfg, &mut into.notes)?;
+    read.floor_margin = keys.flag(FLOOR_MARGIN, read.floor_margin)?;
     let size = read.size;
     into.preprocess = Some(read);
     into.labels = names(json);

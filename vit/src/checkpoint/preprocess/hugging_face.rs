@@ -2,7 +2,7 @@
 use serde_json::{json, Value};
 
 use super::keys::{side, Keys};
-use super::{crop_pct, of_timm, Filter, Preprocess, IMAGENET};
+use super::{crop_pct, of_timm, Filter, Preprocess, FLOOR_MARGIN, IMAGENET};
 
 const HALF: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
 const CLIP: ([f32; 3], [f32; 3]) = (
@@ -11,7 +11,7 @@ const CLIP: ([f32; 3], [f32; 3]) = (
 );
 
 /// Keys that are heeded; then those that do not change what a model sees of an image.
-const KNOWN: [&str; 27] = [
+const KNOWN: [&str; 28] = [
     "crop_size",
     "do_center_crop",
     "do_normalize",
@@ -24,6 +24,7 @@ const KNOWN: [&str; 27] = [
     "resample",
     "rescale_factor",
     "size",
+    FLOOR_MARGIN,
     "_processor_class",
     "_valid_processor_keys",
     "auto_map",
@@ -97,6 +98,8 @@ const CLASSES: [Class; 9] = [
     covering("CLIP"),
     covering("ChineseCLIP"),
 ];
+/// Nothing is cropped.
+const UNCUT: (f64, f64) = (1.0, 1.0);
 /// What every class crops to unless told otherwise.
 const CROP: (usize, usize) = (224, 224);
 
@@ -213,24 +216,21 @@ pub(in super::super) fn read(
         (true, true) => {
             let to = crop(&keys)?;
             if to.0 > from.0 || to.1 > from.1 {
-                return keys.wrong(
-                    "crop_size",
-                    &format!(
-                        "at most the size {} x {}: no border is added here",
-                        from.0, from.1
-                    ),
-                );
+                return Err(format!(
+                    "'crop_size' {} x {} is more than 'size' {} x {}, and no border is added here",
+                    to.0, to.1, from.0, from.1
+                ));
             }
-            (to, crop_pct(to.0, from.0))
+            (to, (crop_pct(to.0, from.0), crop_pct(to.1, from.1)))
         }
         (true, false) => {
             if !squash {
                 note("no 'do_center_crop', and the model takes one size; the middle of the image is taken");
             }
-            (from, 1.0)
+            (from, UNCUT)
         }
-        (false, true) => (crop(&keys)?, 1.0),
-        (false, false) => (from, 1.0),
+        (false, true) => (crop(&keys)?, UNCUT),
+        (false, false) => (from, UNCUT),
     };
     // Here values between 0 and 1 are normalised; theirs are what 'rescale_factor' makes of 0 to 255.
     let (mean, std) = match keys.flag("do_normalize", true)? {
@@ -254,6 +254,7 @@ pub(in super::super) fn read(
         size: (resize || center_crop).then_some(size),
         crop_pct: share,
         squash: squash && resize,
+        floor_margin: keys.flag(FLOOR_MARGIN, true)?,
         filter,
         mean: scaled(mean),
         std: scaled(std),
@@ -261,25 +262,41 @@ pub(in super::super) fn read(
     })
 }
 
-/// The whole file.
-pub(in super::super) fn write(p: &Preprocess, (height, width): (usize, usize)) -> Value {
-    let scaled = |side: usize| (side as f64 / p.crop_pct) as usize;
+/// The whole file, and what transformers will do otherwise.
+pub(in super::super) fn write(p: &Preprocess, image: (usize, usize)) -> (Value, Vec<String>) {
+    let (height, width) = p.resized(image);
+    let mut notes = Vec::new();
     let size = match p.squash {
-        true => json!({ "height": scaled(height), "width": scaled(width) }),
-        false => json!({ "shortest_edge": scaled(height.min(width)) }),
+        true => json!({ "height": height, "width": width }),
+        false => {
+            // Theirs knows one number for the shorter side; with the larger one the crop is within every image.
+            let side = height.max(width);
+            if height != width {
+                notes.push(format!(
+                    "transformers resizes an image's shorter side to {side}; here images just cover {height} x {width}, \
+                     so it sees a smaller part of some"
+                ));
+            }
+            json!({ "shortest_edge": side })
+        }
     };
-    json!({
+    notes.extend(p.margin_note(image, true, "transformers"));
+    let mut file = json!({
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": true,
         "do_resize": true,
         "size": size,
         "resample": p.filter.number(),
         "do_center_crop": true,
-        "crop_size": { "height": height, "width": width },
+        "crop_size": { "height": image.0, "width": image.1 },
         "do_rescale": true,
         "rescale_factor": 1.0 / 255.0,
         "do_normalize": true,
         "image_mean": p.mean,
         "image_std": p.std,
-    })
+    });
+    if !p.floor_margin {
+        file[FLOOR_MARGIN] = json!(false);
+    }
+    (file, notes)
 }

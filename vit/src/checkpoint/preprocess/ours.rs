@@ -1,7 +1,7 @@
 //! In the metadata of our own files.
 use serde_json::{json, Value};
 
-use super::keys::Keys;
+use super::keys::{share, Keys};
 use super::{Filter, Preprocess};
 
 /// Ours without a word about it are from before it was written down, when only ImageNet's numbers were in use.
@@ -24,10 +24,22 @@ pub(in super::super) fn read(json: &Value, usual: Preprocess) -> Result<Preproce
             false => Filter::Bilinear,
         },
     };
+    let crop_pct = match keys.get("crop_pct") {
+        None => Some(usual.crop_pct),
+        Some(Value::Array(items)) => match &items[..] {
+            [height, width] => share(height).zip(share(width)),
+            _ => None,
+        },
+        Some(one) => share(one).map(|part| (part, part)),
+    };
+    let Some(crop_pct) = crop_pct else {
+        return keys.wrong("crop_pct", "one or two numbers above 0 and at most 1");
+    };
     Ok(Preprocess {
         size: None,
-        crop_pct: keys.positive("crop_pct", usual.crop_pct, 1.0)?,
+        crop_pct,
         squash: keys.flag("squash", false)?,
+        floor_margin: keys.flag("floor_margin", false)?,
         filter,
         mean: keys.three("mean", usual.mean)?,
         std: keys.deviations("std", usual.std)?,
@@ -37,8 +49,9 @@ pub(in super::super) fn read(json: &Value, usual: Preprocess) -> Result<Preproce
 
 pub(crate) fn write(p: &Preprocess) -> Value {
     json!({
-        "crop_pct": p.crop_pct,
+        "crop_pct": p.crop_told(),
         "squash": p.squash,
+        "floor_margin": p.floor_margin,
         "interpolation": p.filter.name(),
         "mean": p.mean,
         "std": p.std,

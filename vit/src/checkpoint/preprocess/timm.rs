@@ -2,7 +2,7 @@
 use serde_json::{json, Value};
 
 use super::keys::{side, Keys};
-use super::{Filter, Preprocess, CROP_PCT, IMAGENET};
+use super::{Filter, Preprocess, CROP_PCT, FLOOR_MARGIN, IMAGENET};
 
 /// The keys that are heeded; then those that do not change what a model sees of an image. timm itself reads those with
 /// `test` only where it is told to.
@@ -79,11 +79,13 @@ pub(in super::super) fn read(json: &Value, notes: &mut Vec<String>) -> Result<Pr
             absent.join(" and no ")
         ));
     }
+    let part = keys.positive("crop_pct", CROP_PCT, 1.0)?;
     keys.note_others(&KNOWN, "config.json, 'pretrained_cfg'", notes);
     Ok(Preprocess {
         size,
-        crop_pct: keys.positive("crop_pct", CROP_PCT, 1.0)?,
+        crop_pct: (part, part),
         squash,
+        floor_margin: false,
         filter,
         mean: keys.three("mean", IMAGENET.0)?,
         std: keys.deviations("std", IMAGENET.1)?,
@@ -91,13 +93,31 @@ pub(in super::super) fn read(json: &Value, notes: &mut Vec<String>) -> Result<Pr
     })
 }
 
-/// The keys of it that say how images are prepared.
-pub(in super::super) fn write(p: &Preprocess, (height, width): (usize, usize), cfg: &mut Value) {
-    cfg["input_size"] = json!([3, height, width]);
+/// Puts into a config.json how images are prepared; what timm will do otherwise is returned.
+pub(in super::super) fn write(
+    p: &Preprocess,
+    image: (usize, usize),
+    config: &mut Value,
+) -> Vec<String> {
+    // timm takes no key in 'pretrained_cfg' that it does not know.
+    if p.floor_margin {
+        config[FLOOR_MARGIN] = json!(true);
+    }
+    let cfg = &mut config["pretrained_cfg"];
+    cfg["input_size"] = json!([3, image.0, image.1]);
     cfg["fixed_input_size"] = json!(true);
     cfg["interpolation"] = json!(p.filter.name());
-    cfg["crop_pct"] = json!(p.crop_pct);
+    cfg["crop_pct"] = json!(p.crop_pct.0);
     cfg["crop_mode"] = json!(if p.squash { "squash" } else { "center" });
     cfg["mean"] = json!(p.mean);
     cfg["std"] = json!(p.std);
+    let (height, width) = p.crop_pct;
+    let one = (height != width).then(|| {
+        format!(
+            "timm has one crop_pct for both sides, here it is {height} of the height and {width} of the width: \
+             {height} is written, and timm resizes images otherwise"
+        )
+    });
+    let margin = p.margin_note(image, false, "timm");
+    one.into_iter().chain(margin).collect()
 }

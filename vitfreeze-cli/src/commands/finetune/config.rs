@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use crate::architecture::preset;
+use crate::input::pretrained::CHECKPOINT;
 use crate::settings::{name, not_negative, Settings};
 use crate::train::{Supervised, TrainSettings, Training};
 use crate::usage::usage;
@@ -204,9 +205,9 @@ impl Settings for Config {
                 ))
             }
             (None, None) => {
-                return Err(usage(
-                    "--checkpoint C is missing: a pretraining run's folder, a file or hf://org/name (or --model NAME to train from scratch)",
-                ))
+                return Err(usage(format!(
+                    "--checkpoint C is missing: {CHECKPOINT} (or --model NAME to train from scratch)"
+                )))
             }
         };
         if let Some(model) = &self.model {

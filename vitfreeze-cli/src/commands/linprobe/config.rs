@@ -3,6 +3,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
+use crate::input::pretrained::CHECKPOINT;
 use crate::settings::Settings;
 use crate::train::{Supervised, TrainSettings, Training};
 use crate::usage::usage;
@@ -62,9 +63,7 @@ impl Settings for Config {
             ));
         }
         if self.supervised.checkpoint.is_none() {
-            return Err(usage(
-                "--checkpoint C is missing: a pretraining run's folder, a file or hf://org/name",
-            ));
+            return Err(usage(format!("--checkpoint C is missing: {CHECKPOINT}")));
         }
         Ok(())
     }
