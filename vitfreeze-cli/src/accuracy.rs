@@ -1,6 +1,8 @@
 //! Top-1, top-5, mean cross entropy and the confusion matrix of a classifier, counted batch by batch.
 use std::collections::BTreeMap;
 
+use freezeout::distributed::Communicator;
+
 /// Images by (class, guess).
 pub type Confusion = BTreeMap<(usize, usize), u64>;
 
@@ -55,6 +57,18 @@ impl Accuracy {
             self.loss += sum.ln() - f64::from(own - max);
             *self.confusion.entry((label, best)).or_default() += 1;
         }
+    }
+
+    /// The same of all workers together, each of which has counted a part; but for the confusion matrix.
+    pub fn of_all(mut self, comm: &dyn Communicator) -> Result<Self, freezeout::Error> {
+        let mut sums = [self.top1, self.top5, self.images]
+            .map(|n| n as f64)
+            .to_vec();
+        sums.push(self.loss);
+        comm.all_reduce_f64(&mut sums)?;
+        [self.top1, self.top5, self.images] = [0, 1, 2].map(|i| sums[i] as usize);
+        self.loss = sums[3];
+        Ok(self)
     }
 
     /// Percent of the images whose class has the largest logit.

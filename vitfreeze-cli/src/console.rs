@@ -2,16 +2,40 @@
 mod progress;
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use progress::{Progress, Unit};
 
+/// Whether another worker speaks for this one. Changes no result.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// From now on only [`warn`] says anything.
+pub fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// Whether [`be_quiet`] was called.
+pub fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
 /// Lines on standard error. A closed one is no reason to stop a run.
 pub fn note(text: impl AsRef<str>) {
+    if !is_quiet() {
+        warn(text);
+    }
+}
+
+/// The same of every worker: errors, and what one of them alone has seen.
+pub fn warn(text: impl AsRef<str>) {
     let _ = writeln!(std::io::stderr(), "{}", harmless(text.as_ref()));
 }
 
 /// Lines on standard output. That nobody reads them is no error, that they cannot be written (a full disk) is one.
 pub fn print(text: impl AsRef<str>) -> std::io::Result<()> {
+    if is_quiet() {
+        return Ok(());
+    }
     write_out(&harmless(text.as_ref()))
 }
 

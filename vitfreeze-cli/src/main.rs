@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use commands::Command;
+use machine::workers::Elsewhere;
 
 /// Pretrain Vision Transformers with local masked image modeling, freezing layers on the way
 #[derive(Parser)]
@@ -39,10 +40,13 @@ fn main() -> ExitCode {
     console::quiet_caught_panics();
     match Cli::parse().command.run() {
         Ok(code) => code,
-        Err(error) => {
-            // A line break in it can only come from a name.
-            console::note(vit::printable(&format!("error: {error:#}")));
-            ExitCode::from(if usage::is_usage(&error) { 2 } else { 1 })
-        }
+        Err(error) => match error.downcast_ref::<Elsewhere>() {
+            Some(elsewhere) => ExitCode::from(elsewhere.0),
+            None => {
+                // A line break in it can only come from a name.
+                console::warn(vit::printable(&format!("error: {error:#}")));
+                ExitCode::from(if usage::is_usage(&error) { 2 } else { 1 })
+            }
+        },
     }
 }

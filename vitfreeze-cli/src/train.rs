@@ -10,19 +10,21 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{bail, Result};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use candle_nn::{VarBuilder, VarMap};
 use datasets::Batch;
-use freezeout::{Group, Optimizer, Param, Schedule, Steps};
+use freezeout::{Group, Optimizer, Param, Schedule};
 
 pub use backbone::{load_encoder, Encoder};
 pub use feed::{Features, Feed};
-pub use settings::{check_batch, TrainSettings, Training};
+pub use settings::{check_batch, Plan, TrainSettings, Training};
 pub use supervised::{Pool, Supervised};
 
 use crate::accuracy::Accuracy;
+use crate::console;
 use crate::machine::budget::Budget;
-use crate::machine::interrupt;
+use crate::machine::workers::{self, Elsewhere, Workers};
+use crate::machine::{interrupt, Machine};
 use crate::run::checkpoint::Fingerprint;
 use crate::run::folder;
 use crate::run::metrics::NotFinite;
@@ -39,7 +41,7 @@ pub trait Task: Sized {
     const EXPORT: (&'static str, &'static str);
 
     /// Opens the data and what else is read, and checks everything; writes nothing.
-    fn open(config: &Self::Settings, device: &Device, threads: usize) -> Result<(Self, Images)>;
+    fn open(config: &Self::Settings, machine: &Machine) -> Result<(Self, Images)>;
 
     /// What it is, in a line.
     fn describe(&self) -> String;
@@ -54,7 +56,7 @@ pub trait Task: Sized {
     fn layer_name(&self, layer: usize) -> String;
 
     /// What freezes when.
-    fn schedule(&self, config: &Self::Settings, steps: &Steps) -> Result<Schedule>;
+    fn schedule(&self, config: &Self::Settings, plan: &Plan) -> Result<Schedule>;
 
     /// The memory that is still to be taken; the first `frozen` layers never train.
     fn budget(&self, config: &Self::Settings, frozen: usize) -> Budget;
@@ -84,7 +86,7 @@ pub trait Task: Sized {
     /// Whether there is a validation split, that is, [`evaluate`](Task::evaluate).
     const EVALUATES: bool;
 
-    /// Evaluates a model of plain tensors on the validation split.
+    /// Evaluates a model of plain tensors on this worker's part of the validation split.
     fn evaluate(&self, _model: &Self::Model) -> Result<Accuracy> {
         bail!("there is no validation split")
     }
@@ -102,6 +104,8 @@ pub type Groups = Box<dyn Fn(&Param<'_>) -> Group + Send>;
 /// The images of a training.
 pub struct Images {
     pub feed: Feed,
+    /// How many train.
+    pub count: usize,
     /// To notice other ones.
     pub fingerprint: Fingerprint,
     /// What they are, in a line for each split.
@@ -144,14 +148,32 @@ pub struct RunArgs<S: Settings> {
     /// Go on with the run in this folder
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     pub resume: Option<PathBuf>,
+    /// Train with N workers on this machine, each with a batch of its own (needs a build with --features mpi)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub nproc: Option<u16>,
     /// Stop after this many optimiser steps of the whole run; the schedule stays that of the whole run
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_steps: Option<u32>,
 }
 
-/// Trains.
+/// Trains, together with the other workers that a launcher has started.
 pub fn run<T: Task>(args: &RunArgs<T::Settings>) -> Result<ExitCode> {
-    let mut run = Run::<T>::open(args)?;
+    if let Some(count) = args.nproc {
+        if let Some(code) = workers::launch(count)? {
+            return Ok(code);
+        }
+    }
+    let workers = Workers::open()?;
+    if !workers.first() {
+        console::be_quiet();
+    }
+    let result = train::<T>(args, &workers);
+    workers.finish(&result);
+    result
+}
+
+fn train<T: Task>(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<ExitCode> {
+    let mut run = Run::<T>::open(args, workers)?;
     let steps = run.freeze.schedule().steps;
     let stop = args.max_steps.map_or(steps, |n| steps.min(n as usize));
     let mut report: Report = run.report(stop);
@@ -163,7 +185,8 @@ pub fn run<T: Task>(args: &RunArgs<T::Settings>) -> Result<ExitCode> {
         run.advance(step, &mut report)?;
         let gradients = run.gradients(step, &mut batches, &report);
         // A checkpoint waits for its name until this step's loss has proved its weights good.
-        if !gradients.as_ref().is_err_and(|e| e.is::<NotFinite>()) {
+        let ruined = |e: &anyhow::Error| e.is::<NotFinite>() || e.is::<Elsewhere>();
+        if !gradients.as_ref().is_err_and(ruined) {
             run.commit()?;
         }
         let (row, grads) = gradients?;
@@ -171,16 +194,16 @@ pub fn run<T: Task>(args: &RunArgs<T::Settings>) -> Result<ExitCode> {
         if run.evaluation_is_due() {
             run.evaluate(&report)?;
         }
-        let interrupted = interrupt::asked();
-        if interrupted || run.step == stop {
+        let asked = run.asked();
+        if asked.is_some() || run.step == stop {
             run.save()?;
         } else if run.save_is_due() {
             run.stage()?;
         }
-        if interrupted && run.step < stop {
+        if let (Some(signal), true) = (asked, run.step < stop) {
             report.close();
             folder::say_stopped(T::Settings::COMMAND, &run.dir, run.step, steps);
-            return Ok(ExitCode::from(interrupt::exit_code()));
+            return Ok(ExitCode::from(128 + signal));
         }
     }
     report.close();

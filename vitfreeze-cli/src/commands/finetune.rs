@@ -14,7 +14,7 @@ use datasets::{
     Batch, EraseFill, EvalTransform, FinetuneTransform, Loader, LoaderConfig, Mixup, RandomErasing,
     RandomResizedCrop, Source,
 };
-use freezeout::{layer_decay, AdamW, Optimizer, Schedule, Spacing, Steps};
+use freezeout::{layer_decay, AdamW, Optimizer, Schedule, Spacing};
 use vit::{Drops, Layout, Pool, PosEmbed, Preprocess, Pretrained, Vit, VitConfig};
 
 use crate::accuracy::Accuracy;
@@ -23,9 +23,11 @@ use crate::console::{counted, note, Progress, Unit};
 use crate::features::{extract, Output};
 use crate::input::pretrained::{eval_transform, normalize};
 use crate::input::splits::Data;
+use crate::input::subset::Share;
 use crate::machine::budget::Budget;
+use crate::machine::Machine;
 use crate::train::{
-    self, load_encoder, Encoder, Feed, Groups, Images, Loss, RunArgs, Task, TrainSettings,
+    self, load_encoder, Encoder, Feed, Groups, Images, Loss, Plan, RunArgs, Task, TrainSettings,
 };
 use crate::usage::usage;
 use config::{Config, Freezing};
@@ -83,7 +85,8 @@ impl Task for Finetune {
         ("last.safetensors", "the classifier as it is now");
     const EVALUATES: bool = true;
 
-    fn open(config: &Config, device: &Device, threads: usize) -> Result<(Self, Images)> {
+    fn open(config: &Config, machine: &Machine) -> Result<(Self, Images)> {
+        let device = &machine.device;
         let training = &config.training;
         let (encoder, origin) = match &config.supervised.checkpoint {
             Some(origin) => (
@@ -110,10 +113,13 @@ impl Task for Finetune {
             normalize: normalize(p),
             ..FinetuneTransform::imagenet(size)
         };
+        config.check_workers(machine.workers.size())?;
         let loader = LoaderConfig {
             batch_size: training.batch_size,
             seed: training.seed,
-            threads,
+            threads: machine.threads,
+            rank: machine.workers.rank(),
+            ranks: machine.workers.size(),
             ..LoaderConfig::default()
         };
         let loader = Loader::new(Arc::clone(&data.train), transform, loader).map_err(usage)?;
@@ -122,6 +128,7 @@ impl Task for Finetune {
         let judged = eval_transform(&preprocess, (size, size));
         let images = Images {
             feed: Feed::Images(loader),
+            count: data.train.len(),
             fingerprint: data.fingerprint,
             description: data.describe(),
         };
@@ -134,9 +141,9 @@ impl Task for Finetune {
             mixup: config.mixup(data.classes().len()),
             seed: training.seed,
             batch_size: training.batch_size,
-            threads,
+            threads: machine.threads,
             device: device.clone(),
-            val: Arc::clone(&data.val),
+            val: Share::of(&data.val, &machine.workers),
             judged,
         };
         Ok((task, images))
@@ -179,8 +186,8 @@ impl Task for Finetune {
         }
     }
 
-    fn schedule(&self, config: &Config, steps: &Steps) -> Result<Schedule> {
-        config.freezing(config.training.schedule(steps, self.layers())?)
+    fn schedule(&self, config: &Config, plan: &Plan) -> Result<Schedule> {
+        config.freezing(config.training.schedule(plan, self.layers())?)
     }
 
     fn budget(&self, config: &Config, frozen: usize) -> Budget {

@@ -11,7 +11,7 @@ use anyhow::{bail, Result};
 use candle_core::{Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use datasets::{Batch, EvalTransform, Loader, LoaderConfig, PretrainTransform, Source};
-use freezeout::{Lars, Optimizer, Schedule, Steps};
+use freezeout::{Lars, Optimizer, Schedule};
 use vit::{Pretrained, Vit, VitConfig};
 
 use crate::accuracy::Accuracy;
@@ -19,9 +19,12 @@ use crate::console::{counted, note, Progress, Unit};
 use crate::features::{extract, Output};
 use crate::input::pretrained::{eval_transform, normalize};
 use crate::input::splits::Data;
+use crate::input::subset::Share;
 use crate::machine::budget::Budget;
+use crate::machine::workers::Workers;
+use crate::machine::Machine;
 use crate::run::checkpoint::{fnv, FNV};
-use crate::train::{self, load_encoder, Features, Feed, Images, Loss, RunArgs, Task};
+use crate::train::{self, load_encoder, Features, Feed, Images, Loss, Plan, RunArgs, Task};
 use crate::usage::usage;
 use config::Config;
 use head::Head;
@@ -61,6 +64,7 @@ struct Probe {
     seed: u64,
     cached: bool,
     device: Device,
+    workers: Workers,
     /// Of the validation split: nothing about them changes.
     val: Features,
 }
@@ -73,7 +77,13 @@ impl Task for Probe {
         ("last.safetensors", "the classifier as it is now");
     const EVALUATES: bool = true;
 
-    fn open(config: &Config, device: &Device, threads: usize) -> Result<(Self, Images)> {
+    fn open(config: &Config, machine: &Machine) -> Result<(Self, Images)> {
+        let (device, threads) = (&machine.device, machine.threads);
+        if config.cached && machine.workers.size() > 1 {
+            return Err(usage(
+                "--cached needs no further workers: one trains on features in seconds",
+            ));
+        }
         let training = &config.training;
         let origin = config.supervised.checkpoint.clone().unwrap_or_default();
         let mut pretrained =
@@ -100,7 +110,8 @@ impl Task for Probe {
             (features.batch_size, features.seed) = (training.batch_size, training.seed);
             Ok::<_, anyhow::Error>((features, hash))
         };
-        let (val, val_hash) = features("validation", &data.val)?;
+        let share = Share::of(&data.val, &machine.workers);
+        let (val, val_hash) = features("validation", &share)?;
         let feed = match config.cached {
             true => {
                 let (train, hash) = features("training", &data.train)?;
@@ -118,7 +129,9 @@ impl Task for Probe {
                 let loader = LoaderConfig {
                     batch_size: training.batch_size,
                     seed: training.seed,
-                    threads,
+                    threads: machine.threads,
+                    rank: machine.workers.rank(),
+                    ranks: machine.workers.size(),
                     ..LoaderConfig::default()
                 };
                 let train = Arc::clone(&data.train);
@@ -127,6 +140,7 @@ impl Task for Probe {
         };
         let images = Images {
             feed,
+            count: data.train.len(),
             fingerprint: data.fingerprint,
             description: data.describe(),
         };
@@ -136,6 +150,7 @@ impl Task for Probe {
             seed: training.seed,
             cached: config.cached,
             device: device.clone(),
+            workers: machine.workers.clone(),
             val,
             encoder,
             pretrained,
@@ -165,8 +180,8 @@ impl Task for Probe {
         "head".into()
     }
 
-    fn schedule(&self, config: &Config, steps: &Steps) -> Result<Schedule> {
-        config.training.schedule(steps, self.layers())
+    fn schedule(&self, config: &Config, plan: &Plan) -> Result<Schedule> {
+        config.training.schedule(plan, self.layers())
     }
 
     fn budget(&self, config: &Config, _: usize) -> Budget {
@@ -205,7 +220,7 @@ impl Task for Probe {
                 self.encoder.pool(&tokens)?
             }
         };
-        let logits = head.train(&features)?;
+        let logits = head.train(&features, self.workers.comm())?;
         Ok(vit::cross_entropy(&logits, &batch.labels, 0.0)?.into())
     }
 

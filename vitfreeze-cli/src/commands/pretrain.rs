@@ -9,15 +9,16 @@ use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use datasets::{Batch, Loader, LoaderConfig, PretrainTransform};
-use freezeout::{Optimizer, Schedule, Steps};
+use freezeout::{Optimizer, Schedule};
 use localmim::{LocalMim, LocalMimConfig, Masking};
 
 use crate::console::counted;
 use crate::input::dataset;
 use crate::input::splits::open_split;
 use crate::machine::budget::Budget;
+use crate::machine::Machine;
 use crate::run::checkpoint::Fingerprint;
-use crate::train::{self, Feed, Images, Loss, RunArgs, Task};
+use crate::train::{self, Feed, Images, Loss, Plan, RunArgs, Task};
 use crate::usage::usage;
 use config::Config;
 
@@ -64,12 +65,12 @@ impl Task for Pretrain {
         ("encoder.safetensors", "the encoder under timm's names");
     const EVALUATES: bool = false;
 
-    fn open(config: &Config, device: &Device, threads: usize) -> Result<(Self, Images)> {
+    fn open(config: &Config, machine: &Machine) -> Result<(Self, Images)> {
         let (training, mut cfg) = (&config.training, config.model()?);
         let size = cfg.vit.image_size;
         dataset::note_samples(training.data(), training.samples);
         let source = open_split(training.data(), "train", training.samples, size)?;
-        let fingerprint = Fingerprint::of(&*source);
+        let (fingerprint, count) = (Fingerprint::of(&*source), source.len());
         let description = source.describe();
         let transform = PretrainTransform {
             scale: (training.crop_scale, 1.0),
@@ -78,14 +79,17 @@ impl Task for Pretrain {
         let loader = LoaderConfig {
             batch_size: training.batch_size,
             seed: training.seed,
-            threads,
+            threads: machine.threads,
+            rank: machine.workers.rank(),
+            ranks: machine.workers.size(),
             ..LoaderConfig::default()
         };
         let feed = Feed::Images(Loader::new(source, transform, loader).map_err(usage)?);
-        cfg.vit.precision = training.dtype.precision(device)?;
-        let (config, device) = (config.clone(), device.clone());
+        cfg.vit.precision = training.dtype.precision(&machine.device)?;
+        let (config, device) = (config.clone(), machine.device.clone());
         let images = Images {
             feed,
+            count,
             fingerprint,
             description,
         };
@@ -128,8 +132,8 @@ impl Task for Pretrain {
         }
     }
 
-    fn schedule(&self, config: &Config, steps: &Steps) -> Result<Schedule> {
-        config.schedule(steps, self.layers())
+    fn schedule(&self, config: &Config, plan: &Plan) -> Result<Schedule> {
+        config.schedule(plan, self.layers())
     }
 
     fn budget(&self, config: &Config, frozen: usize) -> Budget {

@@ -67,9 +67,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
             training.batch_size
         )));
     }
-    let steps = training.steps(batches)?;
-    let schedule = config.schedule(&steps, cfg.layers())?;
-    let epoch = |step: usize| step as f64 / steps.per_epoch() as f64;
+    let plan = training.plan(batches, 1)?;
+    let schedule = config.schedule(&plan, cfg.layers())?;
+    let epoch = |step: usize| step as f64 / plan.steps.per_epoch() as f64;
     if let Some(path) = &args.plot {
         plot::check(path)?;
     }

@@ -5,6 +5,7 @@ use datasets::rng::{permutation, rng};
 use datasets::{Error, Image, Permit, Source};
 
 use crate::console::note;
+use crate::machine::workers::Workers;
 
 /// The images of `source` at `indices`, in that order.
 pub struct Subset {
@@ -26,6 +27,23 @@ impl Subset {
             "note: {count} of {len} images, drawn by seed {seed}"
         ));
         Arc::new(Self { source, indices })
+    }
+}
+
+/// A worker's share of the images: every so many-th.
+pub struct Share;
+
+impl Share {
+    /// All of them, if there is one worker.
+    pub fn of(source: &Arc<dyn Source>, workers: &Workers) -> Arc<dyn Source> {
+        let indices = (workers.rank()..source.len()).step_by(workers.size());
+        match workers.size() {
+            1 => Arc::clone(source),
+            _ => Arc::new(Subset {
+                source: Arc::clone(source),
+                indices: indices.collect(),
+            }),
+        }
     }
 }
 

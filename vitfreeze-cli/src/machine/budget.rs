@@ -86,8 +86,22 @@ impl Budget {
     /// # Errors
     /// A usage error with the sizes and a batch that fits.
     pub fn check(&self, device: &Device) -> Result<()> {
+        self.check_for(device, 1)
+    }
+
+    /// The same of so many processes that share the memory.
+    ///
+    /// # Errors
+    /// As [`check`](Budget::check).
+    pub fn check_for(&self, device: &Device, workers: usize) -> Result<()> {
+        let fits = |room: Room| {
+            self.fits(Room {
+                bytes: room.bytes / workers as u64,
+                ..room
+            })
+        };
         match device {
-            Device::Cpu => memory::room().map_or(Ok(()), |room| self.fits(room)),
+            Device::Cpu => memory::room().map_or(Ok(()), fits),
             _ => Ok(()),
         }
     }

@@ -113,7 +113,13 @@ pub fn peak_bytes(device: &Device) -> Option<u64> {
 
 /// Sets the number of threads of everything, 0 = one per core, and returns it. Call once, before any thread runs.
 pub fn set_threads(threads: usize) -> Result<usize> {
+    set_threads_of(threads, 1)
+}
+
+/// The same where so many workers share the cores.
+pub fn set_threads_of(threads: usize, workers: usize) -> Result<usize> {
     let available = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let available = (available / workers).max(1);
     if threads > 1024 {
         return Err(usage(format!("--threads {threads}: at most 1024")));
     }

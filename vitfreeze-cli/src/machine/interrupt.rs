@@ -30,6 +30,11 @@ pub fn asked() -> bool {
     ASKED.load(Ordering::SeqCst) != 0
 }
 
+/// By which signal.
+pub fn signal() -> Option<u8> {
+    Some(ASKED.load(Ordering::SeqCst)).filter(|&signal| signal != 0)
+}
+
 /// Exit code after an interrupt, as shells expect it: 128 + signal, 130 for SIGINT.
 pub fn exit_code() -> u8 {
     128 + ASKED.load(Ordering::SeqCst)

@@ -35,6 +35,13 @@ pub struct Header<C> {
     /// The best evaluation so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
+    /// Processes that trained together.
+    #[serde(default = "one")]
+    pub workers: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// An evaluation, in percent.
@@ -54,7 +61,13 @@ fn pretrain() -> String {
 
 impl<S: Settings> Header<S> {
     /// After so many steps.
-    pub fn new(config: &S, step: usize, data: Fingerprint, best: Option<Best>) -> Self {
+    pub fn new(
+        config: &S,
+        step: usize,
+        data: Fingerprint,
+        best: Option<Best>,
+        workers: usize,
+    ) -> Self {
         Self {
             format: 1,
             command: S::COMMAND.into(),
@@ -63,6 +76,7 @@ impl<S: Settings> Header<S> {
             config: config.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             best,
+            workers,
         }
     }
 }

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::{anyhow, bail, Context, Result};
 
-use crate::console::note;
+use crate::console::{counted, note};
 use crate::machine::interrupt;
+use crate::machine::workers::Workers;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::metrics::Metrics;
 use crate::settings::{Given, Settings};
+use crate::train::TrainSettings;
 use crate::usage::usage;
 
 /// The training state of the run in `dir`.
@@ -35,8 +37,13 @@ pub fn quoted(path: &Path) -> String {
     }
 }
 
-/// A run to go on with: its configuration, its checkpoint, and its metrics, which are locked before anything is read.
-pub fn resume<S: Settings>(dir: &Path, flags: &Given<S>) -> Result<(S, Checkpoint<S>, Metrics)> {
+/// A run to go on with: its configuration, its checkpoint, and for the first worker its metrics, which are locked before
+/// anything is read. Another number of workers may go on with it, in steps of as many images.
+pub fn resume<S: TrainSettings>(
+    dir: &Path,
+    flags: &Given<S>,
+    workers: &Workers,
+) -> Result<(S, Checkpoint<S>, Option<Metrics>)> {
     if dir.is_file() {
         let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
         return Err(usage(format!(
@@ -52,7 +59,10 @@ pub fn resume<S: Settings>(dir: &Path, flags: &Given<S>) -> Result<(S, Checkpoin
             dir.display()
         )));
     }
-    let metrics = Metrics::lock(&dir.join("metrics.jsonl"))?;
+    let metrics = match workers.first() {
+        true => Some(Metrics::lock(&dir.join("metrics.jsonl"))?),
+        false => None,
+    };
     let checkpoint = Checkpoint::<S>::load(&path)?;
     let saved = &checkpoint.header.config;
     // Where config.toml has got lost, the checkpoint knows its numbers.
@@ -61,7 +71,35 @@ pub fn resume<S: Settings>(dir: &Path, flags: &Given<S>) -> Result<(S, Checkpoin
         true => S::of_run(&file, flags)?,
         false => S::of_checkpoint(saved, flags)?,
     };
-    let differences = config.differences(saved)?;
+    let others = checkpoint.header.workers != workers.size();
+    if others {
+        let (then, now) = (checkpoint.header.workers, workers.size());
+        let images = |config: &S, workers: usize| {
+            let training = config.training();
+            training.batch_size * training.accum * workers
+        };
+        let (was, is) = (images(saved, then), images(&config, now));
+        if was != is {
+            return Err(usage(format!(
+                "{} was trained by {} in steps of {was} images; {} with batch-size {} and accum {} have {is}: give --batch-size and --accum so that the product is {was} again",
+                dir.display(),
+                counted(then, "worker"),
+                counted(now, "worker"),
+                config.training().batch_size,
+                config.training().accum
+            )));
+        }
+        note(format!(
+            "note: {} began this run, {now} go on with it: the same to rounding",
+            counted(then, "worker")
+        ));
+    }
+    // Which part of a step's images is computed at once changes its rounding, not its meaning.
+    let mut differences = config.differences(saved)?;
+    differences.retain(|line| {
+        let split = ["batch-size: ", "accum: "];
+        !(others && split.iter().any(|key| line.starts_with(key)))
+    });
     if !differences.is_empty() {
         return Err(usage(format!(
             "{} was trained with other numbers ({}); resume it without these, or start a new run",

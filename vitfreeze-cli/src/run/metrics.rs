@@ -40,6 +40,9 @@ pub struct Row {
     pub grad_norm: Option<f64>,
     pub images: usize,
     pub images_per_second: f64,
+    /// Bytes of gradients that each of several workers handed round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reduced_bytes: Option<usize>,
     pub seconds: Seconds,
 }
 
@@ -58,8 +61,15 @@ pub struct Seconds {
     pub forward: f64,
     pub backward: f64,
     pub optimizer: f64,
+    /// Of several workers: handing gradients round.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub communication: f64,
     /// All of it, and what lies between.
     pub total: f64,
+}
+
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
 }
 
 impl Seconds {
@@ -68,6 +78,7 @@ impl Seconds {
         self.forward += other.forward;
         self.backward += other.backward;
         self.optimizer += other.optimizer;
+        self.communication += other.communication;
         self.total += other.total;
     }
 }

@@ -7,7 +7,7 @@ use datasets::Skipped;
 use freezeout::Schedule;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::console::{counted, duration, note, percent};
+use crate::console::{counted, duration, is_quiet, note, percent, warn};
 use crate::run::metrics::{median, median_and_error, Row, Seconds};
 
 /// How often a plain line appears when there is no terminal.
@@ -56,7 +56,7 @@ impl Report {
         layers: usize,
         rows: Vec<Row>,
     ) -> Self {
-        let bar = if std::io::stderr().is_terminal() {
+        let bar = if std::io::stderr().is_terminal() && !is_quiet() {
             ProgressBar::with_draw_target(Some(stop as u64), ProgressDrawTarget::stderr())
         } else {
             ProgressBar::hidden()
@@ -90,7 +90,7 @@ impl Report {
         for image in skipped {
             if told.insert(image.index) {
                 let line = format!("warning: skipped {}: {}", image.name, image.reason);
-                self.say(vit::printable(&line));
+                self.bar.suspend(|| warn(vit::printable(&line)));
             }
         }
     }
@@ -203,11 +203,15 @@ impl Report {
             images as f64 / sum.total.max(1e-9),
         );
         text += &format!(
-            "  data {:.1} %, forward {:.1} %, backward {:.1} %, optimiser {:.1} %\n",
+            "  data {:.1} %, forward {:.1} %, backward {:.1} %, optimiser {:.1} %{}\n",
             part(sum.data),
             part(sum.forward),
             part(sum.backward),
             part(sum.optimizer),
+            match sum.communication > 0.0 {
+                true => format!(", communication {:.1} %", part(sum.communication)),
+                false => String::new(),
+            }
         );
         text += &self.saving();
         text += &self.losses();
@@ -313,6 +317,7 @@ mod tests {
             grad_norm: None,
             images: 1,
             images_per_second: 1.0,
+            reduced_bytes: None,
             seconds: Seconds {
                 total,
                 ..Seconds::default()

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{bail, Context, Result};
-use candle_core::Device;
 use freezeout::{Change, Ema, FreezeOut, Optimizer, Schedule, Steps};
 
 use super::feed::Feed;
@@ -17,7 +16,8 @@ use super::settings::TrainSettings as _;
 use super::{Groups, RunArgs, Task, Training};
 use crate::console::{amount, counted, note};
 use crate::machine::budget::always_frozen;
-use crate::machine::device;
+use crate::machine::workers::Workers;
+use crate::machine::{device, Machine};
 use crate::run::checkpoint::{Best, Fingerprint};
 use crate::run::event_file::EventFile;
 use crate::run::folder::{self, checkpoint_path};
@@ -50,8 +50,9 @@ pub struct Run<T: Task> {
     groups: Groups,
     opt: Optimizer,
     ema: Option<Ema>,
-    device: Device,
-    metrics: Metrics,
+    machine: Machine,
+    /// Of the first worker.
+    metrics: Option<Metrics>,
     events: Option<EventFile>,
     /// Rows of earlier sessions, until the report takes them.
     rows: Vec<Row>,
@@ -63,36 +64,70 @@ pub struct Run<T: Task> {
     saved: usize,
     /// A checkpoint that waits for its name, of the step in hand.
     staged: Option<vit::Staged>,
+    /// Whether there is one, which only the first worker has.
+    waiting: bool,
     judged: Option<usize>,
     /// Damaged images told about.
     told: BTreeSet<usize>,
+    /// The signal by which one of the workers was asked to stop.
+    asked: Option<u8>,
     /// When the step began.
     started: Instant,
 }
 
 impl<T: Task> Run<T> {
     /// Checks everything, then makes or reads the run's folder.
-    pub fn open(args: &RunArgs<T::Settings>) -> Result<Self> {
+    pub fn open(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<Self> {
+        let opened = Instant::now();
+        let (mut run, images) = workers.agree(Self::prepare(args, workers))?;
+        let fresh = args.resume.is_none();
+        if fresh {
+            workers.first_does(|| {
+                run.dir = folder::claim(args.out.as_deref(), T::Settings::COMMAND)?;
+                run.metrics = Some(Metrics::lock(&run.dir.join("metrics.jsonl"))?);
+                Ok(())
+            })?;
+            run.dir = workers.text_of_first(&run.dir.to_string_lossy())?.into();
+        }
+        workers.first_does(|| {
+            run.take_up()?;
+            folder::start(&run.dir, &run.config, fresh, || {
+                Ok(run.staged_checkpoint()?.commit()?)
+            })?;
+            if run.training().tensorboard && run.step < run.freeze.schedule().steps {
+                run.events = Some(EventFile::open(&run.dir, run.step)?);
+            }
+            Ok(())
+        })?;
+        run.seconds += opened.elapsed().as_secs_f64();
+        run.banner(&images);
+        Ok(run)
+    }
+
+    /// Reads and checks everything; writes nothing. Gives what the images are as well.
+    fn prepare(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<(Self, String)> {
         let (config, resumed) = match &args.resume {
             Some(dir) => {
                 let (config, checkpoint, metrics) =
-                    folder::resume::<T::Settings>(dir, &args.flags)?;
+                    folder::resume::<T::Settings>(dir, &args.flags, workers)?;
                 (config, Some((dir.clone(), checkpoint, metrics)))
             }
             None => (T::Settings::new(args.config.as_deref(), &args.flags)?, None),
         };
         let training = config.training();
-        let threads = device::set_threads(training.threads)?;
-        let device = device::open(&training.device)?;
+        let machine = Machine {
+            threads: device::set_threads_of(training.threads, workers.local)?,
+            device: device::open(&training.device)?,
+            workers: workers.clone(),
+        };
         if let (Some(out), None) = (&args.out, &resumed) {
             folder::check_free(out)?;
         }
-        let opened = Instant::now();
-        let (mut task, images) = T::open(&config, &device, threads)?;
-        let steps = training.steps(images.feed.batches_per_epoch())?;
-        let schedule = task.schedule(&config, &steps)?;
+        let (mut task, images) = T::open(&config, &machine)?;
+        let plan = training.plan(images.feed.batches_per_epoch(), workers.size())?;
+        let (steps, schedule) = (plan.steps, task.schedule(&config, &plan)?);
         let budget = task.budget(&config, always_frozen(&schedule));
-        budget.check(&device)?;
+        budget.check_for(&machine.device, workers.local)?;
         let (mut step, mut best) = (0, None);
         if let Some((_, checkpoint, _)) = &resumed {
             (step, best) = (checkpoint.header.step, checkpoint.header.best);
@@ -108,6 +143,19 @@ impl<T: Task> Run<T> {
                     training.data(),
                     counted(checkpoint.header.data.images, "image"),
                     now.images
+                )));
+            }
+            let header = &checkpoint.header;
+            let then = header.config.training();
+            let batches = images.count / (then.batch_size * header.workers);
+            if header.workers != workers.size() && then.plan(batches, header.workers)? != plan {
+                return Err(usage(format!(
+                    "{} made {} of these {}, {} would make {}: the last batches of an epoch are cut elsewhere; take another --batch-size with the same product",
+                    counted(header.workers, "worker"),
+                    counted(then.plan(batches, header.workers)?.steps.total(), "step"),
+                    counted(images.count, "image"),
+                    counted(workers.size(), "worker"),
+                    counted(plan.steps.total(), "step"),
                 )));
             }
             if step > schedule.steps {
@@ -128,40 +176,21 @@ impl<T: Task> Run<T> {
             None => None,
         };
         let mut opt = task.optimizer(&config).groups(task.groups(&config));
-        let fresh = resumed.is_none();
         freeze.advance(step)?;
-        let (dir, mut metrics) = match resumed {
+        let (dir, metrics) = match resumed {
             Some((dir, checkpoint, metrics)) => {
                 checkpoint
                     .restore(&freeze, &mut opt, ema.as_mut())
                     .with_context(|| checkpoint_path(&dir).display().to_string())?;
                 (dir, metrics)
             }
-            None => {
-                let dir = folder::claim(args.out.as_deref(), T::Settings::COMMAND)?;
-                let metrics = Metrics::lock(&dir.join("metrics.jsonl"))?;
-                (dir, metrics)
-            }
+            None => (PathBuf::new(), None),
         };
-        let mut seconds = opened.elapsed().as_secs_f64();
-        let (mut rows, mut judged) = (Vec::new(), None);
-        for line in metrics.take_up(step)? {
-            match line {
-                Logged::Step(row) => {
-                    seconds += row.seconds.total;
-                    rows.push(row);
-                }
-                Logged::Evaluation(line) => {
-                    seconds += line.seconds;
-                    judged = Some(line.step + 1);
-                }
-            }
-        }
         let mut layers: Vec<Option<usize>> = (0..task.layers()).map(Some).collect();
         if freeze.all().any(|(name, _)| task.layer_of(name).is_none()) {
             layers.push(None);
         }
-        let mut run = Self {
+        let run = Self {
             layers,
             save_every: training.save_every.unwrap_or(steps.per_epoch()),
             model: task.model(freeze.vars())?,
@@ -171,6 +200,7 @@ impl<T: Task> Run<T> {
             told: BTreeSet::new(),
             saved: step,
             staged: None,
+            waiting: false,
             dir,
             config,
             task,
@@ -178,31 +208,45 @@ impl<T: Task> Run<T> {
             freeze,
             opt,
             ema,
-            device,
+            machine,
             metrics,
             events: None,
-            rows,
+            rows: Vec::new(),
             best,
-            seconds,
+            seconds: 0.0,
             step,
-            judged,
+            judged: None,
+            asked: None,
             started: Instant::now(),
         };
-        folder::start(&run.dir, &run.config, fresh, || {
-            Ok(run.staged_checkpoint()?.commit()?)
-        })?;
-        if run.training().tensorboard && step < run.freeze.schedule().steps {
-            run.events = Some(EventFile::open(&run.dir, step)?);
+        Ok((run, images.description))
+    }
+
+    /// Takes up the lines of earlier sessions.
+    fn take_up(&mut self) -> Result<()> {
+        let Some(metrics) = &mut self.metrics else {
+            return Ok(());
+        };
+        for line in metrics.take_up(self.step)? {
+            match line {
+                Logged::Step(row) => {
+                    self.seconds += row.seconds.total;
+                    self.rows.push(row);
+                }
+                Logged::Evaluation(line) => {
+                    self.seconds += line.seconds;
+                    self.judged = Some(line.step + 1);
+                }
+            }
         }
-        run.banner(&images.description, threads);
-        Ok(run)
+        Ok(())
     }
 
     fn training(&self) -> &Training {
         self.config.training()
     }
 
-    fn banner(&self, data: &str, threads: usize) {
+    fn banner(&self, data: &str) {
         let (training, schedule) = (self.training(), self.freeze.schedule());
         note(data);
         let count: usize = self.freeze.all().map(|(_, v)| v.elem_count()).sum();
@@ -211,7 +255,7 @@ impl<T: Task> Run<T> {
             self.task.describe(),
             amount(count),
             training.device,
-            counted(threads, "thread"),
+            counted(self.machine.threads, "thread"),
         ));
         let changes = match schedule.changes().len() {
             0 => String::new(),
@@ -221,12 +265,25 @@ impl<T: Task> Run<T> {
             "{} of {}, {} each; learning rate {:.2e}{changes}",
             counted(training.epochs, "epoch"),
             counted(self.steps.per_epoch(), "step"),
-            counted(training.batch_size * self.steps.largest(), "image"),
+            counted(self.images(self.steps.largest()), "image"),
             schedule.lr,
         ));
+        let workers = self.machine.workers.size();
+        if workers > 1 {
+            let batch = self.training().batch_size;
+            note(format!(
+                "{workers} workers, {} each at a time",
+                counted(batch, "image")
+            ));
+        }
         if self.step > 0 {
             note(format!("resuming after step {}", self.step));
         }
+    }
+
+    /// Images of so many batches of all workers.
+    fn images(&self, batches: usize) -> usize {
+        batches * self.training().batch_size * self.machine.workers.size()
     }
 
     pub fn save_is_due(&self) -> bool {
@@ -250,7 +307,7 @@ impl<T: Task> Run<T> {
     pub fn advance(&mut self, step: usize, report: &mut Report) -> Result<()> {
         if self.freeze.advance(step)? {
             self.model = self.task.model(self.freeze.vars())?;
-            device::release_memory(&self.device);
+            device::release_memory(&self.machine.device);
         }
         let name = |layer| self.task.layer_name(layer);
         if let Some(what) = changed_layers(self.freeze.schedule(), step, name) {

@@ -25,6 +25,14 @@ pub trait TrainSettings: Settings {
     }
 }
 
+/// What a learning rate follows from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    pub steps: Steps,
+    /// Images of a step, of all workers.
+    pub images: usize,
+}
+
 /// Numbers that all trainings have. Those without a default here have one in each command's recipe.
 #[derive(Debug, Clone, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -154,14 +162,18 @@ impl Training {
         check_batch(self.batch_size, image_size)
     }
 
-    /// How batches make steps and epochs.
-    pub fn steps(&self, batches_per_epoch: usize) -> Result<Steps> {
-        Steps::new(batches_per_epoch, self.accum, self.epochs).map_err(usage)
+    /// How batches make steps and epochs, where so many workers compute one each at a time.
+    pub fn plan(&self, batches_per_epoch: usize, workers: usize) -> Result<Plan> {
+        let steps = Steps::new(batches_per_epoch, self.accum, self.epochs).map_err(usage)?;
+        Ok(Plan {
+            steps,
+            images: self.batch_size * workers * steps.largest(),
+        })
     }
 
     /// Warm-up from 0, then a cosine, step by step; nothing freezes.
-    pub fn schedule(&self, steps: &Steps, layers: usize) -> Result<Schedule> {
-        let images = self.batch_size * steps.largest();
+    pub fn schedule(&self, plan: &Plan, layers: usize) -> Result<Schedule> {
+        let (steps, images) = (&plan.steps, plan.images);
         let schedule = Schedule {
             warmup_steps: self.warmup_epochs * steps.per_epoch(),
             spacing: Spacing::None,

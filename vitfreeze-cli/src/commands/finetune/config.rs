@@ -286,6 +286,18 @@ impl Settings for Config {
 }
 
 impl Config {
+    /// Refuses what so many workers cannot do as one does.
+    pub fn check_workers(&self, workers: usize) -> Result<()> {
+        let (odd, mixes) = (self.training.batch_size % 2 == 1, self.mixup(2).prob > 0.0);
+        if workers > 1 && odd && mixes {
+            return Err(usage(format!(
+                "batch-size is {}; {workers} workers need an even one, since mixup and cutmix mix pairs of images",
+                self.training.batch_size
+            )));
+        }
+        Ok(())
+    }
+
     /// RandAugment, if any.
     pub fn rand_augment(&self) -> Result<Option<RandAugment>> {
         match self.rand_augment.as_str() {

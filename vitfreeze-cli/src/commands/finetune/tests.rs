@@ -81,7 +81,7 @@ fn rates_of_all_steps_are_maes() {
     let schedule = config
         .freezing(
             training
-                .schedule(&training.steps(4000).unwrap(), 13)
+                .schedule(&training.plan(4000, 1).unwrap(), 13)
                 .unwrap(),
         )
         .unwrap();
@@ -111,7 +111,7 @@ fn gradual_unfreezing_is_a_plan() {
         .freezing(
             config
                 .training
-                .schedule(&config.training.steps(10).unwrap(), 13)
+                .schedule(&config.training.plan(10, 1).unwrap(), 13)
                 .unwrap(),
         )
         .unwrap();

@@ -5,6 +5,7 @@ use anyhow::Result;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
 use datasets::rng::{normal, rng};
+use freezeout::distributed::Communicator;
 use vit::Linear;
 
 /// Added to variances.
@@ -58,12 +59,12 @@ impl Head {
         })
     }
 
-    /// `(B, D) -> (B, C)` by the batch's own mean and variance, which are taken into the running ones.
-    pub fn train(&self, x: &Tensor) -> Result<Tensor> {
-        let count = x.dim(0)? as f64;
-        let mean = x.mean(0)?;
+    /// `(B, D) -> (B, C)` by mean and variance of the batches of all workers together, which are taken into the running ones.
+    pub fn train(&self, x: &Tensor, comm: &dyn Communicator) -> Result<Tensor> {
+        let count = (x.dim(0)? * comm.size()) as f64;
+        let mean = mean_of_all(x.mean(0)?, comm)?;
         let centred = x.broadcast_sub(&mean)?;
-        let var = centred.sqr()?.mean(0)?;
+        let var = mean_of_all(centred.sqr()?.mean(0)?, comm)?;
         let unbiased = (&var * (count / (count - 1.0).max(1.0)))?;
         for (running, new) in [(&self.mean, &mean), (&self.var, &unbiased)] {
             let old = running.as_detached_tensor();
@@ -79,6 +80,20 @@ impl Head {
         let x = x.broadcast_div(&(self.var.as_tensor() + EPS)?.sqrt()?)?;
         Ok(self.linear.forward(&x)?)
     }
+}
+
+/// The mean over the workers, whose batches have the same size. No gradient goes through it: nothing in front of it trains.
+fn mean_of_all(mean: Tensor, comm: &dyn Communicator) -> Result<Tensor> {
+    if comm.size() == 1 {
+        return Ok(mean);
+    }
+    let mut values: Vec<f64> = mean.to_dtype(DType::F64)?.to_vec1()?;
+    comm.all_reduce_f64(&mut values)?;
+    let values: Vec<f32> = values
+        .iter()
+        .map(|sum| (sum / comm.size() as f64) as f32)
+        .collect();
+    Ok(Tensor::new(values, mean.device())?)
 }
 
 /// The same as one linear layer `head.weight`, `head.bias`, so that any reader of classifiers understands it:
@@ -117,7 +132,7 @@ mod tests {
         let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
         let head = Head::new(1, 2, vb).unwrap();
         let x = Tensor::new(&[[1f32], [3.0]], &Device::Cpu).unwrap();
-        let got = flat(&head.train(&x).unwrap());
+        let got = flat(&head.train(&x, &freezeout::distributed::Alone).unwrap());
         for (got, want) in got.iter().zip([-0.5, 2.0, 1.5, -2.0]) {
             assert!((got - want).abs() < 1e-5, "{got} {want}");
         }

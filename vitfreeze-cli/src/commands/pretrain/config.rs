@@ -2,7 +2,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use freezeout::{AdamW, LayerLr, Schedule, Spacing, Steps, Warmup};
+use freezeout::{AdamW, LayerLr, Schedule, Spacing, Warmup};
 use localmim::{LocalMimConfig, Masking};
 use serde::{Deserialize, Serialize};
 use toml::Table;
@@ -10,7 +10,7 @@ use vit::VitConfig;
 
 use crate::architecture::{preset, stages};
 use crate::settings::{bounded, name, not_negative, parse, Given, Settings};
-use crate::train::{TrainSettings, Training};
+use crate::train::{Plan, TrainSettings, Training};
 use crate::usage::usage;
 
 /// The run without arguments: no data needed, a few minutes on two cores.
@@ -173,7 +173,7 @@ impl Settings for Config {
         Masking::visible(model.vit.patches(), self.mask_ratio).map_err(usage)?;
         // How many steps an epoch has is not known yet, so that a plan in steps must wait.
         if !matches!(self.freeze, Spacing::At(_)) {
-            self.schedule(&self.training.steps(1)?, model.layers())?;
+            self.schedule(&self.training.plan(1, 1)?, model.layers())?;
         }
         Ok(())
     }
@@ -201,13 +201,13 @@ impl Config {
     }
 
     /// Learning rates and freezing times.
-    pub fn schedule(&self, steps: &Steps, layers: usize) -> Result<Schedule> {
+    pub fn schedule(&self, plan: &Plan, layers: usize) -> Result<Schedule> {
         let schedule = Schedule {
             spacing: self.freeze.clone(),
             t0: self.t0,
             layer_lr: self.layer_lr,
             warmup: self.warmup,
-            ..self.training.schedule(steps, layers)?
+            ..self.training.schedule(plan, layers)?
         };
         schedule.validate().map_err(usage)?;
         Ok(schedule)

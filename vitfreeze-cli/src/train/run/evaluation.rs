@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use anyhow::{anyhow, Result};
+use anyhow::Result;
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
@@ -84,14 +84,16 @@ impl<T: Task> Run<T> {
             Err(e) => {
                 self.save()?;
                 let (command, dir) = (T::Settings::COMMAND, quoted(&self.dir));
-                return Err(anyhow!(
-                    "{e:#}; saved after step {}; to go on once that is mended: vitfreeze {command} --resume {dir}",
+                let more = format!(
+                    "saved after step {}; to go on once that is mended: vitfreeze {command} --resume {dir}",
                     self.step
-                ));
+                );
+                return Err(self.machine.workers.with_more(e, &more));
             }
         };
-        self.metrics
-            .write(&Logged::Evaluation(evaluation.clone()))?;
+        if let Some(metrics) = &mut self.metrics {
+            metrics.write(&Logged::Evaluation(evaluation.clone()))?;
+        }
         self.seconds += evaluation.seconds;
         self.judged = Some(self.step);
         let result = self.counted(&evaluation);
@@ -124,12 +126,20 @@ impl<T: Task> Run<T> {
     /// The weights, and their average, on the validation split, and a line that says it.
     pub(super) fn judge(&self, step: usize) -> Result<(Evaluation, String)> {
         let started = Instant::now();
-        let judge = |vb| -> Result<Accuracy> { self.task.evaluate(&self.task.model(vb)?) };
+        let workers = &self.machine.workers;
+        let judge = |vb| -> Result<Accuracy> {
+            let mine = workers.agree(self.task.model(vb).and_then(|m| self.task.evaluate(&m)))?;
+            Ok(mine.of_all(workers.comm())?)
+        };
         // Plain tensors: an evaluation records no graph.
         let weights = freezeout::checkpoint::weights(&self.freeze)
             .into_iter()
             .collect();
-        let own = judge(VarBuilder::from_tensors(weights, DType::F32, &self.device))?;
+        let own = judge(VarBuilder::from_tensors(
+            weights,
+            DType::F32,
+            &self.machine.device,
+        ))?;
         let average = self.ema.as_ref().map(|ema| judge(ema.vars())).transpose()?;
         if !own.loss().is_finite() {
             return Err(NotFinite(format!(
@@ -175,8 +185,12 @@ impl<T: Task> Run<T> {
         }
     }
 
-    /// Writes the weights (of the average, where there is one) into the run's folder.
+    /// The first worker writes the weights (of the average, where there is one) into the run's folder.
     pub(super) fn export(&self, name: &str) -> Result<()> {
+        self.machine.workers.first_does(|| self.write_weights(name))
+    }
+
+    fn write_weights(&self, name: &str) -> Result<()> {
         let weights: BTreeMap<String, Tensor> = match &self.ema {
             Some(ema) => ema.tensors().clone(),
             None => freezeout::checkpoint::weights(&self.freeze),

@@ -21,27 +21,44 @@ impl<T: Task> Run<T> {
 
     /// Writes the state as it is now, before the next forward pass changes any of it (BatchNorm's statistics).
     pub fn stage(&mut self) -> Result<()> {
-        self.metrics.flush()?;
-        if let Some(events) = &mut self.events {
-            events.flush()?;
-        }
-        let staged = self.staged_checkpoint().map_err(|e| self.untouched(e))?;
-        self.staged = Some(staged);
+        let workers = self.machine.workers.clone();
+        workers.first_does(|| {
+            if let Some(metrics) = &self.metrics {
+                metrics.flush()?;
+            }
+            if let Some(events) = &mut self.events {
+                events.flush()?;
+            }
+            let staged = self.staged_checkpoint().map_err(|e| self.untouched(e))?;
+            self.staged = Some(staged);
+            Ok(())
+        })?;
+        self.waiting = true;
         Ok(())
     }
 
     /// Makes what was staged, if anything was, the run's checkpoint.
     pub fn commit(&mut self) -> Result<()> {
-        let Some(staged) = self.staged.take() else {
+        if !std::mem::take(&mut self.waiting) {
             return Ok(());
-        };
-        staged.commit().map_err(|e| self.untouched(e.into()))?;
+        }
+        let staged = self.staged.take();
+        self.machine.workers.first_does(|| match staged {
+            Some(staged) => staged.commit().map_err(|e| self.untouched(e.into())),
+            None => Ok(()),
+        })?;
         self.saved = self.step;
         Ok(())
     }
 
     pub(super) fn staged_checkpoint(&self) -> Result<vit::Staged> {
-        let header = Header::new(&self.config, self.step, self.data, self.best);
+        let header = Header::new(
+            &self.config,
+            self.step,
+            self.data,
+            self.best,
+            self.machine.workers.size(),
+        );
         let path = checkpoint_path(&self.dir);
         checkpoint::stage(&path, &header, &self.freeze, &self.opt, self.ema.as_ref())
     }
@@ -84,12 +101,18 @@ impl<T: Task> Run<T> {
             versions: result::versions(),
         };
         // First, for nothing may be left of what is printed.
-        result::write(&self.dir, &written)?;
+        let workers = &self.machine.workers;
+        workers.first_does(|| result::write(&self.dir, &written))?;
+        let mut skipped = [self.feed.skipped_count() as f64];
+        workers.comm().all_reduce_f64(&mut skipped)?;
+        if !workers.first() {
+            return Ok(ExitCode::SUCCESS);
+        }
         print(report.summary().trim_end())?;
         for line in lines {
             print(line)?;
         }
-        let skipped = self.feed.skipped_count();
+        let skipped = skipped[0] as usize;
         if skipped > 0 {
             print(format!("  {} skipped", counted(skipped, "damaged image")))?;
         }

@@ -6,22 +6,68 @@ use datasets::Batch;
 use freezeout::{Gradients, Param};
 
 use super::Run;
+use crate::machine::interrupt;
 use crate::run::folder::checkpoint_path;
 use crate::run::metrics::{timed, timed_on, NotFinite, Row, Seconds};
 use crate::run::report::Report;
-use crate::train::settings::TrainSettings as _;
 use crate::train::Task;
 
 impl<T: Task> Run<T> {
-    /// The gradients of one optimiser step: the mean over its batches.
+    /// The gradients of one optimiser step: the mean over its batches and the workers.
     pub fn gradients(
         &mut self,
         step: usize,
         batches: &mut dyn Iterator<Item = Result<Batch>>,
         report: &Report,
     ) -> Result<(Row, Gradients)> {
+        let mine = self.own_gradients(step, batches, report);
+        let workers = self.machine.workers.clone();
+        let (mut row, mut grads) = workers.agree(mine)?;
+        if workers.size() > 1 {
+            let reduced = grads.all_reduce(workers.comm())?;
+            row.seconds.communication = reduced.seconds;
+            row.reduced_bytes = Some(reduced.bytes);
+            self.mean_of_workers(&mut row)?;
+        }
+        Ok((row, grads))
+    }
+
+    /// The losses' means over the workers; whether one of them was asked to stop.
+    fn mean_of_workers(&mut self, row: &mut Row) -> Result<()> {
+        let workers = &self.machine.workers;
+        let signal = interrupt::signal();
+        let asked = f64::from(u8::from(signal.is_some()));
+        let mut sums = vec![asked, f64::from(signal.unwrap_or(0)), row.loss];
+        sums.extend(row.stage_losses.iter().flatten());
+        workers.comm().all_reduce_f64(&mut sums)?;
+        if sums[0] > 0.0 {
+            self.asked = Some((sums[1] / sums[0]) as u8);
+        }
+        let size = workers.size() as f64;
+        row.loss = sums[2] / size;
+        let losses = row.stage_losses.iter_mut().flatten();
+        for (loss, sum) in losses.zip(&sums[3..]) {
+            *loss = sum / size;
+        }
+        Ok(())
+    }
+
+    /// The signal by which this worker, or together with others one of them, was asked to stop.
+    pub fn asked(&self) -> Option<u8> {
+        match self.machine.workers.size() {
+            1 => interrupt::signal(),
+            _ => self.asked,
+        }
+    }
+
+    fn own_gradients(
+        &mut self,
+        step: usize,
+        batches: &mut dyn Iterator<Item = Result<Batch>>,
+        report: &Report,
+    ) -> Result<(Row, Gradients)> {
         self.started = Instant::now();
-        let (training, schedule) = (self.config.training(), self.freeze.schedule());
+        let schedule = self.freeze.schedule();
         let micro = self.steps.batches(step);
         let rate = |layer| {
             let group = (self.groups)(&Param {
@@ -40,7 +86,8 @@ impl<T: Task> Run<T> {
             frozen: self.freeze.frozen(),
             graph_nodes: 0,
             grad_norm: None,
-            images: micro * training.batch_size,
+            images: self.images(micro),
+            reduced_bytes: None,
             images_per_second: 0.0,
             seconds: Seconds::default(),
         };
@@ -53,7 +100,7 @@ impl<T: Task> Run<T> {
                 report.tell_skipped(&mut self.told, self.feed.skipped());
             }
             let batch = batch.context("the loader ended early")??;
-            let loss = timed_on(&self.device, &mut row.seconds.forward, || {
+            let loss = timed_on(&self.machine.device, &mut row.seconds.forward, || {
                 self.task.loss(&self.model, batch)
             })?;
             let value = f64::from(loss.total.to_scalar::<f32>()?);
@@ -79,7 +126,11 @@ impl<T: Task> Run<T> {
             };
             row.graph_nodes = total.sorted_nodes().len();
             let backward = || self.freeze.backward_by(&total, vit::ops::backward);
-            grads.add(timed_on(&self.device, &mut row.seconds.backward, backward)?)?;
+            grads.add(timed_on(
+                &self.machine.device,
+                &mut row.seconds.backward,
+                backward,
+            )?)?;
         }
         Ok((row, grads))
     }
@@ -87,13 +138,17 @@ impl<T: Task> Run<T> {
     /// One optimiser step; completes the row and writes it.
     pub fn update(&mut self, mut row: Row, grads: &Gradients) -> Result<Row> {
         let step = row.step;
-        row.grad_norm = timed_on(&self.device, &mut row.seconds.optimizer, || -> Result<_> {
-            let norm = self.opt.step(&self.freeze, step, grads)?;
-            if let Some(ema) = &mut self.ema {
-                ema.update(&self.freeze)?;
-            }
-            Ok(norm)
-        })?;
+        row.grad_norm = timed_on(
+            &self.machine.device,
+            &mut row.seconds.optimizer,
+            || -> Result<_> {
+                let norm = self.opt.step(&self.freeze, step, grads)?;
+                if let Some(ema) = &mut self.ema {
+                    ema.update(&self.freeze)?;
+                }
+                Ok(norm)
+            },
+        )?;
         row.seconds.total = self.started.elapsed().as_secs_f64();
         row.images_per_second = row.images as f64 / row.seconds.total;
         self.seconds += row.seconds.total;
@@ -103,7 +158,9 @@ impl<T: Task> Run<T> {
     }
 
     fn log_step(&mut self, row: &Row) -> Result<()> {
-        self.metrics.write(row)?;
+        if let Some(metrics) = &mut self.metrics {
+            metrics.write(row)?;
+        }
         let Some(events) = &mut self.events else {
             return Ok(());
         };

@@ -1,0 +1,229 @@
+//! The processes that train together: how many there are, and how they stop together.
+use std::fmt;
+use std::process::{Command, ExitCode};
+use std::rc::Rc;
+
+use anyhow::Result;
+use freezeout::distributed::{Alone, Communicator};
+
+use crate::machine::interrupt;
+use crate::usage::{is_usage, usage};
+
+/// This process among those that train together.
+#[derive(Debug, Clone)]
+pub struct Workers {
+    comm: Rc<dyn Communicator>,
+    /// How many of them are on this machine.
+    pub local: usize,
+    #[cfg(feature = "mpi")]
+    mpi: Option<Rc<freezeout::distributed::Mpi>>,
+}
+
+/// Seconds until a worker that does not answer is given up.
+#[cfg(feature = "mpi")]
+const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// What launchers tell the processes that they start: the variable with how many there are.
+const LAUNCHERS: [(&str, &str); 4] = [
+    ("OMPI_COMM_WORLD_SIZE", "mpirun"),
+    ("PMI_SIZE", "mpiexec"),
+    ("SLURM_STEP_NUM_TASKS", "srun"),
+    ("WORLD_SIZE", "torchrun"),
+];
+
+/// By whom this process was started with others, and how many they are.
+fn launched() -> Option<(&'static str, usize)> {
+    LAUNCHERS.iter().find_map(|(variable, launcher)| {
+        let count: usize = std::env::var(variable).ok()?.parse().ok()?;
+        (count > 1).then_some((*launcher, count))
+    })
+}
+
+/// Starts this command line on so many workers by mpiexec and waits for them; `None` if this is one of them, or if there
+/// is to be one.
+pub fn launch(count: u16) -> Result<Option<ExitCode>> {
+    if count == 1 || launched().is_some() {
+        return Ok(None);
+    }
+    if cfg!(not(feature = "mpi")) {
+        return Err(usage(
+            "--nproc: this build cannot connect workers: build it with --features mpi",
+        ));
+    }
+    let mut command = Command::new("mpiexec");
+    command.arg("-n").arg(count.to_string());
+    command
+        .arg(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1));
+    // Open MPI kills its processes a second after ctrl-C; a step may take longer, and then there is a checkpoint to write.
+    command.env("OMPI_MCA_odls_base_sigkill_timeout", "600");
+    // Ctrl-C reaches mpiexec as well, which ends when its workers have.
+    interrupt::listen_saying("the workers finish this step, then save")?;
+    let status = command
+        .status()
+        .map_err(|e| usage(format!("--nproc: mpiexec cannot be started: {e}")))?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(Some(ExitCode::from(code.unwrap_or(1))))
+}
+
+impl Workers {
+    /// One process.
+    pub fn alone() -> Self {
+        Self {
+            comm: Rc::new(Alone),
+            local: 1,
+            #[cfg(feature = "mpi")]
+            mpi: None,
+        }
+    }
+
+    /// Those that a launcher has started, or this one alone.
+    pub fn open() -> Result<Self> {
+        match launched() {
+            None => Ok(Self::alone()),
+            Some((launcher @ "torchrun", count)) => Err(usage(format!(
+                "{launcher} started {count} workers; this build connects workers by MPI: start them with mpirun -np {count}"
+            ))),
+            Some((launcher, count)) => Self::connect(launcher, count),
+        }
+    }
+
+    #[cfg(feature = "mpi")]
+    fn connect(launcher: &str, count: usize) -> Result<Self> {
+        let mpi = Rc::new(freezeout::distributed::Mpi::new(TIMEOUT)?);
+        if mpi.size() != count {
+            return Err(usage(format!(
+                "{launcher} started {count} workers, and MPI connects {}; the launcher is of another MPI than the one that this program was built with",
+                mpi.size()
+            )));
+        }
+        Ok(Self {
+            comm: mpi.clone(),
+            local: mpi.local_size(),
+            mpi: Some(mpi),
+        })
+    }
+
+    #[cfg(not(feature = "mpi"))]
+    fn connect(launcher: &str, count: usize) -> Result<Self> {
+        Err(usage(format!(
+            "{launcher} started {count} workers, and this build cannot connect them: build it with --features mpi"
+        )))
+    }
+
+    /// Which one this is, from 0.
+    pub fn rank(&self) -> usize {
+        self.comm.rank()
+    }
+
+    /// How many there are.
+    pub fn size(&self) -> usize {
+        self.comm.size()
+    }
+
+    /// Whether it is the one that writes and speaks.
+    pub fn first(&self) -> bool {
+        self.rank() == 0
+    }
+
+    pub fn comm(&self) -> &dyn Communicator {
+        &*self.comm
+    }
+
+    /// This one's result, if all have one. An error of one is an error of all, told by the first that has one.
+    pub fn agree<T>(&self, mine: Result<T>) -> Result<T> {
+        if self.size() == 1 {
+            return mine;
+        }
+        let mut codes = vec![0.0; self.size()];
+        if let Err(error) = &mine {
+            codes[self.rank()] = if is_usage(error) { 2.0 } else { 1.0 };
+        }
+        self.comm.all_reduce_f64(&mut codes)?;
+        let Some(failed) = codes.iter().position(|&code| code > 0.0) else {
+            return mine;
+        };
+        match mine {
+            Err(error) if failed == self.rank() => Err(error.context(Together {
+                rank: self.rank(),
+                size: self.size(),
+            })),
+            _ => Err(Elsewhere(codes[failed] as u8).into()),
+        }
+    }
+
+    /// An error that all agree on, with more to say behind it.
+    pub fn with_more(&self, error: anyhow::Error, more: &str) -> anyhow::Error {
+        if error.is::<Elsewhere>() {
+            return error;
+        }
+        let own = usize::from(error.is::<Together>());
+        let causes: Vec<String> = error.chain().skip(own).map(|e| e.to_string()).collect();
+        let told = anyhow::anyhow!("{}; {more}", causes.join(": "));
+        match self.size() {
+            1 => told,
+            size => told.context(Together {
+                rank: self.rank(),
+                size,
+            }),
+        }
+    }
+
+    /// What the first one does alone, for instance writing; its error is one of all.
+    pub fn first_does(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.agree(if self.first() { work() } else { Ok(()) })
+    }
+
+    /// The first one's text.
+    pub fn text_of_first(&self, text: &str) -> Result<String> {
+        let mut length = [text.len() as f64 * f64::from(u8::from(self.first()))];
+        self.comm.all_reduce_f64(&mut length)?;
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.resize(length[0] as usize, 0);
+        self.comm.broadcast(&mut bytes, 0)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Ends the job. Where only this worker has failed, the others wait for it in vain: it takes them along.
+    pub fn finish(&self, result: &Result<ExitCode>) {
+        let Err(error) = result else { return };
+        if self.size() == 1 || error.is::<Together>() || error.is::<Elsewhere>() {
+            return;
+        }
+        crate::console::warn(format!(
+            "error: worker {} of {}: {error:#}",
+            self.rank() + 1,
+            self.size()
+        ));
+        #[cfg(feature = "mpi")]
+        if let Some(mpi) = &self.mpi {
+            mpi.abort(1);
+        }
+        std::process::exit(1);
+    }
+}
+
+/// Whose error it is, where all stop because of it.
+#[derive(Debug)]
+struct Together {
+    rank: usize,
+    size: usize,
+}
+
+impl fmt::Display for Together {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "worker {} of {}", self.rank + 1, self.size)
+    }
+}
+
+/// Another worker has failed, and tells why.
+#[derive(Debug)]
+pub struct Elsewhere(pub u8);
+
+impl fmt::Display for Elsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("another worker has failed")
+    }
+}
+
+impl std::error::Error for Elsewhere {}

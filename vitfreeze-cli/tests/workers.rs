@@ -1,0 +1,243 @@
+//! Several workers under mpirun. Needs the feature `mpi` and MPI itself: `scripts/mpi_tests.sh`.
+#![cfg(feature = "mpi")]
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use common::*;
+use serde_json::Value;
+
+/// A run that freezes from step 7 on: 12 images a step, 3 steps an epoch.
+const RUN: &str = "--data=shapes --samples=40 --model=vit-tiny --image-size=16 --patch-size=4 --decoder-dim=16 \
+    --decoder-heads=2 --epochs=6 --warmup-epochs=1 --accum=1 --lr=1e-3 --seed=7 --t0=0.7 --threads=1";
+
+/// `vitfreeze ARGS` on so many workers.
+fn mpirun(workers: usize, args: &[&str]) -> Command {
+    let mut command = Command::new("mpirun");
+    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
+    command.env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    command.args(["--oversubscribe", "-np", &workers.to_string()]);
+    command.arg(env!("CARGO_BIN_EXE_vitfreeze")).args(args);
+    command
+}
+
+fn pretrain(workers: usize, batch: usize, out: &Path, more: &[&str]) -> Command {
+    let (batch, out) = (format!("--batch-size={batch}"), out.to_str().unwrap());
+    let mut args = vec!["pretrain", "--out", out, &batch];
+    args.extend(RUN.split_whitespace());
+    args.extend(more);
+    mpirun(workers, &args)
+}
+
+fn number(row: &Value, key: &str) -> f64 {
+    row[key].as_f64().unwrap()
+}
+
+fn assert_close(got: &Path, want: &Path, part: f64) {
+    let (got, want) = (rows(got), rows(want));
+    assert_eq!(got.len(), want.len());
+    for (got, want) in got.iter().zip(&want) {
+        let (a, b) = (number(got, "loss"), number(want, "loss"));
+        assert!((a / b - 1.0).abs() < part, "{got}\n{want}");
+        for key in ["step", "lr", "frozen", "images", "epoch"] {
+            assert_eq!(got[key], want[key], "{got}\n{want}");
+        }
+    }
+}
+
+struct Runs(tempfile::TempDir);
+
+impl Runs {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+#[test]
+fn workers_train_as_one_does_with_the_whole_batch() {
+    let runs = Runs::new();
+    ok(pretrain(1, 12, &runs.at("one"), &[]));
+    for (workers, batch) in [(2, 6), (3, 4)] {
+        let [out, again] = ["a", "b"].map(|name| runs.at(&format!("{name}{workers}")));
+        let said = ok(pretrain(workers, batch, &out, &[]));
+        assert!(said.contains(&format!("{workers} workers")), "{said}");
+        assert_eq!(said.matches("Files in").count(), 1, "one speaks: {said}");
+        assert_close(&out, &runs.at("one"), 1e-5);
+        // From run to run: the same bits.
+        ok(pretrain(workers, batch, &again, &[]));
+        assert_same_state(&out, &again);
+        // A frozen layer sends nothing.
+        let rows = rows(&out);
+        let bytes = |row: &Value| row["reduced_bytes"].as_u64().unwrap();
+        let first = bytes(&rows[0]);
+        assert!(bytes(&rows[17]) < first);
+        for pair in rows.windows(2) {
+            let frozen = pair[1]["frozen"] != pair[0]["frozen"];
+            assert_eq!(frozen, bytes(&pair[1]) < bytes(&pair[0]));
+        }
+    }
+}
+
+#[test]
+fn another_number_of_workers_goes_on() {
+    let runs = Runs::new();
+    ok(pretrain(1, 12, &runs.at("one"), &[]));
+    let out = runs.at("run");
+    ok(pretrain(2, 6, &out, &["--max-steps=5"]));
+    let dir = out.to_str().unwrap();
+    let go_on = |workers, more: &[&str]| {
+        let args = [&["pretrain", "--resume", dir][..], more].concat();
+        mpirun(workers, &args)
+    };
+    let line = fails(go_on(1, &[]), 2);
+    assert!(
+        line.contains("steps of 12 images") && line.contains("--batch-size"),
+        "{line}"
+    );
+    let said = ok(go_on(1, &["--batch-size=12", "--max-steps=11"]));
+    assert!(said.contains("2 workers began this run"), "{said}");
+    ok(go_on(3, &["--batch-size=4"]));
+    assert_close(&out, &runs.at("one"), 1e-5);
+}
+
+#[test]
+fn classifiers_train_on_workers() {
+    let runs = Runs::new();
+    let encoder = checkpoint("timm_distilled");
+    let encoder = encoder.to_str().unwrap();
+    for command in ["finetune", "linprobe"] {
+        let run = |workers: usize, batch: &str, out: &Path| {
+            let out = out.to_str().unwrap();
+            let mut args = vec![command, "--checkpoint", encoder, "--out", out, batch];
+            let more = "--data=shapes --samples=40 --epochs=4 --warmup-epochs=1 --accum=1 --lr=1e-3 --threads=1";
+            args.extend(more.split_whitespace());
+            ok(mpirun(workers, &args))
+        };
+        let [one, two] = ["one", "two"].map(|name| runs.at(&format!("{command}-{name}")));
+        run(1, "--batch-size=8", &one);
+        run(2, "--batch-size=4", &two);
+        let evaluations = |dir: &Path| -> Vec<Value> {
+            let rows = rows(dir);
+            rows.into_iter()
+                .filter(|r| r.get("top1").is_some())
+                .collect()
+        };
+        let (got, want) = (evaluations(&two), evaluations(&one));
+        assert!(got.len() == 4 && want.len() == 4);
+        for (got, want) in got.iter().zip(&want) {
+            assert_eq!(got["images"], want["images"]);
+            assert_eq!(got["top1"], want["top1"], "{command}");
+            assert!(
+                (number(got, "loss") / number(want, "loss") - 1.0).abs() < 1e-4,
+                "{command}: {got}\n{want}"
+            );
+        }
+    }
+}
+
+/// The processes of the workers, in order of their start.
+fn workers_of(child: &Child) -> Vec<String> {
+    let ps = Command::new("ps")
+        .args(["-o", "pid=,comm=", "--ppid", &child.id().to_string()])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&ps.stdout).into_owned();
+    let of_ours = text.lines().filter(|l| l.contains("vitfreeze"));
+    of_ours
+        .map(|l| l.split_whitespace().next().unwrap().to_owned())
+        .collect()
+}
+
+/// Starts a long run on two workers, does something to one once it steps, and gives exit code, output and seconds until
+/// the end.
+fn disturbed(out: &Path, signal: &str, which: usize) -> (Option<i32>, String, f64) {
+    let mut command = pretrain(2, 6, out, &["--epochs=3000", "--save-every=2"]);
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    while std::fs::metadata(out.join("metrics.jsonl")).map_or(0, |m| m.len()) < 2000 {
+        assert!(began.elapsed() < Duration::from_secs(60));
+        sleep(Duration::from_millis(10));
+    }
+    let pids = workers_of(&child);
+    assert_eq!(pids.len(), 2);
+    let kill = Command::new("kill").args([signal, &pids[which]]).status();
+    assert!(kill.unwrap().success());
+    let sent = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    (
+        output.status.code(),
+        text(&output),
+        sent.elapsed().as_secs_f64(),
+    )
+}
+
+#[test]
+fn all_stop_when_one_is_asked_to() {
+    let runs = Runs::new();
+    for which in [0, 1] {
+        let out = runs.at(&format!("run{which}"));
+        let (_, said, _) = disturbed(&out, "-TERM", which);
+        assert_eq!(said.matches("saved after step").count(), 1, "{said}");
+        assert!(said.contains("vitfreeze pretrain --resume"), "{said}");
+        let (dir, step) = (out.to_str().unwrap(), rows(&out).len() + 1);
+        let more = format!("--max-steps={step}");
+        ok(mpirun(2, &["pretrain", "--resume", dir, &more]));
+    }
+}
+
+#[test]
+fn a_killed_worker_ends_the_job() {
+    let runs = Runs::new();
+    let out = runs.at("run");
+    let (code, said, seconds) = disturbed(&out, "-KILL", 1);
+    assert_ne!(code, Some(0), "{said}");
+    assert!(seconds < 30.0, "{seconds}");
+    let dir = out.to_str().unwrap();
+    let step = rows(&out).len() + 2;
+    let more = format!("--max-steps={step}");
+    ok(mpirun(2, &["pretrain", "--resume", dir, &more]));
+}
+
+#[test]
+fn one_message_tells_what_went_wrong() {
+    let runs = Runs::new();
+    let count = |said: &str| said.matches("error: ").count();
+    // All of them find it.
+    let output = pretrain(2, 6, &runs.at("a"), &["--data=nowhere"])
+        .output()
+        .unwrap();
+    let said = text(&output);
+    assert!(
+        count(&said) == 1 && said.contains("worker 1 of 2"),
+        "{said}"
+    );
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    // Diverges.
+    let output = pretrain(2, 6, &runs.at("b"), &["--lr=1e30", "--min-lr=0"])
+        .output()
+        .unwrap();
+    let said = text(&output);
+    assert!(count(&said) == 1 && said.contains("the loss is"), "{said}");
+    // Only the second worker cannot read its images.
+    let data = runs.at("data");
+    classes(&data, &["a", "b"], 12);
+    for i in 0..4 {
+        std::fs::write(data.join(format!("a/{i}.png")), b"no image").unwrap();
+    }
+    let data = format!("--data={}", data.display());
+    let output = pretrain(2, 6, &runs.at("c"), &[&data]).output().unwrap();
+    let said = text(&output);
+    assert!(count(&said) == 1 && said.contains("of 2: "), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+}
