@@ -29,6 +29,8 @@ use crate::{Error, Image, Permit, Source, MAX_PIXELS};
 #[derive(Debug)]
 pub struct ImageFolder {
     root: PathBuf,
+    /// Whether `root` is a part of the folder that was named.
+    is_part: bool,
     classes: Vec<String>,
     /// The index after the last image of each class.
     class_ends: Vec<usize>,
@@ -46,6 +48,7 @@ impl ImageFolder {
     pub fn open(dir: &Path, split: &str) -> Result<Self, Error> {
         let mut folder = Self {
             root: PathBuf::new(),
+            is_part: false,
             classes: vec![],
             class_ends: vec![],
             paths: String::new(),
@@ -55,6 +58,7 @@ impl ImageFolder {
             max_pixels: MAX_PIXELS,
         };
         folder.root = split_folder(dir, split, &mut folder.warnings)?;
+        folder.is_part = folder.root != dir;
         let mut others = Others::default();
         folder.classes = class_names(&folder.root)?;
         for class in 0..folder.classes.len() {
@@ -258,6 +262,10 @@ impl Source for ImageFolder {
 
     fn other_files(&self) -> &[(String, usize)] {
         &self.others
+    }
+
+    fn counted_in(&self) -> Option<&Path> {
+        self.is_part.then_some(&self.root)
     }
 
     fn warnings(&self) -> &[String] {

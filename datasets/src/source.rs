@@ -1,6 +1,7 @@
 //! Where images come from.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use crate::{decode_within, DecodeMemory, Error, Permit};
 
@@ -83,6 +84,11 @@ pub trait Source: Send + Sync {
     /// The files that are there besides the images: what they are, and how many. Together they are all.
     fn other_files(&self) -> &[(String, usize)] {
         &[]
+    }
+
+    /// The folder whose files [`other_files`](Self::other_files) counts, where that is only a part of what was named.
+    fn counted_in(&self) -> Option<&Path> {
+        None
     }
 
     /// What was left out when the dataset was opened, and what looks odd in it; a line each.

@@ -226,6 +226,13 @@ fn splits_in_odd_dress() {
         both.contains("'train-0' and 'train-1' may both be 'train'"),
         "{both}"
     );
+    let part = ImageFolder::open(parts.path(), "test").unwrap();
+    assert_eq!(
+        part.counted_in(),
+        Some(parts.path().join("test-0").as_path())
+    );
+    let part = ImageFolder::open(&parts.path().join("test-0"), "test").unwrap();
+    assert_eq!(part.counted_in(), None);
     // The folder of one split by itself, and a folder of the dataset's own name.
     let dir = folder(&[
         ("x_train/x_train/a/1.jpg", "photo.jpg"),

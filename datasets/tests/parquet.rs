@@ -103,6 +103,24 @@ fn shards_in_order() {
     assert_eq!(opened(&path, "train").len(), 4);
 }
 
+/// Copies that an editor or a system made are not read a second time.
+#[test]
+fn hidden_copies_are_not_read() {
+    for copy in [
+        ".ipynb_checkpoints/train-0.parquet",
+        "__MACOSX/data/._train-0.parquet",
+        "data/.train-1.parquet",
+    ] {
+        let dir = tempdir().unwrap();
+        for file in ["data/train-0.parquet", copy] {
+            put(&dir, file, &write(NESTED, &rows(4)));
+        }
+        assert_eq!(opened(dir.path(), "train").len(), 4, "{copy}");
+        // Who names it means it.
+        assert_eq!(opened(&dir.path().join(copy), "train").len(), 4, "{copy}");
+    }
+}
+
 #[test]
 fn what_pyarrow_writes() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sources/pyarrow.parquet");

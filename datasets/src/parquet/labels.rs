@@ -125,7 +125,11 @@ fn kind(column: &ColumnDescriptor) -> Option<Kind> {
         ),
         Some(logical) => matches!(
             logical,
-            LogicalType::Integer { .. } | LogicalType::String | LogicalType::Enum
+            // A column in which every value is missing has no known type.
+            LogicalType::Unknown
+                | LogicalType::Integer { .. }
+                | LogicalType::String
+                | LogicalType::Enum
         ),
     };
     if column.max_rep_level() > 0 || !plain {

@@ -115,11 +115,14 @@ fn files(source: &dyn Source) -> Result<()> {
     let count: usize = others.iter().map(|(_, count)| count).sum();
     let images = source.len();
     let form = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
+    let place = source.counted_in();
+    let place = place.map(|folder| format!(", in {}", printable(&folder.display().to_string())));
     print(format!(
-        "files {} = {} + {}",
+        "files {} = {} + {}{}",
         images + count,
         form(images, "image"),
-        form(count, "other")
+        form(count, "other"),
+        place.unwrap_or_default()
     ))?;
     for (what, count) in others {
         print(format!("  {count:>6} {what}"))?;
