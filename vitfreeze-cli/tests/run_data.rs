@@ -98,3 +98,25 @@ fn the_run_of_other_images_lends_its_folders() {
         }
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn a_config_toml_that_is_no_file_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    ok(pretrain(&at("p"), &["--max-steps=1"]));
+    let config = at("p").join("config.toml");
+    std::fs::remove_file(&config).unwrap();
+    std::os::unix::fs::symlink("gone", &config).unwrap();
+    for command in ["knn", "linprobe", "finetune"] {
+        let output = of_run(command, &at("p"), &at("out"), &[]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            error.contains("config.toml is no file or a link that leads nowhere"),
+            "{error}"
+        );
+    }
+    let error = fails(resume(&at("p"), &[]), 2);
+    assert!(error.contains("config.toml"), "{error}");
+}
