@@ -101,13 +101,6 @@ pub fn run(args: Args) -> Result<ExitCode> {
     check_labels(&args.split, &*source)?;
     let labels = Labels::new(&pretrained.labels, outputs, source.classes())
         .map_err(|e| usage(format!("{}: {e}", args.checkpoint)))?;
-    if labels.names.len() < 2 {
-        return Err(usage(format!(
-            "only one of the {outputs} classes of {} is in the data ('{}'), and among one class every answer is right; add images of other classes, or look at these with vitfreeze classify",
-            args.checkpoint,
-            labels.names.first().map_or("", String::as_str).escape_debug()
-        )));
-    }
     for line in &labels.notes {
         note(format!("note: {line}"));
     }
@@ -125,6 +118,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
             source.classes().len(),
             listed(unknown)
         ));
+    }
+    if labels.names.len() < 2 {
+        return Err(usage(format!(
+            "only one of the {outputs} classes of {} is in the data ('{}'), and among one class every answer is right; add images of other classes, or look at these with vitfreeze classify",
+            args.checkpoint,
+            labels.names.first().map_or("", String::as_str).escape_debug()
+        )));
     }
     if known.is_empty() {
         return Err(usage(format!(
