@@ -1,0 +1,92 @@
+//! Gradients averaged over all ranks.
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{agree, Communicator, BUCKET_BYTES};
+use crate::reduce::{on_host, slice};
+use crate::{Error, Gradients};
+
+/// What [`Gradients::all_reduce`] did.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Reduced {
+    /// Bytes of this rank's gradients that went into the sum: 4 for each element. When a layer freezes it falls by 4 times the
+    /// layer's parameters.
+    pub bytes: usize,
+    /// Seconds that it took, waiting for slower ranks included.
+    pub seconds: f64,
+}
+
+impl Gradients {
+    /// Replaces the gradients by their mean over all ranks, so that all update their weights alike. Each rank's loss must be
+    /// the mean over its own part of the batch, and all parts of one size.
+    ///
+    /// Call it once a step, after all micro-steps ([`Gradients::add`]) and before [`Optimizer::step`](crate::Optimizer::step),
+    /// which then clips by the mean's norm. The gradients go as f32, whatever their type, last names first, in flat buckets
+    /// of 25 MB. Only those that exist: a frozen layer has none and so sends nothing, on all ranks at once since the schedule
+    /// knows the step alone.
+    ///
+    /// With one rank nothing happens, and nothing is copied.
+    ///
+    /// # Errors
+    /// [`Error::Distributed`] where the ranks have not the same gradients (on all ranks), or do not answer; some gradients may
+    /// be reduced then, others not.
+    pub fn all_reduce(&mut self, ranks: &dyn Communicator) -> Result<Reduced, Error> {
+        if ranks.size() == 1 {
+            return Ok(Reduced::default());
+        }
+        let start = Instant::now();
+        let sizes = self.iter().map(|(name, grad)| (name, grad.elem_count()));
+        agree("gradients", sizes, ranks)?;
+        let mut bytes = 0;
+        let mut bucket = Bucket::default();
+        for grad in self.to_replace() {
+            let full = size_of_val(&bucket.values[..]) + 4 * grad.elem_count() > BUCKET_BYTES;
+            if full && !bucket.grads.is_empty() {
+                bytes += bucket.reduce(ranks)?;
+            }
+            bucket.push(grad)?;
+        }
+        bytes += bucket.reduce(ranks)?;
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(Reduced { bytes, seconds })
+    }
+}
+
+/// Some gradients, one after another in one piece of memory.
+#[derive(Default)]
+struct Bucket<'a> {
+    values: Vec<f32>,
+    grads: Vec<&'a mut Tensor>,
+}
+
+impl<'a> Bucket<'a> {
+    fn push(&mut self, grad: &'a mut Tensor) -> Result<(), Error> {
+        if on_host(grad) {
+            slice(grad, |grad| self.values.extend_from_slice(grad))?;
+        } else {
+            let flat = grad.to_dtype(DType::F32)?.flatten_all()?;
+            self.values.extend(flat.to_vec1::<f32>()?);
+        }
+        self.grads.push(grad);
+        Ok(())
+    }
+
+    /// Puts the means in the place of the gradients. Gives the bytes that were sent.
+    fn reduce(&mut self, ranks: &dyn Communicator) -> Result<usize, Error> {
+        ranks.all_reduce(&mut self.values)?;
+        let size = ranks.size() as f32;
+        let mut rest = &self.values[..];
+        for grad in self.grads.drain(..) {
+            let (sum, after) = rest.split_at(grad.elem_count());
+            rest = after;
+            let mean: Vec<f32> = sum.iter().map(|sum| sum / size).collect();
+            // New memory: candle may have given two gradients the same.
+            let mean = Tensor::from_vec(mean, grad.shape(), &Device::Cpu)?;
+            *grad = mean.to_device(grad.device())?.to_dtype(grad.dtype())?;
+        }
+        let bytes = size_of_val(&self.values[..]);
+        self.values.clear();
+        Ok(bytes)
+    }
+}
