@@ -6,7 +6,11 @@ cd "$(dirname "$0")/.."
 # What mpirun asks of root; one thread a rank, so that three ranks fit anywhere.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 RAYON_NUM_THREADS=1
 # Of the whole workspace, as the tests are: other features would build candle a second time.
-cargo build --workspace --locked --features vitfreeze-examples/mpi --example data_parallel
+build=(--workspace --locked --features vitfreeze-examples/mpi)
+cargo build "${build[@]}" --example data_parallel
+for np in 1 3; do
+  cargo test "${build[@]}" --test mpi --config "target.'cfg(all())'.runner = ['mpirun', '-np', '$np', '--oversubscribe']"
+done
 program="${CARGO_TARGET_DIR:-target}/debug/examples/data_parallel"
 out="$(mktemp -d)"
 

@@ -50,7 +50,7 @@ mod weights;
 
 use agree::agree;
 pub use alone::Alone;
-pub use communicator::Communicator;
+pub use communicator::{Begun, Communicator};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 pub use reduce::Reduced;

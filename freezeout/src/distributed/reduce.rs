@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{agree, Communicator, BUCKET_BYTES};
+use super::{agree, Begun, Communicator, BUCKET_BYTES};
 use crate::reduce::{on_host, slice};
 use crate::{Error, Gradients};
 
@@ -38,22 +38,29 @@ impl Gradients {
         let start = Instant::now();
         let sizes = self.iter().map(|(name, grad)| (name, grad.elem_count()));
         agree("gradients", sizes, ranks)?;
+        let (mut sent, mut bucket) = (None, Bucket::default());
         let mut bytes = 0;
-        let mut bucket = Bucket::default();
         for grad in self.to_replace() {
-            let full = size_of_val(&bucket.values[..]) + 4 * grad.elem_count() > BUCKET_BYTES;
+            let full = 4 * (bucket.values.len() + grad.elem_count()) > BUCKET_BYTES;
             if full && !bucket.grads.is_empty() {
-                bytes += bucket.reduce(ranks)?;
+                // Begun before the last one is unpacked, so that there is always one on its way.
+                if let Some(last) = sent.replace(bucket.begin(ranks)?) {
+                    bucket.values = finish(last, ranks)?;
+                }
             }
+            bytes += 4 * grad.elem_count();
             bucket.push(grad)?;
         }
-        bytes += bucket.reduce(ranks)?;
+        let last = bucket.begin(ranks)?;
+        for bucket in sent.into_iter().chain([last]) {
+            finish(bucket, ranks)?;
+        }
         let seconds = start.elapsed().as_secs_f64();
         Ok(Reduced { bytes, seconds })
     }
 }
 
-/// Some gradients, one after another in one piece of memory.
+/// Some gradients, one after another in one piece of memory. While one bucket is on its way the next is filled.
 #[derive(Default)]
 struct Bucket<'a> {
     values: Vec<f32>,
@@ -72,21 +79,28 @@ impl<'a> Bucket<'a> {
         Ok(())
     }
 
-    /// Puts the means in the place of the gradients. Gives the bytes that were sent.
-    fn reduce(&mut self, ranks: &dyn Communicator) -> Result<usize, Error> {
-        ranks.all_reduce(&mut self.values)?;
-        let size = ranks.size() as f32;
-        let mut rest = &self.values[..];
-        for grad in self.grads.drain(..) {
-            let (sum, after) = rest.split_at(grad.elem_count());
-            rest = after;
-            let mean: Vec<f32> = sum.iter().map(|sum| sum / size).collect();
-            // New memory: candle may have given two gradients the same.
-            let mean = Tensor::from_vec(mean, grad.shape(), &Device::Cpu)?;
-            *grad = mean.to_device(grad.device())?.to_dtype(grad.dtype())?;
-        }
-        let bytes = size_of_val(&self.values[..]);
-        self.values.clear();
-        Ok(bytes)
+    /// Sends what is in it, and leaves it empty.
+    fn begin(&mut self, ranks: &dyn Communicator) -> Result<Sent<'a>, Error> {
+        let Self { values, grads } = std::mem::take(self);
+        Ok((ranks.begin(values)?, grads))
     }
+}
+
+type Sent<'a> = (Begun, Vec<&'a mut Tensor>);
+
+/// Puts the means in the place of the gradients. Gives the memory back, to be filled again.
+fn finish((begun, grads): Sent<'_>, ranks: &dyn Communicator) -> Result<Vec<f32>, Error> {
+    let mut sums = ranks.finish(begun)?;
+    let size = ranks.size() as f32;
+    let mut rest = &sums[..];
+    for grad in grads {
+        let (sum, after) = rest.split_at(grad.elem_count());
+        rest = after;
+        let mean: Vec<f32> = sum.iter().map(|sum| sum / size).collect();
+        // New memory: candle may have given two gradients the same.
+        let mean = Tensor::from_vec(mean, grad.shape(), &Device::Cpu)?;
+        *grad = mean.to_device(grad.device())?.to_dtype(grad.dtype())?;
+    }
+    sums.clear();
+    Ok(sums)
 }

@@ -2,6 +2,7 @@
 mod thread;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
@@ -9,11 +10,14 @@ use std::time::Duration;
 
 use thread::{Job, Place};
 
-use super::{Communicator, BUCKET_BYTES};
+use super::{Begun, Communicator, BUCKET_BYTES};
 use crate::Error;
 
 /// What launchers tell their processes of how many there are: Open MPI, MPICH and Intel MPI, `srun`.
 const SIZES: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
+
+const ALL_REDUCE: &str = "an all-reduce";
+const BROADCAST: &str = "a broadcast";
 
 /// All processes that `mpirun`, `mpiexec` or `srun` started.
 ///
@@ -31,6 +35,10 @@ pub struct Mpi {
     aborted: Arc<OnceLock<i32>>,
     /// Whether somebody did not answer: the thread is stuck then.
     lost: Cell<bool>,
+    /// How many sums are still with the thread.
+    begun: Cell<usize>,
+    /// Sums that came back before anybody asked for them.
+    early: RefCell<VecDeque<Vec<f32>>>,
     /// Carries f32 to the thread and back.
     buffer: RefCell<Vec<f32>>,
 }
@@ -80,6 +88,8 @@ impl Mpi {
             done,
             aborted,
             lost: Cell::new(false),
+            begun: Cell::new(0),
+            early: RefCell::default(),
             buffer: RefCell::default(),
         };
         let told = |key: &&str| std::env::var(key).ok()?.parse::<usize>().ok();
@@ -128,17 +138,32 @@ impl Mpi {
 
     /// Has the thread do something, and waits for it.
     fn run(&self, what: &str, job: Job) -> Result<Job, Error> {
+        self.send(what, job)?;
+        // The thread does one after another.
+        while self.begun.get() > 0 {
+            let sum = self.next_sum()?;
+            self.early.borrow_mut().push_back(sum);
+        }
+        self.wait(what)
+    }
+
+    fn send(&self, what: &str, job: Job) -> Result<(), Error> {
         if self.lost.get() {
             return Err(
                 self.error("another process did not answer before, so there is nobody to talk to")
             );
         }
-        let sent = self
-            .jobs
-            .as_ref()
-            .is_some_and(|jobs| jobs.send(job).is_ok());
+        let jobs = self.jobs.as_ref();
+        match jobs.is_some_and(|jobs| jobs.send(job).is_ok()) {
+            true => Ok(()),
+            false => Err(self.ended(what)),
+        }
+    }
+
+    fn wait(&self, what: &str) -> Result<Job, Error> {
         match self.done.recv_timeout(self.timeout) {
-            Ok(job) if sent => Ok(job),
+            Ok(job) => Ok(job),
+            Err(RecvTimeoutError::Disconnected) => Err(self.ended(what)),
             Err(RecvTimeoutError::Timeout) => {
                 self.lost.set(true);
                 let seconds = self.timeout.as_secs_f64();
@@ -147,11 +172,21 @@ impl Mpi {
                      one: see what it printed, or give a longer time-out"
                 )))
             }
-            _ => {
-                self.lost.set(true);
-                Err(self.error(format!("MPI ended during {what}")))
-            }
         }
+    }
+
+    /// The oldest sum that is still with the thread.
+    fn next_sum(&self) -> Result<Vec<f32>, Error> {
+        let Job::Sum(sum) = self.wait(ALL_REDUCE)? else {
+            return Err(self.ended(ALL_REDUCE));
+        };
+        self.begun.set(self.begun.get().saturating_sub(1));
+        Ok(sum)
+    }
+
+    fn ended(&self, what: &str) -> Error {
+        self.lost.set(true);
+        self.error(format!("MPI ended during {what}"))
     }
 }
 
@@ -172,8 +207,8 @@ impl Communicator for Mpi {
             let mut buffer = self.buffer.take();
             buffer.clear();
             buffer.extend_from_slice(piece);
-            let Job::Sum(sum) = self.run("an all-reduce", Job::Sum(buffer))? else {
-                return Err(self.error("an all-reduce gave something else"));
+            let Job::Sum(sum) = self.run(ALL_REDUCE, Job::Sum(buffer))? else {
+                return Err(self.ended(ALL_REDUCE));
             };
             piece.copy_from_slice(&sum);
             self.buffer.replace(sum);
@@ -187,12 +222,27 @@ impl Communicator for Mpi {
         }
         for piece in values.chunks_mut(BUCKET_BYTES / size_of::<f64>()) {
             let job = Job::SumF64(piece.to_vec());
-            let Job::SumF64(sum) = self.run("an all-reduce", job)? else {
-                return Err(self.error("an all-reduce gave something else"));
+            let Job::SumF64(sum) = self.run(ALL_REDUCE, job)? else {
+                return Err(self.ended(ALL_REDUCE));
             };
             piece.copy_from_slice(&sum);
         }
         Ok(())
+    }
+
+    fn begin(&self, values: Vec<f32>) -> Result<Begun, Error> {
+        if self.place.size == 1 {
+            self.early.borrow_mut().push_back(values);
+        } else {
+            self.send(ALL_REDUCE, Job::Sum(values))?;
+            self.begun.set(self.begun.get() + 1);
+        }
+        Ok(Begun::elsewhere())
+    }
+
+    fn finish(&self, _: Begun) -> Result<Vec<f32>, Error> {
+        let early = self.early.borrow_mut().pop_front();
+        early.map_or_else(|| self.next_sum(), Ok)
     }
 
     fn broadcast(&self, bytes: &mut [u8], root: usize) -> Result<(), Error> {
@@ -204,8 +254,8 @@ impl Communicator for Mpi {
         }
         for piece in bytes.chunks_mut(BUCKET_BYTES) {
             let job = Job::Broadcast(piece.to_vec(), root);
-            let Job::Broadcast(sent, _) = self.run("a broadcast", job)? else {
-                return Err(self.error("a broadcast gave something else"));
+            let Job::Broadcast(sent, _) = self.run(BROADCAST, job)? else {
+                return Err(self.ended(BROADCAST));
             };
             piece.copy_from_slice(&sent);
         }
