@@ -62,7 +62,7 @@ fn everything_over_mpi() {
         freeze.freeze_first(usize::from(rank == odd));
         let mut loss = Tensor::zeros((), DType::F32, &Device::Cpu).unwrap();
         for (name, _, var) in freeze.live() {
-            let factor = (layer_of(name).unwrap() + 10 * rank) as f64;
+            let factor = (layer_of(name).unwrap() + 1 + 10 * rank) as f64;
             loss = (loss + (var.as_tensor() * factor).unwrap().sum_all()).unwrap();
         }
         freeze.backward(&loss).unwrap()
@@ -74,7 +74,7 @@ fn everything_over_mpi() {
         if size == 1 { 0 } else { 4 * ((14 << 20) + 2) }
     );
     for (i, (_, grad)) in same.iter().enumerate() {
-        let want = i as f32 + 5.0 * (size - 1) as f32;
+        let want = (i + 1) as f32 + 5.0 * (size - 1) as f32;
         assert!(grad
             .to_vec1::<f32>()
             .unwrap()
