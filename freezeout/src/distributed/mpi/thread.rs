@@ -52,18 +52,12 @@ pub(super) fn run(
     let world = universe.world();
     let local = world.split_shared(world.rank());
     let number = |n: i32| usize::try_from(n).unwrap_or_default();
-    let version = library_version().unwrap_or_default();
     let place = Place {
         rank: number(world.rank()),
         size: number(world.size()),
         local_rank: number(local.rank()),
         local_size: number(local.size()),
-        library: version
-            .split(',')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_owned(),
+        library: library_name(),
     };
     let _ = started.send(match threading {
         Threading::Single => Err(format!(
@@ -100,6 +94,13 @@ pub(super) fn run(
             break;
         }
     }
+}
+
+/// The first line of what MPI tells of itself: `Open MPI v4.1.4`, `MPICH Version: 4.0.2`.
+fn library_name() -> String {
+    let version = library_version().unwrap_or_default();
+    let name = version.split([',', '\n', '\0']).next().unwrap_or_default();
+    name.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Waits for what was begun, and looks meanwhile whether all shall end.
