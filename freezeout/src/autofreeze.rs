@@ -81,6 +81,12 @@ impl Policy for AutoFreeze {
             return Ok(memory.frozen);
         }
         let sum = std::mem::take(&mut memory.sum);
+        if sum.is_empty() && freeze.reduced() {
+            return Err(Error::Policy(format!(
+                "AutoFreeze: no gradients shown in the last {} steps; call FreezeOut::observe after Gradients::all_reduce",
+                self.interval
+            )));
+        }
         let schedule = freeze.schedule();
         let most = schedule.layers - schedule.keep_last;
         if memory.last.len() == sum.len() {

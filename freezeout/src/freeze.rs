@@ -56,6 +56,8 @@ pub struct FreezeOut {
     step: Option<usize>,
     /// Decides what is frozen instead of the schedule.
     policy: Option<Box<dyn Policy>>,
+    /// The policy sees gradients through [`FreezeOut::observe`] alone.
+    reduced: bool,
     check: Check,
     /// Variables that may go without gradient.
     missing: Option<Names>,
@@ -156,6 +158,7 @@ impl FreezeOut {
             thaws,
             step: None,
             policy: None,
+            reduced: false,
             check: Check::default(),
             missing: None,
         })
@@ -167,6 +170,15 @@ impl FreezeOut {
     pub fn with_policy(mut self, policy: impl Policy + 'static) -> Self {
         self.schedule.spacing = Spacing::None;
         self.policy = Some(Box::new(policy));
+        self
+    }
+
+    /// Shows a policy no gradients in [`FreezeOut::backward`], but those alone that [`FreezeOut::observe`] is given: with data
+    /// parallel training ([`distributed`](crate::distributed)) each rank has gradients of its own, and ranks that decided on
+    /// them would freeze different layers. Also once a step then, not once a micro-step.
+    #[must_use]
+    pub fn with_reduced_gradients(mut self) -> Self {
+        self.reduced = true;
         self
     }
 
@@ -340,12 +352,39 @@ impl FreezeOut {
         }
         drop(grads);
         let grads = Gradients::new(by_name);
-        if let Some(mut policy) = self.policy.take() {
-            let observed = policy.observe(self, &grads);
-            self.policy = Some(policy);
-            observed?;
+        if !self.reduced {
+            self.show(&grads)?;
         }
         Ok(grads)
+    }
+
+    /// Shows a policy the gradients of a step after [`Gradients::all_reduce`]; without a policy nothing happens. Call it at
+    /// every step.
+    ///
+    /// # Errors
+    /// [`Error::Policy`] without [`FreezeOut::with_reduced_gradients`], since the policy has seen each rank's own then; what
+    /// the policy reports.
+    pub fn observe(&mut self, grads: &Gradients) -> Result<(), Error> {
+        if self.policy.is_some() && !self.reduced {
+            return Err(Error::Policy(
+                "backward() has shown it these gradients already; call FreezeOut::with_reduced_gradients first".into(),
+            ));
+        }
+        self.show(grads)
+    }
+
+    fn show(&mut self, grads: &Gradients) -> Result<(), Error> {
+        let Some(mut policy) = self.policy.take() else {
+            return Ok(());
+        };
+        let observed = policy.observe(self, grads);
+        self.policy = Some(policy);
+        observed
+    }
+
+    /// Whether gradients reach the policy through [`FreezeOut::observe`] alone.
+    pub(crate) fn reduced(&self) -> bool {
+        self.reduced
     }
 
     /// Shows a policy that looks at outputs ([`Plasticity::of_outputs`](crate::Plasticity::of_outputs)) the outputs of the

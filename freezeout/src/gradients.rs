@@ -36,6 +36,12 @@ impl Gradients {
             .map(|(name, grad)| (name.as_str(), grad))
     }
 
+    /// All gradients, last names first, for somebody who puts new tensors of its own in the place of each.
+    pub(crate) fn to_replace(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.sums = true;
+        self.tensors.values_mut().rev()
+    }
+
     /// Adds the gradients of another micro-step (gradient accumulation). Scale each loss by 1 / number of micro-steps
     /// to get the mean. From the second sum on in place.
     ///

@@ -43,7 +43,8 @@ fn scalar(tensor: &Tensor) -> Result<f64> {
     Ok(f64::from(tensor.sum_all()?.to_scalar::<f32>()?))
 }
 
-fn slice<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
+/// Reads the values of a tensor [`on_host`].
+pub(crate) fn slice<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cpu(CpuStorage::F32(values)) = &*storage else {
         candle_core::bail!("f32 on the CPU expected");

@@ -32,6 +32,30 @@ pub trait Communicator: fmt::Debug {
     /// See [`Communicator`].
     fn all_reduce_f64(&self, values: &mut [f64]) -> Result<(), Error>;
 
+    /// Begins [`Communicator::all_reduce`] on a buffer that is given away until [`Communicator::finish`] gives it back, while
+    /// this process does something else. Any number may be under way; other collective calls may come between.
+    ///
+    /// Unless overridden it does all at once.
+    ///
+    /// # Errors
+    /// See [`Communicator`].
+    fn begin(&self, mut values: Vec<f32>) -> Result<Begun, Error> {
+        self.all_reduce(&mut values)?;
+        Ok(Begun(Some(values)))
+    }
+
+    /// Waits for a sum that [`Communicator::begin`] began: for each of them once, in the order in which they were begun.
+    ///
+    /// # Errors
+    /// See [`Communicator`].
+    fn finish(&self, begun: Begun) -> Result<Vec<f32>, Error> {
+        begun.0.ok_or_else(|| {
+            Error::Distributed(
+                "a communicator that overrides begin() must override finish()".into(),
+            )
+        })
+    }
+
     /// Copies `bytes` of rank `root` into those of all others.
     ///
     /// # Errors
@@ -43,4 +67,16 @@ pub trait Communicator: fmt::Debug {
     /// # Errors
     /// See [`Communicator`].
     fn barrier(&self) -> Result<(), Error>;
+}
+
+/// A sum under way, see [`Communicator::begin`].
+#[derive(Debug)]
+#[must_use]
+pub struct Begun(Option<Vec<f32>>);
+
+impl Begun {
+    /// One whose values the communicator keeps until it is finished.
+    pub fn elsewhere() -> Self {
+        Self(None)
+    }
 }

@@ -1,5 +1,7 @@
 //! A chain of linear layers, and whole training runs of it.
 #![allow(dead_code)]
+pub mod threads;
+
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};

@@ -1,0 +1,106 @@
+//! Gradients averaged over all ranks.
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{agree, Begun, Communicator, BUCKET_BYTES};
+use crate::reduce::{on_host, slice};
+use crate::{Error, Gradients};
+
+/// What [`Gradients::all_reduce`] did.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Reduced {
+    /// Bytes of this rank's gradients that went into the sum: 4 for each element. When a layer freezes it falls by 4 times the
+    /// layer's parameters.
+    pub bytes: usize,
+    /// Seconds that it took, waiting for slower ranks included.
+    pub seconds: f64,
+}
+
+impl Gradients {
+    /// Replaces the gradients by their mean over all ranks, so that all update their weights alike. Each rank's loss must be
+    /// the mean over its own part of the batch, and all parts of one size.
+    ///
+    /// Call it once a step, after all micro-steps ([`Gradients::add`]) and before [`Optimizer::step`](crate::Optimizer::step),
+    /// which then clips by the mean's norm. The gradients go as f32, whatever their type, last names first, in flat buckets
+    /// of 25 MB. Only those that exist: a frozen layer has none and so sends nothing, on all ranks at once since the schedule
+    /// knows the step alone.
+    ///
+    /// With one rank nothing happens, and nothing is copied.
+    ///
+    /// # Errors
+    /// [`Error::Distributed`] where the ranks have not the same gradients (on all ranks), or do not answer; some gradients may
+    /// be reduced then, others not.
+    pub fn all_reduce(&mut self, ranks: &dyn Communicator) -> Result<Reduced, Error> {
+        if ranks.size() == 1 {
+            return Ok(Reduced::default());
+        }
+        let start = Instant::now();
+        let sizes = self.iter().map(|(name, grad)| (name, grad.elem_count()));
+        agree("gradients", sizes, ranks)?;
+        let (mut sent, mut bucket) = (None, Bucket::default());
+        let mut bytes = 0;
+        for grad in self.to_replace() {
+            let full = 4 * (bucket.values.len() + grad.elem_count()) > BUCKET_BYTES;
+            if full && !bucket.grads.is_empty() {
+                // Begun before the last one is unpacked, so that there is always one on its way.
+                if let Some(last) = sent.replace(bucket.begin(ranks)?) {
+                    bucket.values = finish(last, ranks)?;
+                }
+            }
+            bytes += 4 * grad.elem_count();
+            bucket.push(grad)?;
+        }
+        let last = bucket.begin(ranks)?;
+        for bucket in sent.into_iter().chain([last]) {
+            finish(bucket, ranks)?;
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(Reduced { bytes, seconds })
+    }
+}
+
+/// Some gradients, one after another in one piece of memory. While one bucket is on its way the next is filled.
+#[derive(Default)]
+struct Bucket<'a> {
+    values: Vec<f32>,
+    grads: Vec<&'a mut Tensor>,
+}
+
+impl<'a> Bucket<'a> {
+    fn push(&mut self, grad: &'a mut Tensor) -> Result<(), Error> {
+        if on_host(grad) {
+            slice(grad, |grad| self.values.extend_from_slice(grad))?;
+        } else {
+            let flat = grad.to_dtype(DType::F32)?.flatten_all()?;
+            self.values.extend(flat.to_vec1::<f32>()?);
+        }
+        self.grads.push(grad);
+        Ok(())
+    }
+
+    /// Sends what is in it, and leaves it empty.
+    fn begin(&mut self, ranks: &dyn Communicator) -> Result<Sent<'a>, Error> {
+        let Self { values, grads } = std::mem::take(self);
+        Ok((ranks.begin(values)?, grads))
+    }
+}
+
+type Sent<'a> = (Begun, Vec<&'a mut Tensor>);
+
+/// Puts the means in the place of the gradients. Gives the memory back, to be filled again.
+fn finish((begun, grads): Sent<'_>, ranks: &dyn Communicator) -> Result<Vec<f32>, Error> {
+    let mut sums = ranks.finish(begun)?;
+    let size = ranks.size() as f32;
+    let mut rest = &sums[..];
+    for grad in grads {
+        let (sum, after) = rest.split_at(grad.elem_count());
+        rest = after;
+        let mean: Vec<f32> = sum.iter().map(|sum| sum / size).collect();
+        // New memory: candle may have given two gradients the same.
+        let mean = Tensor::from_vec(mean, grad.shape(), &Device::Cpu)?;
+        *grad = mean.to_device(grad.device())?.to_dtype(grad.dtype())?;
+    }
+    sums.clear();
+    Ok(sums)
+}
