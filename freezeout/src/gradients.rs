@@ -37,7 +37,7 @@ impl Gradients {
     }
 
     /// All gradients, last names first, for somebody who puts new tensors of its own in the place of each.
-    pub(crate) fn to_replace(&mut self) -> impl Iterator<Item = &mut Tensor> {
+    pub(crate) fn replaceable(&mut self) -> impl Iterator<Item = &mut Tensor> {
         self.sums = true;
         self.tensors.values_mut().rev()
     }

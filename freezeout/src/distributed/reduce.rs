@@ -40,7 +40,7 @@ impl Gradients {
         agree("gradients", sizes, ranks)?;
         let (mut sent, mut bucket) = (None, Bucket::default());
         let mut bytes = 0;
-        for grad in self.to_replace() {
+        for grad in self.replaceable() {
             let full = 4 * (bucket.values.len() + grad.elem_count()) > BUCKET_BYTES;
             if full && !bucket.grads.is_empty() {
                 // Begun before the last one is unpacked, so that there is always one on its way.
