@@ -70,6 +70,25 @@ impl Gradients {
         Ok(())
     }
 
+    /// The sum of both; of nothing and something that is the latter itself.
+    pub(crate) fn plus(mut self, other: Gradients) -> Result<Self, Error> {
+        if self.tensors.is_empty() {
+            return Ok(other);
+        }
+        self.add(other)?;
+        Ok(self)
+    }
+
+    /// Keeps those of these names.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.tensors.retain(|name, _| keep(name));
+    }
+
+    /// Takes gradients in whose memory nobody else reads.
+    pub(crate) fn extend(&mut self, own: BTreeMap<String, Tensor>) {
+        self.tensors.extend(own);
+    }
+
     /// The L2 norm of all gradients together, `sqrt(sum g^2)`.
     ///
     /// # Errors
