@@ -20,7 +20,7 @@ impl FreezeOut {
     /// way to the other ranks while it computes those of the layers before. What it did not show, or shows in parts (a weight
     /// that is used twice), is reduced afterwards. [`Reduced::seconds`] counts only what this thread did and waited for.
     ///
-    /// Until it returns, all gradients are in memory twice.
+    /// A policy needs [`FreezeOut::with_reduced_gradients`], and [`FreezeOut::observe`] afterwards. Until it returns, all gradients are in memory twice.
     ///
     /// # Errors
     /// As those three.
@@ -31,6 +31,7 @@ impl FreezeOut {
         ranks: &Rc<dyn Communicator>,
         backward: impl FnOnce(&Tensor, Seen) -> candle_core::Result<GradStore>,
     ) -> Result<(Gradients, Reduced), Error> {
+        self.reduced_alone()?;
         let mut before = before.unwrap_or_default();
         if ranks.size() == 1 {
             let grads = self.backward_by(loss, |loss| backward(loss, Box::new(|_, _| {})))?;
