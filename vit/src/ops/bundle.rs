@@ -14,12 +14,15 @@ thread_local! {
     static DIRECT: RefCell<Option<Direct>> = const { RefCell::new(None) };
 }
 
+/// What [`backward_seen`] shows variables and their gradients to.
+pub type Seen = Box<dyn FnMut(&Tensor, &Tensor)>;
+
 /// Gradients that do not go through candle.
 struct Direct {
     /// Variables with their gradients.
     found: Vec<(Tensor, Tensor)>,
     /// Who is shown each at once.
-    seen: Option<Box<dyn FnMut(&Tensor, &Tensor)>>,
+    seen: Option<Seen>,
 }
 
 /// Candle's backward pass of `loss`; the gradients of a block's weights go straight into the result. Candle would first fill a
@@ -38,11 +41,11 @@ pub fn backward(loss: &Tensor) -> Result<GradStore> {
 ///
 /// # Errors
 /// Those of candle's own.
-pub fn backward_seen(loss: &Tensor, seen: Box<dyn FnMut(&Tensor, &Tensor)>) -> Result<GradStore> {
+pub fn backward_seen(loss: &Tensor, seen: Seen) -> Result<GradStore> {
     run(loss, Some(seen))
 }
 
-fn run(loss: &Tensor, seen: Option<Box<dyn FnMut(&Tensor, &Tensor)>>) -> Result<GradStore> {
+fn run(loss: &Tensor, seen: Option<Seen>) -> Result<GradStore> {
     // An outer pass that this one runs inside of gets its own back, also after a panic.
     struct Outer(Option<Direct>);
     impl Drop for Outer {
