@@ -365,12 +365,18 @@ impl FreezeOut {
     /// [`Error::Policy`] without [`FreezeOut::with_reduced_gradients`], since the policy has seen each rank's own then; what
     /// the policy reports.
     pub fn observe(&mut self, grads: &Gradients) -> Result<(), Error> {
-        if self.policy.is_some() && !self.reduced {
-            return Err(Error::Policy(
-                "backward() has shown it these gradients already; call FreezeOut::with_reduced_gradients first".into(),
-            ));
-        }
+        self.reduced_alone()?;
         self.show(grads)
+    }
+
+    /// Refuses a policy that is shown each rank's own gradients.
+    pub(crate) fn reduced_alone(&self) -> Result<(), Error> {
+        if self.policy.is_none() || self.reduced {
+            return Ok(());
+        }
+        Err(Error::Policy(
+            "backward() shows it each rank's own gradients; make it with FreezeOut::with_reduced_gradients".into(),
+        ))
     }
 
     fn show(&mut self, grads: &Gradients) -> Result<(), Error> {

@@ -37,7 +37,7 @@ impl Gradients {
     }
 
     /// All gradients, last names first, for somebody who puts new tensors of its own in the place of each.
-    pub(crate) fn to_replace(&mut self) -> impl Iterator<Item = &mut Tensor> {
+    pub(crate) fn replaceable(&mut self) -> impl Iterator<Item = &mut Tensor> {
         self.sums = true;
         self.tensors.values_mut().rev()
     }
@@ -68,6 +68,25 @@ impl Gradients {
         }
         self.sums = true;
         Ok(())
+    }
+
+    /// The sum of both; of nothing and something that is the latter itself.
+    pub(crate) fn plus(mut self, other: Gradients) -> Result<Self, Error> {
+        if self.tensors.is_empty() {
+            return Ok(other);
+        }
+        self.add(other)?;
+        Ok(self)
+    }
+
+    /// Keeps those of these names.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.tensors.retain(|name, _| keep(name));
+    }
+
+    /// Takes gradients in whose memory nobody else reads.
+    pub(crate) fn extend(&mut self, own: BTreeMap<String, Tensor>) {
+        self.tensors.extend(own);
     }
 
     /// The L2 norm of all gradients together, `sqrt(sum g^2)`.

@@ -2,11 +2,13 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
-use candle_core::{DType, Tensor};
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Tensor, Var};
 use candle_nn::{conv2d, linear, Conv2d, Conv2dConfig, Linear, Module, VarBuilder, VarMap};
 use common::{bits, layer_of, threads, Bits, CPU};
-use freezeout::distributed::{broadcast_weights, Alone, Communicator, Reduced};
+use freezeout::distributed::{broadcast_weights, Alone, Communicator, Reduced, Seen};
 use freezeout::{AdamW, AutoFreeze, Error, FreezeOut, Gradients, Optimizer, Schedule, Sgd};
 
 const STEPS: usize = 24;
@@ -304,19 +306,20 @@ fn alone_is_as_no_call() {
 
 #[test]
 fn ranks_that_disagree_are_told_on_all_of_them() {
-    // More frozen on one rank; the same number of elements under other names; one variable less.
-    let other_depth = |rank: usize| (if rank == 1 { 2 } else { 1 }, "head");
-    let other_name = |rank: usize| (1, if rank == 2 { "tail" } else { "head" });
-    let cases: [(&(dyn Fn(usize) -> (usize, &'static str) + Sync), &str); 2] = [
+    // Frozen layers and the head's name by rank: more frozen on one; the same elements under other names.
+    let cases = [
         (
-            &other_depth,
+            [(1, "head"), (2, "head"), (1, "head")],
             "rank 0 has 8 of 7105 elements, rank 1 has 6 of 4753 elements",
         ),
-        (&other_name, "under other names"),
+        (
+            [(1, "head"), (1, "head"), (1, "tail")],
+            "rank 2 has 8 of 7105 elements under other names",
+        ),
     ];
     for (case, want) in cases {
         let messages = threads::run(3, |ranks| {
-            let (frozen, head) = case(ranks.rank());
+            let (frozen, head) = case[ranks.rank()];
             let (from, _) = vars::<Mlp>(0);
             let renamed = VarMap::new();
             for (name, var) in from.data().lock().unwrap().iter() {
@@ -483,4 +486,86 @@ fn more_than_a_bucket_goes_in_several() {
         grads.iter().map(|(_, grad)| ends(grad)).collect::<Vec<_>>()
     });
     assert_eq!(sums, [[6.0, 7.0, 8.0, 9.0], [6.0, 7.0, 8.0, 9.0]]);
+}
+
+/// A backward pass that shows gradients as it would find them: from the last layer on, not that of the head's bias, and the
+/// first part alone of the head's weight.
+fn showing(loss: &Tensor, vars: &[Var], mut seen: Seen) -> candle_core::Result<GradStore> {
+    let store = loss.backward()?;
+    for var in vars.iter().rev().filter(|var| var.dims() != [1]) {
+        match store.get(var) {
+            Some(grad) if var.dims() == [1, 48] => seen(var, &(grad / 2.0)?),
+            Some(grad) => seen(var, grad),
+            None => {}
+        }
+    }
+    Ok(store)
+}
+
+#[test]
+fn overlapped_sums_are_the_same() {
+    let train = |ranks: &Rc<dyn Communicator>, overlap: bool| {
+        let (vars, mut model) = vars::<Mlp>(0);
+        let schedule = Schedule::cubic(0.5, 4, STEPS);
+        let mut freeze = FreezeOut::new(&vars, schedule, layer_of).unwrap();
+        let all: Vec<Var> = freeze.all().map(|(_, var)| var.clone()).collect();
+        let (mut opt, mut bytes) = (adamw(), Vec::new());
+        for step in 0..STEPS {
+            if freeze.advance(step).unwrap() {
+                model = Mlp::new(freeze.vars());
+            }
+            let x = batch(step).0.chunk(2 * ranks.size(), 0).unwrap();
+            let loss = |micro: usize| {
+                let out = model.forward(&x[2 * ranks.rank() + micro]).unwrap();
+                out.sqr().unwrap().mean_all().unwrap()
+            };
+            let mut grads = freeze.backward(&loss(0)).unwrap();
+            let reduced = if overlap {
+                let show = |loss: &Tensor, seen: Seen| showing(loss, &all, seen);
+                let both = freeze.backward_reduced(&loss(1), Some(grads), ranks, show);
+                let (sum, reduced) = both.unwrap();
+                grads = sum;
+                reduced
+            } else {
+                grads.add(freeze.backward(&loss(1)).unwrap()).unwrap();
+                grads.all_reduce(ranks.as_ref()).unwrap()
+            };
+            bytes.push(reduced.bytes);
+            opt.step(&freeze, step, &grads).unwrap();
+        }
+        (bits(&freeze), bytes)
+    };
+    for size in [1, 2, 3] {
+        let runs = threads::run(size, |ranks| {
+            let ranks: Rc<dyn Communicator> = Rc::new(ranks.clone());
+            (train(&ranks, true), train(&ranks, false))
+        });
+        for ((weights, bytes), (want, want_bytes)) in &runs {
+            assert_eq!(weights, want);
+            // The head's weight went twice, since what was shown was not all.
+            let again = if size == 1 { 0 } else { 4 * 48 };
+            assert!(bytes.iter().zip(want_bytes).all(|(a, b)| *a == b + again));
+        }
+    }
+    // Disagreement is seen before anything is sent.
+    let errors = threads::run(2, |ranks| {
+        let ranks: Rc<dyn Communicator> = Rc::new(ranks.clone());
+        let (vars, _) = vars::<Mlp>(0);
+        let mut freeze = FreezeOut::new(&vars, Schedule::cubic(0.5, 4, 10), layer_of).unwrap();
+        freeze.freeze_first(ranks.rank());
+        let loss = Mlp::new(freeze.vars())
+            .forward(&batch(0).0)
+            .unwrap()
+            .mean_all()
+            .unwrap();
+        let nothing = |_: &Tensor, _: Seen| -> candle_core::Result<GradStore> { unreachable!() };
+        freeze
+            .backward_reduced(&loss, None, &ranks, nothing)
+            .unwrap_err()
+            .to_string()
+    });
+    assert!(
+        errors.iter().all(|error| error.contains("rank 1 has 8")),
+        "{errors:?}"
+    );
 }

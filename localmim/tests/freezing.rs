@@ -1,5 +1,7 @@
 //! What freezing must not change, and what it must.
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
@@ -195,4 +197,45 @@ fn dropping_a_stage_changes_no_other() {
     let model = LocalMim::new(&cfg, freeze.vars()).unwrap();
     let error = model.loss(&images, &masking).unwrap_err().to_string();
     assert!(error.contains("no live stage"), "{error}");
+}
+
+/// What may be sent to other processes while the rest is computed.
+#[test]
+fn gradients_are_shown_from_the_last_block_on() {
+    let cfg = config(Precision::default());
+    let vars = VarMap::new();
+    LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &CPU)).unwrap();
+    vit::init(&vars, 5).unwrap();
+    let schedule = Schedule::cubic(0.5, cfg.layers(), STEPS);
+    let mut freeze = FreezeOut::new(&vars, schedule, |name| cfg.layer_of(name, false)).unwrap();
+    for frozen in [0, 2] {
+        freeze.freeze_first(frozen);
+        let model = LocalMim::new(&cfg, freeze.vars()).unwrap();
+        let (images, masking) = batch(0);
+        let loss = model.loss(&images, &masking).unwrap().total;
+        let shown = Rc::new(RefCell::new(Vec::new()));
+        let show = shown.clone();
+        let see =
+            move |var: &Tensor, grad: &Tensor| show.borrow_mut().push((var.id(), grad.clone()));
+        let store = vit::ops::backward_seen(&loss, Box::new(see)).unwrap();
+        let names: BTreeMap<_, _> = freeze
+            .live()
+            .map(|(name, _, var)| (format!("{:?}", var.id()), (name, var)))
+            .collect();
+        let mut blocks = Vec::new();
+        for (id, grad) in shown.take() {
+            let (name, var) = names[&format!("{id:?}")];
+            assert_eq!(store.get(var).unwrap().id(), grad.id(), "{name} has more");
+            if let Some(block) = name.strip_prefix("blocks.") {
+                blocks.push(block.split('.').next().unwrap().parse::<usize>().unwrap());
+            }
+        }
+        assert!(blocks.is_sorted_by(|a, b| a >= b), "{blocks:?}");
+        blocks.dedup();
+        let live: Vec<usize> = (0..cfg.vit.depth)
+            .rev()
+            .filter(|block| block + 1 >= frozen)
+            .collect();
+        assert_eq!(blocks, live);
+    }
 }

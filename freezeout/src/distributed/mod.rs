@@ -45,6 +45,7 @@ mod alone;
 mod communicator;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod overlap;
 mod reduce;
 mod weights;
 
@@ -53,6 +54,7 @@ pub use alone::Alone;
 pub use communicator::{Begun, Communicator};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
+pub use overlap::Seen;
 pub use reduce::Reduced;
 pub use weights::broadcast_weights;
 

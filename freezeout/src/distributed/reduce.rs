@@ -40,7 +40,7 @@ impl Gradients {
         agree("gradients", sizes, ranks)?;
         let (mut sent, mut bucket) = (None, Bucket::default());
         let mut bytes = 0;
-        for grad in self.to_replace() {
+        for grad in self.replaceable() {
             let full = 4 * (bucket.values.len() + grad.elem_count()) > BUCKET_BYTES;
             if full && !bucket.grads.is_empty() {
                 // Begun before the last one is unpacked, so that there is always one on its way.
@@ -69,12 +69,7 @@ struct Bucket<'a> {
 
 impl<'a> Bucket<'a> {
     fn push(&mut self, grad: &'a mut Tensor) -> Result<(), Error> {
-        if on_host(grad) {
-            slice(grad, |grad| self.values.extend_from_slice(grad))?;
-        } else {
-            let flat = grad.to_dtype(DType::F32)?.flatten_all()?;
-            self.values.extend(flat.to_vec1::<f32>()?);
-        }
+        append(&mut self.values, grad)?;
         self.grads.push(grad);
         Ok(())
     }
@@ -91,16 +86,31 @@ type Sent<'a> = (Begun, Vec<&'a mut Tensor>);
 /// Puts the means in the place of the gradients. Gives the memory back, to be filled again.
 fn finish((begun, grads): Sent<'_>, ranks: &dyn Communicator) -> Result<Vec<f32>, Error> {
     let mut sums = ranks.finish(begun)?;
-    let size = ranks.size() as f32;
     let mut rest = &sums[..];
     for grad in grads {
         let (sum, after) = rest.split_at(grad.elem_count());
         rest = after;
-        let mean: Vec<f32> = sum.iter().map(|sum| sum / size).collect();
-        // New memory: candle may have given two gradients the same.
-        let mean = Tensor::from_vec(mean, grad.shape(), &Device::Cpu)?;
-        *grad = mean.to_device(grad.device())?.to_dtype(grad.dtype())?;
+        *grad = mean(sum, ranks, grad)?;
     }
     sums.clear();
     Ok(sums)
+}
+
+/// Appends the elements of a gradient as f32.
+pub(super) fn append(values: &mut Vec<f32>, grad: &Tensor) -> Result<(), Error> {
+    if on_host(grad) {
+        slice(grad, |grad| values.extend_from_slice(grad))?;
+    } else {
+        let flat = grad.to_dtype(DType::F32)?.flatten_all()?;
+        values.extend(flat.to_vec1::<f32>()?);
+    }
+    Ok(())
+}
+
+/// The mean as a tensor like `grad`, in memory of its own: candle may have given two gradients the same.
+pub(super) fn mean(sum: &[f32], ranks: &dyn Communicator, grad: &Tensor) -> Result<Tensor, Error> {
+    let size = ranks.size() as f32;
+    let mean: Vec<f32> = sum.iter().map(|sum| sum / size).collect();
+    let mean = Tensor::from_vec(mean, grad.shape(), &Device::Cpu)?;
+    Ok(mean.to_device(grad.device())?.to_dtype(grad.dtype())?)
 }

@@ -10,8 +10,19 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 thread_local! {
-    /// Variables with their gradients, while [`backward`] runs on this thread.
-    static DIRECT: RefCell<Option<Vec<(Tensor, Tensor)>>> = const { RefCell::new(None) };
+    /// What [`backward`] has found on this thread, while it runs.
+    static DIRECT: RefCell<Option<Direct>> = const { RefCell::new(None) };
+}
+
+/// What [`backward_seen`] shows variables and their gradients to.
+pub type Seen = Box<dyn FnMut(&Tensor, &Tensor)>;
+
+/// Gradients that do not go through candle.
+struct Direct {
+    /// Variables with their gradients.
+    found: Vec<(Tensor, Tensor)>,
+    /// Who is shown each at once.
+    seen: Option<Seen>,
 }
 
 /// Candle's backward pass of `loss`; the gradients of a block's weights go straight into the result. Candle would first fill a
@@ -21,16 +32,31 @@ thread_local! {
 /// # Errors
 /// Those of candle's own.
 pub fn backward(loss: &Tensor) -> Result<GradStore> {
+    run(loss, None)
+}
+
+/// The same, and shows `seen` each variable of a block with its gradient as soon as the block's backward pass is done, before
+/// those of the blocks nearer to the input: to send it to other processes meanwhile. A variable that is used several times is
+/// shown with the gradient of each use, and may have more in the result. `seen` must not run a backward pass.
+///
+/// # Errors
+/// Those of candle's own.
+pub fn backward_seen(loss: &Tensor, seen: Seen) -> Result<GradStore> {
+    run(loss, Some(seen))
+}
+
+fn run(loss: &Tensor, seen: Option<Seen>) -> Result<GradStore> {
     // An outer pass that this one runs inside of gets its own back, also after a panic.
-    struct Outer(Option<Vec<(Tensor, Tensor)>>);
+    struct Outer(Option<Direct>);
     impl Drop for Outer {
         fn drop(&mut self) {
             DIRECT.set(self.0.take());
         }
     }
-    let outer = Outer(DIRECT.replace(Some(Vec::new())));
+    let found = Vec::new();
+    let outer = Outer(DIRECT.replace(Some(Direct { found, seen })));
     let mut store = loss.backward()?;
-    let direct = DIRECT.take().unwrap_or_default();
+    let direct = DIRECT.take().map_or_else(Vec::new, |direct| direct.found);
     drop(outer);
     for (variable, gradient) in direct {
         // It may have been used elsewhere too.
@@ -117,7 +143,10 @@ impl CustomOp1 for Leaf {
         // What a parameter was computed from is candle's to find; a variable is the end of the way.
         Ok(DIRECT.with_borrow_mut(|direct| match direct {
             Some(direct) if parameter.is_variable() => {
-                direct.push((parameter.clone(), gradient));
+                if let Some(seen) = &mut direct.seen {
+                    seen(parameter, &gradient);
+                }
+                direct.found.push((parameter.clone(), gradient));
                 None
             }
             _ => Some(gradient),

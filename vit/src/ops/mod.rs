@@ -35,7 +35,7 @@ use candle_core::{DType, Tensor};
 
 pub use attention::attention;
 pub use block::{block, BlockWeights};
-pub use bundle::backward;
+pub use bundle::{backward, backward_seen, Seen};
 pub use cells::{patch_tokens, unfold_cells};
 pub use gelu::gelu;
 pub use held::{hold_weights, HeldWeights};
