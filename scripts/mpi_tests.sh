@@ -6,8 +6,10 @@ cd "$(dirname "$0")/.."
 # What mpirun asks of root; one thread a rank, so that three ranks fit anywhere.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 RAYON_NUM_THREADS=1
 # Of the whole workspace, as the tests are: other features would build candle a second time.
-build=(--workspace --locked --features vitfreeze-examples/mpi)
+build=(--workspace --locked --features vitfreeze-examples/mpi,vitfreeze-cli/mpi)
 cargo build "${build[@]}" --example data_parallel
+# The program: it starts mpirun itself.
+cargo test "${build[@]}" --test workers -- --test-threads 1
 for np in 1 3; do
   cargo test "${build[@]}" --test mpi --config "target.'cfg(all())'.runner = ['mpirun', '-np', '$np', '--oversubscribe']"
 done

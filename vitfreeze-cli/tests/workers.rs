@@ -155,6 +155,41 @@ fn workers_of(child: &Child) -> Vec<String> {
         .collect()
 }
 
+/// `--nproc`: the program starts mpiexec itself, and what it alone is sent reaches the workers.
+#[test]
+fn the_program_starts_workers_itself() {
+    let runs = Runs::new();
+    let out = runs.at("run");
+    let start = |out: &Path, more: &[&str]| {
+        let mut command = vitfreeze(["pretrain", "--nproc=2", "--batch-size=6", "--out"]);
+        command.arg(out).args(RUN.split_whitespace()).args(more);
+        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
+        command.env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+        command.env("OMPI_MCA_rmaps_base_oversubscribe", "1");
+        command
+    };
+    ok(start(&out, &[]));
+    ok(pretrain(2, 6, &runs.at("mpirun"), &[]));
+    assert_same_state(&out, &runs.at("mpirun"));
+    let long = runs.at("long");
+    let child = start(&long, &["--epochs=3000"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while std::fs::metadata(long.join("metrics.jsonl")).map_or(0, |m| m.len()) < 2000 {
+        sleep(Duration::from_millis(10));
+    }
+    let id = child.id().to_string();
+    assert!(Command::new("kill")
+        .args(["-TERM", &id])
+        .status()
+        .unwrap()
+        .success());
+    let said = text(&child.wait_with_output().unwrap());
+    assert!(said.contains("saved after step"), "{said}");
+}
+
 /// Starts a long run on two workers, does something to one once it steps, and gives exit code, output and seconds until
 /// the end.
 fn disturbed(out: &Path, signal: &str, which: usize) -> (Option<i32>, String, f64) {

@@ -1,10 +1,13 @@
 //! The processes that train together: how many there are, and how they stop together.
 use std::fmt;
-use std::process::{Command, ExitCode};
+use std::process::{Child, Command, ExitCode};
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Result;
 use freezeout::distributed::{Alone, Communicator};
+#[cfg(unix)]
+use rustix::process::Pid;
 
 use crate::machine::interrupt;
 use crate::usage::{is_usage, usage};
@@ -21,7 +24,10 @@ pub struct Workers {
 
 /// Seconds until a worker that does not answer is given up.
 #[cfg(feature = "mpi")]
-const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What ctrl-C sends.
+const SIGINT: u8 = 2;
 
 /// What launchers tell the processes that they start: the variable with how many there are.
 const LAUNCHERS: [(&str, &str); 4] = [
@@ -59,11 +65,34 @@ pub fn launch(count: u16) -> Result<Option<ExitCode>> {
     command.env("OMPI_MCA_odls_base_sigkill_timeout", "600");
     // Ctrl-C reaches mpiexec as well, which ends when its workers have.
     interrupt::listen_saying("the workers finish this step, then save")?;
-    let status = command
-        .status()
+    let mut workers = command
+        .spawn()
         .map_err(|e| usage(format!("--nproc: mpiexec cannot be started: {e}")))?;
+    let mut asked = false;
+    let status = loop {
+        if let Some(status) = workers.try_wait()? {
+            break status;
+        }
+        // What a terminal sends reaches them all; what this process alone is sent must be passed on.
+        if !asked && interrupt::signal().is_some_and(|signal| signal != SIGINT) {
+            asked = true;
+            terminate(&workers);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(Some(ExitCode::from(code.unwrap_or(1))))
+}
+
+/// Asks mpiexec to end its workers, which save.
+fn terminate(mpiexec: &Child) {
+    #[cfg(unix)]
+    if let Some(pid) = i32::try_from(mpiexec.id()).ok().and_then(Pid::from_raw) {
+        // It may just have ended.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+    #[cfg(not(unix))]
+    let _ = mpiexec;
 }
 
 impl Workers {
