@@ -49,6 +49,14 @@ fn everything_over_mpi() {
         assert_eq!(got, vec![sum(&|rank| (i * (rank + 1)) as f32); i * 1000]);
     }
 
+    // Other sums while one is under way.
+    let left = mpi.begin(vec![1.0; 1000]).unwrap();
+    mpi.barrier().unwrap();
+    let mut one = [1.0];
+    mpi.all_reduce(&mut one).unwrap();
+    assert_eq!(one, [size as f32]);
+    assert_eq!(mpi.finish(left).unwrap(), vec![size as f32; 1000]);
+
     // Several buckets: 4, 28 and 24 MB, and 8 bytes.
     let vars = VarMap::new();
     let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
@@ -85,4 +93,6 @@ fn everything_over_mpi() {
         let error = grads(1).all_reduce(&mpi).unwrap_err().to_string();
         assert!(error.contains("rank 1 has 3"), "{error}");
     }
+    // MPI ends with a sum under way.
+    let _ = mpi.begin(vec![1.0; 10_000_000]).unwrap();
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, TensorId};
 
-use super::reduce::{append, mean};
+use super::reduce::{append, mean, receive};
 use super::{agree, Begun, Communicator, Reduced, BUCKET_BYTES};
 use crate::{Error, FreezeOut, Gradients};
 
@@ -32,7 +32,7 @@ impl FreezeOut {
         backward: impl FnOnce(&Tensor, Seen) -> candle_core::Result<GradStore>,
     ) -> Result<(Gradients, Reduced), Error> {
         self.reduced_alone()?;
-        let mut before = before.unwrap_or_default();
+        let before = before.unwrap_or_default();
         if ranks.size() == 1 {
             let grads = self.backward_by(loss, |loss| backward(loss, Box::new(|_, _| {})))?;
             return Ok((before.plus(grads)?, Reduced::default()));
@@ -47,7 +47,7 @@ impl FreezeOut {
         let on_way = Rc::new(RefCell::new(OnWay {
             ranks: ranks.clone(),
             names: names.collect(),
-            before: std::mem::take(&mut before),
+            before,
             filling: Bucket::default(),
             sent: Vec::new(),
             error: None,
@@ -57,9 +57,13 @@ impl FreezeOut {
         let see = move |var: &Tensor, grad: &Tensor| seen.borrow_mut().see(var, grad);
         let grads = self.backward_by(loss, |loss| backward(loss, Box::new(see)));
         let start = Instant::now();
-        let on_way = on_way.replace(OnWay::nothing(ranks.clone()));
+        let mut on_way = on_way.replace(OnWay::nothing(ranks.clone()));
         let spent = on_way.spent;
-        let (grads, bytes) = on_way.finish(grads?)?;
+        let grads = match (grads, on_way.error.take()) {
+            (Ok(grads), None) => grads,
+            (Err(error), _) | (_, Some(error)) => return Err(on_way.give_up(error)),
+        };
+        let (grads, bytes) = on_way.finish(grads)?;
         let seconds = (spent + start.elapsed()).as_secs_f64();
         Ok((grads, Reduced { bytes, seconds }))
     }
@@ -130,16 +134,24 @@ impl OnWay {
         Ok(())
     }
 
+    /// Takes back what was sent, so that nobody gets it in the place of something else.
+    fn give_up(self, error: Error) -> Error {
+        for (begun, _) in self.sent {
+            if self.ranks.finish(begun).is_err() {
+                break;
+            }
+        }
+        error
+    }
+
     /// The means, and how many bytes went.
     fn finish(mut self, mut grads: Gradients) -> Result<(Gradients, usize), Error> {
-        if let Some(error) = self.error.take() {
-            return Err(error);
-        }
         self.send()?;
         let (mut means, mut bytes) = (BTreeMap::new(), 0);
         let ranks = self.ranks.as_ref();
         for (begun, of) in std::mem::take(&mut self.sent) {
-            let sums = ranks.finish(begun)?;
+            let count = of.iter().map(|(_, grad)| grad.elem_count()).sum();
+            let sums = receive(begun, count, ranks)?;
             bytes += size_of_val(&sums[..]);
             let mut rest = &sums[..];
             for (name, seen) in of {

@@ -85,7 +85,8 @@ type Sent<'a> = (Begun, Vec<&'a mut Tensor>);
 
 /// Puts the means in the place of the gradients. Gives the memory back, to be filled again.
 fn finish((begun, grads): Sent<'_>, ranks: &dyn Communicator) -> Result<Vec<f32>, Error> {
-    let mut sums = ranks.finish(begun)?;
+    let count = grads.iter().map(|grad| grad.elem_count()).sum();
+    let mut sums = receive(begun, count, ranks)?;
     let mut rest = &sums[..];
     for grad in grads {
         let (sum, after) = rest.split_at(grad.elem_count());
@@ -94,6 +95,24 @@ fn finish((begun, grads): Sent<'_>, ranks: &dyn Communicator) -> Result<Vec<f32>
     }
     sums.clear();
     Ok(sums)
+}
+
+/// Waits for `count` sums.
+pub(super) fn receive(
+    begun: Begun,
+    count: usize,
+    ranks: &dyn Communicator,
+) -> Result<Vec<f32>, Error> {
+    let sums = ranks.finish(begun)?;
+    if sums.len() == count {
+        return Ok(sums);
+    }
+    Err(Error::Distributed(format!(
+        "rank {} of {}: {} sums came back, not {count}; sums must be finished in the order in which they were begun",
+        ranks.rank(),
+        ranks.size(),
+        sums.len()
+    )))
 }
 
 /// Appends the elements of a gradient as f32.

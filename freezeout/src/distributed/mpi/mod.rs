@@ -279,7 +279,7 @@ impl Drop for Mpi {
             return;
         }
         drop(jobs);
-        // The thread is done when it hangs up.
-        let _ = self.done.recv_timeout(self.timeout);
+        // The thread is done when it hangs up; before that come sums that nobody has asked for.
+        while self.done.recv_timeout(self.timeout).is_ok() {}
     }
 }
