@@ -186,8 +186,10 @@ fn the_program_starts_workers_itself() {
         .status()
         .unwrap()
         .success());
-    let said = text(&child.wait_with_output().unwrap());
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output);
     assert!(said.contains("saved after step"), "{said}");
+    assert_eq!(output.status.code(), Some(143), "{said}");
 }
 
 /// Starts a long run on two workers, does something to one once it steps, and gives exit code, output and seconds until

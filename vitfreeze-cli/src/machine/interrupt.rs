@@ -9,7 +9,7 @@ use crate::console::note;
 /// The signal that asked to stop; 0: none has.
 static ASKED: AtomicU8 = AtomicU8::new(0);
 
-/// Starts listening for SIGINT, SIGTERM and SIGHUP, for a loop that saves at the end of its step.
+/// Starts listening for SIGINT, SIGTERM, SIGHUP and SIGUSR1 (which launchers of many processes pass on), for a loop that saves at the end of its step.
 pub fn listen() -> Result<()> {
     listen_saying("finishing this step, then saving")
 }
@@ -52,10 +52,10 @@ pub fn survive_file_limit() {
 
 #[cfg(unix)]
 fn handle(on: impl Fn(u8) + Send + 'static) -> io::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
     let ignored = ignored();
     let asks = |signal: &i32| ignored >> (signal - 1) & 1 == 0;
-    let signals = [SIGHUP, SIGINT, SIGTERM].into_iter().filter(asks);
+    let signals = [SIGHUP, SIGINT, SIGTERM, SIGUSR1].into_iter().filter(asks);
     let mut signals = signal_hook::iterator::Signals::new(signals)?;
     let listen = move || signals.forever().for_each(|signal| on(signal as u8));
     let thread = std::thread::Builder::new().name("signals".into());

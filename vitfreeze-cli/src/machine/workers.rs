@@ -1,13 +1,11 @@
 //! The processes that train together: how many there are, and how they stop together.
 use std::fmt;
-use std::process::{Child, Command, ExitCode};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Result;
 use freezeout::distributed::{Alone, Communicator};
-#[cfg(unix)]
-use rustix::process::Pid;
 
 use crate::machine::interrupt;
 use crate::usage::{is_usage, usage};
@@ -25,9 +23,6 @@ pub struct Workers {
 /// Seconds until a worker that does not answer is given up.
 #[cfg(feature = "mpi")]
 const TIMEOUT: Duration = Duration::from_secs(60);
-
-/// What ctrl-C sends.
-const SIGINT: u8 = 2;
 
 /// What launchers tell the processes that they start: the variable with how many there are.
 const LAUNCHERS: [(&str, &str); 4] = [
@@ -61,9 +56,9 @@ pub fn launch(count: u16) -> Result<Option<ExitCode>> {
     command
         .arg(std::env::current_exe()?)
         .args(std::env::args_os().skip(1));
-    // Open MPI kills its processes a second after ctrl-C; a step may take longer, and then there is a checkpoint to write.
-    command.env("OMPI_MCA_odls_base_sigkill_timeout", "600");
-    // Ctrl-C reaches mpiexec as well, which ends when its workers have.
+    // Out of the terminal's reach: Open MPI kills its processes a second after ctrl-C, and a step may take longer.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
     interrupt::listen_saying("the workers finish this step, then save")?;
     let mut workers = command
         .spawn()
@@ -73,26 +68,28 @@ pub fn launch(count: u16) -> Result<Option<ExitCode>> {
         if let Some(status) = workers.try_wait()? {
             break status;
         }
-        // What a terminal sends reaches them all; what this process alone is sent must be passed on.
-        if !asked && interrupt::signal().is_some_and(|signal| signal != SIGINT) {
+        if !asked && interrupt::asked() {
             asked = true;
-            terminate(&workers);
+            ask_to_stop(&workers);
         }
         std::thread::sleep(Duration::from_millis(50));
     };
     let code = status.code().and_then(|code| u8::try_from(code).ok());
-    Ok(Some(ExitCode::from(code.unwrap_or(1))))
+    Ok(Some(match (asked, code) {
+        (true, Some(_)) => ExitCode::from(interrupt::exit_code()),
+        _ => ExitCode::from(code.unwrap_or(1)),
+    }))
 }
 
-/// Asks mpiexec to end its workers, which save.
-fn terminate(mpiexec: &Child) {
-    #[cfg(unix)]
-    if let Some(pid) = i32::try_from(mpiexec.id()).ok().and_then(Pid::from_raw) {
-        // It may just have ended.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-    }
-    #[cfg(not(unix))]
-    let _ = mpiexec;
+/// Asks the workers to stop: MPI's launchers pass SIGUSR1 on to them, while SIGTERM is for the launcher itself. By the shell:
+/// the standard library only kills.
+fn ask_to_stop(mpiexec: &Child) {
+    let kill = format!("kill -USR1 {}", mpiexec.id());
+    // It may just have ended.
+    let _ = Command::new("sh")
+        .args(["-c", &kill])
+        .stderr(Stdio::null())
+        .status();
 }
 
 impl Workers {
