@@ -35,18 +35,17 @@ impl<T: Task> Run<T> {
     /// The losses' means over the workers; whether one of them was asked to stop.
     fn mean_of_workers(&mut self, row: &mut Row) -> Result<()> {
         let workers = &self.machine.workers;
-        let signal = interrupt::signal();
-        let asked = f64::from(u8::from(signal.is_some()));
-        let mut sums = vec![asked, f64::from(signal.unwrap_or(0)), row.loss];
+        // Each has a place of its own: two may be asked by different signals.
+        let mut signals = vec![0.0; workers.size()];
+        signals[workers.rank()] = f64::from(interrupt::signal().unwrap_or(0));
+        let mut sums = [signals, vec![row.loss]].concat();
         sums.extend(row.stage_losses.iter().flatten());
         workers.comm().all_reduce_f64(&mut sums)?;
-        if sums[0] > 0.0 {
-            self.asked = Some((sums[1] / sums[0]) as u8);
-        }
+        let (signals, losses) = sums.split_at(workers.size());
+        self.asked = signals.iter().map(|&s| s as u8).find(|&s| s != 0);
         let size = workers.size() as f64;
-        row.loss = sums[2] / size;
-        let losses = row.stage_losses.iter_mut().flatten();
-        for (loss, sum) in losses.zip(&sums[3..]) {
+        let rest = row.stage_losses.iter_mut().flatten();
+        for (loss, sum) in std::iter::once(&mut row.loss).chain(rest).zip(losses) {
             *loss = sum / size;
         }
         Ok(())
