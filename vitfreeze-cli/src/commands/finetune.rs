@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use datasets::rng::{keys, normal, rng};
 use datasets::{
-    Batch, EraseFill, EvalTransform, FinetuneTransform, Loader, LoaderConfig, Mixup, RandomErasing,
+    Batch, EraseFill, EvalTransform, FinetuneTransform, Loader, Mixup, RandomErasing,
     RandomResizedCrop, Source,
 };
 use freezeout::{layer_decay, AdamW, Optimizer, Schedule, Spacing};
@@ -114,14 +114,7 @@ impl Task for Finetune {
             ..FinetuneTransform::imagenet(size)
         };
         config.check_workers(machine.workers.size())?;
-        let loader = LoaderConfig {
-            batch_size: training.batch_size,
-            seed: training.seed,
-            threads: machine.threads,
-            rank: machine.workers.rank(),
-            ranks: machine.workers.size(),
-            ..LoaderConfig::default()
-        };
+        let loader = training.loader(machine);
         let loader = Loader::new(Arc::clone(&data.train), transform, loader).map_err(usage)?;
         pretrained.cfg.precision = training.dtype.precision(device)?;
         let preprocess = pretrained.preprocess.judged((size, size));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{bail, Result};
 use candle_core::{Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
-use datasets::{Batch, EvalTransform, Loader, LoaderConfig, PretrainTransform, Source};
+use datasets::{Batch, EvalTransform, Loader, PretrainTransform, Source};
 use freezeout::{Lars, Optimizer, Schedule};
 use vit::{Pretrained, Vit, VitConfig};
 
@@ -126,14 +126,7 @@ impl Task for Probe {
                     normalize: normalize(&pretrained.preprocess),
                     ..PretrainTransform::imagenet(size)
                 };
-                let loader = LoaderConfig {
-                    batch_size: training.batch_size,
-                    seed: training.seed,
-                    threads: machine.threads,
-                    rank: machine.workers.rank(),
-                    ranks: machine.workers.size(),
-                    ..LoaderConfig::default()
-                };
+                let loader = training.loader(machine);
                 let train = Arc::clone(&data.train);
                 Feed::Images(Loader::new(train, transform, loader).map_err(usage)?)
             }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
-use datasets::{Batch, Loader, LoaderConfig, PretrainTransform};
+use datasets::{Batch, Loader, PretrainTransform};
 use freezeout::{Optimizer, Schedule};
 use localmim::{LocalMim, LocalMimConfig, Masking};
 
@@ -76,14 +76,7 @@ impl Task for Pretrain {
             scale: (training.crop_scale, 1.0),
             ..PretrainTransform::imagenet(size)
         };
-        let loader = LoaderConfig {
-            batch_size: training.batch_size,
-            seed: training.seed,
-            threads: machine.threads,
-            rank: machine.workers.rank(),
-            ranks: machine.workers.size(),
-            ..LoaderConfig::default()
-        };
+        let loader = training.loader(machine);
         let feed = Feed::Images(Loader::new(source, transform, loader).map_err(usage)?);
         cfg.vit.precision = training.dtype.precision(&machine.device)?;
         let (config, device) = (config.clone(), machine.device.clone());

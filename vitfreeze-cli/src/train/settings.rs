@@ -1,11 +1,13 @@
 //! What every training is told, as flags and as keys.
 use anyhow::Result;
+use datasets::LoaderConfig;
 use freezeout::{Schedule, Spacing, Steps};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use crate::input::dataset::SAMPLES;
 use crate::machine::device::Dtype;
+use crate::machine::Machine;
 use crate::settings::{absolute, bounded, not_negative, Settings};
 use crate::usage::usage;
 
@@ -169,6 +171,18 @@ impl Training {
             steps,
             images: self.batch_size * workers * steps.largest(),
         })
+    }
+
+    /// How this worker's images are loaded.
+    pub fn loader(&self, machine: &Machine) -> LoaderConfig {
+        LoaderConfig {
+            batch_size: self.batch_size,
+            seed: self.seed,
+            threads: machine.threads,
+            rank: machine.workers.rank(),
+            ranks: machine.workers.size(),
+            ..LoaderConfig::default()
+        }
     }
 
     /// Warm-up from 0, then a cosine, step by step; nothing freezes.
