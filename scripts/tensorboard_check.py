@@ -34,12 +34,11 @@ def check(run):
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     tags = events.Tags()["scalars"]
     wanted = {"frozen": lambda r: r["frozen"], "images_per_second": lambda r: r["images_per_second"]}
-    loss = "loss" if "loss" in tags else "train/loss"
-    wanted[loss] = lambda r: r["loss"]
+    wanted["train/loss"] = lambda r: r["loss"]
     for layer in range(len(rows[0]["lr"])):
         wanted[f"lr/layer_{layer:02}"] = lambda r, layer=layer: r["lr"][layer]
     for stage in range(len(rows[0].get("stage_losses", []))):
-        wanted[f"loss/stage_{stage}"] = lambda r, stage=stage: r["stage_losses"][stage]
+        wanted[f"train/loss_stage_{stage}"] = lambda r, stage=stage: r["stage_losses"][stage]
     compared = 0
     for tag, value in wanted.items():
         expected = [(r["step"], value(r)) for r in rows if value(r) is not None]
