@@ -2,12 +2,12 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::math::{exp, simd_fn, sum, sum_by};
-use super::matmul::{matmul, Mat, Start, Threads};
+use super::cpu::math::{exp, simd_fn, sum, sum_by};
+use super::cpu::product::{matmul, Mat, Start, Threads};
+use super::cpu::scratch::Buffer;
+use super::cpu::storage::{cpu_f32, slice};
+use super::cpu::unwritten::unwritten;
 use super::profile::region;
-use super::scratch::Buffer;
-use super::storage::{cpu_f32, slice};
-use super::unwritten::unwritten;
 use super::Precision;
 
 /// `(B, T, 3D) -> (B, T, D)`: `softmax(Q K^T / sqrt(D / H)) V` per head, with `qkv` packed as timm packs it: queries of

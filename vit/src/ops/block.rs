@@ -5,12 +5,12 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, TensorId
 use rayon::prelude::*;
 
 use super::bundle::{bundle, Gradients};
-use super::held::Weight;
-use super::kept::{Numbers, Waiting};
+use super::cpu::held::Weight;
+use super::cpu::kept::{Numbers, Waiting};
+use super::cpu::scratch::Buffer;
+use super::cpu::storage::{cpu_f32, slice, CpuF32};
+use super::cpu::unwritten::unwritten;
 use super::profile::region;
-use super::scratch::Buffer;
-use super::storage::{cpu_f32, slice, CpuF32};
-use super::unwritten::unwritten;
 use super::{attention, gelu, layer_norm, linear, Precision};
 
 /// The weights of a block: LayerNorms (D), qkv (3D, D), proj (D, D), fc1 (F, D), fc2 (D, F), each followed by its bias.

@@ -4,9 +4,9 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::cpu::storage::{cpu_f32, slice};
+use super::cpu::unwritten::unwritten;
 use super::profile::region;
-use super::storage::{cpu_f32, slice};
-use super::unwritten::unwritten;
 
 /// `(B, side^2, 4 O) -> (B, (2 side)^2, O)`: the 2 x 2 cells (ky, kx, o) of each cell, to their places on the grid of twice the
 /// side.

@@ -2,10 +2,10 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::math::{erf, exp, simd_fn};
+use super::cpu::math::{erf, exp, simd_fn};
+use super::cpu::storage::{cpu_f32, slice};
+use super::cpu::unwritten::unwritten;
 use super::profile::region;
-use super::storage::{cpu_f32, slice};
-use super::unwritten::unwritten;
 
 /// `y = x / 2 * (1 + erf(x / sqrt 2))`, element-wise (Hendrycks and Gimpel, arXiv 1606.08415).
 ///
@@ -94,7 +94,7 @@ impl CustomOp1 for GeluOp {
         let _region = region("gelu, other");
         let grad = grad.contiguous()?;
         let mut dx = cpu_f32(x)?.to_vec();
-        let mut y = super::scratch::Buffer::new(dx.len());
+        let mut y = super::cpu::scratch::Buffer::new(dx.len());
         forward_and_derivative(&mut dx, &mut y);
         multiply(&mut dx, &cpu_f32(&grad)?);
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))

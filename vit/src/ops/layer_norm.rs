@@ -2,11 +2,11 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::cpu::math::{simd_fn, sum, sum_by};
+use super::cpu::storage::{cpu_f32, slice};
+use super::cpu::unwritten::unwritten;
 use super::linear::sum_all;
-use super::math::{simd_fn, sum, sum_by};
 use super::profile::region;
-use super::storage::{cpu_f32, slice};
-use super::unwritten::unwritten;
 
 /// `(.., D) -> (.., D)`: `y = (x - mean) / sqrt(var + eps) * weight + bias` over the last dimension, with the biased
 /// variance (Ba et al., arXiv 1607.06450).

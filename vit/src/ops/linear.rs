@@ -2,12 +2,12 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::held::Weight;
-use super::math::simd_fn;
-use super::matmul::{matmul, Mat, Start, Threads};
+use super::cpu::held::Weight;
+use super::cpu::math::simd_fn;
+use super::cpu::product::{matmul, Mat, Start, Threads};
+use super::cpu::storage::{cpu_f32, slice};
+use super::cpu::unwritten::unwritten;
 use super::profile::region;
-use super::storage::{cpu_f32, slice};
-use super::unwritten::unwritten;
 use super::Precision;
 
 /// `(.., I) -> (.., O)`: `y = x W^T + b` with `weight` (O, I) and `bias` (O).

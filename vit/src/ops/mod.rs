@@ -5,29 +5,21 @@
 //! ([`plain`]). Tests compare them, and the fused gradients with finite differences. `VITFREEZE_PLAIN_OPS=1` runs the plain
 //! ones everywhere.
 mod attention;
-mod bf16;
 mod block;
 mod bundle;
 mod cells;
+mod cpu;
 // Public for the crate localmim, whose kernels run the same way.
 #[cfg(feature = "cuda")]
 #[doc(hidden)]
 pub mod cuda;
 mod gelu;
-mod held;
-mod kept;
 mod layer_norm;
 mod linear;
-mod math;
-mod matmul;
 pub mod plain;
 mod precision;
 pub mod profile;
-mod scratch;
-mod storage;
-mod transpose;
 mod unshuffle;
-mod unwritten;
 
 use std::sync::OnceLock;
 
@@ -37,14 +29,14 @@ pub use attention::attention;
 pub use block::{block, BlockWeights};
 pub use bundle::{backward, backward_seen, Seen};
 pub use cells::{patch_tokens, unfold_cells};
+pub use cpu::held::{hold_weights, HeldWeights};
+pub use cpu::math::simd;
+pub use cpu::scratch::release_buffers;
+pub use cpu::storage::{cpu_f32, CpuF32};
 pub use gelu::gelu;
-pub use held::{hold_weights, HeldWeights};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
-pub use math::simd;
 pub use precision::Precision;
-pub use scratch::release_buffers;
-pub use storage::{cpu_f32, CpuF32};
 pub use unshuffle::unshuffle;
 
 /// Whether the fused form of an op runs for this tensor: f32 on the CPU, unless `VITFREEZE_PLAIN_OPS=1`.

@@ -1,5 +1,5 @@
 //! In which type matrix products take their operands.
-use super::bf16;
+use super::cpu::bf16;
 
 /// The type of the operands of matrix products: those of a model's blocks, its patch embedding and LocalMIM's decoders.
 /// Everything else is f32 either way: weights and their gradients, the residual stream, LayerNorm, softmax, GELU, a classifier's

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::cpu::storage::{cpu_f32, slice};
+use super::cpu::unwritten::unwritten;
 use super::profile::region;
-use super::storage::{cpu_f32, slice};
-use super::unwritten::unwritten;
 
 /// `(B, 1+K, D) -> (B, 1+N, D)`: token 0 stays; place `n` of image `b` takes visible token `ids_restore[b*N + n]` if that
 /// is below K, else `mask_token` (1, 1, D); then `pos_embed` (1, 1+N, D) is added, which gets no gradient. Each index below N is

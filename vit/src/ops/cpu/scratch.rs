@@ -14,7 +14,7 @@ const AGE: u64 = 4096;
 /// 64 bytes: a line of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 #[repr(C, align(64))]
-pub(super) struct Line(pub [u32; 16]);
+pub struct Line(pub [u32; 16]);
 
 /// Unused vectors by their length, each with the request at which it came back; the latest last.
 struct Pool {
@@ -40,7 +40,7 @@ thread_local! {
 }
 
 /// Lines that go back to where they came from when they are dropped.
-pub(super) struct Lines {
+pub struct Lines {
     lines: Vec<Line>,
     length: usize,
     local: bool,
@@ -111,7 +111,7 @@ impl Drop for Lines {
 }
 
 /// A vector of numbers that goes back to the pool when it is dropped.
-pub(super) struct Buffer {
+pub struct Buffer {
     lines: Lines,
     length: usize,
 }

@@ -9,7 +9,7 @@ const SIDE: usize = 16;
 const COLUMNS: usize = 64;
 
 /// Of `rows` x `columns` numbers, rows `stride` apart.
-pub(super) fn transposed(data: &[f32], stride: usize, (rows, columns): (usize, usize)) -> Buffer {
+pub fn transposed(data: &[f32], stride: usize, (rows, columns): (usize, usize)) -> Buffer {
     let mut out = Buffer::new(rows * columns);
     let task = |(i, out): (usize, &mut [f32])| {
         for row in (0..rows).step_by(SIDE) {

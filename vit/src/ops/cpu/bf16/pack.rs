@@ -11,7 +11,7 @@
 use rayon::prelude::*;
 
 use super::super::math::simd_fn;
-use super::super::matmul::{last, Mat};
+use super::super::product::{last, Mat};
 use super::super::scratch::{Line, Lines};
 
 /// 16 x 32 numbers.
@@ -25,7 +25,7 @@ pub(super) const PANEL: usize = 16;
 const GROUP: usize = 4;
 
 /// An operand, rounded and cut into tiles.
-pub(in super::super) struct Packed {
+pub struct Packed {
     lines: Lines,
     outer: usize,
     depth: usize,
@@ -136,7 +136,7 @@ impl Packed {
 
 /// A number as bf16, to the nearest, ties to even; a NaN stays one.
 #[inline(always)]
-pub(in super::super) fn round(x: f32) -> u16 {
+pub fn round(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
     let quiet = (bits >> 16) | 0x40;
@@ -162,7 +162,7 @@ simd_fn! {
 const CHUNK: usize = 32 * 1024;
 
 /// Rounds numbers, on all threads.
-pub(in super::super) fn round_slice(x: &[f32]) -> Vec<u16> {
+pub fn round_slice(x: &[f32]) -> Vec<u16> {
     let mut y = vec![0u16; x.len()];
     let pairs = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
     pairs.for_each(|(y, x)| round_all(x, y));
@@ -170,7 +170,7 @@ pub(in super::super) fn round_slice(x: &[f32]) -> Vec<u16> {
 }
 
 /// Back to f32, exactly, on all threads.
-pub(in super::super) fn widen_slice(x: &[u16], y: &mut [f32]) {
+pub fn widen_slice(x: &[u16], y: &mut [f32]) {
     let pairs = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
     pairs.for_each(|(y, x)| widen_all(x, y));
 }

@@ -38,7 +38,7 @@ pub fn cpu_f32(tensor: &Tensor) -> Result<CpuF32<'_>> {
 }
 
 /// The same, inside a `CustomOp`'s forward.
-pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let CpuStorage::F32(data) = storage else {
         candle_core::bail!("expected f32");
     };

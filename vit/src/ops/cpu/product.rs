@@ -3,13 +3,14 @@ use gemm::Parallelism;
 
 use rayon::prelude::*;
 
-use super::profile::{region, timed};
+use super::super::profile::{region, timed};
+use super::super::Precision;
 use super::scratch::Buffer;
-use super::{bf16, transpose, Precision};
+use super::{bf16, transpose};
 
 /// A read-only matrix in memory: element (r, c) is `data[r * rs + c * cs]`.
 #[derive(Clone, Copy)]
-pub(super) struct Mat<'a> {
+pub struct Mat<'a> {
     pub data: &'a [f32],
     pub rs: usize,
     pub cs: usize,
@@ -18,7 +19,7 @@ pub(super) struct Mat<'a> {
 }
 
 /// A right operand in the order that a product wants it.
-pub(super) enum Prepared {
+pub enum Prepared {
     /// For bf16.
     Tiles(bf16::Packed),
     /// By rows, for f32.
@@ -71,14 +72,14 @@ impl<'a> Mat<'a> {
 }
 
 /// The largest index of a matrix with at least one row and column; `None` if it does not fit in usize.
-pub(super) fn last(rows: usize, rs: usize, cols: usize, cs: usize) -> Option<usize> {
+pub fn last(rows: usize, rs: usize, cols: usize, cs: usize) -> Option<usize> {
     let row = (rows - 1).checked_mul(rs)?;
     row.checked_add((cols - 1).checked_mul(cs)?)
 }
 
 /// Who works on one product.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Threads {
+pub enum Threads {
     /// The calling thread: for products inside a parallel loop.
     One,
     /// All threads of the rayon pool.
@@ -87,7 +88,7 @@ pub(super) enum Threads {
 
 /// What a product is added to.
 #[derive(Clone, Copy)]
-pub(super) enum Start<'a> {
+pub enum Start<'a> {
     /// Nothing: whatever the destination held is gone.
     Zero,
     /// What the destination holds.
@@ -97,13 +98,13 @@ pub(super) enum Start<'a> {
 }
 
 /// Rows in one task; fixed, so that the bits do not depend on the number of threads. From so many on a weight's transpose pays.
-pub(super) const ROWS: usize = 128;
+pub const ROWS: usize = 128;
 
 /// `dst (m x n, rows `dst_rs` apart) = start + lhs (m x k) . rhs (k x n)`.
 ///
 /// The order of summation over k depends on the sizes alone, never on the number of threads.
 #[allow(clippy::too_many_arguments)]
-pub(super) fn matmul(
+pub fn matmul(
     precision: Precision,
     (m, k, n): (usize, usize, usize),
     lhs: Mat,

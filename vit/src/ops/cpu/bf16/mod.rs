@@ -17,13 +17,13 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use super::matmul::{last, Mat, Start, Threads};
-use super::profile::timed;
-pub(super) use pack::{round_slice, widen_slice, Packed};
+use super::product::{last, Mat, Start, Threads};
+use crate::ops::profile::timed;
+pub use pack::{round_slice, widen_slice, Packed};
 
 /// What multiplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kernel {
+pub enum Kernel {
     /// Tiles of 16 x 32 in registers of their own, 16 * 16 * 32 multiplications an instruction.
     Amx,
     /// 32 multiplications an instruction.
@@ -152,7 +152,7 @@ const RIGHT: usize = 16;
 /// `dst (m x n, rows `dst_rs` apart) = start + lhs (m x k) . rhs (k x n)` with both operands rounded to bf16
 /// (nearest, ties to even) and sums in f32. One stride of `lhs` is 1; `rhs` is in tiles already.
 #[allow(clippy::too_many_arguments)]
-pub(super) fn matmul(
+pub fn matmul(
     kernel: Kernel,
     (m, k, n): (usize, usize, usize),
     lhs: Mat,

@@ -6,7 +6,7 @@ use super::scratch::Buffer;
 use super::unwritten::unwritten;
 
 /// Activations on their way through a block: memory of their own, or the pool's, which the next block uses again.
-pub(super) enum Numbers {
+pub enum Numbers {
     Own(Vec<f32>),
     Pooled(Buffer),
 }
@@ -50,7 +50,7 @@ impl DerefMut for Numbers {
 /// In f32 it is given back to the allocator and not to the pool: the weights' gradients, of about the same size, take its
 /// place. In bf16 it is half as large: qkv and the heads' output are operands of products, rounded in any case; GELU's derivative
 /// is smooth in the hidden layer.
-pub(super) enum Waiting {
+pub enum Waiting {
     F32(Numbers),
     Bf16(Vec<u16>),
 }

@@ -5,7 +5,7 @@
 /// # Safety
 /// Each number is written before it is read.
 #[allow(clippy::uninit_vec)]
-pub(super) unsafe fn unwritten(length: usize) -> Vec<f32> {
+pub unsafe fn unwritten(length: usize) -> Vec<f32> {
     if cfg!(debug_assertions) {
         return vec![f32::NAN; length];
     }

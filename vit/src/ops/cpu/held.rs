@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use candle_core::TensorId;
 
-use super::matmul::{Mat, Prepared, Threads, ROWS};
-use super::Precision;
+use super::super::Precision;
+use super::product::{Mat, Prepared, Threads, ROWS};
 
 /// By tensor, precision, k, n, the stride of k, and whether there are many rows.
 type Weights = HashMap<(TensorId, Precision, [usize; 4]), Option<Rc<Prepared>>>;
@@ -20,9 +20,9 @@ thread_local! {
 /// Until the result is dropped, weights of blocks do not change: what products need of them (tiles of bf16, a transpose in f32) is
 /// made once on this thread and used by every forward and backward on it. To be held over the batches whose gradients make one step of
 /// the optimiser, or over all batches of an evaluation; it costs the memory of these weights, in bf16 up to as much again as
-/// the weights have, which [`super::release_buffers`] frees afterwards.
+/// the weights have, which [`release_buffers`](crate::ops::release_buffers) frees afterwards.
 ///
-/// It is about blocks that run as [`super::block`] (GELU, no LayerScale), and of those about weights that are variables or plain,
+/// It is about blocks that run as [`block`](crate::ops::block) (GELU, no LayerScale), and of those about weights that are variables or plain,
 /// contiguous tensors. On a thread of a rayon pool it does nothing: such a thread may run somebody else's work between two ops.
 ///
 /// Whoever changes a weight in place while this is held computes with the old one.
@@ -64,7 +64,7 @@ impl Drop for HeldWeights {
 
 /// A weight of a linear layer (outputs, inputs).
 #[derive(Clone, Copy)]
-pub(super) struct Weight<'a> {
+pub struct Weight<'a> {
     pub data: &'a [f32],
     /// Of a tensor that may be held.
     pub id: Option<TensorId>,

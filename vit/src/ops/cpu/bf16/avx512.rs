@@ -2,7 +2,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::matmul::Start;
+use super::super::product::Start;
 use super::pack::{Packed, Part, Tile};
 use super::Destination;
 
@@ -81,7 +81,7 @@ fn bf16(words: __m512i) -> __m512bh {
 }
 
 /// The first `columns` of 16 lanes.
-pub(in super::super) fn mask(columns: usize) -> u16 {
+pub fn mask(columns: usize) -> u16 {
     ((1u32 << columns.min(16)) - 1) as u16
 }
 
@@ -190,7 +190,7 @@ unsafe fn store(lines: [__m512i; 16], transposed: bool, tile: &mut Tile) {
 /// # Safety
 /// The machine has AVX-512F.
 #[target_feature(enable = "avx512f")]
-pub(in super::super) unsafe fn transpose(lines: [__m512i; 16]) -> [__m512i; 16] {
+pub unsafe fn transpose(lines: [__m512i; 16]) -> [__m512i; 16] {
     let mut a = lines;
     for i in 0..8 {
         a[2 * i] = _mm512_unpacklo_epi32(lines[2 * i], lines[2 * i + 1]);
