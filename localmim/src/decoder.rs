@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use vit::ops::{self, Precision};
+use vit::ops::{self, Compute};
 use vit::{sincos_2d, Block, LayerNorm, Linear, VitConfig};
 
 use crate::{LocalMimConfig, Stage};
@@ -20,7 +20,7 @@ pub struct Decoder {
     head: Head,
     /// Patches along one side.
     side: usize,
-    precision: Precision,
+    compute: Compute,
 }
 
 impl Decoder {
@@ -36,13 +36,11 @@ impl Decoder {
             num_heads: cfg.decoder_num_heads,
             mlp_ratio: 4.0,
             norm_eps: eps,
-            precision: cfg.vit.precision,
             ..VitConfig::default()
         };
         let side = cfg.side();
         Ok(Self {
-            embed: Linear::new(cfg.vit.embed_dim, dim, vb.pp("embed"))?
-                .with_precision(cfg.vit.precision),
+            embed: Linear::new(cfg.vit.embed_dim, dim, vb.pp("embed"))?,
             mask_token: vb.get_with_hints((1, 1, dim), "mask_token", Init::Const(0.0))?,
             pos_embed: sincos_2d(dim, (side, side), vb.device())?.to_dtype(vb.dtype())?,
             blocks: (0..cfg.decoder_depth)
@@ -50,9 +48,23 @@ impl Decoder {
                 .collect::<Result<_>>()?,
             norm: LayerNorm::new(dim, eps, vb.pp("norm"))?,
             head: Head::new(stage.scale, dim, 3 * cfg.hog_bins, vb.pp("pred"))?,
-            precision: cfg.vit.precision,
+            compute: Compute::default(),
             side,
         })
+    }
+
+    /// The same, computing so.
+    #[must_use]
+    pub fn with_compute(self, compute: &Compute) -> Self {
+        let blocks = self.blocks.into_iter();
+        Self {
+            embed: self.embed.with_compute(compute),
+            blocks: blocks.map(|block| block.with_compute(compute)).collect(),
+            norm: self.norm.with_compute(compute),
+            head: self.head.with_compute(compute),
+            compute: compute.clone(),
+            ..self
+        }
     }
 
     /// `(B, 1 + K, D) -> (B, (S * scale)^2, 3 * bins)`
@@ -61,13 +73,14 @@ impl Decoder {
     /// Shapes that do not fit.
     pub fn forward(&self, latent: &Tensor, ids_restore: &Arc<Vec<u32>>) -> Result<Tensor> {
         let x = self.embed.forward(latent)?;
-        let mut x = ops::unshuffle(&x, &self.mask_token, &self.pos_embed, ids_restore)?;
+        let (mask, pos) = (&self.mask_token, &self.pos_embed);
+        let mut x = ops::unshuffle(&x, mask, pos, ids_restore, &self.compute)?;
         for block in &self.blocks {
             x = block.forward(&x)?;
         }
         let x = self.norm.forward(&x)?;
-        let x = ops::patch_tokens(&x)?;
-        self.head.forward(&x, self.side, self.precision)
+        let x = ops::patch_tokens(&x, &self.compute)?;
+        self.head.forward(&x, self.side, &self.compute)
     }
 
     /// Whether its weights are variables that train.
@@ -120,22 +133,30 @@ impl Head {
         Ok(Self(steps))
     }
 
+    fn with_compute(self, compute: &Compute) -> Self {
+        let step = |step| match step {
+            Step::Norm(norm) => Step::Norm(norm.with_compute(compute)),
+            other => other,
+        };
+        Self(self.0.into_iter().map(step).collect())
+    }
+
     /// `(B, side^2, C) -> (B, (side * scale)^2, outputs)`
-    fn forward(&self, x: &Tensor, mut side: usize, precision: Precision) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, mut side: usize, compute: &Compute) -> Result<Tensor> {
         let mut x = x.clone();
         for step in &self.0 {
             x = match step {
                 Step::Up(deconv) => {
                     side *= 2;
-                    deconv.forward(&x, side / 2, precision)?
+                    deconv.forward(&x, side / 2, compute)?
                 }
                 Step::Norm(norm) => norm.forward(&x)?,
-                Step::Gelu => ops::gelu(&x)?,
+                Step::Gelu => ops::gelu(&x, compute)?,
                 Step::Pool => {
                     side /= 2;
                     pool(&x, side)?
                 }
-                Step::Conv(conv) => conv.forward(&x, precision)?,
+                Step::Conv(conv) => conv.forward(&x, compute)?,
             };
         }
         Ok(x)
@@ -171,15 +192,15 @@ impl Deconv {
     }
 
     /// `(B, side^2, I) -> (B, (2 side)^2, O)`
-    fn forward(&self, x: &Tensor, side: usize, precision: Precision) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, side: usize, compute: &Compute) -> Result<Tensor> {
         let (inputs, outputs, _, _) = self.weight.dims4()?;
         // Rows (ky, kx, o): the two cells of an output row are then neighbours in memory and move as one block.
         let weight = self.weight.permute((2, 3, 1, 0))?.contiguous()?;
         let weight = weight.reshape((4 * outputs, inputs))?;
         let bias = self.bias.expand((4, outputs))?.contiguous()?;
         let bias = bias.reshape(4 * outputs)?;
-        let x = ops::linear(x, &weight, &bias, precision)?;
-        ops::unfold_cells(&x, side)
+        let x = ops::linear(x, &weight, &bias, compute)?;
+        ops::unfold_cells(&x, side, compute)
     }
 }
 
@@ -199,9 +220,9 @@ impl Conv1x1 {
         })
     }
 
-    fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, compute: &Compute) -> Result<Tensor> {
         let (outputs, inputs, _, _) = self.weight.dims4()?;
         let weight = self.weight.reshape((outputs, inputs))?;
-        ops::linear(x, &weight, &self.bias, precision)
+        ops::linear(x, &weight, &self.bias, compute)
     }
 }

@@ -1,6 +1,7 @@
 //! HOG targets: histograms of oriented gradients, at several cell sizes from one pass over the image.
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
+use vit::ops::Compute;
 
 /// HOG targets of `images` (B, 3, H, W), one tensor (B, (H/p) * (W/p), 3 * bins) for each cell size p in `pools`.
 ///
@@ -21,7 +22,13 @@ use rayon::prelude::*;
 ///
 /// # Errors
 /// Images of another shape, or a cell size that does not divide the image or is no multiple of the finest.
-pub fn hog(images: &Tensor, bins: usize, finest: usize, pools: &[usize]) -> Result<Vec<Tensor>> {
+pub fn hog(
+    images: &Tensor,
+    bins: usize,
+    finest: usize,
+    pools: &[usize],
+    compute: &Compute,
+) -> Result<Vec<Tensor>> {
     let (batch, channels, height, width) = images.dims4()?;
     if channels != 3 || height < 2 || width < 2 {
         candle_core::bail!("hog: images of shape {:?}", images.dims());
@@ -34,11 +41,11 @@ pub fn hog(images: &Tensor, bins: usize, finest: usize, pools: &[usize]) -> Resu
         }
     }
     #[cfg(feature = "cuda")]
-    if vit::ops::cuda::is_cuda(images) {
+    if compute.form(images) == vit::ops::Form::Cuda {
         let Edges(edges) = Edges::new(bins);
         return crate::cuda::hog(images, &edges, finest, pools);
     }
-    let _region = vit::ops::profile::region("hog");
+    let _region = compute.profile.region("hog");
     let host = images
         .to_device(&Device::Cpu)?
         .to_dtype(DType::F32)?

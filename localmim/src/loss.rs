@@ -1,14 +1,20 @@
 //! The masked mean squared error of one stage.
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
-use vit::ops::{cpu_f32, profile::region};
+use vit::ops::profile::Profile;
+use vit::ops::{cpu_f32, Compute, Form};
 
 /// `(B, L, C) -> scalar`: `sum(mean_c (pred - target)^2 * mask) / sum(mask)` with `target` (B, L, C) and `mask` (B, L)
 /// (LocalMIM, arXiv 2303.05251, equation 4). Neither target nor mask gets a gradient.
 ///
 /// # Errors
 /// Shapes that do not fit, a mask that is 0 everywhere. (On a CUDA device the loss is then NaN: to tell would be to wait.)
-pub fn masked_mse(pred: &Tensor, target: &Tensor, mask: &Tensor) -> Result<Tensor> {
+pub fn masked_mse(
+    pred: &Tensor,
+    target: &Tensor,
+    mask: &Tensor,
+    compute: &Compute,
+) -> Result<Tensor> {
     let (batch, cells, channels) = pred.dims3()?;
     if target.dims() != pred.dims() || mask.dims() != [batch, cells] || channels == 0 {
         candle_core::bail!(
@@ -20,10 +26,10 @@ pub fn masked_mse(pred: &Tensor, target: &Tensor, mask: &Tensor) -> Result<Tenso
     }
     let mask = mask.contiguous()?;
     #[cfg(feature = "cuda")]
-    if vit::ops::cuda::is_cuda(pred) {
+    if compute.form(pred) == Form::Cuda {
         return crate::cuda::masked_mse(pred, target, &mask);
     }
-    let fused = vit::ops::is_fused(pred);
+    let fused = compute.form(pred) == Form::Cpu;
     let total: f64 = if fused {
         cpu_f32(&mask)?.iter().map(|&m| f64::from(m)).sum()
     } else {
@@ -39,6 +45,7 @@ pub fn masked_mse(pred: &Tensor, target: &Tensor, mask: &Tensor) -> Result<Tenso
         target: target.contiguous()?,
         mask,
         divisor: total * channels as f64,
+        profile: compute.profile.clone(),
     })
 }
 
@@ -56,6 +63,7 @@ struct MaskedMse {
     mask: Tensor,
     /// `C * sum(mask)`.
     divisor: f64,
+    profile: Profile,
 }
 
 /// Cells per task; fixed, so that the bits do not depend on the number of threads.
@@ -67,7 +75,7 @@ impl CustomOp1 for MaskedMse {
     }
 
     fn cpu_fwd(&self, pred: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let _region = region("masked_mse forward");
+        let _region = self.profile.region("masked_mse forward");
         let (_, _, channels) = layout.shape().dims3()?;
         let (CpuStorage::F32(pred), Some((start, end))) = (pred, layout.contiguous_offsets())
         else {
@@ -98,7 +106,7 @@ impl CustomOp1 for MaskedMse {
     }
 
     fn bwd(&self, pred: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let _region = region("masked_mse backward");
+        let _region = self.profile.region("masked_mse backward");
         let (_, _, channels) = pred.dims3()?;
         let factor = (2.0 * f64::from(grad.to_scalar::<f32>()?) / self.divisor) as f32;
         let (p, t, mask) = (cpu_f32(pred)?, cpu_f32(&self.target)?, cpu_f32(&self.mask)?);
@@ -139,7 +147,7 @@ mod tests {
         let pred = Var::from_tensor(&make(batch * cells * channels, 0, &shape)).unwrap();
         let target = make(batch * cells * channels, 1, &shape);
         let mask = make(batch * cells, 2, &shape[..2]).abs().unwrap();
-        let loss = masked_mse(&pred, &target, &mask).unwrap();
+        let loss = masked_mse(&pred, &target, &mask, &Compute::default()).unwrap();
         let double = |t: &Tensor| t.detach().to_dtype(DType::F64).unwrap();
         let exact = |pred: &Tensor| -> f64 {
             let loss = masked_mse_plain(pred, &double(&target), &double(&mask)).unwrap();
@@ -176,7 +184,8 @@ mod tests {
     fn an_empty_mask_is_an_error() {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
         let pred = zeros(&[1, 2, 3]);
-        assert!(masked_mse(&pred, &pred, &zeros(&[1, 2])).is_err());
-        assert!(masked_mse(&pred, &pred, &zeros(&[1, 3])).is_err());
+        for mask in [zeros(&[1, 2]), zeros(&[1, 3])] {
+            assert!(masked_mse(&pred, &pred, &mask, &Compute::default()).is_err());
+        }
     }
 }

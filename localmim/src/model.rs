@@ -1,6 +1,7 @@
 //! LocalMIM: encoder, stages, loss.
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
+use vit::ops::Compute;
 use vit::{LayerNorm, Vit};
 
 use crate::{hog, masked_mse, Decoder, LocalMimConfig, Masking, Stage};
@@ -15,6 +16,7 @@ pub struct LocalMim {
     cfg: LocalMimConfig,
     encoder: Vit,
     stages: Vec<Head>,
+    compute: Compute,
 }
 
 #[derive(Debug, Clone)]
@@ -64,7 +66,24 @@ impl LocalMim {
                 .map(head)
                 .collect::<Result<_>>()?,
             cfg: cfg.clone(),
+            compute: Compute::default(),
         })
+    }
+
+    /// The same, computing so.
+    #[must_use]
+    pub fn with_compute(self, compute: &Compute) -> Self {
+        let head = |head: Head| Head {
+            norm: head.norm.with_compute(compute),
+            decoder: head.decoder.with_compute(compute),
+            ..head
+        };
+        Self {
+            encoder: self.encoder.with_compute(compute),
+            stages: self.stages.into_iter().map(head).collect(),
+            compute: compute.clone(),
+            ..self
+        }
     }
 
     /// `(B, 3, H, W), masking -> loss`: encode the visible patches; for each live stage decode and compare with its HOG
@@ -75,12 +94,18 @@ impl LocalMim {
     pub fn loss(&self, images: &Tensor, masking: &Masking) -> Result<Loss> {
         let live: Vec<&Head> = self.stages.iter().filter(|s| s.decoder.is_live()).collect();
         let pools: Vec<usize> = live.iter().map(|s| self.cfg.pool(&s.stage)).collect();
-        let targets = hog(images, self.cfg.hog_bins, self.cfg.finest_pool(), &pools)?;
+        let targets = hog(
+            images,
+            self.cfg.hog_bins,
+            self.cfg.finest_pool(),
+            &pools,
+            &self.compute,
+        )?;
         let outputs = self.decode(images, masking, &live)?;
         let mut losses = Vec::with_capacity(live.len());
         for ((head, output), target) in live.iter().zip(outputs).zip(targets) {
             let mask = self.mask(masking, &head.stage, &output.pred)?;
-            losses.push(masked_mse(&output.pred, &target, &mask)?);
+            losses.push(masked_mse(&output.pred, &target, &mask, &self.compute)?);
         }
         let Some(total) = losses.iter().cloned().map(Ok).reduce(|a, b| a? + b?) else {
             candle_core::bail!("no live stage: the weights of all decoders are plain tensors");

@@ -7,16 +7,22 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use freezeout::{AdamW, FreezeOut, Optimizer, Schedule};
 use localmim::{LocalMim, LocalMimConfig, Masking};
-use vit::ops::Precision;
+use vit::ops::{Compute, Precision, Unit};
 use vit::VitConfig;
 
 const CPU: Device = Device::Cpu;
 const STEPS: usize = 14;
 
-fn config(precision: Precision) -> LocalMimConfig {
-    // Where there is no unit for bf16 it is emulated.
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| std::env::set_var("VITFREEZE_BF16", "any"));
+/// Where there is no unit for bf16 it is emulated.
+fn compute(precision: Precision) -> Compute {
+    Compute {
+        precision,
+        unit: Unit::named("any").unwrap(),
+        ..Compute::default()
+    }
+}
+
+fn config() -> LocalMimConfig {
     LocalMimConfig {
         decoder_embed_dim: 16,
         decoder_num_heads: 2,
@@ -28,7 +34,6 @@ fn config(precision: Precision) -> LocalMimConfig {
             num_heads: 3,
             mlp_ratio: 4.0,
             norm_eps: 1e-6,
-            precision,
             ..VitConfig::default()
         })
         .unwrap()
@@ -59,10 +64,11 @@ struct Trained {
 }
 
 /// A whole schedule. With `cut` the model is rebuilt at a freeze; without, only the optimiser skips frozen layers.
-fn train(cut: bool, train_cls_token: bool, precision: Precision) -> Trained {
-    let cfg = config(precision);
+fn train(cut: bool, train_cls_token: bool, compute: &Compute) -> Trained {
+    let cfg = config();
     let vars = VarMap::new();
-    let mut model = LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &CPU)).unwrap();
+    let vb = VarBuilder::from_varmap(&vars, DType::F32, &CPU);
+    let mut model = LocalMim::new(&cfg, vb).unwrap().with_compute(compute);
     vit::init(&vars, 5).unwrap();
     let schedule = Schedule {
         warmup_steps: 2,
@@ -79,6 +85,7 @@ fn train(cut: bool, train_cls_token: bool, precision: Precision) -> Trained {
     for step in 0..STEPS {
         if freeze.advance(step).unwrap() && cut {
             model = LocalMim::new(&cfg, freeze.vars()).unwrap();
+            model = model.with_compute(compute);
         }
         let (images, masking) = batch(step);
         let loss = model.loss(&images, &masking).unwrap().total;
@@ -111,9 +118,9 @@ fn train(cut: bool, train_cls_token: bool, precision: Precision) -> Trained {
 #[test]
 fn cut_equals_uncut_bit_for_bit() {
     for precision in [Precision::F32, Precision::Bf16] {
-        let cut = train(true, false, precision);
+        let cut = train(true, false, &compute(precision));
         // Uncut, the losses of dead stages stay in the sum; their gradients reach frozen blocks only.
-        let uncut = train(false, false, precision);
+        let uncut = train(false, false, &compute(precision));
         assert!(cut.graph.last().unwrap().0 >= 7, "the schedule freezes");
         assert!(cut.graph.last().unwrap().1 < uncut.graph.last().unwrap().1);
         for (name, bits) in &cut.weights {
@@ -124,7 +131,7 @@ fn cut_equals_uncut_bit_for_bit() {
 
 #[test]
 fn graph_shrinks_at_every_freeze() {
-    let trained = train(true, false, Precision::F32);
+    let trained = train(true, false, &compute(Precision::F32));
     let mut freezes = 0;
     for pair in trained.graph.windows(2) {
         let ((frozen, nodes), (next_frozen, next_nodes)) = (pair[0], pair[1]);
@@ -140,7 +147,7 @@ fn graph_shrinks_at_every_freeze() {
     }
     assert!(freezes >= 5);
     // Parity with the published code: a class token that trains keeps frozen blocks in the graph.
-    let parity = train(true, true, Precision::F32);
+    let parity = train(true, true, &compute(Precision::F32));
     assert!(parity.graph.last().unwrap().1 > trained.graph.last().unwrap().1);
 }
 
@@ -151,7 +158,7 @@ fn any_number_of_threads_gives_the_same_bits() {
             .num_threads(threads)
             .build()
             .unwrap();
-        pool.install(|| train(true, false, precision).weights)
+        pool.install(|| train(true, false, &compute(precision)).weights)
     };
     for precision in [Precision::F32, Precision::Bf16] {
         let one = with(1, precision);
@@ -164,9 +171,22 @@ fn any_number_of_threads_gives_the_same_bits() {
     }
 }
 
+/// The optimiser changes weights in place, of which blocks hold what they made: they notice.
+#[test]
+fn held_weights_are_never_stale() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let held = Compute {
+            hold_weights: true,
+            ..compute(precision)
+        };
+        let plain = train(true, false, &compute(precision)).weights;
+        assert!(plain == train(true, false, &held).weights, "{precision:?}");
+    }
+}
+
 #[test]
 fn dropping_a_stage_changes_no_other() {
-    let cfg = config(Precision::F32);
+    let cfg = config();
     let vars = VarMap::new();
     let model = LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &CPU)).unwrap();
     vit::init(&vars, 1).unwrap();
@@ -202,7 +222,7 @@ fn dropping_a_stage_changes_no_other() {
 /// What may be sent to other processes while the rest is computed.
 #[test]
 fn gradients_are_shown_from_the_last_block_on() {
-    let cfg = config(Precision::default());
+    let cfg = config();
     let vars = VarMap::new();
     LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &CPU)).unwrap();
     vit::init(&vars, 5).unwrap();

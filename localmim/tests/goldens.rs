@@ -7,6 +7,7 @@ use candle_nn::{VarBuilder, VarMap};
 use freezeout::{AdamW, FreezeOut, Optimizer, Schedule, Spacing};
 use localmim::{hog, LocalMim, LocalMimConfig, Masking, Stage};
 use serde_json::Value;
+use vit::ops::Compute;
 use vit::VitConfig;
 
 /// Where the model runs: on the CPU, or with `VITFREEZE_TEST_DEVICE=cuda` on a GPU (docs/gpu.md).
@@ -17,6 +18,19 @@ fn device() -> Device {
         _ => Device::Cpu,
     };
     DEVICE.get_or_init(open).clone()
+}
+
+/// As usual, or by candle's own ops with `VITFREEZE_PLAIN_OPS=1`.
+fn compute() -> Compute {
+    let plain = match std::env::var("VITFREEZE_PLAIN_OPS").as_deref() {
+        Ok("1") => true,
+        Err(_) | Ok("" | "0") => false,
+        Ok(other) => panic!("VITFREEZE_PLAIN_OPS is '{other}', it must be 0 or 1"),
+    };
+    Compute {
+        plain,
+        ..Compute::default()
+    }
 }
 
 fn fixture(name: &str) -> String {
@@ -57,6 +71,7 @@ fn golden_model() -> (VarMap, LocalMim, HashMap<String, Tensor>) {
     let vars = VarMap::new();
     let vb = VarBuilder::from_varmap(&vars, DType::F32, &device());
     let model = LocalMim::new(&config(), vb).unwrap();
+    let model = model.with_compute(&compute());
     let map = vars.data().lock().unwrap();
     let mut stored: Vec<&str> = tensors
         .keys()
@@ -129,7 +144,7 @@ fn latents_predictions_targets_and_losses() {
     let info = json("mim_tiny.json");
     let masking = masking(&t["noise"]);
     let outputs = model.predict(&t["imgs"], &masking).unwrap();
-    let targets = hog(&t["imgs"], 9, 4, &[4, 8, 16, 32]).unwrap();
+    let targets = hog(&t["imgs"], 9, 4, &[4, 8, 16, 32], &compute()).unwrap();
     for (k, output) in outputs.iter().enumerate() {
         for (what, got) in [
             ("latent", &output.latent),
@@ -193,6 +208,7 @@ fn five_adamw_steps() {
     for step in 0..5 {
         if freeze.advance(step).unwrap() {
             model = LocalMim::new(&cfg, freeze.vars()).unwrap();
+            model = model.with_compute(&compute());
         }
         let images = t["imgs"].get(step).unwrap();
         let noise = t["noise"].get(step).unwrap();
@@ -239,7 +255,7 @@ fn hog_targets() {
     let t = load("hog.safetensors");
     let pools = [4, 8, 16, 32];
     for bins in [9, 18] {
-        let targets = hog(&t["imgs"], bins, 4, &pools).unwrap();
+        let targets = hog(&t["imgs"], bins, 4, &pools, &compute()).unwrap();
         for (pool, got) in pools.iter().zip(&targets) {
             let want = &t[&format!("hog_nb{bins}_pool{pool}")];
             assert_eq!(got.dims(), want.dims());

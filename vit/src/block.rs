@@ -1,9 +1,11 @@
 //! A transformer block: attention and MLP around a residual stream.
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor, D};
 use candle_nn::{Init, VarBuilder};
 
 use crate::drop::Drops;
-use crate::ops::{self, Precision};
+use crate::ops::{self, BlockOptions, BlockWeights, Compute, Form, HeldWeights};
 use crate::{Activation, LayerNorm, Linear, VitConfig};
 
 /// Multi-head self-attention; variables `qkv.*` (3D, D) and `proj.*` (D, D).
@@ -12,7 +14,7 @@ struct Attention {
     qkv: Linear,
     proj: Linear,
     heads: usize,
-    precision: Precision,
+    compute: Compute,
 }
 
 impl Attention {
@@ -22,17 +24,25 @@ impl Attention {
             true => Linear::new(dim, 3 * dim, qkv)?,
             false => Linear::no_bias(dim, 3 * dim, qkv)?,
         };
-        let proj = Linear::new(dim, dim, vb.pp("proj"))?;
         Ok(Self {
-            qkv: qkv.with_precision(cfg.precision),
-            proj: proj.with_precision(cfg.precision),
+            qkv,
+            proj: Linear::new(dim, dim, vb.pp("proj"))?,
             heads: cfg.num_heads,
-            precision: cfg.precision,
+            compute: Compute::default(),
         })
     }
 
+    fn with_compute(self, compute: &Compute) -> Self {
+        Self {
+            qkv: self.qkv.with_compute(compute),
+            proj: self.proj.with_compute(compute),
+            compute: compute.clone(),
+            ..self
+        }
+    }
+
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = ops::attention(&self.qkv.forward(x)?, self.heads, self.precision)?;
+        let x = ops::attention(&self.qkv.forward(x)?, self.heads, &self.compute)?;
         self.proj.forward(&x)
     }
 }
@@ -43,6 +53,7 @@ struct Mlp {
     fc1: Linear,
     activation: Activation,
     fc2: Linear,
+    compute: Compute,
 }
 
 impl Mlp {
@@ -54,16 +65,26 @@ impl Mlp {
             1
         };
         Ok(Self {
-            fc1: Linear::new(dim, hidden, vb.pp("fc1"))?.with_precision(cfg.precision),
+            fc1: Linear::new(dim, hidden, vb.pp("fc1"))?,
             activation: cfg.activation,
-            fc2: Linear::new(hidden / halves, dim, vb.pp("fc2"))?.with_precision(cfg.precision),
+            fc2: Linear::new(hidden / halves, dim, vb.pp("fc2"))?,
+            compute: Compute::default(),
         })
+    }
+
+    fn with_compute(self, compute: &Compute) -> Self {
+        Self {
+            fc1: self.fc1.with_compute(compute),
+            fc2: self.fc2.with_compute(compute),
+            compute: compute.clone(),
+            ..self
+        }
     }
 
     fn hidden(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.fc1.forward(x)?;
         match self.activation {
-            Activation::Gelu => ops::gelu(&x),
+            Activation::Gelu => ops::gelu(&x, &self.compute),
             Activation::GeluTanh => x.gelu(),
             Activation::QuickGelu => &x * candle_nn::ops::sigmoid(&(&x * 1.702)?)?,
             Activation::SwiGlu => {
@@ -89,6 +110,8 @@ pub struct Block {
     drop_path: f64,
     /// Number of its first place where something is dropped.
     site: u64,
+    compute: Compute,
+    held: Option<Arc<HeldWeights>>,
 }
 
 impl Block {
@@ -111,7 +134,23 @@ impl Block {
             drop_rate: cfg.drop_rate,
             drop_path: cfg.drop_path(index),
             site: 1 + 5 * index as u64,
+            compute: Compute::default(),
+            held: None,
         })
+    }
+
+    /// The same, computing so. What is held of its weights, its clones share.
+    #[must_use]
+    pub fn with_compute(self, compute: &Compute) -> Self {
+        Self {
+            norm1: self.norm1.with_compute(compute),
+            attn: self.attn.with_compute(compute),
+            norm2: self.norm2.with_compute(compute),
+            mlp: self.mlp.with_compute(compute),
+            compute: compute.clone(),
+            held: compute.hold_weights.then(Arc::default),
+            ..self
+        }
     }
 
     /// `(B, T, D) -> (B, T, D)`
@@ -126,7 +165,7 @@ impl Block {
     pub(crate) fn run(&self, x: &Tensor, drops: Option<Drops>) -> Result<Tensor> {
         let plain_mlp = self.mlp.activation == Activation::Gelu && self.scales.is_none();
         let drops_numbers = drops.is_some() && self.drop_rate > 0.0;
-        if ops::is_fused(x) && plain_mlp && !drops_numbers {
+        if self.compute.form(x) == Form::Cpu && plain_mlp && !drops_numbers {
             return self.fused(x, drops);
         }
         let dropout = |x: Tensor, site| match drops {
@@ -150,6 +189,7 @@ impl Block {
         let y = dropout(self.mlp.fc2.forward(&y)?, 3)?;
         &x + branch(y, self.scales.as_ref().map(|s| &s.1), 4)?
     }
+
     /// The same as one op.
     fn fused(&self, x: &Tensor, drops: Option<Drops>) -> Result<Tensor> {
         let batch = x.dim(0)?;
@@ -157,7 +197,7 @@ impl Block {
             Some(drops) => drops.path_factors(batch, self.drop_path, self.site + site),
             None => Ok(None),
         };
-        let weights = ops::BlockWeights {
+        let weights = BlockWeights {
             norm1: self.norm1.pair(),
             qkv: self.attn.qkv.pair(),
             proj: self.attn.proj.pair(),
@@ -165,8 +205,13 @@ impl Block {
             fc1: self.mlp.fc1.pair(),
             fc2: self.mlp.fc2.pair(),
         };
-        let paths = [path(1)?, path(4)?];
-        let (heads, eps) = (self.attn.heads, self.norm1.eps());
-        ops::block(x, &weights, heads, eps, paths, self.attn.precision)
+        let options = BlockOptions {
+            heads: self.attn.heads,
+            eps: self.norm1.eps(),
+            paths: [path(1)?, path(4)?],
+            compute: self.compute.clone(),
+            held: self.held.clone(),
+        };
+        ops::block(x, &weights, options)
     }
 }

@@ -1,7 +1,6 @@
 //! The numbers of an architecture.
 use serde::{Deserialize, Serialize};
 
-use crate::ops::Precision;
 use crate::Error;
 
 /// Width, depth, sizes and variants of a Vision Transformer. The default is ViT-B/16 at 224 px without a head.
@@ -64,10 +63,6 @@ pub struct VitConfig {
     /// Stochastic depth while training (arXiv 1603.09382): the last block's rate; block i of n has i / (n - 1) of it.
     #[serde(default)]
     pub drop_path_rate: f64,
-    /// In which type matrix products take their operands: a choice of who runs the model, no part of the architecture, and
-    /// not saved.
-    #[serde(skip)]
-    pub precision: Precision,
 }
 
 /// Where position embeddings come from.
@@ -137,7 +132,6 @@ impl Default for VitConfig {
             num_classes: 0,
             drop_rate: 0.0,
             drop_path_rate: 0.0,
-            precision: Precision::F32,
         }
     }
 }

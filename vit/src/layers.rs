@@ -2,7 +2,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use crate::ops::{self, Precision};
+use crate::ops::{self, Compute, Pair};
 use crate::VitConfig;
 
 const ZERO: Init = Init::Const(0.0);
@@ -13,7 +13,7 @@ const ONE: Init = Init::Const(1.0);
 pub struct Linear {
     weight: Tensor,
     bias: Tensor,
-    precision: Precision,
+    compute: Compute,
 }
 
 impl Linear {
@@ -25,7 +25,7 @@ impl Linear {
         Ok(Self {
             weight: vb.get_with_hints((outputs, inputs), "weight", ZERO)?,
             bias: vb.get_with_hints(outputs, "bias", ZERO)?,
-            precision: Precision::default(),
+            compute: Compute::default(),
         })
     }
 
@@ -37,14 +37,14 @@ impl Linear {
         Ok(Self {
             weight: vb.get_with_hints((outputs, inputs), "weight", ZERO)?,
             bias: Tensor::zeros(outputs, vb.dtype(), vb.device())?,
-            precision: Precision::default(),
+            compute: Compute::default(),
         })
     }
 
-    /// The same, multiplying in another type than f32.
+    /// The same, computing so.
     #[must_use]
-    pub fn with_precision(mut self, precision: Precision) -> Self {
-        self.precision = precision;
+    pub fn with_compute(mut self, compute: &Compute) -> Self {
+        self.compute = compute.clone();
         self
     }
 
@@ -53,11 +53,14 @@ impl Linear {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::linear(x, &self.weight, &self.bias, self.precision)
+        ops::linear(x, &self.weight, &self.bias, &self.compute)
     }
 
-    pub(crate) fn pair(&self) -> [&Tensor; 2] {
-        [&self.weight, &self.bias]
+    pub(crate) fn pair(&self) -> Pair<&Tensor> {
+        Pair {
+            weight: &self.weight,
+            bias: &self.bias,
+        }
     }
 
     /// Whether its weights are variables that train.
@@ -72,6 +75,7 @@ pub struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     eps: f64,
+    compute: Compute,
 }
 
 impl LayerNorm {
@@ -84,7 +88,15 @@ impl LayerNorm {
             weight: vb.get_with_hints(dim, "weight", ONE)?,
             bias: vb.get_with_hints(dim, "bias", ZERO)?,
             eps,
+            compute: Compute::default(),
         })
+    }
+
+    /// The same, computing so.
+    #[must_use]
+    pub fn with_compute(mut self, compute: &Compute) -> Self {
+        self.compute = compute.clone();
+        self
     }
 
     /// `(.., D) -> (.., D)`
@@ -92,15 +104,18 @@ impl LayerNorm {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::layer_norm(x, &self.weight, &self.bias, self.eps)
+        ops::layer_norm(x, &self.weight, &self.bias, self.eps, &self.compute)
     }
 
     pub(crate) fn eps(&self) -> f64 {
         self.eps
     }
 
-    pub(crate) fn pair(&self) -> [&Tensor; 2] {
-        [&self.weight, &self.bias]
+    pub(crate) fn pair(&self) -> Pair<&Tensor> {
+        Pair {
+            weight: &self.weight,
+            bias: &self.bias,
+        }
     }
 }
 
@@ -111,7 +126,7 @@ pub struct PatchEmbed {
     weight: Tensor,
     bias: Tensor,
     patch: usize,
-    precision: Precision,
+    compute: Compute,
 }
 
 impl PatchEmbed {
@@ -129,8 +144,15 @@ impl PatchEmbed {
                 false => vb.get_with_hints(dim, "bias", ZERO)?,
             },
             patch,
-            precision: cfg.precision,
+            compute: Compute::default(),
         })
+    }
+
+    /// The same, computing so.
+    #[must_use]
+    pub fn with_compute(mut self, compute: &Compute) -> Self {
+        self.compute = compute.clone();
+        self
     }
 
     /// `(B, 3, H, W) -> (B, K, D)`: all patches row by row, or only those whose numbers `ids_keep` (B * K) gives, image
@@ -173,6 +195,6 @@ impl PatchEmbed {
         }
         let dim = self.bias.dim(0)?;
         let weight = self.weight.reshape((dim, length))?;
-        ops::linear(&x, &weight, &self.bias, self.precision)?.reshape((batch, kept, dim))
+        ops::linear(&x, &weight, &self.bias, &self.compute)?.reshape((batch, kept, dim))
     }
 }

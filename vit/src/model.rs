@@ -3,6 +3,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use crate::drop::Drops;
+use crate::ops::{Compute, Precision};
 use crate::{sincos_2d, Block, LayerNorm, Linear, PatchEmbed, Pool, PosEmbed, VitConfig};
 
 /// A Vision Transformer (Dosovitskiy et al., arXiv 2010.11929) and its variants: pure forward, no training logic, timm's
@@ -23,6 +24,7 @@ pub struct Vit {
     fc_norm: Option<LayerNorm>,
     head: Option<Linear>,
     head_dist: Option<Linear>,
+    compute: Compute,
 }
 
 impl Vit {
@@ -99,7 +101,34 @@ impl Vit {
             fc_norm: None,
             head: None,
             head_dist: None,
+            compute: Compute::default(),
         })
+    }
+
+    /// The same, computing so. The head's products stay f32.
+    #[must_use]
+    pub fn with_compute(self, compute: &Compute) -> Self {
+        let head = &Compute {
+            precision: Precision::F32,
+            ..compute.clone()
+        };
+        let blocks = self.blocks.into_iter();
+        Self {
+            patch_embed: self.patch_embed.with_compute(compute),
+            norm_pre: self.norm_pre.map(|norm| norm.with_compute(compute)),
+            blocks: blocks.map(|block| block.with_compute(compute)).collect(),
+            norm: self.norm.map(|norm| norm.with_compute(compute)),
+            fc_norm: self.fc_norm.map(|norm| norm.with_compute(compute)),
+            head: self.head.map(|linear| linear.with_compute(head)),
+            head_dist: self.head_dist.map(|linear| linear.with_compute(head)),
+            compute: compute.clone(),
+            ..self
+        }
+    }
+
+    /// How it computes.
+    pub fn compute(&self) -> &Compute {
+        &self.compute
     }
 
     /// The architecture.

@@ -1,21 +1,25 @@
 //! Ops whose products take bf16, against their plain form with rounded operands and against f32.
 //!
 //! With the machine's unit for bf16 if it has one, else emulated.
-use std::sync::Once;
+use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, Var};
-use vit::ops::{self, plain, Precision};
+use vit::ops::{self, plain, BlockOptions, Compute, HeldWeights, Precision, Unit};
 
 #[path = "common/block.rs"]
 mod forms;
 
-use forms::{block_shapes, fused_block, plain_block};
+use forms::{block_shapes, fused_block, plain_block, weights};
 use Precision::{Bf16, F32};
 
-fn unit() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| std::env::set_var("VITFREEZE_BF16", "any"));
-    assert!(Bf16.unit().is_some() && F32.unit().is_none());
+fn compute(precision: Precision) -> Compute {
+    let compute = Compute {
+        precision,
+        unit: Unit::named("any").unwrap(),
+        ..Compute::default()
+    };
+    assert_eq!(compute.bf16_unit().is_some(), precision == Bf16);
+    compute
 }
 
 fn numbers(shape: &[usize], salt: usize) -> Tensor {
@@ -44,14 +48,13 @@ fn relative(a: &Tensor, b: &Tensor) -> f64 {
 fn check(
     name: &str,
     shapes: &[Vec<usize>],
-    op: impl Fn(&[Tensor], Precision, bool) -> Result<Tensor>,
+    op: impl Fn(&[Tensor], &Compute, bool) -> Result<Tensor>,
 ) {
-    unit();
     let var = |(i, shape): (usize, &Vec<usize>)| Var::from_tensor(&numbers(shape, i)).unwrap();
     let vars: Vec<Var> = shapes.iter().enumerate().map(var).collect();
     let inputs: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let run = |precision, fused| {
-        let y = op(&inputs, precision, fused).unwrap();
+        let y = op(&inputs, &compute(precision), fused).unwrap();
         let weights = numbers(y.dims(), 99);
         let loss = (&y * weights).unwrap().sum_all().unwrap();
         let grads = ops::backward(&loss).unwrap();
@@ -107,9 +110,9 @@ fn check(
 fn linear() {
     for (rows, inputs, outputs) in [(1, 40, 3), (7, 33, 18), (65, 96, 130)] {
         let shapes = [vec![rows, inputs], vec![outputs, inputs], vec![outputs]];
-        check("linear", &shapes, |x, precision, fused| match fused {
-            true => ops::linear(&x[0], &x[1], &x[2], precision),
-            false => plain::linear(&x[0], &x[1], &x[2], precision),
+        check("linear", &shapes, |x, compute, fused| match fused {
+            true => ops::linear(&x[0], &x[1], &x[2], compute),
+            false => plain::linear(&x[0], &x[1], &x[2], compute),
         });
     }
 }
@@ -118,9 +121,9 @@ fn linear() {
 fn attention() {
     for (batch, tokens, heads, dim) in [(2, 9, 2, 8), (1, 50, 3, 64), (1, 197, 1, 32)] {
         let shapes = [vec![batch, tokens, 3 * heads * dim]];
-        check("attention", &shapes, |x, precision, fused| match fused {
-            true => ops::attention(&x[0], heads, precision),
-            false => plain::attention(&x[0], heads, precision),
+        check("attention", &shapes, |x, compute, fused| match fused {
+            true => ops::attention(&x[0], heads, compute),
+            false => plain::attention(&x[0], heads, compute),
         });
     }
 }
@@ -131,46 +134,56 @@ fn block() {
     let (batch, tokens, heads, d, hidden) = (2, 11, 2, 48, 80);
     let shapes = block_shapes(batch, tokens, d, hidden);
     let paths = [Some(vec![1.25, 1.0]), Some(vec![0.5, 2.0])];
-    check("block", &shapes, |x, precision, fused| match fused {
-        true => fused_block(x, heads, &paths, precision),
-        false => plain_block(x, heads, &paths, precision),
+    check("block", &shapes, |x, compute, fused| match fused {
+        true => fused_block(x, heads, &paths, compute),
+        false => plain_block(x, heads, &paths, compute),
     });
 }
 
-/// Held weights change no bit, over several passes; a changed one counts as soon as nobody holds it.
+/// Held weights change no bit, over several passes and on threads of a pool; one that changes in place counts at once.
 #[test]
 fn held_weights() {
-    unit();
     // More than 128 rows, where f32 has something to hold; squares; columns.
     for (batch, d, hidden) in [(12, 48, 80), (2, 48, 48), (2, 2, 1)] {
         for precision in [F32, Bf16] {
             let shapes = block_shapes(batch, 11, d, hidden);
             let var = |(i, s): (usize, &Vec<usize>)| Var::from_tensor(&numbers(s, i)).unwrap();
             let vars: Vec<Var> = shapes.iter().enumerate().map(var).collect();
-            let pass = |salt: usize| {
+            let pass = |salt: usize, held: Option<&Arc<HeldWeights>>| {
                 let mut x: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
                 x[0] = (&x[0] * (1.0 + salt as f64)).unwrap();
-                let y = fused_block(&x, 2, &[None, None], precision).unwrap();
+                let options = BlockOptions {
+                    heads: 2,
+                    eps: 1e-6,
+                    paths: [None, None],
+                    compute: compute(precision),
+                    held: held.cloned(),
+                };
+                let y = ops::block(&x[0], &weights(&x), options).unwrap();
                 let loss = (&y * numbers(y.dims(), 99)).unwrap().sum_all().unwrap();
                 let grads = ops::backward(&loss).unwrap();
                 let grads = vars.iter().map(|v| flat(grads.get(v).unwrap()));
                 std::iter::once(flat(&y)).chain(grads).collect::<Vec<_>>()
             };
-            let passes = || [pass(0), pass(1), pass(0)];
-            let want = passes();
-            let outer = ops::hold_weights();
-            assert_eq!(passes(), want);
-            drop(ops::hold_weights());
-            assert_eq!(passes(), want);
-            drop(outer);
+            let passes = |held| [pass(0, held), pass(1, held), pass(0, held)];
+            let held = Arc::default();
+            let want = passes(None);
+            assert_eq!(passes(Some(&held)), want);
+            // Four passes at once, each of which waits for tasks of the pool that they share.
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build();
+            let fresh = Arc::default();
+            pool.unwrap().scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|_| assert_eq!(passes(Some(&fresh)), want));
+                }
+            });
             for weight in [3, 5, 9, 11] {
                 let var = &vars[weight];
                 var.set(&(var.as_tensor() * -0.5).unwrap()).unwrap();
+                let changed = passes(None);
+                assert_ne!(changed[0][0], want[0][0]);
+                assert_eq!(passes(Some(&held)), changed);
             }
-            let changed = passes();
-            assert_ne!(changed[0][0], want[0][0]);
-            let _held = ops::hold_weights();
-            assert_eq!(passes(), changed);
         }
     }
 }

@@ -208,10 +208,9 @@ fn golden_hf_vit() {
 #[test]
 fn golden_hf_mae() {
     use std::collections::HashMap;
-    use std::sync::Arc;
 
     use candle_nn::VarBuilder;
-    use vit::{ops, Block, LayerNorm, Linear, VitConfig};
+    use vit::{ops::plain, Block, LayerNorm, Linear, VitConfig};
 
     let folder = tempfile::tempdir().unwrap();
     let hints = Hints {
@@ -236,7 +235,7 @@ fn golden_hf_mae() {
     let tokens = model.features(&io["imgs"], Some(&keep), &[last]).unwrap();
     let norm = &pretrained.tensors;
     let latent =
-        ops::layer_norm(&tokens[0], &norm["norm.weight"], &norm["norm.bias"], 1e-12).unwrap();
+        plain::layer_norm(&tokens[0], &norm["norm.weight"], &norm["norm.bias"], 1e-12).unwrap();
 
     // The decoder's layers under the names that Block reads.
     let mut decoder = HashMap::new();
@@ -265,7 +264,7 @@ fn golden_hf_mae() {
     let x = x.forward(&latent).unwrap();
     let mask_token = vb.get((1, 1, 32), "mask_token").unwrap();
     let pos_embed = vb.get((1, 17, 32), "decoder_pos_embed").unwrap();
-    let mut x = ops::unshuffle(&x, &mask_token, &pos_embed, &Arc::new(restore)).unwrap();
+    let mut x = plain::unshuffle(&x, &mask_token, &pos_embed, &restore).unwrap();
     let cfg = VitConfig {
         embed_dim: 32,
         num_heads: 4,

@@ -1,22 +1,24 @@
 //! Every fused op against its plain form, and its gradients against central differences of the plain form in f64.
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use vit::ops::{self, plain, Precision};
+use vit::ops::{self, plain, Compute};
 
 #[path = "common/block.rs"]
 mod forms;
 
 use forms::block_shapes;
-use Precision::F32;
 
 fn fused_block(x: &[Tensor], heads: usize, paths: &[Option<Vec<f32>>; 2]) -> Result<Tensor> {
-    forms::fused_block(x, heads, paths, F32)
+    forms::fused_block(x, heads, paths, &F32)
 }
 
 fn plain_block(x: &[Tensor], heads: usize, paths: &[Option<Vec<f32>>; 2]) -> Result<Tensor> {
-    forms::plain_block(x, heads, paths, F32)
+    forms::plain_block(x, heads, paths, &F32)
 }
+
+/// As usual.
+static F32: LazyLock<Compute> = LazyLock::new(Compute::default);
 
 const CPU: Device = Device::Cpu;
 
@@ -160,15 +162,15 @@ fn linear() {
         check(
             "linear",
             &[&[rows, inputs], &[outputs, inputs], &[outputs]],
-            |x| ops::linear(&x[0], &x[1], &x[2], F32),
-            |x| plain::linear(&x[0], &x[1], &x[2], F32),
+            |x| ops::linear(&x[0], &x[1], &x[2], &F32),
+            |x| plain::linear(&x[0], &x[1], &x[2], &F32),
         );
     }
     check(
         "linear on 3 dimensions",
         &[&[2, 3, 4], &[5, 4], &[5]],
-        |x| ops::linear(&x[0], &x[1], &x[2], F32),
-        |x| plain::linear(&x[0], &x[1], &x[2], F32),
+        |x| ops::linear(&x[0], &x[1], &x[2], &F32),
+        |x| plain::linear(&x[0], &x[1], &x[2], &F32),
     );
 }
 
@@ -178,7 +180,7 @@ fn gelu() {
         check(
             "gelu",
             &[&[n]],
-            |x| ops::gelu(&x[0]),
+            |x| ops::gelu(&x[0], &F32),
             |x| plain::gelu(&x[0]),
         );
     }
@@ -190,7 +192,7 @@ fn layer_norm() {
         check(
             "layer_norm",
             &[&[rows, width], &[width], &[width]],
-            |x| ops::layer_norm(&x[0], &x[1], &x[2], 1e-6),
+            |x| ops::layer_norm(&x[0], &x[1], &x[2], 1e-6, &F32),
             |x| plain::layer_norm(&x[0], &x[1], &x[2], 1e-6),
         );
     }
@@ -279,8 +281,8 @@ fn attention() {
         check(
             "attention",
             &[&[batch, tokens, 3 * heads * dim]],
-            |x| ops::attention(&x[0], heads, F32),
-            |x| plain::attention(&x[0], heads, F32),
+            |x| ops::attention(&x[0], heads, &F32),
+            |x| plain::attention(&x[0], heads, &F32),
         );
     }
 }
@@ -295,7 +297,7 @@ fn unshuffle() {
     check(
         "unshuffle",
         &[&[2, 3, 5], &[1, 1, 5]],
-        |x| ops::unshuffle(&x[0], &x[1], &pos_embed(&x[0])?, &ids),
+        |x| ops::unshuffle(&x[0], &x[1], &pos_embed(&x[0])?, &ids, &F32),
         |x| plain::unshuffle(&x[0], &x[1], &pos_embed(&x[0])?, &ids),
     );
 }
@@ -306,7 +308,7 @@ fn unfold_cells() {
         check(
             "unfold_cells",
             &[&[batch, side * side, 4 * outputs]],
-            |x| ops::unfold_cells(&x[0], side),
+            |x| ops::unfold_cells(&x[0], side, &F32),
             |x| plain::unfold_cells(&x[0], side),
         );
     }
@@ -318,12 +320,12 @@ fn patch_tokens() {
         check(
             "patch_tokens",
             &[&[batch, tokens, width]],
-            |x| ops::patch_tokens(&x[0]),
+            |x| ops::patch_tokens(&x[0], &F32),
             |x| plain::patch_tokens(&x[0]),
         );
     }
     // Nothing but class tokens.
-    let none = ops::patch_tokens(&numbers(&[2, 1, 3], 1)).unwrap();
+    let none = ops::patch_tokens(&numbers(&[2, 1, 3], 1), &F32).unwrap();
     assert_eq!(none.dims(), [2, 0, 3]);
 }
 
@@ -338,15 +340,18 @@ fn non_contiguous_inputs() {
     let same =
         |a: Result<Tensor>, b: Result<Tensor>| assert_eq!(flat(&a.unwrap()), flat(&b.unwrap()));
     same(
-        ops::linear(&view, &w, &b, F32),
-        ops::linear(&copy, &w, &b, F32),
+        ops::linear(&view, &w, &b, &F32),
+        ops::linear(&copy, &w, &b, &F32),
     );
-    same(ops::gelu(&view), ops::gelu(&copy));
+    same(ops::gelu(&view, &F32), ops::gelu(&copy, &F32));
     same(
-        ops::layer_norm(&view, &one, &zero, 1e-6),
-        ops::layer_norm(&copy, &one, &zero, 1e-6),
+        ops::layer_norm(&view, &one, &zero, 1e-6, &F32),
+        ops::layer_norm(&copy, &one, &zero, 1e-6, &F32),
     );
-    same(ops::attention(&view, 2, F32), ops::attention(&copy, 2, F32));
+    same(
+        ops::attention(&view, 2, &F32),
+        ops::attention(&copy, 2, &F32),
+    );
 }
 
 /// An input without numbers and one too wide for a GPU's block take other ways there.
@@ -355,10 +360,10 @@ fn empty_and_wide_inputs() {
     let (w, b) = (input(&[12, 12], 1), input(&[12], 2));
     let x = input(&[0, 3, 12], 3);
     let dims = |y: Result<Tensor>| y.unwrap().dims().to_vec();
-    assert_eq!(dims(ops::linear(&x, &w, &b, F32)), [0, 3, 12]);
-    assert_eq!(dims(ops::gelu(&x)), [0, 3, 12]);
-    assert_eq!(dims(ops::layer_norm(&x, &b, &b, 1e-6)), [0, 3, 12]);
-    assert_eq!(dims(ops::attention(&x, 2, F32)), [0, 3, 4]);
+    assert_eq!(dims(ops::linear(&x, &w, &b, &F32)), [0, 3, 12]);
+    assert_eq!(dims(ops::gelu(&x, &F32)), [0, 3, 12]);
+    assert_eq!(dims(ops::layer_norm(&x, &b, &b, 1e-6, &F32)), [0, 3, 12]);
+    assert_eq!(dims(ops::attention(&x, 2, &F32)), [0, 3, 4]);
 
     let vars = [vec![3, 6145], vec![6145], vec![6145]]
         .map(|shape| Var::from_tensor(&input(&shape, 4)).unwrap());
@@ -368,7 +373,10 @@ fn empty_and_wide_inputs() {
         vars.each_ref().map(|var| grads.get(var).unwrap().clone())
     };
     let plain = gradients(plain::layer_norm);
-    for (got, want) in gradients(ops::layer_norm).iter().zip(&plain) {
+    for (got, want) in gradients(|x, w, b, eps| ops::layer_norm(x, w, b, eps, &F32))
+        .iter()
+        .zip(&plain)
+    {
         close(got, &flat(want), 1e-5, "wide layer_norm");
     }
 }
@@ -386,31 +394,27 @@ fn plain_unshuffle_refuses_a_row_twice() {
 fn wrong_shapes_are_errors() {
     let x = input(&[2, 4], 1);
     let fails = |r: Result<Tensor>| assert!(r.is_err());
-    fails(ops::linear(
+    fails(ops::linear(&x, &input(&[3, 5], 2), &input(&[3], 3), &F32));
+    fails(ops::linear(&x, &input(&[3, 4], 2), &input(&[4], 3), &F32));
+    fails(ops::layer_norm(
         &x,
-        &input(&[3, 5], 2),
+        &input(&[3], 2),
         &input(&[3], 3),
-        Precision::F32,
+        1e-6,
+        &F32,
     ));
-    fails(ops::linear(
-        &x,
-        &input(&[3, 4], 2),
-        &input(&[4], 3),
-        Precision::F32,
-    ));
-    fails(ops::layer_norm(&x, &input(&[3], 2), &input(&[3], 3), 1e-6));
-    fails(ops::attention(&input(&[1, 2, 10], 1), 2, F32));
+    fails(ops::attention(&input(&[1, 2, 10], 1), 2, &F32));
     let unshuffle = |tokens: usize, ids: Vec<u32>| {
         let (x, m) = (input(&[1, 2, 4], 1), input(&[1, 1, 4], 2));
-        ops::unshuffle(&x, &m, &input(&[1, tokens, 4], 3), &Arc::new(ids))
+        ops::unshuffle(&x, &m, &input(&[1, tokens, 4], 3), &Arc::new(ids), &F32)
     };
     assert!(unshuffle(4, vec![0, 1, 2]).is_ok());
     fails(unshuffle(4, vec![0, 1, 7]));
     fails(unshuffle(1, vec![]));
     fails(unshuffle(3, vec![0, 1, 2]));
-    fails(ops::unfold_cells(&input(&[1, 4, 6], 1), 2));
-    fails(ops::unfold_cells(&input(&[1, 4, 8], 1), 3));
-    fails(ops::patch_tokens(&input(&[2, 0, 3], 1)));
+    fails(ops::unfold_cells(&input(&[1, 4, 6], 1), 2, &F32));
+    fails(ops::unfold_cells(&input(&[1, 4, 8], 1), 3, &F32));
+    fails(ops::patch_tokens(&input(&[2, 0, 3], 1), &F32));
 }
 
 /// NaN and infinity must come out, or a diverging run would go on unseen.
@@ -424,15 +428,16 @@ fn nan_is_not_swallowed() {
         values[7] = bad;
         let x = Tensor::from_vec(values, (1, 3, 6), &device()).unwrap();
         let has = |t: Result<Tensor>| assert!(flat(&t.unwrap()).iter().any(|x| !x.is_finite()));
-        has(ops::gelu(&x));
-        has(ops::layer_norm(&x, &input(&[6], 2), &input(&[6], 3), 1e-6));
-        has(ops::attention(&x, 1, F32));
-        has(ops::linear(
+        has(ops::gelu(&x, &F32));
+        has(ops::layer_norm(
             &x,
-            &input(&[2, 6], 2),
-            &input(&[2], 3),
-            Precision::F32,
+            &input(&[6], 2),
+            &input(&[6], 3),
+            1e-6,
+            &F32,
         ));
+        has(ops::attention(&x, 1, &F32));
+        has(ops::linear(&x, &input(&[2, 6], 2), &input(&[2], 3), &F32));
     }
 }
 

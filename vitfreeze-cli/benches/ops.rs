@@ -14,7 +14,7 @@ use divan::Bencher;
 use freezeout::{AdamW, FreezeOut, Optimizer, Schedule};
 use localmim::{LocalMim, LocalMimConfig};
 use rayon::prelude::*;
-use vit::ops::{self, Precision};
+use vit::ops::{self, Compute, Precision};
 use vit::{Block, VitConfig};
 
 // The program's own: most of a new tensor's price is how the allocator came by its memory.
@@ -26,7 +26,7 @@ fn main() {
     allocator::keep_memory();
     // As the program does: candle's pool for element-wise ops spins while it waits.
     std::env::set_var("CANDLE_NUM_THREADS", "1");
-    if precision() == Precision::Bf16 && precision().unit().is_none() {
+    if compute().precision == Precision::Bf16 && compute().bf16_unit().is_none() {
         eprintln!("VITFREEZE_BENCH_DTYPE=bf16: no unit for bf16 here, f32 would be measured");
         std::process::exit(2);
     }
@@ -34,10 +34,10 @@ fn main() {
 }
 
 /// What products take: bf16 if `VITFREEZE_BENCH_DTYPE` says so (benches/pytorch/ops.py --dtype bf16).
-fn precision() -> Precision {
+fn compute() -> Compute {
     match std::env::var("VITFREEZE_BENCH_DTYPE").as_deref() {
-        Ok("bf16") => Precision::Bf16,
-        _ => Precision::F32,
+        Ok("bf16") => Compute::of(Precision::Bf16),
+        _ => Compute::default(),
     }
 }
 
@@ -78,7 +78,8 @@ const LINEAR: [Shape<3>; 8] = [
 
 fn linear(&Shape([rows, inputs, outputs]): &Shape<3>) -> impl Fn() -> Result<Tensor> {
     let (x, w, b) = (var([rows, inputs]), var([outputs, inputs]), var([outputs]));
-    move || ops::linear(&x, &w, &b, precision())
+    let compute = compute();
+    move || ops::linear(&x, &w, &b, &compute)
 }
 
 #[divan::bench(args = &LINEAR, max_time = 2)]
@@ -98,7 +99,8 @@ const LAYER_NORM: [Shape<2>; 2] = [Shape([800, 768]), Shape([3152, 256])];
 
 fn layer_norm(&Shape([rows, width]): &Shape<2>) -> impl Fn() -> Result<Tensor> {
     let (x, w, b) = (var([rows, width]), var([width]), var([width]));
-    move || ops::layer_norm(&x, &w, &b, 1e-6)
+    let compute = compute();
+    move || ops::layer_norm(&x, &w, &b, 1e-6, &compute)
 }
 
 #[divan::bench(args = &LAYER_NORM, max_time = 1)]
@@ -116,7 +118,8 @@ const GELU: [Shape<2>; 2] = [Shape([800, 3072]), Shape([3152, 1024])];
 
 fn gelu(&Shape(shape): &Shape<2>) -> impl Fn() -> Result<Tensor> {
     let x = var(shape);
-    move || ops::gelu(&x)
+    let compute = compute();
+    move || ops::gelu(&x, &compute)
 }
 
 #[divan::bench(args = &GELU, max_time = 1)]
@@ -134,7 +137,8 @@ const ATTENTION: [Shape<4>; 2] = [Shape([16, 50, 12, 64]), Shape([16, 197, 8, 32
 
 fn attention(&Shape([images, tokens, heads, dim]): &Shape<4>) -> impl Fn() -> Result<Tensor> {
     let qkv = var([images, tokens, 3 * heads * dim]);
-    move || ops::attention(&qkv, heads, precision())
+    let compute = compute();
+    move || ops::attention(&qkv, heads, &compute)
 }
 
 #[divan::bench(args = &ATTENTION, max_time = 1)]
@@ -158,12 +162,11 @@ fn block(&Shape([images, tokens, heads, dim]): &Shape<4>) -> impl Fn() -> Result
     let cfg = VitConfig {
         embed_dim: heads * dim,
         num_heads: heads,
-        precision: precision(),
         ..VitConfig::default()
     };
     let vars = VarMap::new();
     let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
-    let block = Block::new(&cfg, 0, vb).unwrap();
+    let block = Block::new(&cfg, 0, vb).unwrap().with_compute(&compute());
     vit::init(&vars, 0).unwrap();
     let x = var([images, tokens, heads * dim]);
     move || block.forward(&x)
@@ -183,7 +186,7 @@ fn block_backward(bencher: Bencher, shape: &Shape<4>) {
 #[divan::bench(args = [Shape([16, 3, 224, 224])], max_time = 2)]
 fn hog(bencher: Bencher, shape: &Shape<4>) {
     let images = var(shape.0);
-    bencher.bench_local(|| localmim::hog(&images, 9, 4, &[4, 8, 16, 32]).unwrap());
+    bencher.bench_local(|| localmim::hog(&images, 9, 4, &[4, 8, 16, 32], &compute()).unwrap());
 }
 
 /// Bytes that AdamW moves for each parameter: p, g, m, v are read, p, m, v written.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use datasets::{Batch, EvalTransform, Loader, LoaderConfig, OnBad, Source};
+use vit::ops::Compute;
 use vit::Vit;
 
 use crate::console::Progress;
@@ -41,12 +42,16 @@ pub fn extract(
         ..LoaderConfig::default()
     };
     let (height, width) = transform.size;
-    let budget = Budget::inference(model.config(), batch_size);
+    let budget = Budget::inference(model.config(), batch_size, model.compute().precision);
     budget.beside_weights().check(device)?;
     let loader = Loader::new(Arc::clone(source), transform, config)?;
     let batches = loader.stream(0, 0).take(loader.batches_per_epoch());
     let mut told = BTreeSet::new();
-    let held = vit::ops::hold_weights();
+    // All batches see the same weights.
+    let model = model.clone().with_compute(&Compute {
+        hold_weights: true,
+        ..model.compute().clone()
+    });
     for (number, batch) in batches.enumerate() {
         let batch = batch?;
         for image in loader.skipped() {
@@ -73,7 +78,7 @@ pub fn extract(
         progress.at("", done as u64, source.len() as u64);
     }
     // Training that goes on has no use for them.
-    drop(held);
+    drop(model);
     vit::ops::release_buffers();
     Ok(told.len())
 }

@@ -2,6 +2,7 @@
 pub mod allocator;
 pub mod budget;
 pub mod device;
+mod doors;
 #[cfg(feature = "cuda")]
 mod gpu;
 pub mod interrupt;

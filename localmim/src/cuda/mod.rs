@@ -26,20 +26,21 @@ pub fn hog(
         floats: &[],
     };
     let images = images.detach().contiguous()?;
-    let sums = images.apply_op2_no_bwd(&edges, &kernel)?;
+    let sums = kernel.of(&[&images, &edges])?;
     pools
         .iter()
         .map(|pool| {
             let cells = (height / pool) * (width / pool);
             let count = batch * cells * channels;
-            sums.apply_op1_no_bwd(&Kernel {
+            let kernel = Kernel {
                 kernels: &KERNELS,
                 name: "hog_cells",
                 shape: Shape::from((batch, cells, channels * bins)),
                 grid: element_grid(count),
                 ints: &[count, rows, columns, pool / finest, bins],
                 floats: &[1.0 / (pool * pool) as f32],
-            })
+            };
+            kernel.of(&[&sums])
         })
         .collect()
 }
@@ -114,18 +115,15 @@ impl CustomOp3 for MaskedMse {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let factor = (grad.detach().get(0)? * 2.0)?.div(&both.detach().get(1)?)?;
         let mask = mask.broadcast_mul(&factor)?;
-        let d = pred.apply_op3_no_bwd(
-            target,
-            &mask,
-            &Kernel {
-                kernels: &KERNELS,
-                name: "masked_backward",
-                shape: pred.shape().clone(),
-                grid: element_grid(pred.elem_count()),
-                ints: &[pred.elem_count(), pred.dim(2)?],
-                floats: &[],
-            },
-        )?;
+        let kernel = Kernel {
+            kernels: &KERNELS,
+            name: "masked_backward",
+            shape: pred.shape().clone(),
+            grid: element_grid(pred.elem_count()),
+            ints: &[pred.elem_count(), pred.dim(2)?],
+            floats: &[],
+        };
+        let d = kernel.of(&[pred, target, &mask])?;
         Ok((Some(d), None, None))
     }
 }

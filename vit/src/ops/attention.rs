@@ -1,35 +1,59 @@
 //! Multi-head self-attention on packed queries, keys and values.
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, D};
 use rayon::prelude::*;
 
+use super::cpu::engine::Engine;
 use super::cpu::math::{exp, simd_fn, sum, sum_by};
-use super::cpu::product::{matmul, Mat, Start, Threads};
+use super::cpu::matrix::{Mat, Product, Threads};
 use super::cpu::scratch::Buffer;
 use super::cpu::storage::{cpu_f32, slice};
 use super::cpu::unwritten::unwritten;
-use super::profile::region;
-use super::Precision;
+use super::{Compute, Form};
 
 /// `(B, T, 3D) -> (B, T, D)`: `softmax(Q K^T / sqrt(D / H)) V` per head, with `qkv` packed as timm packs it: queries of
 /// all heads, then keys, then values (Vaswani et al., arXiv 1706.03762).
 ///
 /// # Errors
 /// A last dimension that is not 3 x heads x something.
-pub fn attention(qkv: &Tensor, heads: usize, precision: Precision) -> Result<Tensor> {
+pub fn attention(qkv: &Tensor, heads: usize, compute: &Compute) -> Result<Tensor> {
     let (_, _, packed) = qkv.dims3()?;
     if heads == 0 || packed == 0 || packed % (3 * heads) != 0 {
         candle_core::bail!("attention: qkv of width {packed} for {heads} heads");
     }
-    #[cfg(feature = "cuda")]
-    if super::cuda::is_cuda(qkv) && precision == Precision::F32 {
-        return super::cuda::attention(qkv, heads);
+    if compute.product_form(qkv) == Form::Plain {
+        return plain(qkv, heads, compute);
     }
-    if super::is_fused(qkv) {
-        qkv.contiguous()?
-            .apply_op1(AttentionOp { heads, precision })
-    } else {
-        super::plain::attention(qkv, heads, precision)
+    qkv.contiguous()?.apply_op1(AttentionOp {
+        heads,
+        compute: compute.clone(),
+        #[cfg(feature = "cuda")]
+        kept: super::cuda::attention::Kept::new(qkv),
+    })
+}
+
+/// See [`attention`](super::attention).
+///
+/// # Errors
+/// A last dimension that is not 3 x heads x something.
+pub fn plain(qkv: &Tensor, heads: usize, compute: &Compute) -> Result<Tensor> {
+    let (batch, tokens, packed) = qkv.dims3()?;
+    if heads == 0 || packed % (3 * heads) != 0 {
+        candle_core::bail!("attention: qkv of width {packed} for {heads} heads");
     }
+    let dim = packed / 3 / heads;
+    let qkv = qkv
+        .reshape((batch, tokens, 3, heads, dim))?
+        .permute((2, 0, 3, 1, 4))?
+        .contiguous()?;
+    let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
+    let scores = (compute.plain_product(&q, &k.t()?)? * (1.0 / (dim as f64).sqrt()))?;
+    let p = candle_nn::ops::softmax(&scores, D::Minus1)?;
+    compute
+        .plain_product(&p, &v)?
+        .transpose(1, 2)?
+        .reshape((batch, tokens, heads * dim))
 }
 
 /// One head of one image inside its packed (T, 3D) block.
@@ -40,7 +64,7 @@ struct Head<'a> {
     tokens: usize,
     dim: usize,
     scale: f32,
-    precision: Precision,
+    engine: Engine<'a>,
 }
 
 impl<'a> Head<'a> {
@@ -48,7 +72,7 @@ impl<'a> Head<'a> {
         qkv: &'a [f32],
         (tokens, width): (usize, usize),
         (head, heads): (usize, usize),
-        precision: Precision,
+        engine: Engine<'a>,
     ) -> Self {
         let dim = width / heads;
         let part = |i: usize| Mat::rows(&qkv[i * width + head * dim..], 3 * width);
@@ -59,15 +83,17 @@ impl<'a> Head<'a> {
             tokens,
             dim,
             scale: 1.0 / (dim as f32).sqrt(),
-            precision,
+            engine,
         }
     }
 
     /// `dst = lhs . rhs`, rows of dst as wide as the product, on this thread.
     fn product(&self, shape: (usize, usize, usize), lhs: Mat, rhs: Mat, dst: &mut [f32]) {
-        let (precision, width) = (self.precision, shape.2);
-        let (zero, one) = (Start::Zero, Threads::One);
-        matmul(precision, shape, lhs, rhs, dst, width, zero, one);
+        let product = Product {
+            threads: Threads::One,
+            ..Product::new(shape, lhs, rhs)
+        };
+        product.into(dst, self.engine);
     }
 
     /// `softmax(scale * Q K^T)` into `p` (T, T).
@@ -84,9 +110,9 @@ pub(super) fn forward(
     (tokens, width): (usize, usize),
     heads: usize,
     out: &mut [f32],
-    precision: Precision,
+    engine: Engine,
 ) {
-    let _region = region("attention forward");
+    let _region = engine.profile.region("attention forward");
     let dim = width / heads;
     // Each head of each image is a task with its own piece of memory; then the pieces are interleaved.
     let mut pieces = Buffer::new(out.len());
@@ -97,7 +123,7 @@ pub(super) fn forward(
             || vec![0f32; tokens * tokens],
             |p, (i, out)| {
                 let image = &qkv[i / heads * tokens * 3 * width..];
-                let h = Head::new(image, (tokens, width), (i % heads, heads), precision);
+                let h = Head::new(image, (tokens, width), (i % heads, heads), engine);
                 h.probabilities(p);
                 h.product((tokens, tokens, dim), Mat::rows(p, tokens), h.v, out);
             },
@@ -119,9 +145,9 @@ pub(super) fn backward(
     (tokens, width): (usize, usize),
     heads: usize,
     d: &mut [f32],
-    precision: Precision,
+    engine: Engine,
 ) {
-    let _region = region("attention backward");
+    let _region = engine.profile.region("attention backward");
     let dim = width / heads;
     let mut pieces = Buffer::new(d.len());
     pieces
@@ -133,7 +159,7 @@ pub(super) fn backward(
                 let (image, head) = (i / heads, i % heads);
                 let g = &g[image * tokens * width + head * dim..];
                 let qkv = &qkv[image * tokens * 3 * width..];
-                let h = Head::new(qkv, (tokens, width), (head, heads), precision);
+                let h = Head::new(qkv, (tokens, width), (head, heads), engine);
                 h.backward(p, dp, Mat::rows(g, width), d);
             },
         );
@@ -224,7 +250,10 @@ fn softmax(row: &mut [f32], scale: f32) {
 /// Keeps for backward: qkv. The score matrix is computed again, never stored.
 struct AttentionOp {
     heads: usize,
-    precision: Precision,
+    compute: Compute,
+    /// On a GPU it is stored.
+    #[cfg(feature = "cuda")]
+    kept: super::cuda::attention::Kept,
 }
 
 impl CustomOp1 for AttentionOp {
@@ -234,26 +263,34 @@ impl CustomOp1 for AttentionOp {
 
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (batch, tokens, packed) = layout.shape().dims3()?;
-        let width = packed / 3;
+        let shape = (tokens, packed / 3);
         // SAFETY: the op writes all of it.
-        let mut out = unsafe { unwritten(batch * tokens * width) };
+        let mut out = unsafe { unwritten(batch * tokens * shape.1) };
         if tokens > 0 {
-            let qkv = slice(qkv, layout)?;
-            forward(qkv, (tokens, width), self.heads, &mut out, self.precision);
+            let (qkv, engine) = (slice(qkv, layout)?, self.compute.engine());
+            forward(qkv, shape, self.heads, &mut out, engine);
         }
-        let shape = Shape::from((batch, tokens, width));
-        Ok((CpuStorage::F32(out), shape))
+        Ok((CpuStorage::F32(out), Shape::from((batch, tokens, shape.1))))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, qkv: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        super::cuda::attention::forward(qkv, layout, self.heads, &self.kept)
     }
 
     fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (_, tokens, packed) = qkv.dims3()?;
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if qkv.device().is_cuda() {
+            return super::cuda::attention::backward(qkv, &grad, self.heads, &self.kept).map(Some);
+        }
+        let (_, tokens, packed) = qkv.dims3()?;
         // SAFETY: the op writes all of it.
         let mut d = unsafe { unwritten(qkv.elem_count()) };
         if tokens > 0 {
             let (qkv, grad) = (cpu_f32(qkv)?, cpu_f32(&grad)?);
-            let shape = (tokens, packed / 3);
-            backward(&qkv, &grad, shape, self.heads, &mut d, self.precision);
+            let (shape, engine) = ((tokens, packed / 3), self.compute.engine());
+            backward(&qkv, &grad, shape, self.heads, &mut d, engine);
         }
         Ok(Some(Tensor::from_vec(d, qkv.shape(), qkv.device())?))
     }

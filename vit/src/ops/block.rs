@@ -1,33 +1,129 @@
 //! A whole transformer block as one op: no graph inside, activations kept once, residuals added by the matrix product.
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, TensorId};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::bundle::{bundle, Gradients};
-use super::cpu::held::Weight;
+use super::cpu::engine::Engine;
 use super::cpu::kept::{Numbers, Waiting};
+use super::cpu::prepared::Held;
 use super::cpu::scratch::Buffer;
 use super::cpu::storage::{cpu_f32, slice, CpuF32};
 use super::cpu::unwritten::unwritten;
-use super::profile::region;
-use super::{attention, gelu, layer_norm, linear, Precision};
+use super::linear::Weight;
+use super::{attention, gelu, layer_norm, linear, Compute};
 
-/// The weights of a block: LayerNorms (D), qkv (3D, D), proj (D, D), fc1 (F, D), fc2 (D, F), each followed by its bias.
-#[derive(Debug, Clone, Copy)]
-pub struct BlockWeights<'a> {
+/// A weight and the bias that belongs to it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pair<T> {
+    /// `weight`
+    pub weight: T,
+    /// `bias`
+    pub bias: T,
+}
+
+/// One thing for each weight of a block: LayerNorms (D), qkv (3D, D), proj (D, D), fc1 (F, D), fc2 (D, F).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BlockWeights<T> {
     /// `norm1`, before attention.
-    pub norm1: [&'a Tensor; 2],
+    pub norm1: Pair<T>,
     /// `attn.qkv`.
-    pub qkv: [&'a Tensor; 2],
+    pub qkv: Pair<T>,
     /// `attn.proj`.
-    pub proj: [&'a Tensor; 2],
+    pub proj: Pair<T>,
     /// `norm2`, before the MLP.
-    pub norm2: [&'a Tensor; 2],
+    pub norm2: Pair<T>,
     /// `mlp.fc1`.
-    pub fc1: [&'a Tensor; 2],
+    pub fc1: Pair<T>,
     /// `mlp.fc2`.
-    pub fc2: [&'a Tensor; 2],
+    pub fc2: Pair<T>,
+}
+
+impl<T> Pair<T> {
+    fn as_ref(&self) -> Pair<&T> {
+        Pair {
+            weight: &self.weight,
+            bias: &self.bias,
+        }
+    }
+
+    fn try_map<U>(self, f: &mut impl FnMut(T) -> Result<U>) -> Result<Pair<U>> {
+        Ok(Pair {
+            weight: f(self.weight)?,
+            bias: f(self.bias)?,
+        })
+    }
+}
+
+impl<T> BlockWeights<T> {
+    fn as_ref(&self) -> BlockWeights<&T> {
+        BlockWeights {
+            norm1: self.norm1.as_ref(),
+            qkv: self.qkv.as_ref(),
+            proj: self.proj.as_ref(),
+            norm2: self.norm2.as_ref(),
+            fc1: self.fc1.as_ref(),
+            fc2: self.fc2.as_ref(),
+        }
+    }
+
+    fn try_map<U>(self, mut f: impl FnMut(T) -> Result<U>) -> Result<BlockWeights<U>> {
+        Ok(BlockWeights {
+            norm1: self.norm1.try_map(&mut f)?,
+            qkv: self.qkv.try_map(&mut f)?,
+            proj: self.proj.try_map(&mut f)?,
+            norm2: self.norm2.try_map(&mut f)?,
+            fc1: self.fc1.try_map(&mut f)?,
+            fc2: self.fc2.try_map(&mut f)?,
+        })
+    }
+
+    /// All, in one order.
+    fn into_array(self) -> [T; 12] {
+        let Self {
+            norm1: a,
+            qkv: b,
+            proj: c,
+            norm2: d,
+            fc1: e,
+            fc2: f,
+        } = self;
+        [
+            a.weight, a.bias, b.weight, b.bias, c.weight, c.bias, //
+            d.weight, d.bias, e.weight, e.bias, f.weight, f.bias,
+        ]
+    }
+}
+
+/// What products need of a block's weights, from one pass to the next; see [`Compute::hold_weights`].
+#[derive(Default)]
+pub struct HeldWeights {
+    qkv: Held,
+    proj: Held,
+    fc1: Held,
+    fc2: Held,
+}
+
+impl std::fmt::Debug for HeldWeights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HeldWeights")
+    }
+}
+
+/// What a block is beside its weights, and how it is computed.
+#[derive(Debug, Clone)]
+pub struct BlockOptions {
+    /// Attention heads.
+    pub heads: usize,
+    /// Added to the variance in both LayerNorms.
+    pub eps: f64,
+    /// Factors of the two branches for each image (drop path), or none.
+    pub paths: [Option<Vec<f32>>; 2],
+    /// How it is computed.
+    pub compute: Compute,
+    /// Where to hold what products need of the weights.
+    pub held: Option<Arc<HeldWeights>>,
 }
 
 /// `(B, T, D) -> (B, T, D)`: `x1 = x + s1 * proj(attention(qkv(norm1(x))))`, `y = x1 + s2 * fc2(gelu(fc1(norm2(x1))))` with
@@ -38,33 +134,18 @@ pub struct BlockWeights<'a> {
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn block(
-    x: &Tensor,
-    weights: &BlockWeights,
-    heads: usize,
-    eps: f64,
-    paths: [Option<Vec<f32>>; 2],
-    precision: Precision,
-) -> Result<Tensor> {
+pub fn block(x: &Tensor, weights: &BlockWeights<&Tensor>, options: BlockOptions) -> Result<Tensor> {
     let (batch, _, dim) = x.dims3()?;
-    let BlockWeights {
-        norm1,
-        qkv,
-        proj,
-        norm2,
-        fc1,
-        fc2,
-    } = weights;
-    let hidden = fc1[1].elem_count();
-    let expected: [(&str, &[&Tensor; 2], &[usize]); 6] = [
-        ("norm1", norm1, &[dim]),
-        ("qkv", qkv, &[3 * dim, dim]),
-        ("proj", proj, &[dim, dim]),
-        ("norm2", norm2, &[dim]),
-        ("fc1", fc1, &[hidden, dim]),
-        ("fc2", fc2, &[dim, hidden]),
+    let hidden = weights.fc1.bias.elem_count();
+    let expected: [(&str, Pair<&Tensor>, &[usize]); 6] = [
+        ("norm1", weights.norm1, &[dim]),
+        ("qkv", weights.qkv, &[3 * dim, dim]),
+        ("proj", weights.proj, &[dim, dim]),
+        ("norm2", weights.norm2, &[dim]),
+        ("fc1", weights.fc1, &[hidden, dim]),
+        ("fc2", weights.fc2, &[dim, hidden]),
     ];
-    for (name, [weight, bias], dims) in expected {
+    for (name, Pair { weight, bias }, dims) in expected {
         if weight.dims() != dims || bias.dims() != &dims[..1] {
             candle_core::bail!(
                 "block: {name} is {:?} with bias {:?}, expected {dims:?}",
@@ -73,48 +154,43 @@ pub fn block(
             );
         }
     }
+    let BlockOptions {
+        heads,
+        eps,
+        paths,
+        compute,
+        held,
+    } = options;
     if heads == 0 || dim == 0 || !dim.is_multiple_of(heads) || hidden == 0 {
         candle_core::bail!("block: width {dim}, hidden {hidden}, {heads} heads");
     }
     if let Some(path) = paths.iter().flatten().find(|path| path.len() != batch) {
         candle_core::bail!("block: {} path factors for {batch} images", path.len());
     }
-    let all = expected.iter().flat_map(|(_, pair, _)| pair.iter());
-    // A weight that is made anew for each pass is none to hold.
-    let lasts = |t: &Tensor| t.is_contiguous() && (t.is_variable() || !t.track_op());
-    let ids = twelve(all.clone().map(|t| Ok(lasts(t).then(|| t.id()))))?;
-    let weights = twelve(all.map(|t| t.contiguous()))?;
+    let weights = weights.try_map(|t| t.contiguous())?;
     let gradients = Gradients::default();
-    let bundle = bundle(&weights, &gradients)?;
+    let bundle = bundle(&weights.as_ref().into_array(), &gradients)?;
     let op = BlockOp {
         keep: x.track_op() || bundle.track_op(),
         weights,
-        ids,
         heads,
         eps: eps as f32,
         paths,
-        precision,
+        compute,
+        held,
         kept: Arc::default(),
         gradients,
     };
     x.contiguous()?.apply_op2(&bundle, op)
 }
 
-fn twelve<T>(items: impl Iterator<Item = Result<T>>) -> Result<[T; 12]> {
-    let items = items.collect::<Result<Vec<T>>>()?;
-    let wrong = |items: Vec<T>| candle_core::Error::Msg(format!("block: {} weights", items.len()));
-    items.try_into().map_err(wrong)
-}
-
 struct BlockOp {
-    /// In the order of [`BlockWeights`].
-    weights: [Tensor; 12],
-    /// Of those that may be held.
-    ids: [Option<TensorId>; 12],
+    weights: BlockWeights<Tensor>,
     heads: usize,
     eps: f32,
     paths: [Option<Vec<f32>>; 2],
-    precision: Precision,
+    compute: Compute,
+    held: Option<Arc<HeldWeights>>,
     /// Whether there will be a backward.
     keep: bool,
     /// Freed by the backward; a second one computes them again.
@@ -156,22 +232,45 @@ fn each_row(data: &mut [f32], width: usize, f: impl Fn(&mut [f32], usize) + Sync
         });
 }
 
+/// The linear layers' weights as products take them.
+struct Weights<'a> {
+    qkv: Weight<'a>,
+    proj: Weight<'a>,
+    fc1: Weight<'a>,
+    fc2: Weight<'a>,
+}
+
 impl BlockOp {
-    fn weights(&self) -> Result<[CpuF32<'_>; 12]> {
-        twelve(self.weights.iter().map(cpu_f32))
+    fn numbers(&self) -> Result<BlockWeights<CpuF32<'_>>> {
+        self.weights.as_ref().try_map(cpu_f32)
     }
 
-    /// Number `i` of `w` as the weight of a linear layer.
-    fn weight<'a>(&self, w: &'a [CpuF32; 12], i: usize) -> Weight<'a> {
-        Weight {
-            data: &w[i],
-            id: self.ids[i],
+    fn weights<'a>(&'a self, w: &'a BlockWeights<CpuF32>) -> Weights<'a> {
+        let weight = |pair: &'a Pair<CpuF32>, held: fn(&HeldWeights) -> &Held| Weight {
+            data: &pair.weight,
+            outputs: pair.bias.len(),
+            held: self.held.as_deref().map(held),
+        };
+        Weights {
+            qkv: weight(&w.qkv, |held| &held.qkv),
+            proj: weight(&w.proj, |held| &held.proj),
+            fc1: weight(&w.fc1, |held| &held.fc1),
+            fc2: weight(&w.fc2, |held| &held.fc2),
         }
+    }
+
+    fn engine(&self) -> Engine<'_> {
+        self.compute.engine()
+    }
+
+    fn norm(&self, x: &[f32], norm: &Pair<CpuF32>, y: &mut [f32]) {
+        let profile = &self.compute.profile;
+        layer_norm::forward(x, &norm.weight, &norm.bias, self.eps, y, profile);
     }
 
     /// Multiplies the rows of each image by its factor.
     fn scale(&self, path: usize, data: &mut [f32], tokens: usize, width: usize) {
-        let _region = region("residual");
+        let _region = self.compute.profile.region("residual");
         if let Some(path) = &self.paths[path] {
             each_row(data, width, |row, i| {
                 let factor = path[i / tokens];
@@ -182,7 +281,7 @@ impl BlockOp {
 
     /// `y = x + factor * bias`, to which the branch's product is added.
     fn residual(&self, path: usize, x: &[f32], bias: &[f32], y: &mut [f32], tokens: usize) {
-        let _region = region("residual");
+        let _region = self.compute.profile.region("residual");
         let width = bias.len();
         each_row(y, width, |y, i| {
             let factor = self.paths[path].as_ref().map_or(1.0, |p| p[i / tokens]);
@@ -193,28 +292,26 @@ impl BlockOp {
         });
     }
 
-    fn first_half(&self, x: &[f32], tokens: usize, w: &[CpuF32; 12]) -> Half {
-        let [norm1, norm1_b, _, qkv_b, _, proj_b, norm2, norm2_b, _, fc1_b, ..] = w;
-        let width = norm1.len();
+    fn first_half(&self, x: &[f32], tokens: usize, w: &BlockWeights<CpuF32>) -> Half {
+        let (weights, engine) = (self.weights(w), self.engine());
+        let (width, wide) = (w.norm1.bias.len(), w.fc1.bias.len());
         let mut n = Buffer::new(x.len());
-        layer_norm::forward(x, norm1, norm1_b, self.eps, &mut n);
-        let precision = self.precision;
+        self.norm(x, &w.norm1, &mut n);
         // What is not kept as it is comes from the pool.
         let pooled = !self.keep || self.keeps_bf16();
         // SAFETY: each of the four is written whole, by the product, attention or sum right behind it.
         let numbers = |length, pooled| unsafe { Numbers::new(length, pooled) };
         let mut qkv = numbers(3 * x.len(), pooled);
-        linear::forward(&n, self.weight(w, 2), qkv_b, &mut qkv, precision);
+        weights.qkv.forward(&n, &w.qkv.bias, &mut qkv, engine);
         let mut heads = numbers(x.len(), pooled);
-        let shape = (tokens, width);
-        attention::forward(&qkv, shape, self.heads, &mut heads, precision);
+        attention::forward(&qkv, (tokens, width), self.heads, &mut heads, engine);
         self.scale(0, &mut heads, tokens, width);
         let mut x1 = numbers(x.len(), !self.keep);
-        self.residual(0, x, proj_b, &mut x1, tokens);
-        linear::add_product(&heads, self.weight(w, 4), width, &mut x1, precision);
-        layer_norm::forward(&x1, norm2, norm2_b, self.eps, &mut n);
-        let mut hidden = numbers(x.len() / width * fc1_b.len(), pooled);
-        linear::forward(&n, self.weight(w, 8), fc1_b, &mut hidden, precision);
+        self.residual(0, x, &w.proj.bias, &mut x1, tokens);
+        weights.proj.add_product(&heads, &mut x1, engine);
+        self.norm(&x1, &w.norm2, &mut n);
+        let mut hidden = numbers(x.len() / width * wide, pooled);
+        weights.fc1.forward(&n, &w.fc1.bias, &mut hidden, engine);
         Half {
             qkv,
             heads,
@@ -224,12 +321,12 @@ impl BlockOp {
     }
 
     fn keeps_bf16(&self) -> bool {
-        self.precision.unit().is_some()
+        self.engine().unit.is_some()
     }
 
     fn kept(&self, half: Half) -> Kept {
         let bf16 = self.keeps_bf16();
-        let _region = bf16.then(|| region("kept as bf16"));
+        let _region = bf16.then(|| self.compute.profile.region("kept as bf16"));
         let waiting = |numbers| Waiting::new(numbers, bf16);
         Kept {
             qkv: waiting(half.qkv),
@@ -246,20 +343,20 @@ impl BlockOp {
         kept: Kept,
         tokens: usize,
         dx: &mut [f32],
-    ) -> Result<Vec<Option<Tensor>>> {
+    ) -> Result<BlockWeights<Option<Tensor>>> {
         let Kept {
             qkv,
             heads,
             x1,
             hidden,
         } = kept;
-        let (precision, mut hidden) = (self.precision, hidden.numbers());
-        let w = self.weights()?;
-        let [norm1, norm1_b, _, _, _, _, norm2, norm2_b, ..] = &w;
-        let weight = |i: usize| self.weight(&w, i);
-        let (width, wide) = (norm1.len(), hidden.len() / (x.len() / norm1.len()));
-        let live = |i: usize| self.weights[i].track_op();
-        let mut grads: [Option<Vec<f32>>; 12] = Default::default();
+        let mut hidden = hidden.numbers();
+        let numbers = self.numbers()?;
+        let (weights, w) = (self.weights(&numbers), &numbers);
+        let (engine, profile) = (self.engine(), &self.compute.profile);
+        let (width, wide) = (w.norm1.bias.len(), w.fc1.bias.len());
+        let live = &self.weights;
+        let mut grads: BlockWeights<Option<Tensor>> = BlockWeights::default();
         // d of a branch's output: dx times the path's factor. Without factors it is dx itself.
         let scaled = |path: usize, dx: &[f32]| {
             self.paths[path].as_ref().map(|_| {
@@ -276,27 +373,25 @@ impl BlockOp {
             let d = scaled(1, dx);
             let d = d.as_deref().unwrap_or(dx);
             let mut big = Buffer::new(hidden.len());
-            gelu::forward_and_derivative(&mut hidden, &mut big);
-            if live(10) {
-                grads[10] = Some(linear::weight_gradient(d, &big, width, wide, precision));
-            }
-            if live(11) {
-                grads[11] = Some(linear::column_sums(d, width));
-            }
-            linear::input_gradient(d, weight(10), width, &mut big, precision);
-            gelu::multiply(&mut hidden, &big);
+            gelu::forward_and_derivative(&mut hidden, &mut big, profile);
+            let dw = || linear::weight_gradient(d, &big, width, wide, engine);
+            grads.fc2.weight = gradient(&live.fc2.weight, dw)?;
+            let db = || linear::bias_gradient(d, width, engine);
+            grads.fc2.bias = gradient(&live.fc2.bias, db)?;
+            weights.fc2.input_gradient(d, &mut big, engine);
+            gelu::multiply(&mut hidden, &big, profile);
         }
-        if live(8) {
-            layer_norm::forward(&x1, norm2, norm2_b, self.eps, &mut n);
-            grads[8] = Some(linear::weight_gradient(&hidden, &n, wide, width, precision));
-        }
-        if live(9) {
-            grads[9] = Some(linear::column_sums(&hidden, wide));
-        }
-        linear::input_gradient(&hidden, weight(8), wide, &mut n, precision);
+        grads.fc1.weight = gradient(&live.fc1.weight, || {
+            self.norm(&x1, &w.norm2, &mut n);
+            linear::weight_gradient(&hidden, &n, wide, width, engine)
+        })?;
+        let db = || linear::bias_gradient(&hidden, wide, engine);
+        grads.fc1.bias = gradient(&live.fc1.bias, db)?;
+        weights.fc1.input_gradient(&hidden, &mut n, engine);
         drop(hidden);
-        let (dw, db) = layer_norm::backward(&x1, norm2, self.eps, &n, dx);
-        (grads[6], grads[7]) = (Some(dw), Some(db));
+        let (dw, db) = layer_norm::backward(&x1, &w.norm2.weight, self.eps, &n, dx, profile);
+        grads.norm2.weight = gradient(&live.norm2.weight, || dw)?;
+        grads.norm2.bias = gradient(&live.norm2.bias, || db)?;
         drop(x1);
 
         // Attention; dx is the gradient of x1 now.
@@ -305,39 +400,33 @@ impl BlockOp {
         {
             let d = scaled(0, dx);
             let d = d.as_deref().unwrap_or(dx);
-            if live(4) {
-                // The heads' outputs are kept times the factor: of dx itself.
-                let dw = linear::weight_gradient(dx, &heads, width, width, precision);
-                grads[4] = Some(dw);
-            }
-            if live(5) {
-                grads[5] = Some(linear::column_sums(d, width));
-            }
-            linear::input_gradient(d, weight(4), width, &mut n, precision);
-            let shape = (tokens, width);
-            attention::backward(&qkv, &n, shape, self.heads, &mut dqkv, precision);
+            // The heads' outputs are kept times the factor: of dx itself.
+            let dw = || linear::weight_gradient(dx, &heads, width, width, engine);
+            grads.proj.weight = gradient(&live.proj.weight, dw)?;
+            let db = || linear::bias_gradient(d, width, engine);
+            grads.proj.bias = gradient(&live.proj.bias, db)?;
+            weights.proj.input_gradient(d, &mut n, engine);
+            attention::backward(&qkv, &n, (tokens, width), self.heads, &mut dqkv, engine);
         }
         drop((heads, qkv));
-        if live(2) {
-            layer_norm::forward(x, norm1, norm1_b, self.eps, &mut n);
-            let dw = linear::weight_gradient(&dqkv, &n, 3 * width, width, precision);
-            grads[2] = Some(dw);
-        }
-        if live(3) {
-            grads[3] = Some(linear::column_sums(&dqkv, 3 * width));
-        }
-        linear::input_gradient(&dqkv, weight(2), 3 * width, &mut n, precision);
-        let (dw, db) = layer_norm::backward(x, norm1, self.eps, &n, dx);
-        (grads[0], grads[1]) = (Some(dw), Some(db));
-
-        drop(w);
-        let tensor = |(grad, weight): (Option<Vec<f32>>, &Tensor)| {
-            grad.filter(|_| weight.track_op())
-                .map(|grad| Tensor::from_vec(grad, weight.shape(), weight.device()))
-                .transpose()
-        };
-        grads.into_iter().zip(&self.weights).map(tensor).collect()
+        grads.qkv.weight = gradient(&live.qkv.weight, || {
+            self.norm(x, &w.norm1, &mut n);
+            linear::weight_gradient(&dqkv, &n, 3 * width, width, engine)
+        })?;
+        let db = || linear::bias_gradient(&dqkv, 3 * width, engine);
+        grads.qkv.bias = gradient(&live.qkv.bias, db)?;
+        weights.qkv.input_gradient(&dqkv, &mut n, engine);
+        let (dw, db) = layer_norm::backward(x, &w.norm1.weight, self.eps, &n, dx, profile);
+        grads.norm1.weight = gradient(&live.norm1.weight, || dw)?;
+        grads.norm1.bias = gradient(&live.norm1.bias, || db)?;
+        Ok(grads)
     }
+}
+
+/// That of a weight that trains; of others it is not computed.
+fn gradient(weight: &Tensor, compute: impl FnOnce() -> Vec<f32>) -> Result<Option<Tensor>> {
+    let tensor = || Tensor::from_vec(compute(), weight.shape(), weight.device());
+    weight.track_op().then(tensor).transpose()
 }
 
 impl CustomOp2 for BlockOp {
@@ -352,20 +441,21 @@ impl CustomOp2 for BlockOp {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let _region = region("block forward, other");
+        let _region = self.compute.profile.region("block forward, other");
         let (_, tokens, width) = layout.shape().dims3()?;
         let x = slice(x, layout)?;
         // SAFETY: `residual` writes all of it.
         let mut y = unsafe { unwritten(x.len()) };
         if !x.is_empty() {
-            let w = self.weights()?;
+            let w = self.numbers()?;
             let half = self.first_half(x, tokens, &w);
             let mut big = Buffer::new(half.hidden.len());
-            gelu::forward(&half.hidden, &mut big);
+            gelu::forward(&half.hidden, &mut big, &self.compute.profile);
             let wide = big.len() / (x.len() / width);
             self.scale(1, &mut big, tokens, wide);
-            self.residual(1, &half.x1, &w[11], &mut y, tokens);
-            linear::add_product(&big, self.weight(&w, 10), width, &mut y, self.precision);
+            self.residual(1, &half.x1, &w.fc2.bias, &mut y, tokens);
+            let fc2 = self.weights(&w).fc2;
+            fc2.add_product(&big, &mut y, self.engine());
             if self.keep {
                 let kept = self.kept(half);
                 *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
@@ -381,7 +471,7 @@ impl CustomOp2 for BlockOp {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let _region = region("block backward, other");
+        let _region = self.compute.profile.region("block backward, other");
         let (_, tokens, _) = x.dims3()?;
         let mut dx = cpu_f32(&grad.contiguous()?)?.to_vec();
         if !dx.is_empty() {
@@ -393,10 +483,10 @@ impl CustomOp2 for BlockOp {
                 .take();
             let kept = match kept {
                 Some(kept) => kept,
-                None => self.kept(self.first_half(&data, tokens, &self.weights()?)),
+                None => self.kept(self.first_half(&data, tokens, &self.numbers()?)),
             };
             let gradients = self.backward(&data, kept, tokens, &mut dx)?;
-            self.gradients.put(gradients);
+            self.gradients.put(gradients.into_array().into());
         }
         let dx = match x.track_op() {
             true => Some(Tensor::from_vec(dx, x.shape(), x.device())?),

@@ -89,7 +89,7 @@ impl Gradients {
 ///
 /// # Errors
 /// An error of candle.
-pub(super) fn bundle(parameters: &[Tensor], gradients: &Gradients) -> Result<Tensor> {
+pub(super) fn bundle(parameters: &[&Tensor], gradients: &Gradients) -> Result<Tensor> {
     let mut nodes: Vec<Tensor> = Vec::with_capacity(parameters.len());
     for (i, parameter) in parameters.iter().enumerate() {
         // A parameter that is no variable needs no place in the tree.

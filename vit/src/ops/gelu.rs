@@ -1,49 +1,57 @@
 //! Exact GELU.
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::cpu::math::{erf, exp, simd_fn};
+use super::cpu::scratch::Buffer;
 use super::cpu::storage::{cpu_f32, slice};
 use super::cpu::unwritten::unwritten;
-use super::profile::region;
+use super::profile::Profile;
+use super::{Compute, Form};
 
 /// `y = x / 2 * (1 + erf(x / sqrt 2))`, element-wise (Hendrycks and Gimpel, arXiv 1606.08415).
 ///
 /// # Errors
 /// An error of candle.
-pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    #[cfg(feature = "cuda")]
-    if super::cuda::is_cuda(x) {
-        return super::cuda::gelu(x);
+pub fn gelu(x: &Tensor, compute: &Compute) -> Result<Tensor> {
+    if compute.form(x) == Form::Plain {
+        return plain(x);
     }
-    if super::is_fused(x) {
-        x.contiguous()?.apply_op1(GeluOp)
-    } else {
-        super::plain::gelu(x)
-    }
+    let profile = compute.profile.clone();
+    x.contiguous()?.apply_op1(GeluOp { profile })
+}
+
+/// See [`gelu`](super::gelu).
+///
+/// # Errors
+/// An error of candle.
+pub fn plain(x: &Tensor) -> Result<Tensor> {
+    x.gelu_erf()
 }
 
 const CHUNK: usize = 16 * 1024;
 
 /// `y = gelu(x)`
-pub(super) fn forward(x: &[f32], y: &mut [f32]) {
-    let _region = region("gelu forward");
+pub(super) fn forward(x: &[f32], y: &mut [f32], profile: &Profile) {
+    let _region = profile.region("gelu forward");
     y.par_chunks_mut(CHUNK)
         .zip(x.par_chunks(CHUNK))
         .for_each(|(y, x)| values(x, y));
 }
 
 /// `y = gelu(x)`, and `x` becomes the derivative `Phi(x) + x phi(x)`, with the normal distribution's Phi and phi.
-pub(super) fn forward_and_derivative(x: &mut [f32], y: &mut [f32]) {
-    let _region = region("gelu backward");
+pub(super) fn forward_and_derivative(x: &mut [f32], y: &mut [f32], profile: &Profile) {
+    let _region = profile.region("gelu backward");
     y.par_chunks_mut(CHUNK)
         .zip(x.par_chunks_mut(CHUNK))
         .for_each(|(y, x)| values_and_derivatives(x, y));
 }
 
 /// `a *= b`
-pub(super) fn multiply(a: &mut [f32], b: &[f32]) {
-    let _region = region("gelu backward");
+pub(super) fn multiply(a: &mut [f32], b: &[f32], profile: &Profile) {
+    let _region = profile.region("gelu backward");
     a.par_chunks_mut(CHUNK)
         .zip(b.par_chunks(CHUNK))
         .for_each(|(a, b)| a.iter_mut().zip(b).for_each(|(a, b)| *a *= b));
@@ -74,7 +82,9 @@ simd_fn! {
 }
 
 /// Keeps for backward: x.
-struct GeluOp;
+struct GeluOp {
+    profile: Profile,
+}
 
 impl CustomOp1 for GeluOp {
     fn name(&self) -> &'static str {
@@ -82,21 +92,30 @@ impl CustomOp1 for GeluOp {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let _region = region("gelu, other");
+        let _region = self.profile.region("gelu, other");
         let x = slice(x, layout)?;
         // SAFETY: the op writes all of it.
         let mut y = unsafe { unwritten(x.len()) };
-        forward(x, &mut y);
+        forward(x, &mut y, &self.profile);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        super::cuda::gelu::forward(x, layout)
+    }
+
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let _region = region("gelu, other");
+        let _region = self.profile.region("gelu, other");
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return super::cuda::gelu::backward(x, &grad).map(Some);
+        }
         let mut dx = cpu_f32(x)?.to_vec();
-        let mut y = super::cpu::scratch::Buffer::new(dx.len());
-        forward_and_derivative(&mut dx, &mut y);
-        multiply(&mut dx, &cpu_f32(&grad)?);
+        let mut y = Buffer::new(dx.len());
+        forward_and_derivative(&mut dx, &mut y, &self.profile);
+        multiply(&mut dx, &cpu_f32(&grad)?, &self.profile);
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
 }

@@ -1,37 +1,63 @@
 //! Layer normalisation over the last dimension.
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, D};
 use rayon::prelude::*;
 
 use super::cpu::math::{simd_fn, sum, sum_by};
 use super::cpu::storage::{cpu_f32, slice};
+use super::cpu::sums::sum_all;
 use super::cpu::unwritten::unwritten;
-use super::linear::sum_all;
-use super::profile::region;
+use super::profile::Profile;
+use super::{Compute, Form};
 
 /// `(.., D) -> (.., D)`: `y = (x - mean) / sqrt(var + eps) * weight + bias` over the last dimension, with the biased
 /// variance (Ba et al., arXiv 1607.06450).
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    #[cfg(feature = "cuda")]
-    if super::cuda::is_cuda(x) {
-        return super::cuda::layer_norm(x, weight, bias, eps);
+pub fn layer_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+    compute: &Compute,
+) -> Result<Tensor> {
+    let form = match compute.form(x) {
+        #[cfg(feature = "cuda")]
+        Form::Cuda if weight.elem_count() > super::cuda::layer_norm::MAX_WIDTH => Form::Plain,
+        form => form,
+    };
+    if form == Form::Plain {
+        return plain(x, weight, bias, eps);
     }
-    if super::is_fused(x) {
-        let op = LayerNormOp { eps: eps as f32 };
-        x.contiguous()?.apply_op3(weight, bias, op)
-    } else {
-        super::plain::layer_norm(x, weight, bias, eps)
-    }
+    let op = LayerNormOp {
+        eps: eps as f32,
+        profile: compute.profile.clone(),
+    };
+    x.contiguous()?
+        .apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
+}
+
+/// See [`layer_norm`](super::layer_norm).
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn plain(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let var = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    centred
+        .broadcast_div(&(var + eps)?.sqrt()?)?
+        .broadcast_mul(weight)?
+        .broadcast_add(bias)
 }
 
 /// Rows per task; fixed, so that the bits do not depend on the number of threads.
 const ROWS: usize = 32;
 
 /// `y = (x - mean) / sqrt(var + eps) * w + b` for rows as wide as `w`, which is not empty.
-pub(super) fn forward(x: &[f32], w: &[f32], b: &[f32], eps: f32, y: &mut [f32]) {
-    let _region = region("layer_norm forward");
+pub(super) fn forward(x: &[f32], w: &[f32], b: &[f32], eps: f32, y: &mut [f32], profile: &Profile) {
+    let _region = profile.region("layer_norm forward");
     y.par_chunks_mut(ROWS * w.len())
         .zip(x.par_chunks(ROWS * w.len()))
         .for_each(|(y, x)| normalise(x, w, b, eps, y));
@@ -45,8 +71,9 @@ pub(super) fn backward(
     eps: f32,
     g: &[f32],
     dx: &mut [f32],
+    profile: &Profile,
 ) -> (Vec<f32>, Vec<f32>) {
-    let _region = region("layer_norm backward");
+    let _region = profile.region("layer_norm backward");
     let width = w.len();
     let partial: Vec<(Vec<f32>, Vec<f32>)> = dx
         .par_chunks_mut(ROWS * width)
@@ -121,6 +148,7 @@ simd_fn! {
 /// Keeps for backward: x; mean and variance are computed again.
 struct LayerNormOp {
     eps: f32,
+    profile: Profile,
 }
 
 impl CustomOp3 for LayerNormOp {
@@ -137,7 +165,7 @@ impl CustomOp3 for LayerNormOp {
         b: &CpuStorage,
         bl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let _region = region("layer_norm, other");
+        let _region = self.profile.region("layer_norm, other");
         let (x, w, b) = (slice(x, xl)?, slice(w, wl)?, slice(b, bl)?);
         if w.is_empty() || xl.dims().last() != Some(&w.len()) || b.len() != w.len() {
             candle_core::bail!(
@@ -149,8 +177,21 @@ impl CustomOp3 for LayerNormOp {
         }
         // SAFETY: the op writes all of it.
         let mut y = unsafe { unwritten(x.len()) };
-        forward(x, w, b, self.eps, &mut y);
+        forward(x, w, b, self.eps, &mut y, &self.profile);
         Ok((CpuStorage::F32(y), xl.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        xl: &Layout,
+        w: &CudaStorage,
+        wl: &Layout,
+        b: &CudaStorage,
+        bl: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        super::cuda::layer_norm::forward((x, xl), (w, wl), (b, bl), self.eps)
     }
 
     fn bwd(
@@ -161,8 +202,12 @@ impl CustomOp3 for LayerNormOp {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let _region = region("layer_norm, other");
+        let _region = self.profile.region("layer_norm, other");
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return super::cuda::layer_norm::backward(x, w, b, &grad, self.eps);
+        }
         let mut dx = vec![0f32; grad.elem_count()];
         let (dw, db) = backward(
             &cpu_f32(x)?,
@@ -170,6 +215,7 @@ impl CustomOp3 for LayerNormOp {
             self.eps,
             &cpu_f32(&grad)?,
             &mut dx,
+            &self.profile,
         );
         let of = |t: &Tensor, values: Vec<f32>| -> Result<Option<Tensor>> {
             let tensor = || Tensor::from_vec(values, t.shape(), t.device());

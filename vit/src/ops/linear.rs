@@ -1,14 +1,15 @@
 //! `y = x W^T + b`.
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
-use super::cpu::held::Weight;
-use super::cpu::math::simd_fn;
-use super::cpu::product::{matmul, Mat, Start, Threads};
+use super::cpu::engine::Engine;
+use super::cpu::matrix::{Mat, Product, Start};
+use super::cpu::prepared::Held;
 use super::cpu::storage::{cpu_f32, slice};
+use super::cpu::sums::column_sums;
 use super::cpu::unwritten::unwritten;
-use super::profile::region;
-use super::Precision;
+use super::{Compute, Form};
 
 /// `(.., I) -> (.., O)`: `y = x W^T + b` with `weight` (O, I) and `bias` (O).
 ///
@@ -16,94 +17,75 @@ use super::Precision;
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, precision: Precision) -> Result<Tensor> {
-    #[cfg(feature = "cuda")]
-    if super::cuda::is_cuda(x) && precision == Precision::F32 {
-        return super::cuda::linear(x, weight, bias);
+pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, compute: &Compute) -> Result<Tensor> {
+    if compute.product_form(x) == Form::Plain {
+        return plain(x, weight, bias, compute);
     }
-    if super::is_fused(x) {
-        x.contiguous()?
-            .apply_op3(&weight.contiguous()?, bias, LinearOp { precision })
-    } else {
-        super::plain::linear(x, weight, bias, precision)
-    }
-}
-
-/// Rows in one task; fixed, so that the bits do not depend on the number of threads.
-const ROWS: usize = 128;
-
-/// `y = x W^T + b`; `b` tells the outputs, at least 1.
-pub(super) fn forward(x: &[f32], w: Weight, b: &[f32], y: &mut [f32], precision: Precision) {
-    product(x, w, Start::Row(b), b.len(), y, precision);
-}
-
-/// `y += x W^T`, rows of y `outputs` wide.
-pub(super) fn add_product(
-    x: &[f32],
-    w: Weight,
-    outputs: usize,
-    y: &mut [f32],
-    precision: Precision,
-) {
-    product(x, w, Start::Sum, outputs, y, precision);
-}
-
-fn product(
-    x: &[f32],
-    w: Weight,
-    start: Start,
-    outputs: usize,
-    y: &mut [f32],
-    precision: Precision,
-) {
-    let _region = region("matmul forward");
-    let inputs = w.data.len() / outputs;
-    let (x, right) = (Mat::rows(x, inputs), Mat::rows(w.data, inputs).t());
-    let shape = (y.len() / outputs, inputs, outputs);
-    times_weight(precision, shape, x, w, right, y, start);
-}
-
-/// `dx = g W`, rows of g `outputs` wide.
-pub(super) fn input_gradient(
-    g: &[f32],
-    w: Weight,
-    outputs: usize,
-    dx: &mut [f32],
-    precision: Precision,
-) {
-    let _region = region("matmul dX");
-    let inputs = w.data.len() / outputs;
-    let shape = (g.len() / outputs, outputs, inputs);
-    let (g, right) = (Mat::rows(g, outputs), Mat::rows(w.data, inputs));
-    times_weight(precision, shape, g, w, right, dx, Start::Zero);
-}
-
-/// `dst = start + lhs . right`, rows of dst as wide as the product; `right` is `w` as it is or transposed, taken as it is held if
-/// weights are.
-fn times_weight(
-    precision: Precision,
-    shape: (usize, usize, usize),
-    lhs: Mat,
-    w: Weight,
-    right: Mat,
-    dst: &mut [f32],
-    start: Start,
-) {
-    let prepared = w.prepared(right, shape, precision);
-    let right = Mat {
-        prepared: prepared.as_deref(),
-        ..right
+    let op = LinearOp {
+        compute: compute.clone(),
     };
-    matmul(
-        precision,
-        shape,
-        lhs,
-        right,
-        dst,
-        shape.2,
-        start,
-        Threads::All,
-    );
+    x.contiguous()?
+        .apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
+}
+
+/// See [`linear`](super::linear).
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn plain(x: &Tensor, weight: &Tensor, bias: &Tensor, compute: &Compute) -> Result<Tensor> {
+    let (outputs, inputs) = weight.dims2()?;
+    let mut dims = x.dims().to_vec();
+    // One 2-D product: on a 3-D input candle's backward would build one weight gradient per sample.
+    let y = compute.plain_product(&x.reshape(((), inputs))?, &weight.t()?)?;
+    if let Some(last) = dims.last_mut() {
+        *last = outputs;
+    }
+    y.broadcast_add(bias)?.reshape(dims)
+}
+
+/// A weight (outputs, inputs), and what is held of it.
+#[derive(Clone, Copy)]
+pub(super) struct Weight<'a> {
+    pub data: &'a [f32],
+    pub outputs: usize,
+    pub held: Option<&'a Held>,
+}
+
+impl Weight<'_> {
+    fn inputs(&self) -> usize {
+        self.data.len() / self.outputs
+    }
+
+    /// `y = x W^T + b`
+    pub fn forward(self, x: &[f32], b: &[f32], y: &mut [f32], engine: Engine) {
+        self.product(x, Start::Row(b), y, engine);
+    }
+
+    /// `y += x W^T`
+    pub fn add_product(self, x: &[f32], y: &mut [f32], engine: Engine) {
+        self.product(x, Start::Sum, y, engine);
+    }
+
+    fn product(self, x: &[f32], start: Start, y: &mut [f32], engine: Engine) {
+        let _region = engine.profile.region("matmul forward");
+        let (inputs, outputs) = (self.inputs(), self.outputs);
+        let shape = (y.len() / outputs, inputs, outputs);
+        let (x, w) = (Mat::rows(x, inputs), Mat::rows(self.data, inputs).t());
+        let product = Product {
+            start,
+            ..Product::new(shape, x, w)
+        };
+        product.held_into(self.held, y, engine);
+    }
+
+    /// `dx = g W`
+    pub fn input_gradient(self, g: &[f32], dx: &mut [f32], engine: Engine) {
+        let _region = engine.profile.region("matmul dX");
+        let (inputs, outputs) = (self.inputs(), self.outputs);
+        let shape = (g.len() / outputs, outputs, inputs);
+        let (g, w) = (Mat::rows(g, outputs), Mat::rows(self.data, inputs));
+        Product::new(shape, g, w).held_into(self.held, dx, engine);
+    }
 }
 
 /// `dW = g^T x`, (outputs, inputs).
@@ -112,21 +94,26 @@ pub(super) fn weight_gradient(
     x: &[f32],
     outputs: usize,
     inputs: usize,
-    precision: Precision,
+    engine: Engine,
 ) -> Vec<f32> {
-    let _region = region("matmul dW");
+    let _region = engine.profile.region("matmul dW");
     // SAFETY: a product that starts from zero writes all of it.
     let mut dw = unsafe { unwritten(outputs * inputs) };
     let shape = (outputs, g.len() / outputs, inputs);
     let (g, x) = (Mat::rows(g, outputs).t(), Mat::rows(x, inputs));
-    let zero = Start::Zero;
-    matmul(precision, shape, g, x, &mut dw, inputs, zero, Threads::All);
+    Product::new(shape, g, x).into(&mut dw, engine);
     dw
+}
+
+/// `db`: sums over the rows of g.
+pub(super) fn bias_gradient(g: &[f32], outputs: usize, engine: Engine) -> Vec<f32> {
+    let _region = engine.profile.region("column sums");
+    column_sums(g, outputs)
 }
 
 /// Keeps for backward: x and W, which live anyway.
 struct LinearOp {
-    precision: Precision,
+    compute: Compute,
 }
 
 impl CustomOp3 for LinearOp {
@@ -143,26 +130,33 @@ impl CustomOp3 for LinearOp {
         b: &CpuStorage,
         bl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let _region = region("linear, other");
-        let (outputs, inputs) = wl.shape().dims2()?;
-        let (x, w, b) = (slice(x, xl)?, slice(w, wl)?, slice(b, bl)?);
-        let mut dims = xl.dims().to_vec();
-        if dims.last() != Some(&inputs) || b.len() != outputs || inputs == 0 || outputs == 0 {
-            candle_core::bail!(
-                "linear: input {dims:?}, weight ({outputs}, {inputs}), bias ({})",
-                b.len()
-            );
-        }
-        if let Some(last) = dims.last_mut() {
-            *last = outputs;
-        }
-        let rows = x.len() / inputs;
+        let _region = self.compute.profile.region("linear, other");
+        let (dims, outputs, inputs) = output(xl, wl, bl)?;
+        let (x, data, b) = (slice(x, xl)?, slice(w, wl)?, slice(b, bl)?);
         // SAFETY: a product that starts from a row writes all of it.
-        let mut y = unsafe { unwritten(rows * outputs) };
-        // Its weight may be a copy made for this pass: not one to hold.
-        let w = Weight { data: w, id: None };
-        forward(x, w, b, &mut y, self.precision);
-        Ok((CpuStorage::F32(y), Shape::from(dims)))
+        let mut y = unsafe { unwritten(x.len() / inputs * outputs) };
+        let w = Weight {
+            data,
+            outputs,
+            held: None,
+        };
+        w.forward(x, b, &mut y, self.compute.engine());
+        Ok((CpuStorage::F32(y), dims))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        xl: &Layout,
+        w: &CudaStorage,
+        wl: &Layout,
+        b: &CudaStorage,
+        bl: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (dims, ..) = output(xl, wl, bl)?;
+        let y = super::cuda::linear::forward((x, xl), (w, wl), (b, bl))?;
+        Ok((y, dims))
     }
 
     fn bwd(
@@ -173,34 +167,37 @@ impl CustomOp3 for LinearOp {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let _region = region("linear, other");
-        let (outputs, inputs) = w.dims2()?;
+        let _region = self.compute.profile.region("linear, other");
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return super::cuda::linear::backward(x, w, b, &grad);
+        }
+        let (outputs, inputs) = w.dims2()?;
         let g = cpu_f32(&grad)?;
-        let rows = g.len() / outputs;
-        let device = x.device();
+        let (device, engine) = (x.device(), self.compute.engine());
         let dx = if x.track_op() {
             // SAFETY: a product that starts from zero writes all of it.
-            let mut dx = unsafe { unwritten(rows * inputs) };
-            let data = &cpu_f32(w)?;
-            let w = Weight { data, id: None };
-            input_gradient(&g, w, outputs, &mut dx, self.precision);
+            let mut dx = unsafe { unwritten(g.len() / outputs * inputs) };
+            let w = Weight {
+                data: &cpu_f32(w)?,
+                outputs,
+                held: None,
+            };
+            w.input_gradient(&g, &mut dx, engine);
             Some(Tensor::from_vec(dx, x.shape(), device)?)
         } else {
             None
         };
         let dw = if w.track_op() {
-            let dw = weight_gradient(&g, &cpu_f32(x)?, outputs, inputs, self.precision);
+            let dw = weight_gradient(&g, &cpu_f32(x)?, outputs, inputs, engine);
             Some(Tensor::from_vec(dw, w.shape(), device)?)
         } else {
             None
         };
         let db = if b.track_op() {
-            Some(Tensor::from_vec(
-                column_sums(&g, outputs),
-                b.shape(),
-                device,
-            )?)
+            let db = bias_gradient(&g, outputs, engine);
+            Some(Tensor::from_vec(db, b.shape(), device)?)
         } else {
             None
         };
@@ -208,35 +205,18 @@ impl CustomOp3 for LinearOp {
     }
 }
 
-/// Sums over the rows of a matrix `cols` wide.
-pub(super) fn column_sums(data: &[f32], cols: usize) -> Vec<f32> {
-    let _region = region("column sums");
-    let partial: Vec<Vec<f32>> = data
-        .par_chunks(ROWS * cols)
-        .map(|rows| {
-            let mut sums = vec![0f32; cols];
-            add_rows(rows, &mut sums);
-            sums
-        })
-        .collect();
-    sum_all(partial, cols)
-}
-
-/// Sums vectors in their order.
-pub(super) fn sum_all(partial: Vec<Vec<f32>>, cols: usize) -> Vec<f32> {
-    let mut total = vec![0f32; cols];
-    for sums in &partial {
-        add_rows(sums, &mut total);
+/// The result's shape, outputs and inputs.
+fn output(x: &Layout, w: &Layout, b: &Layout) -> Result<(Shape, usize, usize)> {
+    let (outputs, inputs) = w.shape().dims2()?;
+    let mut dims = x.dims().to_vec();
+    if dims.last() != Some(&inputs) || b.dims() != [outputs] || inputs == 0 || outputs == 0 {
+        candle_core::bail!(
+            "linear: input {dims:?}, weight ({outputs}, {inputs}), bias {:?}",
+            b.dims()
+        );
     }
-    total
-}
-
-simd_fn! {
-    fn add_rows<'a>(rows: &'a [f32], sums: &'a mut [f32]) -> () {
-        for row in rows.chunks_exact(sums.len()) {
-            for (sum, &x) in sums.iter_mut().zip(row) {
-                *sum += x;
-            }
-        }
+    if let Some(last) = dims.last_mut() {
+        *last = outputs;
     }
+    Ok((Shape::from(dims), outputs, inputs))
 }

@@ -1,13 +1,13 @@
 //! Differentiable ops of a transformer.
 //!
-//! Each has a fused form (one pass, multi-threaded, SIMD, with a backward of its own) for f32 on the CPU, one of our own
-//! kernels for f32 on CUDA devices (feature `cuda`), and a plain one composed of candle's ops for every other device and type
-//! ([`plain`]). Tests compare them, and the fused gradients with finite differences. `VITFREEZE_PLAIN_OPS=1` runs the plain
-//! ones everywhere.
+//! Each is a file with its forms side by side: a fused one for f32 on the CPU (one pass, multi-threaded, SIMD, with a backward of
+//! its own), one of our kernels for f32 on CUDA devices (feature `cuda`), and a plain one composed of candle's ops for every
+//! other device and type ([`plain`]). Tests compare them, and the fused gradients with finite differences. A [`Compute`] says
+//! which form runs; what the forms are made of lies in `ops/cpu` and `ops/cuda`.
 mod attention;
 mod block;
 mod bundle;
-mod cells;
+mod compute;
 mod cpu;
 // Public for the crate localmim, whose kernels run the same way.
 #[cfg(feature = "cuda")]
@@ -16,37 +16,33 @@ pub mod cuda;
 mod gelu;
 mod layer_norm;
 mod linear;
-pub mod plain;
-mod precision;
+mod patch_tokens;
 pub mod profile;
+mod unfold_cells;
 mod unshuffle;
 
-use std::sync::OnceLock;
-
-use candle_core::{DType, Tensor};
-
 pub use attention::attention;
-pub use block::{block, BlockWeights};
+pub use block::{block, BlockOptions, BlockWeights, HeldWeights, Pair};
 pub use bundle::{backward, backward_seen, Seen};
-pub use cells::{patch_tokens, unfold_cells};
-pub use cpu::held::{hold_weights, HeldWeights};
+pub use compute::{Compute, Form, Precision};
+pub use cpu::bf16::Unit;
 pub use cpu::math::simd;
 pub use cpu::scratch::release_buffers;
 pub use cpu::storage::{cpu_f32, CpuF32};
 pub use gelu::gelu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
-pub use precision::Precision;
+pub use patch_tokens::patch_tokens;
+pub use unfold_cells::unfold_cells;
 pub use unshuffle::unshuffle;
 
-/// Whether the fused form of an op runs for this tensor: f32 on the CPU, unless `VITFREEZE_PLAIN_OPS=1`.
-pub fn is_fused(x: &Tensor) -> bool {
-    !is_plain() && x.device().is_cpu() && x.dtype() == DType::F32
-}
-
-fn is_plain() -> bool {
-    static PLAIN: OnceLock<bool> = OnceLock::new();
-    *PLAIN.get_or_init(|| {
-        std::env::var_os("VITFREEZE_PLAIN_OPS").is_some_and(|v| !v.is_empty() && v != "0")
-    })
+/// The same ops composed of candle's own: for GPUs, other types, and to compare the fused ones with.
+pub mod plain {
+    pub use super::attention::plain as attention;
+    pub use super::gelu::plain as gelu;
+    pub use super::layer_norm::plain as layer_norm;
+    pub use super::linear::plain as linear;
+    pub use super::patch_tokens::plain as patch_tokens;
+    pub use super::unfold_cells::plain as unfold_cells;
+    pub use super::unshuffle::plain as unshuffle;
 }

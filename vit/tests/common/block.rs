@@ -1,16 +1,11 @@
 //! A transformer block of given tensors: as one op, and of its parts in their plain forms.
 use candle_core::{Device, Result, Tensor};
-use vit::ops::{self, plain, Precision};
+use vit::ops::{self, plain, BlockOptions, BlockWeights, Compute, Pair};
 
 type Paths = [Option<Vec<f32>>; 2];
 
 /// A block of ops without drop path, or with these factors.
-pub fn plain_block(
-    x: &[Tensor],
-    heads: usize,
-    paths: &Paths,
-    precision: Precision,
-) -> Result<Tensor> {
+pub fn plain_block(x: &[Tensor], heads: usize, paths: &Paths, compute: &Compute) -> Result<Tensor> {
     let factor = |y: Tensor, path: &Option<Vec<f32>>| match path {
         Some(path) => {
             let path = Tensor::new(path.as_slice(), &Device::Cpu)?.to_dtype(y.dtype())?;
@@ -19,31 +14,40 @@ pub fn plain_block(
         None => Ok(y),
     };
     let n = plain::layer_norm(&x[0], &x[1], &x[2], 1e-6)?;
-    let qkv = plain::linear(&n, &x[3], &x[4], precision)?;
-    let a = plain::attention(&qkv, heads, precision)?;
-    let x1 = (&x[0] + factor(plain::linear(&a, &x[5], &x[6], precision)?, &paths[0])?)?;
+    let qkv = plain::linear(&n, &x[3], &x[4], compute)?;
+    let a = plain::attention(&qkv, heads, compute)?;
+    let x1 = (&x[0] + factor(plain::linear(&a, &x[5], &x[6], compute)?, &paths[0])?)?;
     let n = plain::layer_norm(&x1, &x[7], &x[8], 1e-6)?;
-    let h = plain::gelu(&plain::linear(&n, &x[9], &x[10], precision)?)?;
-    &x1 + factor(plain::linear(&h, &x[11], &x[12], precision)?, &paths[1])?
+    let h = plain::gelu(&plain::linear(&n, &x[9], &x[10], compute)?)?;
+    &x1 + factor(plain::linear(&h, &x[11], &x[12], compute)?, &paths[1])?
 }
 
 /// The same as one op.
-pub fn fused_block(
-    x: &[Tensor],
-    heads: usize,
-    paths: &Paths,
-    precision: Precision,
-) -> Result<Tensor> {
-    let pair = |i: usize| [&x[i], &x[i + 1]];
-    let weights = ops::BlockWeights {
+pub fn fused_block(x: &[Tensor], heads: usize, paths: &Paths, compute: &Compute) -> Result<Tensor> {
+    let options = BlockOptions {
+        heads,
+        eps: 1e-6,
+        paths: paths.clone(),
+        compute: compute.clone(),
+        held: None,
+    };
+    ops::block(&x[0], &weights(x), options)
+}
+
+/// Of x and its weights, those.
+pub fn weights(x: &[Tensor]) -> BlockWeights<&Tensor> {
+    let pair = |i: usize| Pair {
+        weight: &x[i],
+        bias: &x[i + 1],
+    };
+    BlockWeights {
         norm1: pair(1),
         qkv: pair(3),
         proj: pair(5),
         norm2: pair(7),
         fc1: pair(9),
         fc2: pair(11),
-    };
-    ops::block(&x[0], &weights, heads, 1e-6, paths.clone(), precision)
+    }
 }
 
 /// Of x, then of the weights and biases in the order of [`ops::BlockWeights`].

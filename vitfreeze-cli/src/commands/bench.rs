@@ -9,7 +9,8 @@ use candle_nn::{VarBuilder, VarMap};
 use freezeout::{AdamW, Costs, FreezeOut, Optimizer, StepCost};
 use localmim::{LocalMim, LocalMimConfig, Masking};
 use serde::Serialize;
-use vit::ops::profile;
+use vit::ops::profile::Profile;
+use vit::ops::Compute;
 use vit::VitConfig;
 
 use crate::architecture::{preset, stages};
@@ -192,7 +193,7 @@ fn measure(args: &Args) -> Result<Output<'_>> {
         patch_size: args.patch_size.unwrap_or(preset.patch_size),
         ..preset
     };
-    let mut cfg = LocalMimConfig {
+    let cfg = LocalMimConfig {
         stages: stages(&args.stages, vit.depth)?,
         ..LocalMimConfig::new(vit).map_err(usage)?
     };
@@ -206,9 +207,17 @@ fn measure(args: &Args) -> Result<Output<'_>> {
     let counts = frozen_layers(&args.frozen, vit.depth)?;
     let threads = device::set_threads(args.threads)?;
     let device = device::open(&args.device)?;
-    cfg.vit.precision = args.dtype.precision(&device)?;
+    let profile = match args.profile {
+        true => Profile::start(),
+        false => Profile::default(),
+    };
+    let compute = Compute {
+        profile: profile.clone(),
+        ..args.dtype.compute(&device)?
+    };
     let least = counts.iter().copied().min().unwrap_or(0);
-    Budget::pretraining(&cfg, MASK_RATIO, args.batch_size, least).check(&device)?;
+    let batch = args.batch_size;
+    Budget::pretraining(&cfg, MASK_RATIO, batch, least, compute.precision).check(&device)?;
     let vars = VarMap::new();
     LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &device))?; // makes the variables
     vit::init(&vars, 0)?;
@@ -235,7 +244,7 @@ fn measure(args: &Args) -> Result<Output<'_>> {
     // With all rows the first one again: a machine that drifts would be taken for a saving.
     for frozen in counts.iter().copied().chain(all.then_some(0)) {
         freeze.freeze_first(frozen);
-        let model = LocalMim::new(&cfg, freeze.vars())?;
+        let model = LocalMim::new(&cfg, freeze.vars())?.with_compute(&compute);
         // Before the step that warms up, which then takes the memory that this row needs.
         device::release_memory(&device);
         let mut samples = Vec::new();
@@ -244,25 +253,24 @@ fn measure(args: &Args) -> Result<Output<'_>> {
             let (mut forward, mut backward, mut optimizer) = (0.0, 0.0, 0.0);
             if i == 1 {
                 peak_known = device::reset_peak(&device);
-                if args.profile {
-                    profile::start();
-                }
+                profile.take();
             }
             // Regions around the wait for the device: inside it they would be the time of the launches.
-            let loss = profile::timed("rest of forward", || {
-                timed_on(&device, &mut forward, || model.loss(&images, &masking))
-            })?
-            .total;
+            let loss = profile
+                .timed("rest of forward", || {
+                    timed_on(&device, &mut forward, || model.loss(&images, &masking))
+                })?
+                .total;
             if !loss.to_scalar::<f32>()?.is_finite() {
                 bail!("step {step}: the loss is not finite");
             }
             graph_nodes = loss.sorted_nodes().len();
-            let grads = profile::timed("rest of backward", || {
+            let grads = profile.timed("rest of backward", || {
                 let run = || freeze.backward_by(&loss, vit::ops::backward);
                 timed_on(&device, &mut backward, run)
             })?;
             drop(loss);
-            profile::timed("adamw", || {
+            profile.timed("adamw", || {
                 let run = || opt.step(&freeze, step, &grads);
                 timed_on(&device, &mut optimizer, run)
             })?;
@@ -286,7 +294,7 @@ fn measure(args: &Args) -> Result<Output<'_>> {
             graph_nodes,
             relative_time: first_speed / images_per_second,
             ideal_time: ideal.step(frozen).compute / ideal.step(counts[0]).compute,
-            profile: op_times::rows(&profile::stop(), args.steps),
+            profile: op_times::rows(&profile.take(), args.steps),
         });
         if !args.json {
             note(format!("{frozen} frozen: done"));
@@ -302,7 +310,7 @@ fn measure(args: &Args) -> Result<Output<'_>> {
         threads,
         device: &args.device,
         dtype: args.dtype,
-        unit: cfg.vit.precision.unit(),
+        unit: compute.bf16_unit(),
         version: env!("CARGO_PKG_VERSION"),
         cubic_saving: match again {
             Some(again) => Some(saving(&cfg, &rows, &again, &ideal)?),

@@ -9,7 +9,7 @@ use vit::{printable, Head};
 
 use crate::console::{note, print};
 use crate::input::pretrained::{input_size, load, open, transform, ModelArgs, CHECKPOINT};
-use crate::machine::device;
+use crate::machine::device::{self, Dtype};
 use crate::usage::usage;
 
 const EXAMPLES: &str = "\
@@ -47,7 +47,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let pretrained = load(&checkpoint, &model_args, Head::Keep, &Device::Cpu)?;
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;
-    let model = pretrained.model()?;
+    let compute = Dtype::F32.compute(&Device::Cpu)?;
+    let model = pretrained.model()?.with_compute(&compute);
     let (height, width) = transform.size;
     let mut failed = 0;
     for paths in args.images.chunks(BATCH) {

@@ -57,10 +57,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let model_args = input_size(&checkpoint, args.compute.model);
     let mut pretrained = load(&checkpoint, &model_args, Head::Drop, &device)?;
     pretrained.cfg.pool = pooling(&checkpoint, None);
-    pretrained.cfg.precision = args.compute.dtype.precision(&device)?;
+    let compute = args.compute.dtype.compute(&device)?;
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;
-    let model = pretrained.model()?;
+    let model = pretrained.model()?.with_compute(&compute);
     note(source.describe());
 
     let started = std::time::Instant::now();
@@ -82,7 +82,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     )?;
     progress.close();
     let rows = all.labels.len();
-    let unit = pretrained.cfg.precision.unit();
+    let unit = compute.bf16_unit();
     all.write(&args.out, &*source, &args.checkpoint, unit)?;
     let seconds = started.elapsed().as_secs_f64();
     print(format!(

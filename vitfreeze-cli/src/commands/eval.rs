@@ -12,6 +12,7 @@ use anyhow::{bail, Result};
 use candle_core::Device;
 use datasets::{EvalTransform, Source, Transform as _};
 use serde_json::{json, Value};
+use vit::ops::Compute;
 use vit::{Head, Pretrained};
 
 use crate::accuracy::Accuracy;
@@ -82,7 +83,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         )));
     }
     let size = input_size(&checkpoint, args.compute.model.clone());
-    let mut pretrained = load(&checkpoint, &size, Head::Keep, &device)?;
+    let pretrained = load(&checkpoint, &size, Head::Keep, &device)?;
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;
     let (given, samples) = (args.data.as_deref(), args.samples);
@@ -133,7 +134,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     let record = labels.record(source.classes(), left_out);
     let source: Arc<dyn Source> = Arc::new(known);
-    pretrained.cfg.precision = args.compute.dtype.precision(&device)?;
+    let compute = args.compute.dtype.compute(&device)?;
     note(source.describe());
     let dir = claim(args.out.as_deref(), "eval")?;
     interrupt::listen_saying("stopping; nothing is left behind")?;
@@ -142,6 +143,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         data,
         record,
         pretrained: &pretrained,
+        compute,
         source: &source,
         labels: &labels,
         transform,
@@ -168,6 +170,7 @@ struct Judge<'a> {
     /// How the classes were matched.
     record: Value,
     pretrained: &'a Pretrained,
+    compute: Compute,
     source: &'a Arc<dyn Source>,
     labels: &'a Labels,
     transform: EvalTransform,
@@ -189,7 +192,7 @@ impl Judge<'_> {
     fn accuracy(&self, mut table: Option<&mut Table>) -> Result<Accuracy> {
         let classes = self.labels.names.len();
         let mut accuracy = Accuracy::new(classes);
-        let model = self.pretrained.model()?;
+        let model = self.pretrained.model()?.with_compute(&self.compute);
         let progress = Progress::new(self.source.len() as u64, Unit::Images);
         let left_out = extract(
             &model,
@@ -263,7 +266,7 @@ impl Judge<'_> {
                 "image-size": self.transform.size,
                 "crop-pct": self.pretrained.preprocess.crop_told(),
                 "dtype": self.args.compute.dtype,
-                "bf16-unit": self.pretrained.cfg.precision.unit(),
+                "bf16-unit": self.compute.bf16_unit(),
             }),
             versions: result::versions(),
         };

@@ -15,6 +15,7 @@ use datasets::{
     RandomResizedCrop, Source,
 };
 use freezeout::{layer_decay, AdamW, Optimizer, Schedule, Spacing};
+use vit::ops::Compute;
 use vit::{Drops, Layout, Pool, PosEmbed, Preprocess, Pretrained, Vit, VitConfig};
 
 use crate::accuracy::Accuracy;
@@ -65,6 +66,7 @@ struct Finetune {
     vars: VarMap,
     origin: String,
     cfg: VitConfig,
+    compute: Compute,
     /// Names of the classes, and how images are judged, for the saved classifiers.
     labels: BTreeMap<usize, String>,
     preprocess: Preprocess,
@@ -97,7 +99,7 @@ impl Task for Finetune {
         };
         let size = encoder.pretrained.cfg.image_size;
         let data = Data::open(training, &config.supervised, size)?;
-        let mut pretrained = with_head(encoder, data.classes().len(), config)?;
+        let pretrained = with_head(encoder, data.classes().len(), config)?;
         if let Err(error) = Layout::HuggingFace.check(&pretrained.cfg) {
             note(format!("note: what this trains {error}"));
         }
@@ -116,7 +118,7 @@ impl Task for Finetune {
         config.check_workers(machine.workers.size())?;
         let loader = training.loader(machine);
         let loader = Loader::new(Arc::clone(&data.train), transform, loader).map_err(usage)?;
-        pretrained.cfg.precision = training.dtype.precision(device)?;
+        let compute = training.compute(device)?;
         let preprocess = pretrained.preprocess.judged((size, size));
         let judged = eval_transform(&preprocess, (size, size));
         let images = Images {
@@ -129,6 +131,7 @@ impl Task for Finetune {
             vars: pretrained.vars()?,
             origin,
             cfg: pretrained.cfg,
+            compute,
             labels: data.classes().iter().cloned().enumerate().collect(),
             preprocess,
             mixup: config.mixup(data.classes().len()),
@@ -185,7 +188,8 @@ impl Task for Finetune {
 
     fn budget(&self, config: &Config, frozen: usize) -> Budget {
         let average = TrainSettings::ema(config).is_some();
-        Budget::finetuning(&self.cfg, self.batch_size, frozen, average).beside_weights()
+        let precision = self.compute.precision;
+        Budget::finetuning(&self.cfg, self.batch_size, frozen, average, precision).beside_weights()
     }
 
     fn vars(&mut self) -> Result<VarMap> {
@@ -201,7 +205,7 @@ impl Task for Finetune {
     }
 
     fn model(&self, vb: VarBuilder) -> Result<Vit> {
-        Ok(Vit::new(&self.cfg, vb)?)
+        Ok(Vit::new(&self.cfg, vb)?.with_compute(&self.compute))
     }
 
     fn loss(&self, model: &Vit, mut batch: Batch) -> Result<Loss> {
@@ -285,14 +289,13 @@ fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
     cfg.validate().map_err(usage)?;
     training.check_batch(cfg.image_size)?;
     // Before the weights are made; a plan may keep layers frozen from the start, which its steps tell later.
+    let (batch, precision) = (training.batch_size, training.dtype.precision());
     let budget = match &config.freeze {
-        Freezing::Spacing(Spacing::At(_)) => Budget::inference(&cfg, training.batch_size),
-        _ => Budget::finetuning(
-            &cfg,
-            training.batch_size,
-            0,
-            TrainSettings::ema(config).is_some(),
-        ),
+        Freezing::Spacing(Spacing::At(_)) => Budget::inference(&cfg, batch, precision),
+        _ => {
+            let average = TrainSettings::ema(config).is_some();
+            Budget::finetuning(&cfg, batch, 0, average, precision)
+        }
     };
     budget.check(device)?;
     let vars = VarMap::new();

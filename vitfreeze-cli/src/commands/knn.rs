@@ -10,6 +10,7 @@ use anyhow::{bail, Result};
 use candle_core::Device;
 use datasets::{EvalTransform, Source, Transform as _};
 use serde_json::json;
+use vit::ops::Compute;
 use vit::{Head, Pretrained, Vit};
 
 use crate::console::{counted, duration, note, print, Progress, Unit};
@@ -93,7 +94,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let of_run = RunData::asked_or_of(given, val_data, args.samples, &args.checkpoint)?;
     let names = (of_run.data.as_str(), of_run.val_data.as_deref());
     let data = Data::open_both(names, of_run.samples(), transform.size.0)?;
-    pretrained.cfg.precision = args.compute.dtype.precision(&device)?;
+    let compute = args.compute.dtype.compute(&device)?;
     note(data.describe());
     let dir = claim(args.out.as_deref(), "knn")?;
     interrupt::listen_saying("stopping; nothing is left behind")?;
@@ -103,6 +104,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         &dir,
         data,
         &pretrained,
+        &compute,
         transform,
         threads,
         &device,
@@ -127,6 +129,7 @@ fn compare_all(
     dir: &Path,
     data: Data,
     pretrained: &Pretrained,
+    compute: &Compute,
     transform: EvalTransform,
     threads: usize,
     device: &Device,
@@ -136,7 +139,7 @@ fn compare_all(
     let part = |source: Arc<dyn Source>| Subset::of(source, args.max_images, args.seed);
     let (train, val) = (part(data.train), part(data.val));
     let extractor = Extractor {
-        model: pretrained.model()?,
+        model: pretrained.model()?.with_compute(compute),
         transform,
         batch_size: args.batch_size as usize,
         threads,
@@ -209,7 +212,7 @@ fn compare_all(
             "image-size": transform.size,
             "training-images": bank.len(),
             "dtype": args.compute.dtype,
-            "bf16-unit": pretrained.cfg.precision.unit(),
+            "bf16-unit": compute.bf16_unit(),
         }),
         versions: result::versions(),
     };

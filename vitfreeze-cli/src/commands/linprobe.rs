@@ -100,8 +100,8 @@ impl Task for Probe {
         }
         pretrained.preprocess = pretrained.preprocess.judged((size, size));
         let transform = eval_transform(&pretrained.preprocess, (size, size));
-        pretrained.cfg.precision = training.dtype.precision(device)?;
         let encoder = pretrained.model()?;
+        let encoder = encoder.with_compute(&training.compute(device)?);
         let features = |split, source| {
             let batch_size = training.batch_size.min(64);
             note(format!("computing the features of the {split} images"));
@@ -178,7 +178,9 @@ impl Task for Probe {
     }
 
     fn budget(&self, config: &Config, _: usize) -> Budget {
-        Budget::inference(&self.pretrained.cfg, config.training.batch_size).beside_weights()
+        let precision = self.encoder.compute().precision;
+        let batch = config.training.batch_size;
+        Budget::inference(&self.pretrained.cfg, batch, precision).beside_weights()
     }
 
     fn vars(&mut self) -> Result<VarMap> {

@@ -11,6 +11,7 @@ use candle_nn::{VarBuilder, VarMap};
 use datasets::{Batch, Loader, PretrainTransform};
 use freezeout::{Optimizer, Schedule};
 use localmim::{LocalMim, LocalMimConfig, Masking};
+use vit::ops::Compute;
 
 use crate::console::counted;
 use crate::input::dataset;
@@ -54,6 +55,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 struct Pretrain {
     config: Config,
     cfg: LocalMimConfig,
+    compute: Compute,
     device: Device,
 }
 
@@ -66,7 +68,7 @@ impl Task for Pretrain {
     const EVALUATES: bool = false;
 
     fn open(config: &Config, machine: &Machine) -> Result<(Self, Images)> {
-        let (training, mut cfg) = (&config.training, config.model()?);
+        let (training, cfg) = (&config.training, config.model()?);
         let size = cfg.vit.image_size;
         dataset::note_samples(training.data(), training.samples);
         let source = open_split(training.data(), "train", training.samples, size)?;
@@ -78,7 +80,7 @@ impl Task for Pretrain {
         };
         let loader = training.loader(machine);
         let feed = Feed::Images(Loader::new(source, transform, loader).map_err(usage)?);
-        cfg.vit.precision = training.dtype.precision(&machine.device)?;
+        let compute = training.compute(&machine.device)?;
         let (config, device) = (config.clone(), machine.device.clone());
         let images = Images {
             feed,
@@ -90,6 +92,7 @@ impl Task for Pretrain {
             Self {
                 config,
                 cfg,
+                compute,
                 device,
             },
             images,
@@ -135,6 +138,7 @@ impl Task for Pretrain {
             config.mask_ratio,
             config.training.batch_size,
             frozen,
+            self.compute.precision,
         )
     }
 
@@ -155,7 +159,7 @@ impl Task for Pretrain {
     }
 
     fn model(&self, vb: VarBuilder) -> Result<LocalMim> {
-        Ok(LocalMim::new(&self.cfg, vb)?)
+        Ok(LocalMim::new(&self.cfg, vb)?.with_compute(&self.compute))
     }
 
     fn loss(&self, model: &LocalMim, batch: Batch) -> Result<Loss> {

@@ -29,7 +29,13 @@ pub struct Budget {
 
 impl Budget {
     /// A LocalMIM pretraining by AdamW; the first `frozen` layers never train.
-    pub fn pretraining(cfg: &LocalMimConfig, mask_ratio: f64, batch: usize, frozen: usize) -> Self {
+    pub fn pretraining(
+        cfg: &LocalMimConfig,
+        mask_ratio: f64,
+        batch: usize,
+        frozen: usize,
+        precision: Precision,
+    ) -> Self {
         let vit = &cfg.vit;
         let layers = costs::layers(cfg, mask_ratio);
         let parameters =
@@ -38,37 +44,43 @@ impl Budget {
         let stages = cfg.stages.iter().filter(|s| s.block + 1 >= frozen).count();
         let decoder = {
             let (tokens, dim) = (vit.patches() as f64 + 1.0, cfg.decoder_embed_dim as f64);
-            block_bytes(tokens, dim, 4.0, vit.precision)
+            block_bytes(tokens, dim, 4.0, precision)
         };
         Self {
             weights: F32 * parameters(0),
             state: F32 * 3.0 * parameters(frozen),
             image: pixels(vit)
-                + trained_blocks(vit, frozen) as f64 * encoder_block(vit, visible)
+                + trained_blocks(vit, frozen) as f64 * encoder_block(vit, visible, precision)
                 + (stages * cfg.decoder_depth) as f64 * decoder,
             batch,
         }
     }
 
     /// A supervised training by AdamW, with a moving average or without; the first `frozen` layers never train.
-    pub fn finetuning(cfg: &VitConfig, batch: usize, frozen: usize, average: bool) -> Self {
+    pub fn finetuning(
+        cfg: &VitConfig,
+        batch: usize,
+        frozen: usize,
+        average: bool,
+        precision: Precision,
+    ) -> Self {
         let trained = trained_blocks(cfg, frozen);
         let all = parameters(cfg, cfg.depth);
         let averages = if average { all } else { 0.0 };
         Self {
             weights: F32 * all,
             state: F32 * (3.0 * parameters(cfg, trained) + averages),
-            image: pixels(cfg) + trained as f64 * encoder_block(cfg, all_tokens(cfg)),
+            image: pixels(cfg) + trained as f64 * encoder_block(cfg, all_tokens(cfg), precision),
             batch,
         }
     }
 
     /// A model that only computes: one block's activations at a time.
-    pub fn inference(cfg: &VitConfig, batch: usize) -> Self {
+    pub fn inference(cfg: &VitConfig, batch: usize, precision: Precision) -> Self {
         Self {
             weights: F32 * parameters(cfg, cfg.depth),
             state: 0.0,
-            image: pixels(cfg) + encoder_block(cfg, all_tokens(cfg)),
+            image: pixels(cfg) + encoder_block(cfg, all_tokens(cfg), precision),
             batch,
         }
     }
@@ -174,8 +186,8 @@ fn all_tokens(cfg: &VitConfig) -> f64 {
     (cfg.patches() + cfg.prefix_tokens()) as f64
 }
 
-fn encoder_block(cfg: &VitConfig, tokens: f64) -> f64 {
-    block_bytes(tokens, cfg.embed_dim as f64, cfg.mlp_ratio, cfg.precision)
+fn encoder_block(cfg: &VitConfig, tokens: f64, precision: Precision) -> f64 {
+    block_bytes(tokens, cfg.embed_dim as f64, cfg.mlp_ratio, precision)
 }
 
 /// What `vit::ops::block` keeps of an image for its backward: its input, the middle of the residual stream, qkv, the heads'
@@ -192,6 +204,8 @@ fn block_bytes(tokens: f64, dim: f64, ratio: f64, precision: Precision) -> f64 {
 mod tests {
     use super::*;
 
+    const F: Precision = Precision::F32;
+
     fn mim(name: &str) -> LocalMimConfig {
         LocalMimConfig::new(VitConfig::preset(name).unwrap()).unwrap()
     }
@@ -207,7 +221,7 @@ mod tests {
             ("vit-base", 16, 2.173e9),
         ];
         for (model, batch, peak) in measured {
-            let budget = Budget::pretraining(&mim(model), 0.75, batch, 0);
+            let budget = Budget::pretraining(&mim(model), 0.75, batch, 0, F);
             let need = budget.weights + budget.state + budget.image * batch as f64;
             let part = need / peak;
             assert!((0.6..1.0).contains(&part), "{model} {batch}: {part}");
@@ -223,7 +237,7 @@ mod tests {
             set_by: "ulimit -v",
         };
         let cfg = VitConfig::preset("vit-base").unwrap();
-        let large = Budget::finetuning(&cfg, 512, 0, false);
+        let large = Budget::finetuning(&cfg, 512, 0, false, F);
         assert!(large.fits(room(1000.0)).is_ok());
         let line = large.fits(room(8.0)).unwrap_err().to_string();
         let batch: f64 = line
@@ -249,15 +263,12 @@ mod tests {
         assert!(line.contains("no batch fits"), "{line}");
         // Less of everything: frozen layers, bf16, no training at all.
         let bytes = |b: Budget| b.weights + b.state + b.image * 512.0;
-        assert!(bytes(Budget::finetuning(&cfg, 512, 6, false)) < bytes(large));
-        assert!(bytes(Budget::finetuning(&cfg, 512, 0, true)) > bytes(large));
-        assert!(bytes(Budget::inference(&cfg, 512)) < bytes(large) / 4.0);
+        assert!(bytes(Budget::finetuning(&cfg, 512, 6, false, F)) < bytes(large));
+        assert!(bytes(Budget::finetuning(&cfg, 512, 0, true, F)) > bytes(large));
+        assert!(bytes(Budget::inference(&cfg, 512, F)) < bytes(large) / 4.0);
         assert!(bytes(large.beside_weights()) < bytes(large));
-        let narrow = VitConfig {
-            precision: Precision::Bf16,
-            ..cfg
-        };
-        assert!(bytes(Budget::finetuning(&narrow, 512, 0, false)) < bytes(large));
+        let narrow = Budget::finetuning(&cfg, 512, 0, false, Precision::Bf16);
+        assert!(bytes(narrow) < bytes(large));
     }
 
     #[test]

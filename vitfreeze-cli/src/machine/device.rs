@@ -3,12 +3,12 @@ use anyhow::Result;
 use candle_core::Device;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use vit::ops::Precision;
+use vit::ops::{Compute, Precision};
 
 use crate::console::note;
 #[cfg(feature = "cuda")]
 use crate::machine::gpu;
-use crate::machine::{allocator, memory};
+use crate::machine::{allocator, doors, memory};
 use crate::usage::usage;
 
 /// The type of the operands of matrix products.
@@ -31,20 +31,30 @@ impl Dtype {
         }
     }
 
-    /// As the model takes it; says in one line what will multiply.
-    pub fn precision(self, device: &Device) -> Result<Precision> {
+    /// As the model takes it.
+    pub fn precision(self) -> Precision {
+        match self {
+            Self::F32 => Precision::F32,
+            Self::Bf16 => Precision::Bf16,
+        }
+    }
+
+    /// How a model computes in it; says in one line what will multiply.
+    pub fn compute(self, device: &Device) -> Result<Compute> {
+        let mut compute = doors::compute()?;
         if self == Self::F32 {
-            return Ok(Precision::F32);
+            return Ok(compute);
         }
         if !device.is_cpu() {
             return Err(usage(
                 "--dtype bf16 is for the CPU: on a GPU products are f32; a run in bf16 goes on with --device cpu",
             ));
         }
-        let unit = Precision::Bf16.unit();
+        compute.precision = self.precision();
+        let unit = compute.bf16_unit();
         let unit = unit.unwrap_or("not available here, using f32");
         note(format!("bf16: {unit}"));
-        Ok(Precision::Bf16)
+        Ok(compute)
     }
 }
 

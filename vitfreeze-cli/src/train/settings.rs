@@ -1,9 +1,11 @@
 //! What every training is told, as flags and as keys.
 use anyhow::Result;
+use candle_core::Device;
 use datasets::LoaderConfig;
 use freezeout::{Schedule, Spacing, Steps};
 use serde::{Deserialize, Serialize};
 use toml::Table;
+use vit::ops::Compute;
 
 use crate::input::dataset::SAMPLES;
 use crate::machine::device::Dtype;
@@ -157,6 +159,14 @@ impl Training {
             ("min-lr", self.min_lr),
             ("weight-decay", self.weight_decay),
         ])
+    }
+
+    /// How models compute: blocks hold what products need of their weights where a step has several batches.
+    pub fn compute(&self, device: &Device) -> Result<Compute> {
+        Ok(Compute {
+            hold_weights: self.accum > 1,
+            ..self.dtype.compute(device)?
+        })
     }
 
     /// Refuses batches that no memory holds.

@@ -1,10 +1,24 @@
-//! What the ops' forms for the CPU are made of: matrices and their products, buffers, element-wise functions.
+//! What the ops' forms for the CPU are made of. Each file uses only those above it (and `ops::profile`):
+//!
+//! | file | what |
+//! |---|---|
+//! | `math` | element-wise functions and sums that the compiler vectorises |
+//! | `scratch`, `unwritten`, `storage` | memory: used again, new, a tensor's |
+//! | `matrix` | matrices, and a product's operands |
+//! | `bf16`, `gemm`, `transpose` | products of tiles of bf16; products in f32; a transpose |
+//! | `engine`, `prepared` | what multiplies; right operands in its order, for one product or for many |
+//! | `product` | the door to all products |
+//! | `sums`, `kept` | sums over rows; activations that wait for the backward |
 pub mod bf16;
-pub mod held;
+pub mod engine;
+pub mod gemm;
 pub mod kept;
 pub mod math;
+pub mod matrix;
+pub mod prepared;
 pub mod product;
 pub mod scratch;
 pub mod storage;
+pub mod sums;
 pub mod transpose;
 pub mod unwritten;

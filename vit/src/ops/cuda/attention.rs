@@ -3,27 +3,26 @@ use std::sync::OnceLock;
 
 use candle_core::backend::BackendStorage;
 use candle_core::op::BackpropOp;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor};
+use candle_core::{CudaStorage, Layout, Result, Shape, Storage, Tensor};
 
 use super::{element_grid, row_grid, Kernel, OPS};
 
-/// See [`crate::ops::attention`]; the heads divide the width.
-pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
-    if qkv.elem_count() == 0 {
-        // No number, no kernel: only the shape.
-        return qkv.narrow(2, 0, qkv.dim(2)? / 3);
-    }
-    let keep = qkv.track_op();
-    let kept = OnceLock::new();
-    qkv.contiguous()?.apply_op1(Attention { heads, keep, kept })
+/// What the backward needs of the forward.
+pub struct Kept {
+    /// Whether there will be a backward.
+    wanted: bool,
+    /// The heads' queries, keys and values (3, B * H, T, dim), and the probabilities (B * H, T, T).
+    tensors: OnceLock<(Tensor, Tensor)>,
 }
 
-struct Attention {
-    heads: usize,
-    /// Whether there will be a backward.
-    keep: bool,
-    /// The heads' queries, keys and values (3, B * H, T, dim), and the probabilities (B * H, T, T).
-    kept: OnceLock<(Tensor, Tensor)>,
+impl Kept {
+    /// Nothing yet.
+    pub fn new(qkv: &Tensor) -> Self {
+        Self {
+            wanted: qkv.track_op(),
+            tensors: OnceLock::new(),
+        }
+    }
 }
 
 struct Sizes {
@@ -99,81 +98,83 @@ fn merge_numbers([count, parts, _, tokens, heads, dim]: [usize; 6]) -> [usize; 5
     [count, parts, tokens, heads, dim]
 }
 
-impl CustomOp1 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
+/// qkv, whose width the heads divide, to the heads' outputs.
+pub fn forward(
+    qkv: &CudaStorage,
+    layout: &Layout,
+    heads: usize,
+    kept: &Kept,
+) -> Result<(CudaStorage, Shape)> {
+    let sizes = Sizes::new(layout, heads)?;
+    let (t, dim, all) = (sizes.tokens, sizes.dim, sizes.batch * sizes.heads);
+    if all * t == 0 {
+        // No number, no kernel: only the shape.
+        let nothing = qkv.device().alloc_zeros::<f32>(0)?;
+        let nothing = CudaStorage::wrap_cuda_slice(nothing, qkv.device().clone());
+        return Ok((nothing, Shape::from((sizes.batch, t, sizes.width()))));
     }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        candle_core::bail!("attention: on CUDA devices alone")
-    }
-
-    fn cuda_fwd(&self, qkv: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        let sizes = Sizes::new(layout, self.heads)?;
-        let (t, dim, all) = (sizes.tokens, sizes.dim, sizes.batch * sizes.heads);
-        let numbers = sizes.numbers(3);
-        let split = split(&sizes, &numbers);
-        let parts = split.run(&[(qkv, layout)])?;
-        let part = |i: usize| Layout::contiguous_with_offset(sizes.heads(dim), i * all * t * dim);
-        let scores = parts.matmul(
-            &parts,
-            (all, t, t, dim),
-            &part(0),
-            &part(1).transpose(1, 2)?,
-        )?;
-        let square = Layout::contiguous(sizes.heads(t));
-        let softmax = Kernel {
-            kernels: &OPS,
-            name: "softmax",
-            shape: sizes.heads(t),
-            grid: row_grid(all * t),
-            ints: &[all * t, t],
-            floats: &[sizes.scale()],
+    let numbers = sizes.numbers(3);
+    let split = split(&sizes, &numbers);
+    let parts = split.run(&[(qkv, layout)])?;
+    let part = |i: usize| Layout::contiguous_with_offset(sizes.heads(dim), i * all * t * dim);
+    let scores = parts.matmul(
+        &parts,
+        (all, t, t, dim),
+        &part(0),
+        &part(1).transpose(1, 2)?,
+    )?;
+    let square = Layout::contiguous(sizes.heads(t));
+    let softmax = Kernel {
+        kernels: &OPS,
+        name: "softmax",
+        shape: sizes.heads(t),
+        grid: row_grid(all * t),
+        ints: &[all * t, t],
+        floats: &[sizes.scale()],
+    };
+    let p = softmax.run(&[(&scores, &square)])?;
+    drop(scores);
+    let y = p.matmul(&parts, (all, t, dim, t), &square, &part(2))?;
+    let numbers = merge_numbers(sizes.numbers(1));
+    let merge = merge(&sizes, &numbers);
+    let one = Layout::contiguous(sizes.heads(dim));
+    let y = merge.run(&[(&y, &one); 3])?;
+    if kept.wanted {
+        let tensor = |storage, shape: &Shape| {
+            Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
         };
-        let p = softmax.run(&[(&scores, &square)])?;
-        drop(scores);
-        let y = p.matmul(&parts, (all, t, dim, t), &square, &part(2))?;
-        let numbers = merge_numbers(sizes.numbers(1));
-        let merge = merge(&sizes, &numbers);
-        let one = Layout::contiguous(sizes.heads(dim));
-        let y = merge.run(&[(&y, &one); 3])?;
-        if self.keep {
-            let tensor = |storage, shape: &Shape| {
-                Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
-            };
-            let kept = (tensor(parts, &split.shape), tensor(p, &softmax.shape));
-            self.kept.get_or_init(|| kept);
-        }
-        Ok((y, merge.shape))
+        let tensors = (tensor(parts, &split.shape), tensor(p, &softmax.shape));
+        kept.tensors.get_or_init(|| tensors);
     }
+    Ok((y, merge.shape))
+}
 
-    fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let Some((parts, p)) = self.kept.get() else {
-            candle_core::bail!("attention: nothing was kept for backward");
-        };
-        let sizes = Sizes::new(qkv.layout(), self.heads)?;
-        let numbers = sizes.numbers(1);
-        let g = grad
-            .contiguous()?
-            .apply_op1_no_bwd(&split(&sizes, &numbers))?
-            .squeeze(0)?;
-        let (q, k, v) = (parts.get(0)?, parts.get(1)?, parts.get(2)?);
-        let dv = p.t()?.matmul(&g)?;
-        let dp = g.matmul(&v.t()?)?;
-        let rows = sizes.batch * sizes.heads * sizes.tokens;
-        let softmax = Kernel {
-            kernels: &OPS,
-            name: "softmax_backward",
-            shape: p.shape().clone(),
-            grid: row_grid(rows),
-            ints: &[rows, sizes.tokens],
-            floats: &[sizes.scale()],
-        };
-        let ds = p.apply_op2_no_bwd(&dp, &softmax)?;
-        drop(dp);
-        let (dq, dk) = (ds.matmul(&k)?, ds.t()?.matmul(&q)?);
-        let numbers = merge_numbers(sizes.numbers(3));
-        dq.apply_op3_no_bwd(&dk, &dv, &merge(&sizes, &numbers))
-            .map(Some)
+/// The gradient of qkv from that of the outputs.
+pub fn backward(qkv: &Tensor, grad: &Tensor, heads: usize, kept: &Kept) -> Result<Tensor> {
+    if qkv.elem_count() == 0 {
+        return qkv.zeros_like();
     }
+    let Some((parts, p)) = kept.tensors.get() else {
+        candle_core::bail!("attention: nothing was kept for backward");
+    };
+    let sizes = Sizes::new(qkv.layout(), heads)?;
+    let numbers = sizes.numbers(1);
+    let g = split(&sizes, &numbers).of(&[grad])?.squeeze(0)?;
+    let (q, k, v) = (parts.get(0)?, parts.get(1)?, parts.get(2)?);
+    let dv = p.t()?.matmul(&g)?;
+    let dp = g.matmul(&v.t()?)?;
+    let rows = sizes.batch * sizes.heads * sizes.tokens;
+    let softmax = Kernel {
+        kernels: &OPS,
+        name: "softmax_backward",
+        shape: p.shape().clone(),
+        grid: row_grid(rows),
+        ints: &[rows, sizes.tokens],
+        floats: &[sizes.scale()],
+    };
+    let ds = softmax.of(&[p, &dp])?;
+    drop(dp);
+    let (dq, dk) = (ds.matmul(&k)?, ds.t()?.matmul(&q)?);
+    let numbers = merge_numbers(sizes.numbers(3));
+    merge(&sizes, &numbers).of(&[&dq, &dk, &dv])
 }

@@ -1,9 +1,9 @@
 //! The ops on CUDA devices: cuBLAS products and kernels of our own, which NVRTC compiles when the first one runs.
-mod attention;
-mod gelu;
-mod layer_norm;
-mod linear;
-mod swap;
+pub(super) mod attention;
+pub(super) mod gelu;
+pub(super) mod layer_norm;
+pub(super) mod linear;
+pub(super) mod unfold_cells;
 
 use std::sync::OnceLock;
 
@@ -13,16 +13,10 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::cuda_backend::cudarc::nvrtc::{compile_ptx_with_opts, CompileOptions};
 use candle_core::cuda_backend::WrapErr;
+use candle_core::op::BackpropOp;
 use candle_core::{
-    CpuStorage, CudaDevice, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Error, Layout,
-    Result, Shape, Tensor,
+    CudaDevice, CudaStorage, Error, Layout, Result, Shape, Storage, StorageRef, Tensor,
 };
-
-pub(super) use attention::attention;
-pub(super) use gelu::gelu;
-pub(super) use layer_norm::layer_norm;
-pub(super) use linear::linear;
-pub use swap::unfold_cells;
 
 /// A file of kernels in CUDA C.
 pub struct Kernels {
@@ -63,14 +57,9 @@ impl Kernels {
 // SAFETY: the ops give the sizes of their tensors.
 static OPS: Kernels = unsafe { Kernels::new("vit-ops", include_str!("kernels.cu")) };
 
-/// Whether these ops run for this tensor: f32 on a CUDA device, unless `VITFREEZE_PLAIN_OPS=1`.
-pub fn is_cuda(x: &Tensor) -> bool {
-    x.device().is_cuda() && x.dtype() == DType::F32 && !super::is_plain()
-}
-
 /// One run of a kernel, on contiguous f32 tensors: its arguments are the output, the inputs, `ints`, `floats`.
 ///
-/// An op without gradient; for one with gradient, call [`Kernel::run`] from its `cuda_fwd`.
+/// Without gradient; an op calls [`Kernel::run`] in its `cuda_fwd` and [`Kernel::of`] in its `bwd`.
 pub struct Kernel<'a> {
     /// Where it is.
     pub kernels: &'static Kernels,
@@ -125,82 +114,24 @@ impl Kernel<'_> {
         Ok(CudaStorage::wrap_cuda_slice(out, device))
     }
 
-    fn only_cuda<T>(&self) -> Result<T> {
-        candle_core::bail!("{}: on CUDA devices alone", self.name)
-    }
-
-    fn op(&self, inputs: &[(&CudaStorage, &Layout)]) -> Result<(CudaStorage, Shape)> {
-        Ok((self.run(inputs)?, self.shape.clone()))
-    }
-}
-
-impl CustomOp1 for Kernel<'_> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.only_cuda()
-    }
-
-    fn cuda_fwd(&self, a: &CudaStorage, al: &Layout) -> Result<(CudaStorage, Shape)> {
-        self.op(&[(a, al)])
-    }
-}
-
-impl CustomOp2 for Kernel<'_> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.only_cuda()
-    }
-
-    fn cuda_fwd(
-        &self,
-        a: &CudaStorage,
-        al: &Layout,
-        b: &CudaStorage,
-        bl: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        self.op(&[(a, al), (b, bl)])
-    }
-}
-
-impl CustomOp3 for Kernel<'_> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.only_cuda()
-    }
-
-    fn cuda_fwd(
-        &self,
-        a: &CudaStorage,
-        al: &Layout,
-        b: &CudaStorage,
-        bl: &Layout,
-        c: &CudaStorage,
-        cl: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        self.op(&[(a, al), (b, bl), (c, cl)])
+    /// The same with tensors.
+    ///
+    /// # Errors
+    /// As [`Kernel::run`], and a tensor that is not on a CUDA device.
+    pub fn of(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let inputs: Vec<(StorageRef<'_>, &Layout)> =
+            inputs.iter().map(|x| x.storage_and_layout()).collect();
+        let on_cuda = inputs.iter().map(|(storage, layout)| match &**storage {
+            Storage::Cuda(storage) => Ok((storage, *layout)),
+            _ => candle_core::bail!("{}: on CUDA devices alone", self.name),
+        });
+        let out = self.run(&on_cuda.collect::<Result<Vec<_>>>()?)?;
+        Ok(Tensor::from_storage(
+            Storage::Cuda(out),
+            self.shape.clone(),
+            BackpropOp::none(),
+            false,
+        ))
     }
 }
 
@@ -263,7 +194,7 @@ fn column_sums(x: &Tensor) -> Result<Tensor> {
         ints: &[rows, width, chunk],
         floats: &[],
     };
-    let sums = x.apply_op1_no_bwd(&kernel)?;
+    let sums = kernel.of(&[x])?;
     match chunks {
         1 => sums.squeeze(0),
         _ => column_sums(&sums),

@@ -91,8 +91,6 @@ impl<T: Task> Run<T> {
             seconds: Seconds::default(),
         };
         let mut grads = Gradients::default();
-        // Until the optimiser's step: what products need of the weights is made once.
-        let _held = (micro > 1).then(vit::ops::hold_weights);
         for _ in 0..micro {
             let batch = timed(&mut row.seconds.data, || batches.next());
             if self.feed.skipped_count() > self.told.len() {

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use super::super::product::Start;
+use super::super::matrix::Start;
 use super::pack::{Packed, Tile};
 use super::Destination;
 

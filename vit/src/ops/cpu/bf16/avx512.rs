@@ -2,7 +2,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::product::Start;
+use super::super::matrix::Start;
 use super::pack::{Packed, Part, Tile};
 use super::Destination;
 

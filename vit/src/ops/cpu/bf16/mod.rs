@@ -1,8 +1,8 @@
 //! Matrix products with bf16 operands and f32 sums, on the units that CPUs have for them.
 //!
-//! Both operands are rounded and cut into tiles first ([`pack`]); a [`Kernel`] then multiplies tiles: AMX (Intel since
+//! Both operands are rounded and cut into tiles first ([`pack`]); a [`Unit`] then multiplies tiles: AMX (Intel since
 //! Sapphire Rapids), AVX-512-BF16 (AMD since Zen 4, Intel since Cooper Lake) or plain Rust, slow, for tests. All three read
-//! the same tiles. The order of summation over k depends on the sizes and the kernel alone, never on the threads.
+//! the same tiles. The order of summation over k depends on the sizes and the unit alone, never on the threads.
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
@@ -11,96 +11,17 @@ mod emulated;
 mod pack;
 #[cfg(test)]
 mod tests;
+mod unit;
 
 use std::ops::Range;
-use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use super::product::{last, Mat, Start, Threads};
-use crate::ops::profile::timed;
+use super::matrix::{Product, Start, Threads};
+use crate::ops::profile::Profile;
 pub use pack::{round_slice, widen_slice, Packed};
-
-/// What multiplies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kernel {
-    /// Tiles of 16 x 32 in registers of their own, 16 * 16 * 32 multiplications an instruction.
-    Amx,
-    /// 32 multiplications an instruction.
-    Avx512,
-    /// No unit for bf16: products of widened numbers. Slower than f32.
-    Emulated,
-}
-
-impl Kernel {
-    /// The best one of this machine, looked for once; `None` if it has no unit for bf16. For tests and measurements
-    /// `VITFREEZE_BF16` asks for `avx512`, `emulated` or `none` instead, or `any`, emulated where there is no unit.
-    pub fn detect() -> Option<Self> {
-        static FOUND: OnceLock<Option<Kernel>> = OnceLock::new();
-        *FOUND.get_or_init(|| {
-            let asked = std::env::var("VITFREEZE_BF16").unwrap_or_default();
-            match asked.as_str() {
-                "none" => None,
-                "emulated" => Some(Self::Emulated),
-                "avx512" if avx512_is_there() => Some(Self::Avx512),
-                _ if amx_is_there() => Some(Self::Amx),
-                _ if avx512_is_fast() => Some(Self::Avx512),
-                "any" => Some(Self::Emulated),
-                _ => None,
-            }
-        })
-    }
-
-    /// As it is told to people.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Amx => "AMX",
-            Self::Avx512 => "AVX-512-BF16",
-            Self::Emulated => "emulated",
-        }
-    }
-
-    /// All that run on this machine.
-    #[cfg(test)]
-    fn available() -> Vec<Self> {
-        let amx = amx_is_there().then_some(Self::Amx);
-        let avx512 = avx512_is_there().then_some(Self::Avx512);
-        [amx, avx512, Some(Self::Emulated)]
-            .into_iter()
-            .flatten()
-            .collect()
-    }
-}
-
-fn avx512_is_there() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("avx512bf16")
-        && std::arch::is_x86_feature_detected!("avx512f");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
-
-/// Only where it is faster than f32: on AMD's cores it doubles the speed, on Intel's it halves it (Emerald Rapids: 75 GFLOP/s
-/// a core, f32 155).
-fn avx512_is_fast() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        // SAFETY: every 64-bit x86 has this instruction. (Newer compilers know that.)
-        #[allow(unused_unsafe)]
-        let id = unsafe { std::arch::x86_64::__cpuid(0) };
-        let amd = [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD";
-        amd && avx512_is_there()
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
-
-fn amx_is_there() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return amx::is_there();
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
+pub use unit::Unit;
+use unit::{avx512_is_there, Kernel};
 
 /// The part of a destination that one task writes: element (r, c) of the whole is `data[r * stride + c]`.
 #[derive(Clone, Copy)]
@@ -149,53 +70,30 @@ impl Destination<'_> {
 const LEFT: usize = 16;
 const RIGHT: usize = 16;
 
-/// `dst (m x n, rows `dst_rs` apart) = start + lhs (m x k) . rhs (k x n)` with both operands rounded to bf16
-/// (nearest, ties to even) and sums in f32. One stride of `lhs` is 1; `rhs` is in tiles already.
-#[allow(clippy::too_many_arguments)]
-pub fn matmul(
-    kernel: Kernel,
-    (m, k, n): (usize, usize, usize),
-    lhs: Mat,
-    rhs: &Packed,
-    dst: &mut [f32],
-    dst_rs: usize,
-    start: Start,
-    threads: Threads,
-) {
+/// The product into `dst`, with both operands rounded to bf16 (nearest, ties to even) and sums in f32. One stride of the left
+/// operand is 1; the right one is in tiles already.
+pub fn multiply(unit: Unit, product: Product<&Packed>, dst: &mut [f32], profile: &Profile) {
+    let Product {
+        shape: (m, k, n),
+        lhs,
+        rhs,
+        start,
+        stride,
+        threads,
+    } = product;
+    if m == 0 || n == 0 {
+        return;
+    }
+    product.assert_fits(dst.len());
     let parallel = threads == Threads::All;
-    let lhs = timed("bf16 tiles", || Packed::rows(lhs, m, k, parallel));
+    let lhs = &profile.timed("bf16 tiles", || Packed::rows(lhs, m, k, parallel));
     assert!(
         lhs.outer() == m && rhs.outer() == n && rhs.depth() == k,
         "bf16: tiles of another size"
     );
-    multiply(kernel, &lhs, rhs, dst, dst_rs, start, parallel);
-}
-
-fn multiply(
-    kernel: Kernel,
-    lhs: &Packed,
-    rhs: &Packed,
-    dst: &mut [f32],
-    dst_rs: usize,
-    start: Start,
-    parallel: bool,
-) {
-    let (m, n) = (lhs.outer(), rhs.outer());
-    assert_eq!(lhs.steps(), rhs.steps(), "bf16: operands of two depths");
-    if m == 0 || n == 0 {
-        return;
-    }
-    assert!(n <= dst_rs || m == 1, "bf16: rows of dst overlap");
-    assert!(
-        last(m, dst_rs, n, 1).is_some_and(|last| last < dst.len()),
-        "bf16: dst too small"
-    );
-    if let Start::Row(row) = start {
-        assert_eq!(row.len(), n, "bf16: the row to start from");
-    }
     let to = Destination {
         data: dst.as_mut_ptr(),
-        stride: dst_rs,
+        stride,
         rows: m,
         columns: n,
         start,
@@ -209,9 +107,9 @@ fn multiply(
         let left = part(lhs.panels(), blocks.0, i % blocks.0);
         let right = part(rhs.panels(), blocks.1, i / blocks.0);
         // SAFETY: `to` describes `dst`, which is borrowed mutably and, by the asserts above, large enough; every tile of
-        // the product belongs to exactly one task. `detect` and `available` give only kernels that this machine has.
+        // the product belongs to exactly one task. A `Unit` is made only where the machine has it.
         unsafe {
-            match kernel {
+            match unit.0 {
                 #[cfg(target_arch = "x86_64")]
                 Kernel::Amx => amx::multiply(lhs, rhs, left, right, to),
                 #[cfg(target_arch = "x86_64")]

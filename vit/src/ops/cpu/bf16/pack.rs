@@ -11,7 +11,7 @@
 use rayon::prelude::*;
 
 use super::super::math::simd_fn;
-use super::super::product::{last, Mat};
+use super::super::matrix::{last, Mat};
 use super::super::scratch::{Line, Lines};
 
 /// 16 x 32 numbers.

@@ -1,20 +1,11 @@
+use super::super::matrix::Mat;
 use super::*;
 
 /// The product of two matrices in memory.
-#[allow(clippy::too_many_arguments)]
-fn matmul(
-    kernel: Kernel,
-    shape: (usize, usize, usize),
-    lhs: Mat,
-    rhs: Mat,
-    dst: &mut [f32],
-    dst_rs: usize,
-    start: Start,
-    threads: Threads,
-) {
-    let (_, k, n) = shape;
-    let rhs = Packed::columns(rhs, k, n, threads == Threads::All);
-    super::matmul(kernel, shape, lhs, &rhs, dst, dst_rs, start, threads);
+fn into(unit: Unit, product: Product<Mat>, dst: &mut [f32]) {
+    let (_, k, n) = product.shape;
+    let rhs = Packed::columns(product.rhs, k, n, product.threads == Threads::All);
+    multiply(unit, product.with(&rhs), dst, &Profile::default());
 }
 
 /// A small deterministic generator.
@@ -65,7 +56,7 @@ fn exact((m, k, n): (usize, usize, usize), lhs: Mat, rhs: Mat) -> (Vec<f64>, Vec
 }
 
 /// All four layouts of operands at this size with every kernel against f64; the destination has gaps and is poisoned.
-fn check(kernel: Kernel, (m, k, n): (usize, usize, usize), offset: usize, random: &mut Random) {
+fn check(unit: Unit, (m, k, n): (usize, usize, usize), offset: usize, random: &mut Random) {
     let (a, b) = (
         random.numbers(m * k + offset),
         random.numbers(k * n + offset),
@@ -85,9 +76,12 @@ fn check(kernel: Kernel, (m, k, n): (usize, usize, usize), offset: usize, random
         let dst_rs = n + offset;
         let mut all = Vec::new();
         for threads in [Threads::One, Threads::All] {
-            let run = |dst: &mut [f32], start| {
-                matmul(kernel, (m, k, n), lhs, rhs, dst, dst_rs, start, threads);
+            let product = Product {
+                stride: dst_rs,
+                threads,
+                ..Product::new((m, k, n), lhs, rhs)
             };
+            let run = |dst: &mut [f32], start| into(unit, Product { start, ..product }, dst);
             let poisoned = vec![f32::NAN; m * dst_rs];
             let (mut once, mut biased) = (poisoned.clone(), poisoned);
             run(&mut once, Start::Zero);
@@ -107,7 +101,7 @@ fn check(kernel: Kernel, (m, k, n): (usize, usize, usize), offset: usize, random
                     ] {
                         assert!(
                             (f64::from(got) - want).abs() <= bound,
-                            "{kernel:?} {m}x{k}x{n} layout {layout} at {r},{c}: {got}, not {want}"
+                            "{unit:?} {m}x{k}x{n} layout {layout} at {r},{c}: {got}, not {want}"
                         );
                     }
                 }
@@ -117,7 +111,7 @@ fn check(kernel: Kernel, (m, k, n): (usize, usize, usize), offset: usize, random
                         .iter()
                         .chain(&biased[gap])
                         .all(|x| x.is_nan()),
-                    "{kernel:?} {m}x{k}x{n}: wrote beyond the row"
+                    "{unit:?} {m}x{k}x{n}: wrote beyond the row"
                 );
             }
             let bits = |x: Vec<f32>| x.into_iter().map(f32::to_bits).collect::<Vec<_>>();
@@ -125,7 +119,7 @@ fn check(kernel: Kernel, (m, k, n): (usize, usize, usize), offset: usize, random
         }
         assert!(
             all[0] == all[1],
-            "{kernel:?} {m}x{k}x{n}: threads change the bits"
+            "{unit:?} {m}x{k}x{n}: threads change the bits"
         );
     }
 }
@@ -133,40 +127,32 @@ fn check(kernel: Kernel, (m, k, n): (usize, usize, usize), offset: usize, random
 #[test]
 fn every_kernel_equals_f64() {
     let mut random = Random(1);
-    for kernel in Kernel::available() {
+    for unit in Unit::available() {
         // Nothing to sum up: zeros, or what was there.
         let mut dst = [f32::NAN, 7.0];
         let none = Mat::rows(&[], 1);
-        matmul(
-            kernel,
-            (1, 0, 1),
-            Mat::rows(&[], 0),
-            none,
+        into(
+            unit,
+            Product {
+                threads: Threads::One,
+                ..Product::new((1, 0, 1), Mat::rows(&[], 0), none)
+            },
             &mut dst[..1],
-            1,
-            Start::Zero,
-            Threads::One,
         );
-        matmul(
-            kernel,
-            (1, 0, 1),
-            Mat::rows(&[], 0),
-            none,
+        into(
+            unit,
+            Product {
+                start: Start::Sum,
+                threads: Threads::One,
+                ..Product::new((1, 0, 1), Mat::rows(&[], 0), none)
+            },
             &mut dst[1..],
-            1,
-            Start::Sum,
-            Threads::One,
         );
         assert_eq!(dst, [0.0, 7.0]);
-        matmul(
-            kernel,
-            (0, 3, 0),
-            Mat::rows(&[], 3),
-            none,
+        into(
+            unit,
+            Product::new((0, 3, 0), Mat::rows(&[], 3), none),
             &mut [],
-            0,
-            Start::Zero,
-            Threads::All,
         );
         for size in [
             (1, 1, 1),
@@ -179,17 +165,17 @@ fn every_kernel_equals_f64() {
             (7, 1031, 11),
         ] {
             for offset in [0, 1, 5] {
-                check(kernel, size, offset, &mut random);
+                check(unit, size, offset, &mut random);
             }
         }
         // Each dimension long once; primes.
         for size in [(2099, 3, 5), (5, 2100, 3), (3, 37, 2053), (131, 547, 97)] {
-            check(kernel, size, 0, &mut random);
+            check(unit, size, 0, &mut random);
         }
         for _ in 0..12 {
             let mut size = || 1 + random.bits() as usize % 150;
             let size = (size(), size(), size());
-            check(kernel, size, 3, &mut random);
+            check(unit, size, 3, &mut random);
         }
     }
 }
@@ -202,17 +188,8 @@ fn the_error_is_that_of_rounding() {
     let (a, b) = (random.numbers(m * k), random.numbers(k * n));
     let (lhs, rhs) = (Mat::rows(&a, k), Mat::rows(&b, n));
     let mut dst = vec![0f32; m * n];
-    for kernel in Kernel::available() {
-        matmul(
-            kernel,
-            (m, k, n),
-            lhs,
-            rhs,
-            &mut dst,
-            n,
-            Start::Zero,
-            Threads::All,
-        );
+    for unit in Unit::available() {
+        into(unit, Product::new((m, k, n), lhs, rhs), &mut dst);
         let (mut error, mut norm) = (0f64, 0f64);
         for r in 0..m {
             for c in 0..n {
@@ -227,14 +204,14 @@ fn the_error_is_that_of_rounding() {
         // Two roundings, each uniform within half a unit of 2^-8 relative: about 2^-9 sqrt(2 / 3).
         assert!(
             (5e-4..4e-3).contains(&error),
-            "{kernel:?}: relative error {error}"
+            "{unit:?}: relative error {error}"
         );
     }
 }
 
 #[test]
 fn infinities_and_nans_propagate() {
-    for kernel in Kernel::available() {
+    for unit in Unit::available() {
         for (m, k, n) in [(3, 41, 18), (64, 64, 64)] {
             for (bad, place) in [(f32::NAN, 0), (f32::INFINITY, 39), (f32::NEG_INFINITY, 40)] {
                 let mut a = vec![0.5f32; m * k];
@@ -251,22 +228,21 @@ fn infinities_and_nans_propagate() {
                     };
                     let mut dst = vec![0f32; m * n];
                     let start = if layout < 2 { Start::Zero } else { Start::Sum };
-                    matmul(
-                        kernel,
-                        (rows, k, columns),
-                        lhs,
-                        rhs,
+                    into(
+                        unit,
+                        Product {
+                            start,
+                            threads: Threads::One,
+                            ..Product::new((rows, k, columns), lhs, rhs)
+                        },
                         &mut dst,
-                        columns,
-                        start,
-                        Threads::One,
                     );
                     for (i, &x) in dst.iter().enumerate() {
                         let line = if bad_first { i / columns } else { i % columns };
                         match line {
-                            1 if bad.is_nan() => assert!(x.is_nan(), "{kernel:?}: {x}"),
-                            1 => assert_eq!(x, bad, "{kernel:?}"),
-                            _ => assert_eq!(x, sum, "{kernel:?}: a neighbour's"),
+                            1 if bad.is_nan() => assert!(x.is_nan(), "{unit:?}: {x}"),
+                            1 => assert_eq!(x, bad, "{unit:?}"),
+                            _ => assert_eq!(x, sum, "{unit:?}: a neighbour's"),
                         }
                     }
                 }
@@ -277,15 +253,14 @@ fn infinities_and_nans_propagate() {
         let mut dst = vec![f32::NAN; 64 * 64];
         let (lhs, rhs) = (Mat::rows(&[], 0), Mat::rows(&[], 64));
         let row = Start::Row(&bias);
-        matmul(
-            kernel,
-            (64, 0, 64),
-            lhs,
-            rhs,
+        into(
+            unit,
+            Product {
+                start: row,
+                threads: Threads::One,
+                ..Product::new((64, 0, 64), lhs, rhs)
+            },
             &mut dst,
-            64,
-            row,
-            Threads::One,
         );
         assert!(dst.iter().enumerate().all(|(i, &x)| x == bias[i % 64]));
     }
