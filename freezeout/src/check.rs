@@ -1,16 +1,14 @@
 //! Whether freezing shrank the graph, and if not, which variables keep it alive.
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use candle_core::{Tensor, TensorId};
 
+use crate::entries::{Entries, Entry};
 use crate::error::list;
-use crate::freeze::Entry;
 use crate::Error;
 
 /// Where warnings go.
 pub(crate) type Handler = Box<dyn Fn(&str) + Send>;
-
-type Entries = BTreeMap<String, Entry>;
 
 /// Looks at the graph at the first backward pass after each change of the frozen set, and at the last before one that the
 /// schedule announces; in between it costs nothing.

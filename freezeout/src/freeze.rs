@@ -1,39 +1,18 @@
 //! The frozen set: which variables are live, and a `VarBuilder` that hands the others out as plain tensors.
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor, TensorId, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
 
 use crate::check::Check;
-use crate::layers::{block_of, heads, natural};
+use crate::entries::{entries, in_order, Entries, Entry};
 use crate::view::View;
 use crate::{Error, Gradients, Layers, Policy, Schedule, Spacing};
 
-pub(crate) struct Entry {
-    pub var: Var,
-    pub layer: Option<usize>,
-    /// Updated by the forward pass itself, not by gradients.
-    pub buffer: bool,
-}
-
-impl Entry {
-    pub fn is_frozen(&self, frozen: usize) -> bool {
-        self.layer.is_some_and(|layer| layer < frozen)
-    }
-}
-
 /// Says yes to some names.
 type Names = Box<dyn Fn(&str) -> bool + Send>;
-
-/// Variables and layers of numbered blocks, in order of the numbers.
-type Blocks<'a> = BTreeMap<usize, Vec<(&'a str, usize)>>;
-
-/// Whether a variable of this name is one that the forward pass updates itself: the running statistics of a BatchNorm.
-pub(crate) fn is_buffer(name: &str) -> bool {
-    name.ends_with("running_mean") || name.ends_with("running_var")
-}
 
 /// Freezes the layers of a model while it trains.
 ///
@@ -46,7 +25,7 @@ pub(crate) fn is_buffer(name: &str) -> bool {
 /// in training mode; see [`is_live`](crate::is_live) for how a layer learns that it is frozen.
 pub struct FreezeOut {
     schedule: Schedule,
-    entries: Arc<BTreeMap<String, Entry>>,
+    entries: Arc<Entries>,
     device: Device,
     dtype: DType,
     frozen: usize,
@@ -108,41 +87,7 @@ impl FreezeOut {
         layer_of: impl Fn(&str) -> Option<usize>,
     ) -> Result<Self, Error> {
         schedule.validate()?;
-        let mut entries = BTreeMap::new();
-        let mut seen = vec![false; schedule.layers];
-        let mut unknown: BTreeMap<usize, Vec<String>> = BTreeMap::new();
-        let map = vars.data().lock().unwrap_or_else(|e| e.into_inner());
-        for (name, var) in map.iter() {
-            let buffer = is_buffer(name);
-            let layer = if buffer { None } else { layer_of(name) };
-            if let Some(layer) = layer {
-                match seen.get_mut(layer) {
-                    Some(seen) => *seen = true,
-                    None => unknown.entry(layer).or_default().push(name.clone()),
-                }
-            }
-            let var = var.clone();
-            entries.insert(name.clone(), Entry { var, layer, buffer });
-        }
-        drop(map);
-        let mut ids: HashMap<TensorId, &str> = HashMap::new();
-        for (name, entry) in &entries {
-            if let Some(other) = ids.insert(entry.var.id(), name) {
-                return Err(Error::Layers(format!(
-                    "'{other}' and '{name}' are one and the same variable; keep one of the names in the VarMap"
-                )));
-            }
-        }
-        if let Some((layer, mut names)) = unknown.pop_first() {
-            names.sort_by(|a, b| natural(a, b));
-            let last = schedule.layers - 1;
-            return Err(Error::UnknownLayer { names, layer, last });
-        }
-        let layers: Vec<usize> = (0..seen.len()).filter(|&layer| !seen[layer]).collect();
-        if !layers.is_empty() {
-            let names = heads(entries.keys());
-            return Err(Error::EmptyLayers { layers, names });
-        }
+        let entries = entries(vars, schedule.layers, layer_of)?;
         let (device, dtype) = entries
             .values()
             .next()
@@ -490,39 +435,4 @@ impl FreezeOut {
         self.step = step;
         Ok(())
     }
-}
-
-/// Numbered blocks of one container must have rising layers.
-fn in_order(entries: &BTreeMap<String, Entry>) -> Result<(), Error> {
-    let mut containers: BTreeMap<&str, Blocks> = BTreeMap::new();
-    for (name, entry) in entries {
-        let (Some(block), Some(layer)) = (block_of(name), entry.layer) else {
-            continue;
-        };
-        let digits = block.len() - block.rfind('.').map_or(0, |dot| dot + 1);
-        let container = &name[..block.len() - digits];
-        let Ok(number) = block[container.len()..].parse() else {
-            continue;
-        };
-        let blocks = containers.entry(container).or_default();
-        blocks.entry(number).or_default().push((name, layer));
-    }
-    for blocks in containers.values() {
-        let mut highest: Option<(&str, usize)> = None;
-        for variables in blocks.values() {
-            for &(later, later_layer) in variables {
-                if let Some((earlier, earlier_layer)) = highest.filter(|h| h.1 > later_layer) {
-                    return Err(Error::OutOfOrder {
-                        earlier: earlier.to_owned(),
-                        earlier_layer,
-                        later: later.to_owned(),
-                        later_layer,
-                    });
-                }
-            }
-            let last = variables.iter().copied().max_by_key(|(_, layer)| *layer);
-            highest = last.or(highest);
-        }
-    }
-    Ok(())
 }

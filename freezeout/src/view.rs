@@ -1,21 +1,20 @@
 //! The `VarBuilder` backend that hands live variables out as they are and frozen ones as plain tensors.
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::Init;
 
-use crate::freeze::Entry;
+use crate::entries::Entries;
 use crate::Error;
 
 pub(crate) struct View {
-    entries: Arc<BTreeMap<String, Entry>>,
+    entries: Arc<Entries>,
     frozen: usize,
 }
 
 impl View {
-    pub fn new(entries: Arc<BTreeMap<String, Entry>>, frozen: usize) -> Self {
+    pub fn new(entries: Arc<Entries>, frozen: usize) -> Self {
         Self { entries, frozen }
     }
 }
