@@ -12,7 +12,7 @@ use std::path::Path;
 use std::thread::available_parallelism;
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::{VarBuilder, VarMap};
+use candle_nn::VarMap;
 use datasets::{rng, Loader, LoaderConfig, PretrainTransform};
 use freezeout::{checkpoint, AdamW, FreezeOut, Gradients, LayerLr, Optimizer, Schedule, Steps};
 use localmim::{LocalMim, LocalMimConfig, Masking};
@@ -60,8 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..Schedule::cubic(0.8, cfg.layers(), steps.total())
     };
     let vars = VarMap::new();
-    let mut model = LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &device))?;
-    vit::init(&vars, SEED)?;
+    let mut model = LocalMim::new(&cfg, vit::seeded(&vars, SEED, DType::F32, &device))?;
     let mut freeze = FreezeOut::new(&vars, schedule, |name| cfg.layer_of(name, false))?;
     let mut opt = Optimizer::new(AdamW::default());
 

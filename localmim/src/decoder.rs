@@ -8,6 +8,21 @@ use vit::{sincos_2d, Block, LayerNorm, Linear, VitConfig};
 
 use crate::{LocalMimConfig, Stage};
 
+/// What the mask token starts as.
+const TOKEN: Init = Init::Randn {
+    mean: 0.0,
+    stdev: 0.02,
+};
+
+/// Uniform in +-1 / sqrt(fan_in), PyTorch's law for convolutions.
+fn convolution(fan_in: usize) -> Init {
+    let bound = 1.0 / (fan_in as f64).sqrt();
+    Init::Uniform {
+        lo: -bound,
+        up: bound,
+    }
+}
+
 /// Decodes a stage's latent: embed, put mask tokens in the removed places, one block, norm, head.
 #[derive(Debug, Clone)]
 pub struct Decoder {
@@ -41,7 +56,7 @@ impl Decoder {
         let side = cfg.side();
         Ok(Self {
             embed: Linear::new(cfg.vit.embed_dim, dim, vb.pp("embed"))?,
-            mask_token: vb.get_with_hints((1, 1, dim), "mask_token", Init::Const(0.0))?,
+            mask_token: vb.get_with_hints((1, 1, dim), "mask_token", TOKEN)?,
             pos_embed: sincos_2d(dim, (side, side), vb.device())?.to_dtype(vb.dtype())?,
             blocks: (0..cfg.decoder_depth)
                 .map(|i| Block::new(&plain, i, vb.pp("blocks").pp(i)))
@@ -184,10 +199,11 @@ struct Deconv {
 
 impl Deconv {
     fn new(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
-        let zero = Init::Const(0.0);
+        // Its fan-in as PyTorch counts it: of the weight's second dimension, which are the outputs here.
+        let law = convolution(4 * outputs);
         Ok(Self {
-            weight: vb.get_with_hints((inputs, outputs, 2, 2), "weight", zero)?,
-            bias: vb.get_with_hints(outputs, "bias", zero)?,
+            weight: vb.get_with_hints((inputs, outputs, 2, 2), "weight", law)?,
+            bias: vb.get_with_hints(outputs, "bias", Init::Const(0.0))?,
         })
     }
 
@@ -213,10 +229,10 @@ struct Conv1x1 {
 
 impl Conv1x1 {
     fn new(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
-        let zero = Init::Const(0.0);
+        let law = convolution(inputs);
         Ok(Self {
-            weight: vb.get_with_hints((outputs, inputs, 1, 1), "weight", zero)?,
-            bias: vb.get_with_hints(outputs, "bias", zero)?,
+            weight: vb.get_with_hints((outputs, inputs, 1, 1), "weight", law)?,
+            bias: vb.get_with_hints(outputs, "bias", Init::Const(0.0))?,
         })
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::{VarBuilder, VarMap};
+use candle_nn::VarMap;
 use freezeout::{AdamW, FreezeOut, Optimizer, Schedule};
 use localmim::{LocalMim, LocalMimConfig, Masking};
 use vit::ops::{Compute, Precision, Unit};
@@ -67,9 +67,8 @@ struct Trained {
 fn train(cut: bool, train_cls_token: bool, compute: &Compute) -> Trained {
     let cfg = config();
     let vars = VarMap::new();
-    let vb = VarBuilder::from_varmap(&vars, DType::F32, &CPU);
+    let vb = vit::seeded(&vars, 5, DType::F32, &CPU);
     let mut model = LocalMim::new(&cfg, vb).unwrap().with_compute(compute);
-    vit::init(&vars, 5).unwrap();
     let schedule = Schedule {
         warmup_steps: 2,
         ..Schedule::cubic(0.5, cfg.layers(), STEPS)
@@ -188,8 +187,7 @@ fn held_weights_are_never_stale() {
 fn dropping_a_stage_changes_no_other() {
     let cfg = config();
     let vars = VarMap::new();
-    let model = LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &CPU)).unwrap();
-    vit::init(&vars, 1).unwrap();
+    let model = LocalMim::new(&cfg, vit::seeded(&vars, 1, DType::F32, &CPU)).unwrap();
     let schedule = Schedule::cubic(0.5, cfg.layers(), 100);
     let mut freeze = FreezeOut::new(&vars, schedule, |n| cfg.layer_of(n, false)).unwrap();
     let (images, masking) = batch(0);
@@ -224,8 +222,7 @@ fn dropping_a_stage_changes_no_other() {
 fn gradients_are_shown_from_the_last_block_on() {
     let cfg = config();
     let vars = VarMap::new();
-    LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &CPU)).unwrap();
-    vit::init(&vars, 5).unwrap();
+    LocalMim::new(&cfg, vit::seeded(&vars, 5, DType::F32, &CPU)).unwrap();
     let schedule = Schedule::cubic(0.5, cfg.layers(), STEPS);
     let mut freeze = FreezeOut::new(&vars, schedule, |name| cfg.layer_of(name, false)).unwrap();
     for frozen in [0, 2] {

@@ -1,12 +1,10 @@
 //! The layers around a transformer's blocks: a struct of tensors, `new(.., vb)`, `forward`.
 use candle_core::{Result, Tensor};
-use candle_nn::{Init, VarBuilder};
+use candle_nn::VarBuilder;
 
+use crate::init::{glorot, ONE, ZERO};
 use crate::ops::{self, Compute, Pair};
 use crate::VitConfig;
-
-const ZERO: Init = Init::Const(0.0);
-const ONE: Init = Init::Const(1.0);
 
 /// `y = x W^T + b`; variables `weight` (O, I) and `bias` (O).
 #[derive(Debug, Clone)]
@@ -17,13 +15,13 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Starts at zero: [`crate::init`] draws the weights.
+    /// With [`seeded`](crate::seeded) the weights start uniform (Glorot and Bengio, 2010).
     ///
     /// # Errors
     /// A variable that is missing or has another shape.
     pub fn new(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
-            weight: vb.get_with_hints((outputs, inputs), "weight", ZERO)?,
+            weight: vb.get_with_hints((outputs, inputs), "weight", glorot(inputs, outputs))?,
             bias: vb.get_with_hints(outputs, "bias", ZERO)?,
             compute: Compute::default(),
         })
@@ -35,7 +33,7 @@ impl Linear {
     /// A variable that is missing or has another shape.
     pub fn no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
-            weight: vb.get_with_hints((outputs, inputs), "weight", ZERO)?,
+            weight: vb.get_with_hints((outputs, inputs), "weight", glorot(inputs, outputs))?,
             bias: Tensor::zeros(outputs, vb.dtype(), vb.device())?,
             compute: Compute::default(),
         })
@@ -137,8 +135,9 @@ impl PatchEmbed {
     pub fn new(cfg: &VitConfig, vb: VarBuilder) -> Result<Self> {
         let vb = vb.pp("proj");
         let (dim, patch) = (cfg.embed_dim, cfg.patch_size);
+        let law = glorot(3 * patch * patch, dim);
         Ok(Self {
-            weight: vb.get_with_hints((dim, 3, patch, patch), "weight", ZERO)?,
+            weight: vb.get_with_hints((dim, 3, patch, patch), "weight", law)?,
             bias: match cfg.pre_norm {
                 true => Tensor::zeros(dim, vb.dtype(), vb.device())?,
                 false => vb.get_with_hints(dim, "bias", ZERO)?,

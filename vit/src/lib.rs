@@ -17,6 +17,7 @@ mod model;
 pub mod ops;
 mod pos_embed;
 mod presets;
+mod record;
 
 pub use block::Block;
 pub use candle_core as candle;
@@ -31,7 +32,7 @@ pub use file::{save_atomic, save_encoder, write_atomic, Staged};
 pub use finetune::layer_of;
 #[cfg(feature = "hub")]
 pub use hub::{Hub, OnProgress};
-pub use init::init;
+pub use init::seeded;
 pub use layers::{LayerNorm, Linear, PatchEmbed};
 pub use loss::{cross_entropy, soft_target_cross_entropy};
 pub use model::Vit;

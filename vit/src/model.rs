@@ -1,8 +1,9 @@
 //! The Vision Transformer.
 use candle_core::{Result, Tensor};
-use candle_nn::{Init, VarBuilder};
+use candle_nn::VarBuilder;
 
 use crate::drop::Drops;
+use crate::init::TOKEN;
 use crate::ops::{Compute, Precision};
 use crate::{sincos_2d, Block, LayerNorm, Linear, PatchEmbed, Pool, PosEmbed, VitConfig};
 
@@ -66,17 +67,16 @@ impl Vit {
     fn build(cfg: &VitConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate().map_err(candle_core::Error::wrap)?;
         let (dim, rows) = (cfg.embed_dim, cfg.embedded_prefix());
-        let zero = Init::Const(0.0);
-        let mut prefix = vec![vb.get_with_hints((1, 1, dim), "cls_token", zero)?];
+        let mut prefix = vec![vb.get_with_hints((1, 1, dim), "cls_token", TOKEN)?];
         if cfg.dist_token {
-            prefix.push(vb.get_with_hints((1, 1, dim), "dist_token", zero)?);
+            prefix.push(vb.get_with_hints((1, 1, dim), "dist_token", TOKEN)?);
         }
         if cfg.reg_tokens > 0 {
-            prefix.push(vb.get_with_hints((1, cfg.reg_tokens, dim), "reg_token", zero)?);
+            prefix.push(vb.get_with_hints((1, cfg.reg_tokens, dim), "reg_token", TOKEN)?);
         }
         let pos_embed = match cfg.pos_embed {
             PosEmbed::Learnt => {
-                vb.get_with_hints((1, rows + cfg.patches(), dim), "pos_embed", zero)?
+                vb.get_with_hints((1, rows + cfg.patches(), dim), "pos_embed", TOKEN)?
             }
             PosEmbed::SinCos => {
                 let table = sincos_2d(dim, cfg.grid(), vb.device())?;

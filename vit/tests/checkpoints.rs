@@ -396,9 +396,7 @@ fn a_classifier_in_one_file() {
         ..VitConfig::default()
     };
     let vars = candle_nn::VarMap::new();
-    let vb = candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &CPU);
-    vit::Vit::new(&cfg, vb).unwrap();
-    vit::init(&vars, 5).unwrap();
+    vit::Vit::new(&cfg, vit::seeded(&vars, 5, DType::F32, &CPU)).unwrap();
     let map = vars.data().lock().unwrap();
     let tensors = map.iter().map(|(n, v)| (n.clone(), v.as_detached_tensor()));
     let names = ["cat", "dog", "eel"].map(str::to_owned);

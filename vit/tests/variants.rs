@@ -72,16 +72,13 @@ fn numbers(shape: &[usize], seed: u64) -> Tensor {
     let vars = VarMap::new();
     let mut shape = shape.to_vec();
     shape.insert(0, 1);
-    vars.get(
-        shape.clone(),
-        "cls_token",
-        candle_nn::Init::Const(0.0),
-        DType::F32,
-        &CPU,
-    )
-    .unwrap();
-    vit::init(&vars, seed).unwrap();
-    let normal = vars.all_vars().remove(0).as_detached_tensor();
+    let law = candle_nn::Init::Randn {
+        mean: 0.0,
+        stdev: 0.02,
+    };
+    let vb = vit::seeded(&vars, seed, DType::F32, &CPU);
+    let normal = vb.get_with_hints(shape, "cls_token", law).unwrap();
+    let normal = normal.detach();
     (normal.squeeze(0).unwrap() * 50.0).unwrap()
 }
 
@@ -99,9 +96,8 @@ fn bits(t: &Tensor) -> Vec<u32> {
 fn every_variable_has_a_gradient() {
     for (name, cfg) in variants() {
         let vars = VarMap::new();
-        let vb = VarBuilder::from_varmap(&vars, DType::F32, &CPU);
+        let vb = vit::seeded(&vars, 1, DType::F32, &CPU);
         let model = Vit::new(&cfg, vb).unwrap();
-        vit::init(&vars, 1).unwrap();
         let logits = model
             .forward_train(&images(&cfg, 4), Drops(&[3, 4, 5, 6]))
             .unwrap();
@@ -138,9 +134,8 @@ fn every_variable_has_a_gradient() {
 fn a_block_agrees_with_finite_differences() {
     for (name, cfg) in variants() {
         let vars = VarMap::new();
-        let vb = VarBuilder::from_varmap(&vars, DType::F32, &CPU);
+        let vb = vit::seeded(&vars, 2, DType::F32, &CPU);
         let block = Block::new(&cfg, 1, vb).unwrap();
-        vit::init(&vars, 2).unwrap();
         let x = Var::from_tensor(&(numbers(&[1, 3, 16], 3) * 0.3).unwrap()).unwrap();
         let weights = numbers(&[1, 3, 16], 4);
         let loss = |y: Tensor, w: &Tensor| (y * w).unwrap().sum_all().unwrap();
@@ -204,8 +199,7 @@ fn drops_depend_on_the_seed_alone() {
         ..small()
     };
     let vars = VarMap::new();
-    let model = Vit::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &CPU)).unwrap();
-    vit::init(&vars, 1).unwrap();
+    let model = Vit::new(&cfg, vit::seeded(&vars, 1, DType::F32, &CPU)).unwrap();
     let x = images(&cfg, 3);
     let train = |x: &Tensor, seeds: &[u64]| model.forward_train(x, Drops(seeds)).unwrap();
     let all = train(&x, &[5, 6, 7]);
@@ -259,8 +253,7 @@ fn drop_path_drops_whole_branches() {
         ..small()
     };
     let vars = VarMap::new();
-    let model = Vit::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &CPU)).unwrap();
-    vit::init(&vars, 1).unwrap();
+    let model = Vit::new(&cfg, vit::seeded(&vars, 1, DType::F32, &CPU)).unwrap();
     let one = images(&cfg, 1);
     let batch = 512;
     let many = one.repeat((batch, 1, 1, 1)).unwrap();
@@ -288,8 +281,7 @@ fn drop_path_drops_whole_branches() {
 fn masking_works_for_every_variant() {
     for (name, cfg) in variants() {
         let vars = VarMap::new();
-        let model = Vit::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &CPU)).unwrap();
-        vit::init(&vars, 1).unwrap();
+        let model = Vit::new(&cfg, vit::seeded(&vars, 1, DType::F32, &CPU)).unwrap();
         let x = images(&cfg, 2);
         let patches = cfg.patches() as u32;
         let keep: Vec<u32> = (0..2).flat_map(|_| 0..patches).collect();

@@ -8,7 +8,7 @@
 use std::fmt;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use candle_nn::{VarBuilder, VarMap};
+use candle_nn::VarMap;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::Bencher;
 use freezeout::{AdamW, FreezeOut, Optimizer, Schedule};
@@ -165,9 +165,8 @@ fn block(&Shape([images, tokens, heads, dim]): &Shape<4>) -> impl Fn() -> Result
         ..VitConfig::default()
     };
     let vars = VarMap::new();
-    let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+    let vb = vit::seeded(&vars, 0, DType::F32, &Device::Cpu);
     let block = Block::new(&cfg, 0, vb).unwrap().with_compute(&compute());
-    vit::init(&vars, 0).unwrap();
     let x = var([images, tokens, heads * dim]);
     move || block.forward(&x)
 }
@@ -197,9 +196,8 @@ const ADAMW_BYTES: usize = 7 * 4;
 fn adamw(bencher: Bencher) {
     let vars = VarMap::new();
     let cfg = LocalMimConfig::new(VitConfig::preset("vit-base").unwrap()).unwrap();
-    let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+    let vb = vit::seeded(&vars, 0, DType::F32, &Device::Cpu);
     LocalMim::new(&cfg, vb).unwrap();
-    vit::init(&vars, 0).unwrap();
     let schedule = Schedule::cubic(1.0, cfg.layers(), 1_000_000);
     let mut freeze = FreezeOut::new(&vars, schedule, |name| cfg.layer_of(name, false)).unwrap();
     let squares = |var: &Var| var.sqr().and_then(|x| x.sum_all());

@@ -6,9 +6,10 @@ use candle_nn::{VarBuilder, VarMap};
 use rayon::prelude::*;
 
 use super::family::{Family, Recipe};
-use super::infer::variables;
 use super::{Checkpoint, Preprocess};
 use crate::error::Mismatch;
+use crate::init;
+use crate::record::{variables, Variable};
 use crate::{resample_pos_embed, Error, PosEmbed, Resample, Vit, VitConfig};
 
 /// What becomes of a checkpoint's head.
@@ -19,7 +20,7 @@ pub enum Head {
     Keep,
     /// No head: features.
     Drop,
-    /// A new one with so many outputs, drawn by [`crate::init`]'s law from this seed.
+    /// A new one with so many outputs, drawn from this seed as [`seeded`](crate::seeded) does.
     New {
         /// Number of classes.
         classes: usize,
@@ -108,7 +109,7 @@ impl Checkpoint {
     /// NaN or infinity in it, with file and name.
     pub fn load(&self, options: &LoadOptions) -> Result<Pretrained, Error> {
         let stored = self.with_head(options.head);
-        let needed = variables(&stored);
+        let needed = variables(&stored)?;
         self.compare(&needed, options.head)?;
         let mut cfg = stored;
         if let Some(image) = options.image {
@@ -151,7 +152,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Mismatch`] with everything that is missing, unexpected or mis-shaped.
     pub fn check(&self) -> Result<(), Error> {
-        self.compare(&variables(&self.cfg), Head::Keep)
+        self.compare(&variables(&self.cfg)?, Head::Keep)
     }
 
     /// The architecture of what the checkpoint has to give: without a head unless that is kept.
@@ -174,13 +175,13 @@ impl Checkpoint {
         }
     }
 
-    fn compare(&self, needed: &BTreeMap<String, Vec<usize>>, head: Head) -> Result<(), Error> {
+    fn compare(&self, needed: &BTreeMap<String, Variable>, head: Head) -> Result<(), Error> {
         let mut mismatch = Mismatch {
             origin: self.origin.clone(),
             unexpected: self.named.unexpected.clone(),
             ..Mismatch::default()
         };
-        for (name, shape) in needed {
+        for (name, Variable { shape, .. }) in needed {
             match self.named.recipes.get(name) {
                 None => mismatch.missing.push(name.clone()),
                 Some(recipe) => self.check_shape(recipe, shape, &mut mismatch),
@@ -257,19 +258,18 @@ fn new_head(
     seed: u64,
     options: &LoadOptions,
 ) -> Result<BTreeMap<String, Tensor>, Error> {
-    let vars = VarMap::new();
-    {
-        let mut map = vars.data().lock().unwrap_or_else(|e| e.into_inner());
-        for (name, shape) in variables(cfg) {
-            if name.starts_with("head.") || name.starts_with("head_dist.") {
-                map.insert(name, Var::zeros(shape, options.dtype, &options.device)?);
-            }
-        }
-    }
-    crate::init(&vars, seed)?;
-    let map = vars.data().lock().unwrap_or_else(|e| e.into_inner());
-    let tensors = map
-        .iter()
-        .map(|(name, var)| (name.clone(), var.as_detached_tensor()));
-    Ok(tensors.collect())
+    let mut head = variables(cfg)?;
+    head.retain(|name, _| name.starts_with("head.") || name.starts_with("head_dist."));
+    let draw = |(name, Variable { shape, law }): (String, Variable)| {
+        let tensor = init::draw(
+            seed,
+            &name,
+            shape.into(),
+            law,
+            options.dtype,
+            &options.device,
+        )?;
+        Ok((name, tensor))
+    };
+    head.into_iter().map(draw).collect()
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{bail, Result};
 use candle_core::{DType, Tensor};
-use candle_nn::{VarBuilder, VarMap};
+use candle_nn::VarMap;
 use freezeout::{AdamW, Costs, FreezeOut, Optimizer, StepCost};
 use localmim::{LocalMim, LocalMimConfig, Masking};
 use serde::Serialize;
@@ -219,8 +219,8 @@ fn measure(args: &Args) -> Result<Output<'_>> {
     let batch = args.batch_size;
     Budget::pretraining(&cfg, MASK_RATIO, batch, least, compute.precision).check(&device)?;
     let vars = VarMap::new();
-    LocalMim::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, &device))?; // makes the variables
-    vit::init(&vars, 0)?;
+    let vb = vit::seeded(&vars, 0, DType::F32, &device);
+    LocalMim::new(&cfg, vb)?; // makes the variables
     let schedule = freezeout::Schedule::cubic(1.0, cfg.layers(), 1_000_000);
     let mut freeze = FreezeOut::new(&vars, schedule, |name| cfg.layer_of(name, false))?;
     let mut opt = Optimizer::new(AdamW::default());

@@ -299,8 +299,8 @@ fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
     };
     budget.check(device)?;
     let vars = VarMap::new();
-    Vit::new(&cfg, VarBuilder::from_varmap(&vars, DType::F32, device))?;
-    vit::init(&vars, training.seed)?;
+    let vb = vit::seeded(&vars, training.seed, DType::F32, device);
+    Vit::new(&cfg, vb)?; // makes the variables
     let map = vars.data().lock().unwrap_or_else(|e| e.into_inner());
     let tensors = (map.iter()).map(|(name, var)| (name.clone(), var.as_detached_tensor()));
     Ok(Encoder {

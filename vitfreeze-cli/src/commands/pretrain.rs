@@ -144,8 +144,8 @@ impl Task for Pretrain {
 
     fn vars(&mut self) -> Result<VarMap> {
         let vars = VarMap::new();
-        self.model(VarBuilder::from_varmap(&vars, DType::F32, &self.device))?;
-        vit::init(&vars, self.config.training.seed)?;
+        let seed = self.config.training.seed;
+        self.model(vit::seeded(&vars, seed, DType::F32, &self.device))?;
         Ok(vars)
     }
 
