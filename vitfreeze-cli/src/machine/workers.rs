@@ -152,8 +152,8 @@ impl Workers {
         self.rank() == 0
     }
 
-    pub fn comm(&self) -> &dyn Communicator {
-        &*self.comm
+    pub fn comm(&self) -> &Rc<dyn Communicator> {
+        &self.comm
     }
 
     /// This one's result, if all have one. An error of one is an error of all, told by the first that has one.
