@@ -56,6 +56,29 @@ fn a_run_in_bf16_resumes_exactly_with_any_number_of_threads() {
 }
 
 #[test]
+fn nonsense_in_a_debugging_variable_is_a_usage_error() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, value, want) in [
+        (
+            "VITFREEZE_BF16",
+            "nonsense",
+            "VITFREEZE_BF16: 'nonsense' is none of",
+        ),
+        (
+            "VITFREEZE_PLAIN_OPS",
+            "yes",
+            "VITFREEZE_PLAIN_OPS is 'yes', it must be 0 or 1",
+        ),
+    ] {
+        let mut run = pretrain(&dir.path().join("run"), &[]);
+        run.env(name, value);
+        let said = fails(run, 2);
+        assert!(said.contains(want), "{said}");
+        assert!(!dir.path().join("run").exists());
+    }
+}
+
+#[test]
 fn without_a_unit_it_says_so_and_computes_in_f32() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name| dir.path().join(name);
