@@ -75,6 +75,9 @@ impl Weight<'_> {
             start,
             ..Product::new(shape, x, w)
         };
+        if let Some(held) = self.held {
+            held.look(&product, engine);
+        }
         product.held_into(self.held, y, engine);
     }
 

@@ -45,8 +45,8 @@ impl Prepared {
 
 /// What products need of one weight: made by the first of them, taken by the others for as long as the weight stays as it is.
 ///
-/// Each product looks whether it has stayed, by a fingerprint of all its numbers (one pass over them, a tenth of making tiles):
-/// whoever changes a weight in place needs not tell.
+/// Each forward looks whether it has stayed, by a fingerprint of all its numbers, one pass over them: whoever changes a weight in
+/// place needs not tell. The backward takes what its forward saw.
 #[derive(Default)]
 pub struct Held(Mutex<Made>);
 
@@ -67,6 +67,22 @@ struct Key {
 }
 
 impl Held {
+    /// Forgets what was made of a weight that has changed since; to be called before the first product of a pass.
+    pub fn look(&self, product: &Product<Mat>, engine: Engine) {
+        if !Prepared::pays(product, engine) {
+            return;
+        }
+        let _region = engine.profile.region("held weights");
+        let fingerprint = fingerprint(product.rhs.data);
+        let mut made = self.lock();
+        if made.fingerprint != fingerprint {
+            *made = Made {
+                fingerprint,
+                forms: Vec::new(),
+            };
+        }
+    }
+
     /// The product's right operand, which is the weight or its transpose; `None` if it is taken as it is.
     pub fn prepared(&self, product: &Product<Mat>, engine: Engine) -> Option<Arc<Prepared>> {
         if !Prepared::pays(product, engine) {
@@ -78,25 +94,17 @@ impl Held {
             n: product.shape.2,
             rs: product.rhs.rs,
         };
-        let fingerprint = engine
-            .profile
-            .timed("held weights", || fingerprint(product.rhs.data));
         let found = |made: &Made| {
             let mut forms = made.forms.iter();
             forms.find(|form| form.0 == key).map(|form| form.1.clone())
         };
-        {
-            let mut made = self.lock();
-            if made.fingerprint != fingerprint {
-                *made = Made {
-                    fingerprint,
-                    forms: Vec::new(),
-                };
-            }
+        let fingerprint = {
+            let made = self.lock();
             if let Some(form) = found(&made) {
                 return Some(form);
             }
-        }
+            made.fingerprint
+        };
         // Not under the lock: this thread may be of a pool, and take up another pass of the model while it waits for others.
         let form = Arc::new(Prepared::new(product, engine)?);
         let mut made = self.lock();
