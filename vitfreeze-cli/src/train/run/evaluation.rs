@@ -13,7 +13,6 @@ use crate::run::checkpoint::Best;
 use crate::run::folder::checkpoint_path;
 use crate::run::metrics::{Line, NotFinite, Row};
 use crate::run::report::Report;
-use crate::settings::Settings as _;
 use crate::train::{Task, TrainSettings as _};
 
 /// The weights of the best evaluation.
