@@ -20,8 +20,7 @@ use localmim::{LocalMim, LocalMimConfig, Masking};
 use vit::VitConfig;
 use vitfreeze_examples::ranks;
 
-/// Everything random follows from it: first weights, order, crops, masks.
-const SEED: u64 = 0;
+const SEED: u64 = 0; // everything random follows from it: first weights, order, crops, masks
 const MASK_RATIO: f64 = 0.75;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -43,7 +42,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         patch_size: patch,
         ..preset
     })?;
-
     let (ranks, threads) = ranks(Duration::from_secs(600))?;
     let loader = LoaderConfig {
         batch_size,
