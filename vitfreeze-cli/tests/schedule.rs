@@ -137,6 +137,60 @@ fn a_model_alone_is_asked_about_for_imagenet() {
 }
 
 #[test]
+fn the_images_of_data_that_is_here_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    for (split, images) in [("train", 20), ("val", 5)] {
+        let class = dir.path().join("set").join(split).join("ant");
+        std::fs::create_dir_all(&class).unwrap();
+        for i in 0..images {
+            std::fs::write(class.join(format!("{i}.jpg")), "counted, not read").unwrap();
+        }
+    }
+    std::fs::create_dir(dir.path().join("empty")).unwrap();
+    std::fs::write(
+        at("c.toml"),
+        format!("data = {:?}\nmodel = 'vit-base'", at("set")),
+    )
+    .unwrap();
+    let schedule = |more: &[&str]| {
+        let mut command = vitfreeze(["schedule", "--batch-size=4", "--accum=1"]);
+        command.args(more);
+        command
+    };
+    let data = format!("--data={}", at("set"));
+    for more in [
+        &["--model=vit-base", &data][..],
+        &[&data],
+        &["--config", &at("c.toml")],
+        &["--samples=99", &data],
+    ] {
+        let said = ok(schedule(more));
+        let counted = said.contains("224 px, 20 images: 100 epochs of 5 steps");
+        assert!(counted && !said.contains("assumed"), "{said}");
+    }
+    let said = ok(schedule(&[&data, "--images=40"]));
+    assert!(said.contains("40 images: 100 epochs of 10 steps"), "{said}");
+    for elsewhere in [&at("none"), "hf://datasets/org/name"] {
+        let said = ok(schedule(&[&format!("--data={elsewhere}")]));
+        let told = said.contains("not on this machine: ImageNet-1K's 1281167 images assumed");
+        assert!(told && said.contains("px, 1281167 images"), "{said}");
+    }
+    let error = fails(schedule(&[&data, "--batch-size=32"]), 2);
+    assert!(
+        error.contains("larger than the 20 images; choose at most 20"),
+        "{error}"
+    );
+    let error = fails(schedule(&[&format!("--data={}", at("empty"))]), 2);
+    assert!(error.contains("empty"), "{error}");
+    // A folder that happens to be called so is not the one that is assumed.
+    std::fs::rename(at("set"), at("imagenet")).unwrap();
+    let mut command = vitfreeze(["schedule", "--model=vit-base"]);
+    command.current_dir(dir.path());
+    assert!(ok(command).contains("px, 1281167 images"));
+}
+
+#[test]
 fn a_file_of_settings_says_what_is_wrong_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("run.toml");

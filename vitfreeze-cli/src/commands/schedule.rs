@@ -1,16 +1,19 @@
 //! `vitfreeze schedule`: what a freezing schedule will do, before anything is trained.
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use datasets::MAX_PIXELS;
 use freezeout::{freezeout_speedup, Estimate, LayerCost, Schedule, Spacing};
 use localmim::LocalMimConfig;
 
 use crate::commands::pretrain::config::Config;
 use crate::console::{counted, note, percent, print};
 use crate::costs;
+use crate::input::dataset;
 use crate::plot;
 use crate::settings::{Given, Settings as _};
+use crate::train::Training;
 use crate::usage::usage;
 
 const EXAMPLES: &str = "\
@@ -19,7 +22,7 @@ Examples:
   vitfreeze schedule --config configs/vit-b16-imagenet.toml --data imagenet --layer-lr scaled --plot schedule.png
   vitfreeze schedule --model vit-large --freeze power:2 --t0 0.6 --plot schedule.svg
 
-All flags of vitfreeze pretrain are understood; no image is read and nothing is trained.";
+All flags of vitfreeze pretrain are understood; images are counted, not read, and nothing is trained.";
 
 /// ImageNet-1K's training images, where nothing else is known.
 const IMAGENET: usize = 1_281_167;
@@ -31,7 +34,7 @@ pub struct Args {
     /// Configuration file (TOML) of vitfreeze pretrain; flags go before it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Number of training images [default: that of shapes with --data shapes or without --model, otherwise
+    /// Number of training images [default: those of --data, where it is on this machine; with --model alone
     /// ImageNet-1K's 1281167]
     #[arg(long, value_name = "N")]
     images: Option<usize>,
@@ -57,13 +60,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let images = match args.images {
         Some(0) => return Err(usage("images is 0, it must be at least 1")),
         Some(images) => images,
-        None if training.data() == "shapes" => training.samples,
-        None => IMAGENET,
+        None if published => IMAGENET,
+        None => count(training)?,
     };
     let batches = images / training.batch_size;
     if batches == 0 {
         return Err(usage(format!(
-            "batch-size {} is larger than the {images} images",
+            "batch-size {} is larger than the {images} images; choose at most {images}",
             training.batch_size
         )));
     }
@@ -88,6 +91,26 @@ pub fn run(args: Args) -> Result<ExitCode> {
         note(format!("drawn to {}", path.display()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The training images of a dataset that lies here; else as many as ImageNet-1K has.
+fn count(training: &Training) -> Result<usize> {
+    let data = training.data();
+    if data == "shapes" {
+        return Ok(training.samples);
+    }
+    if data.starts_with("hf://") || !may_be_here(data) {
+        note(format!(
+            "note: {data} is not on this machine: ImageNet-1K's {IMAGENET} images assumed; --images N says another number"
+        ));
+        return Ok(IMAGENET);
+    }
+    Ok(dataset::open(data, "train", MAX_PIXELS)?.len())
+}
+
+/// Whether there is something of this name, or it is a pattern of shards, which opening says more of.
+fn may_be_here(data: &str) -> bool {
+    data.contains('{') || Path::new(data).symlink_metadata().is_ok()
 }
 
 fn name_of(config: &Config) -> Result<String> {
