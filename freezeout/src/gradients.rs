@@ -30,7 +30,7 @@ impl Gradients {
     }
 
     /// Names and gradients, in order of the names.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &Tensor)> {
         self.tensors
             .iter()
             .map(|(name, grad)| (name.as_str(), grad))

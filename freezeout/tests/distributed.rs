@@ -7,6 +7,7 @@ use std::rc::Rc;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 use candle_nn::{conv2d, linear, Conv2d, Conv2dConfig, Linear, Module, VarBuilder, VarMap};
+use common::threads::Threads;
 use common::{bits, layer_of, threads, Bits, CPU};
 use freezeout::distributed::{broadcast_weights, Alone, Communicator, Reduced, Seen};
 use freezeout::{AdamW, AutoFreeze, Error, FreezeOut, Gradients, Optimizer, Schedule, Sgd};
@@ -398,7 +399,56 @@ fn a_policy_needs_the_reduced_gradients() {
 
 #[test]
 fn other_types_and_layouts_are_reduced_too() {
-    let means = threads::run(2, |ranks| {
+    types_and_layouts(|ranks| Box::new(ranks.clone()));
+}
+
+/// Ranks that reach the tensors where they are, as NCCL does on GPUs.
+#[derive(Debug)]
+struct OnDevice(Threads);
+
+impl Communicator for OnDevice {
+    fn rank(&self) -> usize {
+        self.0.rank()
+    }
+
+    fn size(&self) -> usize {
+        self.0.size()
+    }
+
+    fn all_reduce(&self, _: &mut [f32]) -> Result<(), Error> {
+        panic!("through the host")
+    }
+
+    fn all_reduce_f64(&self, values: &mut [f64]) -> Result<(), Error> {
+        self.0.all_reduce_f64(values)
+    }
+
+    fn all_reduce_tensors(&self, tensors: &[&Tensor]) -> Option<Result<Vec<Tensor>, Error>> {
+        let sum = |t: &&Tensor| {
+            let mut values = t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            self.0.all_reduce(&mut values)?;
+            Ok(Tensor::from_vec(values, t.shape(), &CPU)?)
+        };
+        Some(tensors.iter().map(sum).collect())
+    }
+
+    fn broadcast(&self, bytes: &mut [u8], root: usize) -> Result<(), Error> {
+        self.0.broadcast(bytes, root)
+    }
+
+    fn barrier(&self) -> Result<(), Error> {
+        self.0.barrier()
+    }
+}
+
+#[test]
+fn tensors_are_reduced_where_they_are() {
+    types_and_layouts(|ranks| Box::new(OnDevice(ranks.clone())));
+}
+
+fn types_and_layouts(ranks: impl Fn(&Threads) -> Box<dyn Communicator> + Sync) {
+    let means = threads::run(2, |threads| {
+        let ranks = &*ranks(threads);
         let mut means = BTreeMap::new();
         for dtype in [DType::F64, DType::BF16, DType::F16, DType::F32] {
             let vars = VarMap::new();

@@ -6,8 +6,11 @@ pub mod device;
 mod gpu;
 pub mod interrupt;
 pub mod memory;
+#[cfg(any(test, feature = "nccl"))]
+mod torchrun;
 pub mod workers;
 
+use anyhow::Result;
 use candle_core::Device;
 
 use workers::Workers;
@@ -18,4 +21,17 @@ pub struct Machine {
     /// Of this worker.
     pub threads: usize,
     pub workers: Workers,
+}
+
+impl Machine {
+    /// What one of `workers` computes with: its part of the cores, and a GPU of its own where they are on GPUs.
+    pub fn open(device: &str, threads: usize, workers: &Workers) -> Result<Self> {
+        let threads = device::set_threads_of(threads, workers.local)?;
+        let device = workers.open_device(device)?;
+        Ok(Self {
+            workers: workers.by_gpu(&device)?,
+            device,
+            threads,
+        })
+    }
 }

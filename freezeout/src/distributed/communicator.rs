@@ -1,6 +1,8 @@
 //! What training needs of the processes that train together.
 use std::fmt;
 
+use candle_core::Tensor;
+
 use crate::Error;
 
 /// The processes that train together: `size` of them, each with its `rank`.
@@ -54,6 +56,15 @@ pub trait Communicator: fmt::Debug {
                 "a communicator that overrides begin() must override finish()".into(),
             )
         })
+    }
+
+    /// The sums of these tensors as f32, in new memory, where this communicator reaches all of them on their device; `None`
+    /// where it does not, and they go through the host's memory by [`Communicator::begin`].
+    ///
+    /// # Errors
+    /// See [`Communicator`].
+    fn all_reduce_tensors(&self, _: &[&Tensor]) -> Option<Result<Vec<Tensor>, Error>> {
+        None
     }
 
     /// Copies `bytes` of rank `root` into those of all others.

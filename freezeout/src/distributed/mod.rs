@@ -1,7 +1,8 @@
 //! Data parallel training: every process computes the gradients of its part of a batch, and all of them update the same
 //! weights with the mean.
 //!
-//! A [`Communicator`] is what connects the processes: [`Alone`] for one, `Mpi` (feature `mpi`) for many. Adopting it is
+//! A [`Communicator`] is what connects the processes: [`Alone`] for one, `Mpi` (feature `mpi`) for many, `Nccl` (feature
+//! `nccl`) for many with a GPU each. Adopting it is
 //!
 //! 1. a communicator, and [`broadcast_weights`] once,
 //! 2. the rank's own part of each batch ([`Communicator::rank`], [`Communicator::size`]),
@@ -45,8 +46,12 @@ mod alone;
 mod communicator;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod overlap;
 mod reduce;
+#[cfg(any(test, feature = "nccl"))]
+mod rendezvous;
 mod weights;
 
 use agree::agree;
@@ -54,6 +59,8 @@ pub use alone::Alone;
 pub use communicator::{Begun, Communicator};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
+#[cfg(feature = "nccl")]
+pub use nccl::Nccl;
 pub use overlap::Seen;
 pub use reduce::Reduced;
 pub use weights::broadcast_weights;

@@ -110,6 +110,10 @@ impl OnWay {
     }
 
     fn take(&mut self, var: &Tensor, grad: &Tensor) -> Result<(), Error> {
+        // Those on a GPU go there, all together, afterwards.
+        if !grad.device().is_cpu() {
+            return Ok(());
+        }
         // A second part of the same gradient: too late, see `finish`.
         let Some(name) = self.names.remove(&var.id()) else {
             return Ok(());

@@ -213,7 +213,7 @@ impl Task for Probe {
                 self.encoder.pool(&tokens)?
             }
         };
-        let logits = head.train(&features, self.workers.comm())?;
+        let logits = head.train(&features, self.workers.comm().as_ref())?;
         Ok(vit::cross_entropy(&logits, &batch.labels, 0.0)?.into())
     }
 

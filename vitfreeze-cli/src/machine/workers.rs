@@ -5,9 +5,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Result;
+use candle_core::Device;
 use freezeout::distributed::{Alone, Communicator};
 
-use crate::machine::interrupt;
+#[cfg(feature = "nccl")]
+use crate::machine::torchrun;
+use crate::machine::{device, interrupt};
 use crate::usage::{is_usage, usage};
 
 /// This process among those that train together.
@@ -16,12 +19,16 @@ pub struct Workers {
     comm: Rc<dyn Communicator>,
     /// How many of them are on this machine.
     pub local: usize,
+    /// Which one of those this is, from 0.
+    local_rank: usize,
+    /// The GPU that it was connected by.
+    gpu: Option<Device>,
     #[cfg(feature = "mpi")]
     mpi: Option<Rc<freezeout::distributed::Mpi>>,
 }
 
 /// Seconds until a worker that does not answer is given up.
-#[cfg(feature = "mpi")]
+#[cfg(any(feature = "mpi", feature = "nccl"))]
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What launchers tell the processes that they start: the variable with how many there are.
@@ -98,6 +105,8 @@ impl Workers {
         Self {
             comm: Rc::new(Alone),
             local: 1,
+            local_rank: 0,
+            gpu: None,
             #[cfg(feature = "mpi")]
             mpi: None,
         }
@@ -107,9 +116,7 @@ impl Workers {
     pub fn open() -> Result<Self> {
         match launched() {
             None => Ok(Self::alone()),
-            Some((launcher @ "torchrun", count)) => Err(usage(format!(
-                "{launcher} started {count} workers; this build connects workers by MPI: start them with mpirun -np {count}"
-            ))),
+            Some(("torchrun", count)) => Self::connect_gpus(count),
             Some((launcher, count)) => Self::connect(launcher, count),
         }
     }
@@ -126,8 +133,68 @@ impl Workers {
         Ok(Self {
             comm: mpi.clone(),
             local: mpi.local_size(),
+            local_rank: mpi.local_rank(),
+            gpu: None,
             mpi: Some(mpi),
         })
+    }
+
+    /// Those that torchrun has started, by NCCL alone.
+    #[cfg(feature = "nccl")]
+    fn connect_gpus(_: usize) -> Result<Self> {
+        let place = torchrun::place(|name| std::env::var(name).ok())?;
+        let gpu = device::open(&format!("cuda:{}", place.local_rank))?;
+        let ranks = (place.rank, place.size);
+        let nccl = freezeout::distributed::Nccl::at(&place.address, ranks, &gpu, TIMEOUT)?;
+        Ok(Self {
+            comm: Rc::new(nccl),
+            local: place.local_size,
+            local_rank: place.local_rank,
+            gpu: Some(gpu),
+            #[cfg(feature = "mpi")]
+            mpi: None,
+        })
+    }
+
+    #[cfg(not(feature = "nccl"))]
+    fn connect_gpus(count: usize) -> Result<Self> {
+        Err(usage(format!(
+            "torchrun started {count} workers, and this build cannot connect them: build it with --features nccl (GPUs), or with --features mpi and start them with mpirun -np {count}"
+        )))
+    }
+
+    /// The device that the settings name, for this worker: with several on a machine `cuda` is another GPU for each.
+    pub fn open_device(&self, name: &str) -> Result<Device> {
+        match (&self.gpu, name) {
+            (Some(gpu), "cuda") => Ok(gpu.clone()),
+            (Some(_), _) => Err(usage(format!(
+                "--device {name}: torchrun's workers are connected by their GPUs: take --device cuda"
+            ))),
+            (None, "cuda") => device::open(&format!("cuda:{}", self.local_rank)),
+            (None, _) if self.local > 1 && name.starts_with("cuda:") => Err(usage(format!(
+                "--device {name}: {} workers on this machine need a GPU each: take --device cuda",
+                self.local
+            ))),
+            (None, _) => device::open(name),
+        }
+    }
+
+    /// The same workers, connected by their GPUs where they compute on some.
+    #[cfg(feature = "nccl")]
+    pub fn by_gpu(&self, device: &Device) -> Result<Self> {
+        if self.size() == 1 || self.gpu.is_some() || !device.is_cuda() {
+            return Ok(self.clone());
+        }
+        let nccl = freezeout::distributed::Nccl::over(&*self.comm, device, TIMEOUT)?;
+        Ok(Self {
+            comm: Rc::new(nccl),
+            ..self.clone()
+        })
+    }
+
+    #[cfg(not(feature = "nccl"))]
+    pub fn by_gpu(&self, _: &Device) -> Result<Self> {
+        Ok(self.clone())
     }
 
     #[cfg(not(feature = "mpi"))]
@@ -152,8 +219,8 @@ impl Workers {
         self.rank() == 0
     }
 
-    pub fn comm(&self) -> &dyn Communicator {
-        &*self.comm
+    pub fn comm(&self) -> &Rc<dyn Communicator> {
+        &self.comm
     }
 
     /// This one's result, if all have one. An error of one is an error of all, told by the first that has one.

@@ -115,11 +115,7 @@ impl<T: Task> Run<T> {
             None => (T::Settings::new(args.config.as_deref(), &args.flags)?, None),
         };
         let training = config.training();
-        let machine = Machine {
-            threads: device::set_threads_of(training.threads, workers.local)?,
-            device: device::open(&training.device)?,
-            workers: workers.clone(),
-        };
+        let machine = Machine::open(&training.device, training.threads, workers)?;
         if let (Some(out), None) = (&args.out, &resumed) {
             folder::check_free(out)?;
         }

@@ -129,7 +129,7 @@ impl<T: Task> Run<T> {
         let workers = &self.machine.workers;
         let judge = |vb| -> Result<Accuracy> {
             let mine = workers.agree(self.task.model(vb).and_then(|m| self.task.evaluate(&m)))?;
-            Ok(mine.of_all(workers.comm())?)
+            Ok(mine.of_all(workers.comm().as_ref())?)
         };
         // Plain tensors: an evaluation records no graph.
         let weights = freezeout::checkpoint::weights(&self.freeze)

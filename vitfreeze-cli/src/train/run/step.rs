@@ -1,7 +1,8 @@
 //! One optimiser step.
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
+use candle_core::Tensor;
 use datasets::Batch;
 use freezeout::{Gradients, Param};
 
@@ -20,11 +21,19 @@ impl<T: Task> Run<T> {
         batches: &mut dyn Iterator<Item = Result<Batch>>,
         report: &Report,
     ) -> Result<(Row, Gradients)> {
-        let mine = self.own_gradients(step, batches, report);
+        // Until the optimiser's step: what products need of the weights is made once.
+        let _held = (self.steps.batches(step) > 1).then(vit::ops::hold_weights);
+        // All agree before the last backward pass: during it the gradients are on their way to the others.
+        let mine = self.up_to_the_last_backward(step, batches, report);
         let workers = self.machine.workers.clone();
-        let (mut row, mut grads) = workers.agree(mine)?;
+        let (mut row, before, loss) = workers.agree(mine)?;
+        let (grads, reduced) = timed_on(&self.machine.device, &mut row.seconds.backward, || {
+            let backward = vit::ops::backward_seen;
+            let ranks = workers.comm();
+            self.freeze.backward_reduced(&loss, before, ranks, backward)
+        })?;
         if workers.size() > 1 {
-            let reduced = grads.all_reduce(workers.comm())?;
+            row.seconds.backward -= reduced.seconds;
             row.seconds.communication = reduced.seconds;
             row.reduced_bytes = Some(reduced.bytes);
             self.mean_of_workers(&mut row)?;
@@ -59,12 +68,13 @@ impl<T: Task> Run<T> {
         }
     }
 
-    fn own_gradients(
+    /// The gradients of this worker's batches but the last one, and the last one's loss.
+    fn up_to_the_last_backward(
         &mut self,
         step: usize,
         batches: &mut dyn Iterator<Item = Result<Batch>>,
         report: &Report,
-    ) -> Result<(Row, Gradients)> {
+    ) -> Result<(Row, Option<Gradients>, Tensor)> {
         self.started = Instant::now();
         let schedule = self.freeze.schedule();
         let micro = self.steps.batches(step);
@@ -90,10 +100,8 @@ impl<T: Task> Run<T> {
             images_per_second: 0.0,
             seconds: Seconds::default(),
         };
-        let mut grads = Gradients::default();
-        // Until the optimiser's step: what products need of the weights is made once.
-        let _held = (micro > 1).then(vit::ops::hold_weights);
-        for _ in 0..micro {
+        let mut grads: Option<Gradients> = None;
+        for left in (0..micro).rev() {
             let batch = timed(&mut row.seconds.data, || batches.next());
             if self.feed.skipped_count() > self.told.len() {
                 report.tell_skipped(&mut self.told, self.feed.skipped());
@@ -124,14 +132,15 @@ impl<T: Task> Run<T> {
                 _ => (loss.total * (1.0 / micro as f64))?,
             };
             row.graph_nodes = total.sorted_nodes().len();
-            let backward = || self.freeze.backward_by(&total, vit::ops::backward);
-            grads.add(timed_on(
-                &self.machine.device,
-                &mut row.seconds.backward,
-                backward,
-            )?)?;
+            if left == 0 {
+                return Ok((row, grads, total));
+            }
+            let more = timed_on(&self.machine.device, &mut row.seconds.backward, || {
+                self.freeze.backward_by(&total, vit::ops::backward)
+            })?;
+            grads.get_or_insert_default().add(more)?;
         }
-        Ok((row, grads))
+        bail!("step {step} has no batches")
     }
 
     /// One optimiser step; completes the row and writes it.
