@@ -37,10 +37,10 @@ impl Flags {
     /// Refuses what does not go together.
     pub fn check(&self) -> Result<()> {
         let numbers = [
-            ("bandwidth", self.bandwidth, f64::INFINITY),
-            ("images-per-second", self.images_per_second, 1e9),
+            ("bandwidth", self.bandwidth),
+            ("images-per-second", self.images_per_second),
         ];
-        for (name, value, most) in numbers {
+        for (name, value) in numbers {
             let Some(value) = value else { continue };
             if self.workers.is_none() {
                 return Err(usage(format!(
@@ -48,9 +48,9 @@ impl Flags {
                 )));
             }
             // NaN is in no range.
-            if !(1e-3..=most).contains(&value) {
+            if !(0.01..=1e9).contains(&value) {
                 return Err(usage(format!(
-                    "{name} is {value}, it must be 0.001 to {most}"
+                    "{name} is {value}, it must be 0.01 to 1000000000"
                 )));
             }
         }
@@ -92,7 +92,7 @@ impl Flags {
             self.bandwidth
                 .map_or(String::new(), |gbit| format!(", link of {gbit} Gbit/s")),
             counted(plan.images, "image"),
-            speed.round()
+            (100.0 * speed).round() / 100.0
         );
         let bytes = [0, last].map(|frozen| cluster.step(&costs, frozen).map(|step| step.bytes));
         let [first_bytes, last_bytes] = bytes;
@@ -110,7 +110,7 @@ impl Flags {
         ];
         let mut row = |name: &str, cell: &dyn Fn(&Cluster) -> Result<String>| -> Result<()> {
             let [after, meanwhile] = &columns;
-            out += &format!("{name:<48}{:>14}{:>14}\n", cell(after)?, cell(meanwhile)?);
+            out += &format!("{name:<42}{:>16}{:>18}\n", cell(after)?, cell(meanwhile)?);
             Ok(())
         };
         let seconds = |cluster: &Cluster, frozen: usize| -> Result<String> {
@@ -120,13 +120,12 @@ impl Flags {
         let saved = |cluster: Cluster| -> Result<String> {
             Ok(percent(Estimate::on(schedule, &costs, &cluster)?.time))
         };
-        row("reduced, against the backward pass", &|cluster| {
-            Ok((if cluster.overlap {
-                "meanwhile"
-            } else {
-                "after it"
-            })
-            .to_owned())
+        row("gradients go", &|cluster| {
+            let when = match cluster.overlap {
+                true => "during backward",
+                false => "after backward",
+            };
+            Ok(when.to_owned())
         })?;
         row("step with nothing frozen", &|c| seconds(c, 0))?;
         row("step at the end", &|c| seconds(c, last))?;
