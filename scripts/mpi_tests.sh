@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 RAYON_NUM_THREADS=1
 # Of the whole workspace, as the tests are: other features would build candle a second time.
 build=(--workspace --locked --features vitfreeze-examples/mpi,vitfreeze-cli/mpi)
-cargo build "${build[@]}" --example data_parallel
+cargo build "${build[@]}" --example data_parallel --example pretrain_imagenet --example finetune_imagenet
 # The program: it starts mpirun itself.
 cargo test "${build[@]}" --test workers -- --test-threads 1
 for np in 1 3; do
@@ -43,6 +43,19 @@ for np in 1 2 3; do
     END { print "-np " np ": losses within " worst + 0 ", up to " most " frozen"; exit bad || most < 3 }
   ' || fail "-np $np: losses or bytes are wrong"
 done
+
+# The reference runs on two ranks: as the program's two workers, and one that speaks.
+examples="$(dirname "$program")"
+vitfreeze="$examples/../vitfreeze"
+two=(mpirun -np 2 --oversubscribe)
+"${two[@]}" "$examples/pretrain_imagenet" shapes "$out/library" --tiny >"$out/said"
+[[ "$(grep -c '^epoch' "$out/said")" == 2 ]] || fail "not 2 epochs: $(cat "$out/said")"
+"${two[@]}" "$vitfreeze" pretrain --out "$out/program" --data shapes --samples 4096 --model vit-tiny --image-size 32 \
+  --patch-size 8 --batch-size 64 --accum 4 --epochs 2 --warmup-epochs 0 --blr 2e-4 --layer-lr shared --decoder-dim 256 \
+  --decoder-heads 8
+cmp "$out/library/encoder.safetensors" "$out/program/encoder.safetensors" || fail "library and program end with other weights"
+"${two[@]}" "$examples/finetune_imagenet" "$out/library/encoder.safetensors" shapes "$out/tuned" --tiny >"$out/said"
+[[ "$(grep -c 'top-1' "$out/said")" == 1 ]] || fail "not one epoch: $(cat "$out/said")"
 
 # endless SIGNAL: a long run whose last rank gets the signal; how it ends is in $out/endless and $code.
 endless() {

@@ -5,15 +5,18 @@
 //!
 //!     cargo run --release -p vitfreeze-examples --example finetune_imagenet -- ENCODER imagenet runs/finetuned
 //!     cargo run --release -p vitfreeze-examples --example finetune_imagenet -- ENCODER shapes runs/tiny --tiny
+//!
+//! On many processes: built with `--features mpi`, under `mpirun -np N --bind-to none`, OUT on a disk that all see.
 use std::error::Error;
 use std::path::Path;
-use std::sync::Arc;
+use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use datasets::{rng, EvalTransform, FinetuneTransform, Loader, LoaderConfig, Mixup, Source};
+use datasets::{rng, FinetuneTransform, Loader, LoaderConfig, Mixup};
 use freezeout::*;
 use vit::{Checkpoint, Drops, LoadOptions, Pool, Vit};
+use vitfreeze_examples::{ranks, top1};
 
 /// Everything random follows from it: the head, order, augmentation, drop path.
 const SEED: u64 = 0;
@@ -27,14 +30,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     // From a checkpoint of 100 epochs: 1024 images a step in 32 batches.
     let (size, batch, accum, epochs, warmup) = match tiny {
         [] => (224, 32, 32, 100, 20),
-        _ => (32, 32, 4, 1, 0),
+        [tiny] if tiny == "--tiny" => (32, 32, 4, 1, 0),
+        _ => return Err("only --tiny may follow".into()),
     };
     let (train, val) = (datasets::open(data, "train")?, datasets::open(data, "val")?);
     let classes = train.classes().len();
+    let (ranks, threads) = ranks(Duration::from_secs(600))?;
     let config = LoaderConfig {
         batch_size: batch,
         seed: SEED,
-        threads: std::thread::available_parallelism()?.get(),
+        threads,
+        rank: ranks.rank(),
+        ranks: ranks.size(),
         ..LoaderConfig::default()
     };
     let loader = Loader::new(train, FinetuneTransform::imagenet(size), config)?;
@@ -48,15 +55,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (cfg, vars) = (pretrained.cfg, pretrained.vars()?);
     let schedule = Schedule {
         warmup_steps: warmup * steps.per_epoch(),
-        lr: 1e-3 * (batch * steps.largest()) as f64 / 256.0,
+        lr: 1e-3 * (batch * steps.largest() * ranks.size()) as f64 / 256.0,
         min_lr: 1e-6,
         spacing: Spacing::None, // or cubic: then the model is built anew where layers freeze, as in pretrain_imagenet
         ..Schedule::cubic(1.0, cfg.depth + 1, steps.total())
     };
     let mut freeze = FreezeOut::new(&vars, schedule, vit::layer_of)?;
-    let (beta2, adamw) = (0.999, AdamW::default());
-    let opt = Optimizer::new(AdamW { beta2, ..adamw });
-    let mut opt = opt.groups(layer_decay(0.75, cfg.depth + 1));
+    let mut adamw = AdamW::default();
+    adamw.beta2 = 0.999;
+    let mut opt = Optimizer::new(adamw).groups(layer_decay(0.75, cfg.depth + 1));
     let mixup = Mixup::imagenet(classes);
     std::fs::create_dir_all(out)?;
     let file = Path::new(out).join("checkpoint.safetensors");
@@ -69,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = Vit::new(&cfg, freeze.vars())?;
     let mut batches = loader.stream(steps.epoch(first), steps.first_batch(first));
     for step in first..freeze.schedule().steps {
-        let (mut grads, mut mean) = (Gradients::default(), 0.0);
+        let (mut grads, mut mean) = (Gradients::default(), [0.0]);
         let micro = steps.batches(step);
         for _ in 0..micro {
             let mut part = batches.next().ok_or("the loader ended early")??;
@@ -79,41 +86,29 @@ fn main() -> Result<(), Box<dyn Error>> {
             let images = Tensor::from_vec(part.images, (batch, 3, size, size), &CPU)?;
             let logits = model.forward_train(&images, Drops(&drops))?;
             let loss = (vit::soft_target_cross_entropy(&logits, &targets)? / micro as f64)?;
-            mean += loss.to_scalar::<f32>()?;
+            mean[0] += f64::from(loss.to_scalar::<f32>()?) / ranks.size() as f64;
             grads.add(freeze.backward_by(&loss, vit::ops::backward)?)?;
         }
+        grads.all_reduce(&*ranks)?;
+        ranks.all_reduce_f64(&mut mean)?;
         opt.step(&freeze, step, &grads)?;
         if steps.ends_epoch(step + 1) {
             let mut state = checkpoint::collect(&freeze, &opt, None)?;
             state.insert("step".into(), Tensor::new(step as i64 + 1, &CPU)?);
-            vit::save_atomic(&file, &state, ("kind", "finetune".into()))?;
             let weights = checkpoint::weights(&freeze).into_iter().collect();
             let plain = Vit::new(&cfg, VarBuilder::from_tensors(weights, DType::F32, &CPU))?;
-            let (epoch, top1) = (steps.epoch(step) + 1, top1(&plain, &val, size)?);
-            println!("epoch {epoch}/{epochs}: loss {mean:.4}, top-1 {top1:.2} %");
+            let (epoch, top1) = (steps.epoch(step) + 1, top1(&plain, &val, size, &*ranks)?);
+            if ranks.rank() == 0 {
+                vit::save_atomic(&file, &state, ("kind", "finetune".into()))?;
+                let loss = mean[0];
+                println!("epoch {epoch}/{epochs}: loss {loss:.4}, top-1 {top1:.2} %");
+            }
         }
     }
-    let mut classifier = pretrained;
-    classifier.tensors = checkpoint::weights(&freeze);
-    classifier.save_file(&Path::new(out).join("classifier.safetensors"))?;
-    Ok(())
-}
-
-/// Percent of the images whose class has the largest logit.
-fn top1(model: &Vit, val: &Arc<dyn Source>, size: usize) -> Result<f64, Box<dyn Error>> {
-    let config = LoaderConfig {
-        shuffle: false,
-        keep_last: true,
-        ..LoaderConfig::default()
-    };
-    let loader = Loader::new(val.clone(), EvalTransform::imagenet(size), config)?;
-    let (mut right, mut all) = (0, 0);
-    for part in loader.stream(0, 0).take(loader.batches_per_epoch()) {
-        let (labels, images) = part.map(|part| (part.labels, part.images))?;
-        let images = Tensor::from_vec(images, (labels.len(), 3, size, size), &CPU)?;
-        let best = model.forward(&images)?.argmax(1)?.to_vec1::<u32>()?;
-        right += best.iter().zip(&labels).filter(|(a, b)| a == b).count();
-        all += labels.len();
+    if ranks.rank() == 0 {
+        let mut classifier = pretrained;
+        classifier.tensors = checkpoint::weights(&freeze);
+        classifier.save_file(&Path::new(out).join("classifier.safetensors"))?;
     }
-    Ok(100.0 * right as f64 / all as f64)
+    Ok(())
 }

@@ -2,37 +2,38 @@
 //!
 //! DATA is anything that `datasets::open` knows: `shapes`, a folder of class folders, ILSVRC2012's tars, WebDataset, Parquet.
 //! OUT gets checkpoint.safetensors after every epoch and encoder.safetensors at the end; the same command goes on where it
-//! stopped. `--tiny` is the same with a small model and few epochs. What the program `vitfreeze pretrain` has beyond this:
-//! progress, metrics, checks, ctrl-C.
+//! stopped. `--tiny`: a small model and few epochs. `vitfreeze pretrain` has progress, metrics, checks, ctrl-C besides.
 //!
 //!     cargo run --release -p vitfreeze-examples --example pretrain_imagenet -- shapes runs/tiny --tiny
 //!     cargo run --release -p vitfreeze-examples --example pretrain_imagenet -- imagenet runs/vit-base
+//!
+//! On many processes: built with `--features mpi`, under `mpirun -np N --bind-to none`, OUT on a disk that all see.
 use std::error::Error;
 use std::path::Path;
-use std::thread::available_parallelism;
+use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use datasets::{rng, Loader, LoaderConfig, PretrainTransform};
-use freezeout::{checkpoint, AdamW, FreezeOut, Gradients, LayerLr, Optimizer, Schedule, Steps};
+use freezeout::*;
 use localmim::{LocalMim, LocalMimConfig, Masking};
 use vit::VitConfig;
+use vitfreeze_examples::ranks;
 
-/// Everything random follows from it: first weights, order, crops, masks.
-const SEED: u64 = 0;
+const SEED: u64 = 0; // everything random follows from it: first weights, order, crops, masks
 const MASK_RATIO: f64 = 0.75;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let (data, out, tiny) = match &args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [data, out] => (*data, Path::new(*out), false),
-        [data, out, "--tiny"] => (*data, Path::new(*out), true),
-        _ => return Err("usage: pretrain_imagenet DATA OUT [--tiny]".into()),
+    let [data, out, tiny @ ..] = &args[..] else {
+        return Err("usage: pretrain_imagenet DATA OUT [--tiny]".into());
     };
+    let out = Path::new(out);
     // The thesis' run (arXiv 2312.02194): 100 epochs, 2048 images a step in 32 batches.
     let (name, size, patch, batch_size, accum, epochs, warmup) = match tiny {
-        false => ("vit-base", 224, 16, 64, 32, 100, 10),
-        true => ("vit-tiny", 32, 8, 64, 4, 2, 0),
+        [] => ("vit-base", 224, 16, 64, 32, 100, 10),
+        [tiny] if tiny == "--tiny" => ("vit-tiny", 32, 8, 64, 4, 2, 0),
+        _ => return Err("only --tiny may follow".into()),
     };
     let device = Device::Cpu;
     let preset = VitConfig::preset(name).ok_or("no such model")?;
@@ -41,11 +42,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         patch_size: patch,
         ..preset
     })?;
-
+    let (ranks, threads) = ranks(Duration::from_secs(600))?;
     let loader = LoaderConfig {
         batch_size,
         seed: SEED,
-        threads: available_parallelism()?.get(),
+        threads,
+        rank: ranks.rank(),
+        ranks: ranks.size(),
         ..LoaderConfig::default()
     };
     let transform = PretrainTransform::imagenet(size);
@@ -54,7 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let schedule = Schedule {
         warmup_steps: warmup * steps.per_epoch(),
-        lr: 2e-4 * (batch_size * steps.largest()) as f64 / 256.0,
+        lr: 2e-4 * (batch_size * steps.largest() * ranks.size()) as f64 / 256.0,
         min_lr: 1e-6,
         layer_lr: LayerLr::Shared,
         ..Schedule::cubic(0.8, cfg.layers(), steps.total())
@@ -81,32 +84,36 @@ fn main() -> Result<(), Box<dyn Error>> {
         if freeze.advance(step)? {
             model = LocalMim::new(&cfg, freeze.vars())?;
         }
-        let (mut grads, mut mean) = (Gradients::default(), 0.0);
-        let micro = steps.batches(step);
+        let (mut grads, mut mean, micro) = (Gradients::default(), [0.0], steps.batches(step));
         for _ in 0..micro {
             let batch = batches.next().ok_or("the loader ended early")??;
             let noise = rng::noise(SEED, "mask", &batch, cfg.vit.patches());
             let masking = Masking::from_noise(&noise, cfg.vit.patches(), MASK_RATIO)?;
             let images = Tensor::from_vec(batch.images, (batch_size, 3, size, size), &device)?;
             let loss = (model.loss(&images, &masking)?.total / micro as f64)?;
-            mean += loss.to_scalar::<f32>()?;
+            mean[0] += f64::from(loss.to_scalar::<f32>()?) / ranks.size() as f64;
             grads.add(freeze.backward_by(&loss, vit::ops::backward)?)?;
         }
-        if !mean.is_finite() {
-            return Err(format!("step {step}: the loss is {mean}; take a smaller lr").into());
+        grads.all_reduce(&*ranks)?; // a frozen layer has no gradient and sends nothing
+        ranks.all_reduce_f64(&mut mean)?;
+        if !mean[0].is_finite() {
+            return Err(format!("step {step}: the loss is {mean:?}; take a smaller lr").into());
         }
         opt.step(&freeze, step, &grads)?;
         let done = step + 1;
-        if steps.ends_epoch(done) {
+        if steps.ends_epoch(done) && ranks.rank() == 0 {
             let mut state = checkpoint::collect(&freeze, &opt, None)?;
             state.insert("step".into(), Tensor::new(done as i64, &device)?);
             vit::save_atomic(&file, &state, ("model", name.into()))?;
-            let (epoch, frozen) = (steps.epoch(done), freeze.frozen());
-            println!("epoch {epoch}/{epochs}: loss {mean:.4}, {frozen} layers frozen");
+            let (epoch, loss, frozen) = (steps.epoch(done), mean[0], freeze.frozen());
+            println!("epoch {epoch}/{epochs}: loss {loss:.4}, {frozen} layers frozen");
         }
     }
-    let encoder = cfg.encoder_tensors(&checkpoint::weights(&freeze))?;
-    vit::save_encoder(&out.join("encoder.safetensors"), &cfg.vit, &encoder)?;
-    println!("{}", out.join("encoder.safetensors").display());
+    if ranks.rank() == 0 {
+        let file = out.join("encoder.safetensors");
+        let encoder = cfg.encoder_tensors(&checkpoint::weights(&freeze))?;
+        vit::save_encoder(&file, &cfg.vit, &encoder)?;
+        println!("{}", file.display());
+    }
     Ok(())
 }

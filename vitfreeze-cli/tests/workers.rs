@@ -16,11 +16,16 @@ const RUN: &str = "--data=shapes --samples=40 --model=vit-tiny --image-size=16 -
 
 /// `vitfreeze ARGS` on so many workers.
 fn mpirun(workers: usize, args: &[&str]) -> Command {
+    let mut command = mpirun_of(workers, env!("CARGO_BIN_EXE_vitfreeze"));
+    command.args(args);
+    command
+}
+
+fn mpirun_of(workers: usize, program: &str) -> Command {
     let mut command = Command::new("mpirun");
     command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
     command.env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-    command.args(["--oversubscribe", "-np", &workers.to_string()]);
-    command.arg(env!("CARGO_BIN_EXE_vitfreeze")).args(args);
+    command.args(["--oversubscribe", "-np", &workers.to_string(), program]);
     command
 }
 
@@ -326,4 +331,27 @@ fn one_message_tells_what_went_wrong() {
     let said = text(&output);
     assert!(count(&said) == 1 && said.contains("of 2: "), "{said}");
     assert_eq!(output.status.code(), Some(1), "{said}");
+}
+
+#[test]
+fn a_full_disk_of_the_first_stops_both_and_loses_nothing() {
+    let runs = Runs::new();
+    let out = runs.at("run");
+    ok(pretrain(2, 6, &out, &["--max-steps=4"]));
+    let before = std::fs::read(out.join("checkpoint.safetensors")).unwrap();
+    // Only the first writes, and may write less than a checkpoint.
+    let vitfreeze = env!("CARGO_BIN_EXE_vitfreeze");
+    let (dir, blocks) = (out.display(), before.len() / 1024);
+    let go_on = format!(
+        "test \"$OMPI_COMM_WORLD_RANK\" = 1 || ulimit -f {blocks}; exec {vitfreeze} pretrain --resume {dir}"
+    );
+    let mut command = mpirun_of(2, "bash");
+    command.args(["-c", &go_on]);
+    let output = command.output().unwrap();
+    let said = text(&output);
+    assert_eq!(said.matches("error: ").count(), 1, "{said}");
+    assert!(said.contains("worker 1 of 2: "), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let after = std::fs::read(out.join("checkpoint.safetensors")).unwrap();
+    assert!(before == after, "the checkpoint is not as it was");
 }

@@ -320,3 +320,103 @@ impl fmt::Display for Elsewhere {
 }
 
 impl std::error::Error for Elsewhere {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::metrics::NotFinite;
+
+    /// One of two; the other one has this code.
+    #[derive(Debug)]
+    struct OneOfTwo(usize, f64);
+
+    type Done = Result<(), freezeout::Error>;
+
+    impl Communicator for OneOfTwo {
+        fn rank(&self) -> usize {
+            self.0
+        }
+
+        fn size(&self) -> usize {
+            2
+        }
+
+        fn all_reduce(&self, _: &mut [f32]) -> Done {
+            Ok(())
+        }
+
+        fn all_reduce_f64(&self, values: &mut [f64]) -> Done {
+            values[1 - self.0] += self.1;
+            Ok(())
+        }
+
+        fn broadcast(&self, _: &mut [u8], _: usize) -> Done {
+            Ok(())
+        }
+
+        fn barrier(&self) -> Done {
+            Ok(())
+        }
+    }
+
+    fn one_of_two(rank: usize, other: f64) -> Workers {
+        Workers {
+            comm: Rc::new(OneOfTwo(rank, other)),
+            ..Workers::alone()
+        }
+    }
+
+    fn not_finite() -> Result<u8> {
+        Err(NotFinite("step 3: the loss is NaN".into()).into())
+    }
+
+    #[test]
+    fn all_are_well() {
+        assert_eq!(one_of_two(0, 0.0).agree(Ok(7)).unwrap(), 7);
+        assert_eq!(Workers::alone().agree(Ok(7)).unwrap(), 7);
+    }
+
+    #[test]
+    fn a_loss_that_is_nan_on_one_alone_stops_both_and_one_tells() {
+        let told = one_of_two(1, 0.0).agree(not_finite()).unwrap_err();
+        assert_eq!(
+            format!("{told:#}"),
+            "worker 2 of 2: step 3: the loss is NaN"
+        );
+        assert!(told.is::<NotFinite>());
+        let silent = one_of_two(0, 1.0).agree(Ok(7)).unwrap_err();
+        assert_eq!(silent.downcast_ref::<Elsewhere>().unwrap().0, 1);
+    }
+
+    #[test]
+    fn the_first_of_two_that_fail_tells() {
+        let told = one_of_two(0, 2.0).agree(not_finite()).unwrap_err();
+        assert!(told.is::<Together>(), "{told:#}");
+        let silent = one_of_two(1, 2.0).agree(not_finite()).unwrap_err();
+        // A usage error's code is the other one's.
+        assert_eq!(silent.downcast_ref::<Elsewhere>().unwrap().0, 2);
+    }
+
+    #[test]
+    fn more_to_say_goes_behind_the_cause() {
+        let told = one_of_two(1, 0.0).agree(not_finite()).unwrap_err();
+        let told = one_of_two(1, 0.0).with_more(told, "nothing is lost");
+        assert_eq!(
+            format!("{told:#}"),
+            "worker 2 of 2: step 3: the loss is NaN; nothing is lost"
+        );
+        let silent = one_of_two(0, 1.0).agree(Ok(7)).unwrap_err();
+        assert!(one_of_two(0, 1.0).with_more(silent, "x").is::<Elsewhere>());
+    }
+
+    #[test]
+    fn each_of_several_takes_a_gpu_of_its_own() {
+        let two = Workers {
+            local: 2,
+            ..Workers::alone()
+        };
+        let error = two.open_device("cuda:1").unwrap_err();
+        assert!(is_usage(&error) && error.to_string().contains("--device cuda"));
+        assert!(two.open_device("cpu").unwrap().is_cpu());
+    }
+}
