@@ -21,12 +21,11 @@ pub use settings::{check_batch, Plan, TrainSettings, Training};
 pub use supervised::{Pool, Supervised};
 
 use crate::accuracy::Accuracy;
-use crate::console;
+use crate::console::{self, note};
 use crate::machine::budget::Budget;
 use crate::machine::workers::{self, Elsewhere, Workers};
 use crate::machine::{interrupt, Machine};
 use crate::run::checkpoint::Fingerprint;
-use crate::run::folder;
 use crate::run::metrics::NotFinite;
 use crate::run::report::Report;
 use crate::settings::{Given, Settings};
@@ -202,7 +201,11 @@ fn train<T: Task>(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<Exit
         }
         if let (Some(signal), true) = (asked, run.step < stop) {
             report.close();
-            folder::say_stopped(T::Settings::COMMAND, &run.dir, run.step, steps);
+            note(format!(
+                "saved after step {} of {steps}; to go on:",
+                run.step
+            ));
+            note(format!("  {}", run.resume_command()));
             return Ok(ExitCode::from(128 + signal));
         }
     }

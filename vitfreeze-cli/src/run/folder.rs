@@ -199,23 +199,23 @@ pub fn start<S: Settings>(
         })
 }
 
-/// Says that a run has stopped, and how to go on with it.
-pub fn say_stopped(command: &str, dir: &Path, step: usize, steps: usize) {
-    note(format!("saved after step {step} of {steps}; to go on:"));
-    note(format!("  vitfreeze {command} --resume {}", quoted(dir)));
+/// The command that goes on with a run of so many workers.
+pub fn resume_command(command: &str, dir: &Path, workers: usize) -> String {
+    let resume = format!("vitfreeze {command} --resume {}", quoted(dir));
+    match workers {
+        1 => resume,
+        _ => format!("{resume} --nproc {workers}"),
+    }
 }
 
-/// The same error, and where a checkpoint could not be written, what is still there.
-pub fn untouched(error: anyhow::Error, command: &str, dir: &Path, saved: usize) -> anyhow::Error {
+/// The same error, and where a checkpoint could not be written, what is still there, and the command that goes on with it.
+pub fn untouched(error: anyhow::Error, dir: &Path, saved: usize, resume: &str) -> anyhow::Error {
     match error.is::<vit::Error>() {
         true if !checkpoint_path(dir).is_file() => anyhow!(
             "{error:#}; the run's own checkpoint is gone too: something has removed or moved {}",
             dir.display()
         ),
-        true => anyhow!(
-            "{error:#}; the checkpoint of step {saved} is untouched: vitfreeze {command} --resume {}",
-            quoted(dir)
-        ),
+        true => anyhow!("{error:#}; the checkpoint of step {saved} is untouched: {resume}"),
         false => error,
     }
 }

@@ -10,10 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::Run;
 use crate::accuracy::Accuracy;
 use crate::run::checkpoint::Best;
-use crate::run::folder::{checkpoint_path, quoted};
+use crate::run::folder::checkpoint_path;
 use crate::run::metrics::{Line, NotFinite, Row};
 use crate::run::report::Report;
-use crate::settings::Settings as _;
 use crate::train::{Task, TrainSettings as _};
 
 /// The weights of the best evaluation.
@@ -83,11 +82,9 @@ impl<T: Task> Run<T> {
             // What was trained is kept, whatever has become of the validation images.
             Err(e) => {
                 self.save()?;
-                let (command, dir) = (T::Settings::COMMAND, quoted(&self.dir));
-                let more = format!(
-                    "saved after step {}; to go on once that is mended: vitfreeze {command} --resume {dir}",
-                    self.step
-                );
+                let (step, resume) = (self.step, self.resume_command());
+                let more =
+                    format!("saved after step {step}; to go on once that is mended: {resume}");
                 return Err(self.machine.workers.with_more(e, &more));
             }
         };

@@ -63,8 +63,14 @@ impl<T: Task> Run<T> {
         checkpoint::stage(&path, &header, &self.freeze, &self.opt, self.ema.as_ref())
     }
 
+    /// The command that goes on with this run.
+    pub fn resume_command(&self) -> String {
+        let workers = self.machine.workers.size();
+        folder::resume_command(T::Settings::COMMAND, &self.dir, workers)
+    }
+
     fn untouched(&self, error: anyhow::Error) -> anyhow::Error {
-        folder::untouched(error, T::Settings::COMMAND, &self.dir, self.saved)
+        folder::untouched(error, &self.dir, self.saved, &self.resume_command())
     }
 
     /// Exports the weights, writes result.json and says what there is now.
