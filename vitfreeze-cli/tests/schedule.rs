@@ -47,6 +47,47 @@ fn the_reference_schedule() {
     assert!(scaled.contains("3.12e-3"), "{scaled}");
 }
 
+/// Against numbers counted by hand: 359.7 MB are 89.9 M parameters, a ring of 8 sends 2 * 7 / 8 of them at 10 Gbit/s in 0.504 s,
+/// after 256 / 932 = 0.275 s of compute.
+#[test]
+fn many_workers() {
+    let run = |more: &[&str]| ok(vitfreeze(REFERENCE.iter().chain(more)));
+    let said = run(&["--workers=8", "--bandwidth=10", "--accum=4"]);
+    for line in [
+        "8 workers, link of 10 Gbit/s: steps of 2048 images, 932 images/s of one worker",
+        "100 epochs of 626 steps, 10 of warm-up, learning rate 1.60e-3",
+        "359.7 MB with nothing frozen, 32.3 MB at the end (12 frozen)",
+        "an H100 in f32 assumed",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    let cells = |said: &str, name: &str| -> Vec<f64> {
+        let row = said.lines().find(|line| line.starts_with(name));
+        let row = row.unwrap_or_else(|| panic!("{name}: {said}"));
+        let words = row[name.len()..].split_whitespace();
+        words.filter_map(|word| word.parse().ok()).collect()
+    };
+    let row = |name| cells(&said, name);
+    assert_eq!(row("step with nothing frozen")[0], 0.778);
+    assert_eq!(row("saved of compute"), [15.8, 15.8]);
+    // Frozen layers that are not sent save more than the compute; those that are lose most of it.
+    let (out, kept) = (row("saved of wall clock"), row("saved if frozen"));
+    assert!(out[0] > 19.0 && out[1] > 19.0, "{said}");
+    assert!(kept[0] < 6.0 && kept[1] < kept[0], "{said}");
+    // One worker, and a link that takes no time: the compute's saving.
+    let fast = ["--workers=8", "--accum=4", "--bandwidth=1e9"];
+    for more in [&["--workers=1"][..], &fast] {
+        let said = run(&[more, &["--images-per-second=8.1"]].concat());
+        for name in ["saved of wall clock", "saved if frozen"] {
+            assert_eq!(cells(&said, name), [15.8, 15.8], "{said}");
+        }
+        assert!(said.contains("8.1 images/s") && !said.contains("assumed"));
+    }
+    // Another model's speed by its multiplications.
+    let small = ok(vitfreeze(["schedule", "--model=vit-small", "--workers=1"]));
+    assert!(!small.contains("932 images/s"), "{small}");
+}
+
 #[test]
 fn pictures_for_13_and_33_layers() {
     let dir = tempfile::tempdir().unwrap();
@@ -113,6 +154,19 @@ fn bad_input_is_one_line() {
     assert!(of(&["--t0=0"], 2).contains("t0 is 0"));
     assert!(of(&["--freeze=power:-1"], 2).contains("power:-1"));
     assert!(of(&["--freeze=at:5=99"], 2).contains("at most 12 of 13"));
+    assert!(of(&["--workers=2"], 2).contains("--workers 2 needs --bandwidth GBIT"));
+    assert!(of(&["--bandwidth=2"], 2).contains("give --workers N"));
+    assert!(of(&["--images-per-second=2"], 2).contains("give --workers N"));
+    assert!(of(&["--workers=0"], 2).contains("0 is not in 1..=1000000"));
+    for bad in ["0", "-1", "nan", "inf"] {
+        for name in ["bandwidth", "images-per-second"] {
+            let flag = format!("--{name}={bad}");
+            let line = of(&["--workers=2", "--bandwidth=1", &flag], 2);
+            assert!(line.contains("it must be 0.01 to"), "{line}");
+        }
+    }
+    let line = of(&["--workers=1000", "--bandwidth=1"], 2);
+    assert!(line.contains("x 1000 workers is larger than the 2048 images"));
     assert!(of(&["--model=vit-colossal"], 2).contains("vit-colossal"));
 }
 

@@ -1,4 +1,6 @@
 //! `vitfreeze schedule`: what a freezing schedule will do, before anything is trained.
+mod workers;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -21,6 +23,7 @@ Examples:
   vitfreeze schedule --model vit-base --epochs 100 --warmup-epochs 10
   vitfreeze schedule --config configs/vit-b16-imagenet.toml --data imagenet --layer-lr scaled --plot schedule.png
   vitfreeze schedule --model vit-large --freeze power:2 --t0 0.6 --plot schedule.svg
+  vitfreeze schedule --model vit-base --accum 4 --workers 8 --bandwidth 10 --images-per-second 932
 
 All flags of vitfreeze pretrain are understood; images are counted, not read, and nothing is trained.";
 
@@ -42,11 +45,14 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
     #[command(flatten)]
+    workers: workers::Flags,
+    #[command(flatten)]
     flags: Given<Config>,
 }
 
 /// Runs it.
 pub fn run(args: Args) -> Result<ExitCode> {
+    args.workers.check()?;
     let mut flags = args.flags;
     // A model without data is asked about for its published use. Without both it is the demonstration's schedule.
     let published =
@@ -63,21 +69,31 @@ pub fn run(args: Args) -> Result<ExitCode> {
         None if published => IMAGENET,
         None => count(training)?,
     };
-    let batches = images / training.batch_size;
+    let workers = args.workers.count();
+    let batches = images / (training.batch_size * workers);
     if batches == 0 {
+        let times = match workers {
+            1 => String::new(),
+            _ => format!(" x {workers} workers"),
+        };
         return Err(usage(format!(
-            "batch-size {} is larger than the {images} images; choose at most {images}",
-            training.batch_size
+            "batch-size {}{times} is larger than the {images} images; choose at most {}",
+            training.batch_size,
+            images / workers
         )));
     }
-    let plan = training.plan(batches, 1)?;
+    let plan = training.plan(batches, workers)?;
     let schedule = config.schedule(&plan, cfg.layers())?;
     let epoch = |step: usize| step as f64 / plan.steps.per_epoch() as f64;
     if let Some(path) = &args.plot {
         plot::check(path)?;
     }
     let layers = costs::layers(&cfg, config.mask_ratio);
+    let on_workers = args.workers.table(&config, &cfg, &plan, &schedule)?;
     print(table(images, &config, &cfg, &schedule, &layers, &epoch))?;
+    if let Some(text) = on_workers {
+        print(text)?;
+    }
     if let Some(path) = &args.plot {
         let title = format!(
             "{}, {}: freezing {} from t0 = {}, learning rates {}",
