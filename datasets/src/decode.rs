@@ -58,7 +58,7 @@ pub enum DecodeError {
         limit: u64,
     },
     /// Decoding takes more memory than the limit.
-    #[error("decoding {width} x {height} pixels takes {bytes} bytes, more than the limit of {limit}; a number of pixels above {MAX_PIXELS} as limit raises it")]
+    #[error("decoding {width} x {height} pixels takes {bytes} bytes, more than the limit of {limit}; save it smaller or with 8 bits a channel, or allow more than {MAX_PIXELS} pixels")]
     TooMuchMemory {
         /// Width in the header.
         width: u64,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use walkdir::WalkDir;
 
@@ -42,6 +42,20 @@ impl Others {
             Some(name) => format!("made by the system or a program: {name}"),
             None => "hidden".into(),
         });
+    }
+
+    /// Whether a file, or a folder that it lies in, is hidden; then it is counted.
+    pub fn add_if_hidden(&mut self, path: &Path) -> bool {
+        // Parts such as `.` are no names.
+        let mut names = path.components().filter_map(|part| match part {
+            Component::Normal(name) => Some(name),
+            _ => None,
+        });
+        let hidden = names.find(|name| is_hidden(name));
+        if let Some(name) = hidden {
+            self.add_hidden(name);
+        }
+        hidden.is_some()
     }
 
     /// Counts some that nobody misses.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cache::is_cache;
-use crate::files::{count, holds, io_error, looked_through, malformed, subfolders};
+use crate::files::{count, holds, io_error, looked_through, malformed, open_file, subfolders};
 use crate::formats::{extension, is_image};
 use crate::source::counted;
 use crate::split::{files_of, split_folders, unnamed, MAX_SHARDS};
@@ -61,6 +61,10 @@ pub fn open_within(data: &str, split: &str, max_pixels: u64) -> Result<Arc<dyn S
         // Who lists shards means these.
         let source = open_shards(path, shards)?;
         return Ok(Arc::new(source.with_max_pixels(max_pixels)));
+    }
+    if !path.is_dir() {
+        // Neither a pipe nor what may not be read is "not a dataset".
+        open_file(path).map_err(io_error(path))?;
     }
     if path.is_dir() && has_class_folders(path, split) {
         let folder = ImageFolder::open(path, split)?.with_max_pixels(max_pixels);

@@ -172,7 +172,8 @@ impl ParquetImages {
     }
 
     fn add(&mut self, path: &Path, told: &mut Told) -> Result<(), Error> {
-        let len = std::fs::metadata(path).map_err(io_error(path))?.len();
+        let file = open_file(path).map_err(io_error(path))?;
+        let len = file.metadata().map_err(io_error(path))?.len();
         let shard = Shard {
             path: path.to_owned(),
             len,

@@ -60,6 +60,7 @@ pub(crate) fn index<R: Read + Seek>(
             continue;
         }
         match std::str::from_utf8(&bytes) {
+            Ok(name) if others.add_if_hidden(Path::new(name)) => {}
             Ok(name) => entries.push(Entry {
                 name: name.to_owned(),
                 offset: start + offset,

@@ -35,7 +35,8 @@ pub(crate) fn palette(bytes: &[u8]) -> Result<Option<Palette>, String> {
     let Some(kind) = directory.entry(KIND) else {
         return Ok(None);
     };
-    if directory.number(kind + 8) != Some(PALETTE) {
+    let at = kind + directory.widths().value;
+    if directory.number(at) != Some(PALETTE) {
         return Ok(None);
     }
     let bits = directory.first(BITS).unwrap_or(1);
@@ -45,12 +46,12 @@ pub(crate) fn palette(bytes: &[u8]) -> Result<Option<Palette>, String> {
         ));
     }
     let table = directory.entry(COLOURS).and_then(|at| directory.values(at));
-    let (at, count) = table.ok_or("a palette without colours")?;
+    let (table, count) = table.ok_or("a palette without colours")?;
     let mut colours = [[0; 3]; 256];
     let many = count / 3;
     for (i, colour) in colours.iter_mut().enumerate().take(many) {
         for (c, value) in colour.iter_mut().enumerate() {
-            let value16 = directory.number(at + 2 * (c * many + i));
+            let value16 = directory.number(table + 2 * (c * many + i));
             *value = (value16.ok_or("a palette that is cut off")? >> 8) as u8;
         }
     }
@@ -59,7 +60,7 @@ pub(crate) fn palette(bytes: &[u8]) -> Result<Option<Palette>, String> {
         true => GREY.to_be_bytes(),
         false => GREY.to_le_bytes(),
     };
-    file[kind + 8..kind + 10].copy_from_slice(&grey);
+    file[at..at + 2].copy_from_slice(&grey);
     Ok(Some(Palette { file, colours }))
 }
 
@@ -67,27 +68,54 @@ pub(crate) fn palette(bytes: &[u8]) -> Result<Option<Palette>, String> {
 struct Directory<'a> {
     bytes: &'a [u8],
     big_endian: bool,
-    /// Where its entries begin, of twelve bytes each, and how many they are.
+    /// Whether this is a BigTIFF, for files of more than 4 GB, in which places and numbers have eight bytes.
+    big: bool,
+    /// Where its entries begin, and how many they are.
     start: usize,
     count: usize,
 }
 
+/// Of an entry in bytes: after its tag (2) and type (2) come the number of its values and the values, or where they are.
+struct Widths {
+    entry: usize,
+    value: usize,
+    /// As many 16-bit values fit into the entry.
+    shorts: usize,
+}
+
 impl<'a> Directory<'a> {
-    /// None in files of other kinds, such as those for more than 4 GB, and damaged ones.
+    /// None in damaged files.
     fn of(bytes: &'a [u8]) -> Option<Self> {
         let mut directory = Self {
             bytes,
             big_endian: bytes.starts_with(b"MM"),
+            big: false,
             start: 0,
             count: 0,
         };
-        if directory.number(2)? != 42 {
-            return None;
-        }
-        let at = directory.long(4)?;
-        directory.count = directory.number(at)?.into();
-        directory.start = at + 2;
+        directory.big = match directory.number(2)? {
+            42 => false,
+            43 => true,
+            _ => return None,
+        };
+        let at = directory.long(if directory.big { 8 } else { 4 })?;
+        let (count, width) = match directory.big {
+            true => (directory.long(at)?, 8),
+            false => (directory.number(at)?.into(), 2),
+        };
+        directory.start = at + width;
+        // A file may say any number.
+        directory.count = count.min(bytes.len() / directory.widths().entry);
         Some(directory)
+    }
+
+    fn widths(&self) -> Widths {
+        let (entry, value, shorts) = if self.big { (20, 12, 4) } else { (12, 8, 2) };
+        Widths {
+            entry,
+            value,
+            shorts,
+        }
     }
 
     fn number(&self, at: usize) -> Option<u16> {
@@ -98,30 +126,35 @@ impl<'a> Directory<'a> {
         })
     }
 
+    /// A place or a number of values.
     fn long(&self, at: usize) -> Option<usize> {
-        let bytes = self.bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
-        let value = match self.big_endian {
-            true => u32::from_be_bytes(bytes),
-            false => u32::from_le_bytes(bytes),
+        let bytes = self.bytes.get(at..)?;
+        let value = match (self.big, self.big_endian) {
+            (false, true) => u32::from_be_bytes(*bytes.first_chunk()?).into(),
+            (false, false) => u32::from_le_bytes(*bytes.first_chunk()?).into(),
+            (true, true) => u64::from_be_bytes(*bytes.first_chunk()?),
+            (true, false) => u64::from_le_bytes(*bytes.first_chunk()?),
         };
-        usize::try_from(value).ok()
+        // No file is half of what can be addressed, and what is smaller can be added to.
+        usize::try_from(value).ok().filter(|&v| v < usize::MAX / 2)
     }
 
-    /// Where the entry of a tag with 16-bit values begins: after its tag (2 bytes) and type (2) come their number (4) and
-    /// the values, or where they are (4).
+    /// Where the entry of a tag with 16-bit values begins.
     fn entry(&self, tag: u16) -> Option<usize> {
         const SHORT: u16 = 3;
-        let places = (0..self.count).map(|i| self.start + 12 * i);
+        let Widths { entry, value, .. } = self.widths();
+        let places = (0..self.count).map(|i| self.start + entry * i);
         let mut tagged = places.filter(|&at| self.number(at) == Some(tag));
-        tagged.find(|&at| self.number(at + 2) == Some(SHORT) && self.long(at + 8).is_some())
+        tagged.find(|&at| self.number(at + 2) == Some(SHORT) && self.long(at + value).is_some())
     }
 
     /// Where the values of an entry begin, and how many they are.
     fn values(&self, entry: usize) -> Option<(usize, usize)> {
+        let Widths { value, shorts, .. } = self.widths();
         let count = self.long(entry + 4)?;
-        match count {
-            0..=2 => Some((entry + 8, count)),
-            _ => Some((self.long(entry + 8)?, count)),
+        match count <= shorts {
+            true => Some((entry + value, count)),
+            false => Some((self.long(entry + value)?, count)),
         }
     }
 
@@ -153,5 +186,32 @@ mod tests {
         let changed = bytes.iter().zip(&found.file).filter(|(a, b)| a != b);
         assert_eq!(changed.collect::<Vec<_>>(), [(&3, &1)]);
         assert!(palette(&bytes[..bytes.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn a_big_tiff_has_wider_entries() {
+        let mut bytes = b"II\x2b\0\x08\0\0\0".to_vec();
+        bytes.extend(16u64.to_le_bytes());
+        bytes.extend(3u64.to_le_bytes());
+        for (tag, count, value) in [(BITS, 1u64, 8u64), (KIND, 1, 3), (COLOURS, 6, 84)] {
+            bytes.extend(tag.to_le_bytes());
+            bytes.extend([3, 0]);
+            bytes.extend(count.to_le_bytes());
+            bytes.extend(value.to_le_bytes());
+        }
+        bytes.extend([0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6]);
+        let found = palette(&bytes).unwrap().unwrap();
+        assert_eq!(found.colours[..3], [[1, 3, 5], [2, 4, 6], [0, 0, 0]]);
+        let changed = bytes.iter().zip(&found.file).filter(|(a, b)| a != b);
+        assert_eq!(changed.collect::<Vec<_>>(), [(&3, &1)]);
+        // As many entries as a file can say: the palette is still found, and looking for another tag ends.
+        bytes[16..24].fill(0xff);
+        assert!(palette(&bytes).is_ok());
+        bytes[28..36].fill(0xff);
+        bytes[16..24].fill(0x7f);
+        assert!(palette(&bytes).is_ok_and(|p| p.is_some()) || palette(&bytes).is_err());
+        // A place beyond all files.
+        bytes[8..16].fill(0xff);
+        assert!(palette(&bytes).unwrap().is_none());
     }
 }

@@ -352,6 +352,61 @@ fn webdataset_names_with_dots() {
     }
 }
 
+/// What systems put beside the images is left out and counted in tars as in folders, also as `._x` beside each file.
+#[test]
+fn hidden_files_in_tars() {
+    let dir = TempDir::new().unwrap();
+    for (made, kind) in [
+        (
+            "__MACOSX/1.jpg",
+            "made by the system or a program: __MACOSX",
+        ),
+        (
+            "./a/@eaDir/1.jpg/SYNO.jpg",
+            "made by the system or a program: @eaDir",
+        ),
+        (
+            "a/.Trash-1000/1.jpg",
+            "made by the system or a program: .Trash",
+        ),
+        ("./a/.DS_Store", "hidden"),
+        ("a/._1.jpg", "hidden"),
+        ("a/._1.cls", "hidden"),
+    ] {
+        let shard = tar(&[
+            ("./a/1.jpg", &image(1)),
+            ("./a/1.cls", b"0"),
+            (made, &image(2)),
+            ("./a/2.jpg", &image(3)),
+            ("./a/2.cls", b"1"),
+        ]);
+        let source = opened(&put(&dir, "0.tar", &shard), "train");
+        assert_eq!(source.len(), 2, "{made}");
+        assert_eq!(source.classes(), ["0", "1"], "{made}");
+        let expected = [(kind.to_owned(), 1), ("labels".to_owned(), 2)];
+        let mut found = source.other_files().to_vec();
+        found.sort_by_key(|(_, count)| *count);
+        assert_eq!(found, expected, "{made}");
+        assert!(source.warnings().is_empty(), "{made}");
+    }
+    // ImageNet's tars, packed again on a Mac: neither a class nor an image more.
+    let class = |red| tar(&[("1.JPEG", &image(red)), ("._1.JPEG", b"Mac OS X")]);
+    let train = tar(&[
+        ("n01.tar", &class(1)),
+        ("._n01.tar", b"Mac OS X"),
+        ("__MACOSX/._n02.tar", b"Mac OS X"),
+        ("n02.tar", &class(2)),
+    ]);
+    put(&dir, "imagenet/ILSVRC2012_img_train.tar", &train);
+    let source = opened(&dir.path().join("imagenet"), "train");
+    assert_eq!((source.len(), source.classes().len()), (2, 2));
+    let hidden = source
+        .other_files()
+        .iter()
+        .find(|(what, _)| what == "hidden");
+    assert_eq!(hidden, Some(&("hidden".to_owned(), 3)));
+}
+
 /// Without `.cls` there are no labels; img2dataset puts a Parquet file beside each tar.
 #[test]
 fn webdataset_without_labels() {

@@ -61,8 +61,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..Schedule::cubic(1.0, cfg.depth + 1, steps.total())
     };
     let mut freeze = FreezeOut::new(&vars, schedule, vit::layer_of)?;
-    let mut adamw = AdamW::default();
-    adamw.beta2 = 0.999;
+    let adamw = AdamW {
+        beta2: 0.999,
+        ..AdamW::default()
+    };
     let mut opt = Optimizer::new(adamw).groups(layer_decay(0.75, cfg.depth + 1));
     let mixup = Mixup::imagenet(classes);
     std::fs::create_dir_all(out)?;

@@ -81,6 +81,9 @@ pub enum Error {
     /// A measurement that cannot be made.
     #[error("profile: {0}")]
     Profile(String),
+    /// Workers whose time cannot be estimated.
+    #[error("cluster: {0}")]
+    Cluster(String),
     /// Processes that train together and do not answer, or do not do the same.
     #[error("{0}")]
     Distributed(String),

@@ -1,7 +1,7 @@
 //! What a schedule saves, from the costs of the layers.
 use std::fmt;
 
-use crate::{Error, Schedule, Spacing};
+use crate::{Cluster, Error, Schedule, Spacing};
 
 /// What one layer costs, or the rest of the model that never freezes. Any units, the same for all layers.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -25,6 +25,8 @@ pub struct LayerCost {
 pub struct StepCost {
     /// Compute or time, forward and backward.
     pub compute: f64,
+    /// The backward pass's part of it. A [`Cluster`] sends gradients meanwhile.
+    pub backward: f64,
     /// Memory for activations.
     pub activations: f64,
     /// Gradients computed, and communicated if there are several workers.
@@ -57,8 +59,10 @@ impl Costs {
             let not_needed = live.first().map_or(rest.entry, |layer| layer.entry);
             let sum =
                 |part: fn(&LayerCost) -> f64| live.iter().map(part).sum::<f64>() + part(&rest);
+            let twice: f64 = live.iter().map(|l| 2.0 * (l.forward + l.branch)).sum();
             StepCost {
                 compute: forward + backward - not_needed + 3.0 * (rest.forward + rest.branch),
+                backward: twice - not_needed + 2.0 * (rest.forward + rest.branch),
                 activations: sum(|l| l.activations),
                 gradients: sum(|l| l.parameters),
             }
@@ -66,10 +70,34 @@ impl Costs {
         Self((0..=layers.len()).map(step).collect())
     }
 
+    /// The same in other units: every compute and every number of gradients times these. A [`Cluster`] takes seconds and bytes.
+    ///
+    /// ```
+    /// use freezeout::{Costs, LayerCost};
+    /// let layer = LayerCost { forward: 2e9, parameters: 7e6, ..Default::default() };
+    /// let costs = Costs::of_layers(&[layer; 3], LayerCost::default());
+    /// let whole = costs.step(0).compute;
+    /// let costs = costs.scaled(0.5 / whole, 4.0); // a whole step lasts 0.5 s, gradients are f32
+    /// assert_eq!(costs.step(0).gradients, 3.0 * 28e6);
+    /// ```
+    pub fn scaled(mut self, compute: f64, gradients: f64) -> Self {
+        for step in &mut self.0 {
+            step.compute *= compute;
+            step.backward *= compute;
+            step.gradients *= gradients;
+        }
+        self
+    }
+
+    /// How many layers can freeze.
+    pub(crate) fn layers(&self) -> usize {
+        self.0.len().saturating_sub(1)
+    }
+
     /// The cost of a step with this many layers frozen; more than there are count as all.
     pub fn step(&self, frozen: usize) -> StepCost {
-        let last = self.0.len().saturating_sub(1);
-        self.0.get(frozen.min(last)).copied().unwrap_or_default()
+        let frozen = frozen.min(self.layers());
+        self.0.get(frozen).copied().unwrap_or_default()
     }
 }
 
@@ -83,6 +111,9 @@ pub struct Estimate {
     pub activations: f64,
     /// Part of the gradients that are computed and, with several workers, exchanged.
     pub gradients: f64,
+    /// Part of the wall clock: that of the compute, unless several workers wait for each other's gradients
+    /// ([`Estimate::on`]).
+    pub time: f64,
 }
 
 impl Estimate {
@@ -91,15 +122,47 @@ impl Estimate {
     /// # Errors
     /// A schedule out of range, or costs for another number of layers.
     pub fn new(schedule: &Schedule, costs: &Costs) -> Result<Self, Error> {
+        Self::timed(schedule, costs, |frozen| Ok(costs.step(frozen).compute))
+    }
+
+    /// The same on many workers, with costs in seconds and bytes.
+    ///
+    /// ```
+    /// use freezeout::{Cluster, Costs, Estimate, LayerCost, Schedule};
+    /// # fn main() -> Result<(), freezeout::Error> {
+    /// let layer = LayerCost { forward: 2e9, parameters: 7e6, ..Default::default() };
+    /// let costs = Costs::of_layers(&[layer; 12], LayerCost::default());
+    /// let whole = costs.step(0).compute;
+    /// let (schedule, costs) = (Schedule::cubic(0.5, 12, 1000), costs.scaled(0.5 / whole, 4.0));
+    /// let ours = Cluster::new(8, 1.0); // 8 workers, 1 Gbit/s
+    /// let usual = Cluster { frozen_sent: true, ..ours };
+    /// let saved = |cluster| Ok::<_, freezeout::Error>(Estimate::on(&schedule, &costs, cluster)?.time);
+    /// assert!(saved(&ours)? > 0.2 && saved(&usual)? < 0.01);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`Estimate::new`] and of [`Cluster::step`].
+    pub fn on(schedule: &Schedule, costs: &Costs, cluster: &Cluster) -> Result<Self, Error> {
+        let seconds = |frozen| Ok(cluster.step(costs, frozen)?.seconds());
+        Self::timed(schedule, costs, seconds)
+    }
+
+    fn timed(
+        schedule: &Schedule,
+        costs: &Costs,
+        time: impl Fn(usize) -> Result<f64, Error>,
+    ) -> Result<Self, Error> {
         schedule.validate()?;
         if costs.0.len() != schedule.layers + 1 {
             return Err(Error::Schedule(format!(
                 "costs are for {} layers, the schedule has {}",
-                costs.0.len().saturating_sub(1),
+                costs.layers(),
                 schedule.layers
             )));
         }
-        let mut spent = StepCost::default();
+        let (mut spent, mut spent_time) = (StepCost::default(), 0.0);
         let (mut frozen, mut since) = (0, 0);
         let changes = schedule.changes();
         let ends = changes.iter().map(|change| (change.step, change.frozen));
@@ -108,6 +171,7 @@ impl Estimate {
             spent.compute += steps * cost.compute;
             spent.activations += steps * cost.activations;
             spent.gradients += steps * cost.gradients;
+            spent_time += steps * time(frozen)?;
             (frozen, since) = (next, step);
         }
         let (full, steps) = (costs.step(0), schedule.steps as f64);
@@ -122,6 +186,7 @@ impl Estimate {
             compute: saved(spent.compute, full.compute),
             activations: saved(spent.activations, full.activations),
             gradients: saved(spent.gradients, full.gradients),
+            time: saved(spent_time, time(0)?),
         })
     }
 }

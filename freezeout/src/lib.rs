@@ -6,6 +6,7 @@
 mod autofreeze;
 mod check;
 pub mod checkpoint;
+mod cluster;
 mod decay;
 pub mod distributed;
 mod ema;
@@ -29,6 +30,7 @@ mod view;
 
 pub use autofreeze::AutoFreeze;
 pub use candle_core as candle;
+pub use cluster::{Cluster, StepTime};
 pub use decay::{Curve, Decay};
 pub use ema::Ema;
 pub use error::Error;

@@ -168,6 +168,7 @@ impl Profile {
     pub fn costs(&self) -> Costs {
         let cost = |row: &Measured| StepCost {
             compute: row.forward + row.backward,
+            backward: row.backward,
             activations: row.activation_bytes as f64,
             gradients: row.gradient_bytes as f64,
         };

@@ -53,7 +53,8 @@ fn safetensors_headers() {
     let dir = dir.path();
     let bad = |bytes: &[u8], parts: &[&str]| refused(dir, "x.safetensors", bytes, parts);
     bad(b"", &["is empty"]);
-    bad(b"abc", &["too short"]);
+    bad(b"abc", &["a text"]);
+    bad(b"\x01\x02\x03", &["too short"]);
     bad(
         &with_header(u64::MAX, "{}", 0),
         &["header of 18446744073709551615"],

@@ -73,6 +73,9 @@ fn well_known_files() {
             b"{\"error\": \"Repository not found\"}".to_vec(),
             "JSON",
         ),
+        ("o.safetensors", b"Entry not found".to_vec(), "a text"),
+        ("p.pth", b"<?xml version='1.0'?><Error>".to_vec(), "a text"),
+        ("q.bin", "caf\u{e9}".repeat(200).into_bytes(), "a text"),
     ];
     for (name, bytes, what) in cases {
         let path = dir.path().join(name);

@@ -2,6 +2,7 @@
 mod progress;
 
 use std::io::Write;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use progress::{Progress, Unit};
@@ -44,6 +45,16 @@ pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     Ok(write_out(&serde_json::to_string(value)?)?)
 }
 
+/// What clap says in the place of a command: help, the version, or what is wrong with the arguments.
+pub fn print_clap(said: &clap::Error) -> anyhow::Result<ExitCode> {
+    let printed = said.print().and_then(|()| std::io::stdout().flush());
+    // Where standard error is not to be had, the exit code says it all.
+    if !said.use_stderr() {
+        unless_unread(printed)?;
+    }
+    Ok(ExitCode::from(u8::try_from(said.exit_code()).unwrap_or(2)))
+}
+
 /// Text as it may reach a terminal. All of it passes here, so that no name out of a file can do more than be read; line
 /// breaks stay, since reports have several lines: who prints a name by itself makes it [`vit::printable`].
 fn harmless(text: &str) -> String {
@@ -62,7 +73,12 @@ pub fn quiet_caught_panics() {
 }
 
 fn write_out(text: &str) -> std::io::Result<()> {
-    match writeln!(std::io::stdout(), "{text}") {
+    unless_unread(writeln!(std::io::stdout(), "{text}"))
+}
+
+/// That nobody reads on is no error.
+fn unless_unread(written: std::io::Result<()>) -> std::io::Result<()> {
+    match written {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e),
         _ => Ok(()),
     }

@@ -38,7 +38,11 @@ fn main() -> ExitCode {
     machine::allocator::keep_memory();
     machine::interrupt::survive_file_limit();
     console::quiet_caught_panics();
-    match Cli::parse().command.run() {
+    let result = match Cli::try_parse() {
+        Ok(cli) => cli.command.run(),
+        Err(said) => console::print_clap(&said),
+    };
+    match result {
         Ok(code) => code,
         Err(error) => match error.downcast_ref::<Elsewhere>() {
             Some(elsewhere) => ExitCode::from(elsewhere.0),

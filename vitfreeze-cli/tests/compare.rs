@@ -63,6 +63,18 @@ fn damaged_runs_are_named_and_the_others_shown() {
         text.contains("12.50") && text.contains("bad/result.json is damaged"),
         "{text}"
     );
+    // Other JSON, also a list of just the values.
+    let values = r#"["eval", 1, 2, 3, null, 10, null, 1, {}, {}]"#;
+    for other in [values, "[]", "null", "7", "{}", r#"{"kind":3}"#, ""] {
+        std::fs::write(dir("bad/result.json"), other).unwrap();
+        let mut command = vitfreeze(["compare"]);
+        command.args([dir("bad"), dir("good")]);
+        let output = command.output().unwrap();
+        let text = common::text(&output);
+        assert_eq!(output.status.code(), Some(1), "{other}: {text}");
+        let damaged = text.contains("bad/result.json is damaged, or not of a run");
+        assert!(text.contains("12.50") && damaged, "{other}: {text}");
+    }
     let mut command = vitfreeze(["compare"]);
     command.arg(dir("good")).arg("--out=a.jpg");
     let error = fails(command, 2);

@@ -201,6 +201,8 @@ fn a_pipe_is_refused_and_not_waited_for() {
         let (text, code) = said(args);
         assert!(matches!(code, Some(1 | 2)), "{args:?}: {code:?} {text}");
         assert!(!text.contains("panicked"), "{args:?}: {text}");
+        let told = text.contains("pipe") || text.contains("holds no run");
+        assert!(told, "{args:?}: {text}");
     };
     for name in [
         "x",

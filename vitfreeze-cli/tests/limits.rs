@@ -301,3 +301,33 @@ fn files_larger_than_the_memory_are_refused() {
     }
     ok(resume(&run, &[]));
 }
+
+/// Help is what a user asked for: where it cannot be written, that is told; that nobody reads on is no error.
+#[test]
+fn help_that_cannot_be_written_is_an_error() {
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["-h"],
+        &["help", "pretrain"],
+        &["schedule", "--help"],
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let mut command = vitfreeze(args);
+        let output = command.stdout(full.unwrap()).output().unwrap();
+        let error = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {error}");
+        assert!(error.starts_with("error: ") && error.lines().count() == 1);
+        let (closed, pipe) = std::io::pipe().unwrap();
+        drop(closed);
+        let output = vitfreeze(args).stdout(pipe).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert_eq!(vitfreeze(args).output().unwrap().status.code(), Some(0));
+    }
+    // What is wrong with the arguments goes to the other stream, and keeps its exit code.
+    for args in [&[][..], &["nonsense"], &["pretrain", "--nonsense"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let output = vitfreeze(args).stderr(full.unwrap()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+    }
+}

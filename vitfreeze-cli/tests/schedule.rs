@@ -47,6 +47,47 @@ fn the_reference_schedule() {
     assert!(scaled.contains("3.12e-3"), "{scaled}");
 }
 
+/// Against numbers counted by hand: 359.7 MB are 89.9 M parameters, a ring of 8 sends 2 * 7 / 8 of them at 10 Gbit/s in 0.504 s,
+/// after 256 / 932 = 0.275 s of compute.
+#[test]
+fn many_workers() {
+    let run = |more: &[&str]| ok(vitfreeze(REFERENCE.iter().chain(more)));
+    let said = run(&["--workers=8", "--bandwidth=10", "--accum=4"]);
+    for line in [
+        "8 workers, link of 10 Gbit/s: steps of 2048 images, 932 images/s of one worker",
+        "100 epochs of 626 steps, 10 of warm-up, learning rate 1.60e-3",
+        "359.7 MB with nothing frozen, 32.3 MB at the end (12 frozen)",
+        "an H100 in f32 assumed",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    let cells = |said: &str, name: &str| -> Vec<f64> {
+        let row = said.lines().find(|line| line.starts_with(name));
+        let row = row.unwrap_or_else(|| panic!("{name}: {said}"));
+        let words = row[name.len()..].split_whitespace();
+        words.filter_map(|word| word.parse().ok()).collect()
+    };
+    let row = |name| cells(&said, name);
+    assert_eq!(row("step with nothing frozen")[0], 0.778);
+    assert_eq!(row("saved of compute"), [15.8, 15.8]);
+    // Frozen layers that are not sent save more than the compute; those that are lose most of it.
+    let (out, kept) = (row("saved of wall clock"), row("saved if frozen"));
+    assert!(out[0] > 19.0 && out[1] > 19.0, "{said}");
+    assert!(kept[0] < 6.0 && kept[1] < kept[0], "{said}");
+    // One worker, and a link that takes no time: the compute's saving.
+    let fast = ["--workers=8", "--accum=4", "--bandwidth=1e9"];
+    for more in [&["--workers=1"][..], &fast] {
+        let said = run(&[more, &["--images-per-second=8.1"]].concat());
+        for name in ["saved of wall clock", "saved if frozen"] {
+            assert_eq!(cells(&said, name), [15.8, 15.8], "{said}");
+        }
+        assert!(said.contains("8.1 images/s") && !said.contains("assumed"));
+    }
+    // Another model's speed by its multiplications.
+    let small = ok(vitfreeze(["schedule", "--model=vit-small", "--workers=1"]));
+    assert!(!small.contains("932 images/s"), "{small}");
+}
+
 #[test]
 fn pictures_for_13_and_33_layers() {
     let dir = tempfile::tempdir().unwrap();
@@ -113,6 +154,19 @@ fn bad_input_is_one_line() {
     assert!(of(&["--t0=0"], 2).contains("t0 is 0"));
     assert!(of(&["--freeze=power:-1"], 2).contains("power:-1"));
     assert!(of(&["--freeze=at:5=99"], 2).contains("at most 12 of 13"));
+    assert!(of(&["--workers=2"], 2).contains("--workers 2 needs --bandwidth GBIT"));
+    assert!(of(&["--bandwidth=2"], 2).contains("give --workers N"));
+    assert!(of(&["--images-per-second=2"], 2).contains("give --workers N"));
+    assert!(of(&["--workers=0"], 2).contains("0 is not in 1..=1000000"));
+    for bad in ["0", "-1", "nan", "inf"] {
+        for name in ["bandwidth", "images-per-second"] {
+            let flag = format!("--{name}={bad}");
+            let line = of(&["--workers=2", "--bandwidth=1", &flag], 2);
+            assert!(line.contains("it must be 0.01 to"), "{line}");
+        }
+    }
+    let line = of(&["--workers=1000", "--bandwidth=1"], 2);
+    assert!(line.contains("x 1000 workers is larger than the 2048 images"));
     assert!(of(&["--model=vit-colossal"], 2).contains("vit-colossal"));
 }
 
@@ -134,6 +188,60 @@ fn a_model_alone_is_asked_about_for_imagenet() {
     assert!(ok(vitfreeze(["schedule"])).contains("vit-tiny 32 px, 2048 images"));
     let said = ok(vitfreeze(["schedule", "--freeze=none"]));
     assert!(!said.contains("-0.0 %"), "{said}");
+}
+
+#[test]
+fn the_images_of_data_that_is_here_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    for (split, images) in [("train", 20), ("val", 5)] {
+        let class = dir.path().join("set").join(split).join("ant");
+        std::fs::create_dir_all(&class).unwrap();
+        for i in 0..images {
+            std::fs::write(class.join(format!("{i}.jpg")), "counted, not read").unwrap();
+        }
+    }
+    std::fs::create_dir(dir.path().join("empty")).unwrap();
+    std::fs::write(
+        at("c.toml"),
+        format!("data = {:?}\nmodel = 'vit-base'", at("set")),
+    )
+    .unwrap();
+    let schedule = |more: &[&str]| {
+        let mut command = vitfreeze(["schedule", "--batch-size=4", "--accum=1"]);
+        command.args(more);
+        command
+    };
+    let data = format!("--data={}", at("set"));
+    for more in [
+        &["--model=vit-base", &data][..],
+        &[&data],
+        &["--config", &at("c.toml")],
+        &["--samples=99", &data],
+    ] {
+        let said = ok(schedule(more));
+        let counted = said.contains("224 px, 20 images: 100 epochs of 5 steps");
+        assert!(counted && !said.contains("assumed"), "{said}");
+    }
+    let said = ok(schedule(&[&data, "--images=40"]));
+    assert!(said.contains("40 images: 100 epochs of 10 steps"), "{said}");
+    for elsewhere in [&at("none"), "hf://datasets/org/name"] {
+        let said = ok(schedule(&[&format!("--data={elsewhere}")]));
+        let told = said.contains("not on this machine: ImageNet-1K's 1281167 images assumed");
+        assert!(told && said.contains("px, 1281167 images"), "{said}");
+    }
+    let error = fails(schedule(&[&data, "--batch-size=32"]), 2);
+    assert!(
+        error.contains("larger than the 20 images; choose at most 20"),
+        "{error}"
+    );
+    let error = fails(schedule(&[&format!("--data={}", at("empty"))]), 2);
+    assert!(error.contains("empty"), "{error}");
+    // A folder that happens to be called so is not the one that is assumed.
+    std::fs::rename(at("set"), at("imagenet")).unwrap();
+    let mut command = vitfreeze(["schedule", "--model=vit-base"]);
+    command.current_dir(dir.path());
+    assert!(ok(command).contains("px, 1281167 images"));
 }
 
 #[test]

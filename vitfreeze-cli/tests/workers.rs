@@ -160,17 +160,23 @@ fn workers_of(child: &Child) -> Vec<String> {
         .collect()
 }
 
+/// The program starts its own workers.
+fn nproc(args: &[&str]) -> Command {
+    let mut command = vitfreeze(args);
+    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
+    command.env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    command.env("OMPI_MCA_rmaps_base_oversubscribe", "1");
+    command
+}
+
 /// `--nproc`: the program starts mpiexec itself, and what it alone is sent reaches the workers.
 #[test]
 fn the_program_starts_workers_itself() {
     let runs = Runs::new();
     let out = runs.at("run");
     let start = |out: &Path, more: &[&str]| {
-        let mut command = vitfreeze(["pretrain", "--nproc=2", "--batch-size=6", "--out"]);
+        let mut command = nproc(&["pretrain", "--nproc=2", "--batch-size=6", "--out"]);
         command.arg(out).args(RUN.split_whitespace()).args(more);
-        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
-        command.env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-        command.env("OMPI_MCA_rmaps_base_oversubscribe", "1");
         command
     };
     ok(start(&out, &[]));
@@ -195,6 +201,49 @@ fn the_program_starts_workers_itself() {
     let said = text(&output);
     assert!(said.contains("saved after step"), "{said}");
     assert_eq!(output.status.code(), Some(143), "{said}");
+}
+
+#[test]
+fn bench_on_workers() {
+    let tiny = ["--model=vit-tiny", "--image-size=16", "--patch-size=4"];
+    let run = |more: &[&str]| {
+        let mut command = nproc(&["bench", "--nproc=2", "--threads=1", "--steps=2"]);
+        command.args(tiny).args(more);
+        command
+    };
+    let output = run(&["--batch-size=4", "--frozen=0,1,12", "--json"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&report["workers"], &report["batch_size"]),
+        (&2.into(), &4.into())
+    );
+    let rows = report["rows"].as_array().unwrap();
+    let bytes = |row: usize| rows[row]["reduced_bytes"].as_u64().unwrap();
+    // The patch embedding: 48 weights, a bias and the class token of 192 each.
+    assert_eq!(bytes(0) - bytes(1), 4 * 50 * 192);
+    assert!(bytes(2) < bytes(1) / 3);
+    for row in rows {
+        for key in ["forward_s", "backward_s", "optimizer_s", "communication_s"] {
+            assert!(number(row, key) > 0.0, "{row}");
+        }
+    }
+    // What is predicted is what is sent.
+    let mut schedule = vitfreeze(["schedule", "--workers=2", "--bandwidth=1"]);
+    schedule.args(tiny);
+    let said = ok(schedule);
+    let want = format!("{:.1} MB with nothing frozen", bytes(0) as f64 / 1e6);
+    assert!(said.contains(&want), "{want}: {said}");
+    let said = ok(run(&["--batch-size=4", "--frozen=0,12"]));
+    assert!(said.contains("batch 4 shared by 2 workers"), "{said}");
+    assert_eq!(said.matches("communication").count(), 1, "{said}");
+    let line = fails(run(&["--batch-size=3"]), 2);
+    assert!(
+        line.contains("cannot be shared evenly by 2 workers"),
+        "{line}"
+    );
 }
 
 /// Starts a long run on two workers, does something to one once it steps, and gives exit code, output and seconds until

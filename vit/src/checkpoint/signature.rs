@@ -72,8 +72,21 @@ fn of_place(name: &str, start: &[u8], end: [u8; 8]) -> Option<&'static str> {
         () if start.iter().all(|&byte| byte == 0) => {
             "begins with zeros: a download that was not finished; fetch it again"
         }
+        () if is_text(start) => {
+            "a text, not weights; if it is a server's answer, such as an error, download the file again"
+        }
         () => return None,
     })
+}
+
+/// Whether these bytes can be read; a character may be cut off at their end.
+fn is_text(start: &[u8]) -> bool {
+    let text = match std::str::from_utf8(start) {
+        Ok(text) => text,
+        Err(e) if e.error_len().is_some() => return false,
+        Err(e) => std::str::from_utf8(&start[..e.valid_up_to()]).unwrap_or_default(),
+    };
+    text.chars().all(|c| !c.is_control() || c.is_whitespace())
 }
 
 /// What a zip archive with these files in it is, where torch.save did not write it.

@@ -14,11 +14,12 @@ use vit::ops::Compute;
 use vit::VitConfig;
 
 use crate::architecture::{preset, stages};
-use crate::console::{note, print, print_json};
+use crate::console::{self, note, print, print_json};
 use crate::costs;
 use crate::machine::budget::Budget;
-use crate::machine::device;
-use crate::machine::device::Dtype;
+use crate::machine::device::{self, Dtype};
+use crate::machine::workers::{self, Workers};
+use crate::machine::Machine;
 use crate::run::metrics::{median, timed_on};
 use crate::settings::bounded;
 use crate::train::check_batch;
@@ -30,6 +31,7 @@ Examples:
   vitfreeze bench --model vit-base --steps 5 --frozen 0,12
   vitfreeze bench --frozen 0,12 --profile                the dearest ops
   vitfreeze bench --frozen all                           and what a whole schedule saves
+  vitfreeze bench --nproc 2 --model vit-base             two workers, 8 images each, and their communication
   vitfreeze bench --json > bench.json
   python3 benches/pytorch/compare.py --vitfreeze target/release/vitfreeze    side by side with PyTorch";
 
@@ -46,7 +48,7 @@ pub struct Args {
     /// Side of a patch in pixels [default: 16, vit-huge 14]
     #[arg(long, value_name = "PX")]
     patch_size: Option<usize>,
-    /// Images in a step
+    /// Images in a step, of all workers together
     #[arg(long, default_value_t = 16, value_name = "N")]
     batch_size: usize,
     /// Timed steps for each row, after one that warms up
@@ -58,7 +60,10 @@ pub struct Args {
     /// Numbers of frozen layers, ascending, each once; or all
     #[arg(long, default_value = "0,3,5,10,12", value_name = "LIST")]
     frozen: String,
-    /// Threads, 0 = one per core
+    /// Share each step among N workers on this machine (needs a build with --features mpi)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    nproc: Option<u16>,
+    /// Threads of a worker, 0 = one per core, shared by the workers of a machine
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
     /// cpu, cuda, cuda:N or metal
@@ -82,6 +87,8 @@ struct Output<'a> {
     patch_size: usize,
     batch_size: usize,
     steps: usize,
+    workers: usize,
+    /// Of each worker.
     threads: usize,
     device: &'a str,
     dtype: Dtype,
@@ -103,7 +110,7 @@ struct Saving {
     drift: f64,
 }
 
-/// Medians over the steps.
+/// Medians over the steps, the first worker's.
 #[derive(Serialize)]
 struct Row {
     frozen: usize,
@@ -111,6 +118,8 @@ struct Row {
     forward_s: f64,
     backward_s: f64,
     optimizer_s: f64,
+    #[serde(flatten)]
+    communication: Option<Communication>,
     peak_bytes: Option<u64>,
     graph_nodes: usize,
     /// The step's time as a part of the first row's, and what it would be if time followed the multiplications.
@@ -119,6 +128,15 @@ struct Row {
     /// All ops, dearest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     profile: Vec<op_times::Row>,
+}
+
+/// Of several workers.
+#[derive(Serialize)]
+struct Communication {
+    /// Of each one's gradients in a step.
+    reduced_bytes: usize,
+    /// What the step spent on that beside the backward pass, waiting for slower workers included.
+    communication_s: f64,
 }
 
 /// Part of the patches that is removed, as in pretraining.
@@ -136,15 +154,37 @@ const COLUMNS: [&str; 8] = [
     "ideal",
 ];
 
-/// Runs it.
+/// Runs it, together with the other workers that a launcher has started.
 pub fn run(args: Args) -> Result<ExitCode> {
-    let output = measure(&args)?;
+    if let Some(count) = args.nproc {
+        if let Some(code) = workers::launch(count)? {
+            return Ok(code);
+        }
+    }
+    let workers = Workers::open()?;
+    if !workers.first() {
+        console::be_quiet();
+    }
+    let result = bench(&args, &workers);
+    workers.finish(&result);
+    result
+}
+
+fn bench(args: &Args, workers: &Workers) -> Result<ExitCode> {
+    let output = measure(args, workers.agree(Bench::new(args, workers))?)?;
+    if !workers.first() {
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.json {
         print_json(&output)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let shared = match output.workers {
+        1 => String::new(),
+        workers => format!(" shared by {workers} workers"),
+    };
     print(format!(
-        "{} {} px, patch {}, batch {}, {}, {} threads on {}: median of {} steps",
+        "{} {} px, patch {}, batch {}{shared}, {}, {} threads on {}: median of {} steps",
         output.model,
         output.image_size,
         output.patch_size,
@@ -154,21 +194,35 @@ pub fn run(args: Args) -> Result<ExitCode> {
         output.device,
         output.steps
     ))?;
-    print(COLUMNS.map(|c| format!("{c:>10}")).concat())?;
+    let mut head = COLUMNS.map(|c| format!("{c:>10}")).concat();
+    if output.workers > 1 {
+        head += &format!("{:>12}{:>15}{:>10}", "reduced", "communication", "of step");
+    }
+    print(head)?;
     for row in &output.rows {
         let peak = match row.peak_bytes {
             Some(bytes) => format!("{:.2} GB", bytes as f64 / 1e9),
             None => "-".into(),
         };
+        let communication = row.communication.as_ref().map(|c| {
+            let step = output.batch_size as f64 / row.images_per_second;
+            format!(
+                "{:>9.1} MB{:>13.3} s{:>8.1} %",
+                c.reduced_bytes as f64 / 1e6,
+                c.communication_s,
+                100.0 * c.communication_s / step
+            )
+        });
         print(format!(
-            "{:>10}{:>10.2}{:>8.3} s{:>8.3} s{:>8.3} s{peak:>10}{:>8.1} %{:>8.1} %",
+            "{:>10}{:>10.2}{:>8.3} s{:>8.3} s{:>8.3} s{peak:>10}{:>8.1} %{:>8.1} %{}",
             row.frozen,
             row.images_per_second,
             row.forward_s,
             row.backward_s,
             row.optimizer_s,
             100.0 * row.relative_time,
-            100.0 * row.ideal_time
+            100.0 * row.ideal_time,
+            communication.unwrap_or_default()
         ))?;
     }
     for row in output.rows.iter().filter(|row| !row.profile.is_empty()) {
@@ -186,57 +240,99 @@ pub fn run(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn measure(args: &Args) -> Result<Output<'_>> {
-    let preset = preset(&args.model)?;
-    let vit = VitConfig {
-        image_size: args.image_size,
-        patch_size: args.patch_size.unwrap_or(preset.patch_size),
-        ..preset
-    };
-    let cfg = LocalMimConfig {
-        stages: stages(&args.stages, vit.depth)?,
-        ..LocalMimConfig::new(vit).map_err(usage)?
-    };
-    cfg.validate().map_err(usage)?;
-    bounded(&[
-        ("--steps", args.steps, 1_000_000),
-        ("--batch-size", args.batch_size, 1_000_000),
-        ("--image-size", args.image_size, 4096),
-    ])?;
-    check_batch(args.batch_size, args.image_size)?;
-    let counts = frozen_layers(&args.frozen, vit.depth)?;
-    let threads = device::set_threads(args.threads)?;
-    let device = device::open(&args.device)?;
-    let profile = match args.profile {
-        true => Profile::start(),
-        false => Profile::default(),
-    };
-    let compute = Compute {
-        profile: profile.clone(),
-        ..args.dtype.compute(&device)?
-    };
-    let least = counts.iter().copied().min().unwrap_or(0);
-    let batch = args.batch_size;
-    Budget::pretraining(&cfg, MASK_RATIO, batch, least, compute.precision).check(&device)?;
-    let vars = VarMap::new();
-    let vb = vit::seeded(&vars, 0, DType::F32, &device);
-    LocalMim::new(&cfg, vb)?; // makes the variables
-    let schedule = freezeout::Schedule::cubic(1.0, cfg.layers(), 1_000_000);
-    let mut freeze = FreezeOut::new(&vars, schedule, |name| cfg.layer_of(name, false))?;
-    let mut opt = Optimizer::new(AdamW::default());
+/// What is measured.
+struct Bench {
+    cfg: LocalMimConfig,
+    compute: Compute,
+    /// Numbers of frozen layers.
+    counts: Vec<usize>,
+    machine: Machine,
+    freeze: FreezeOut,
+    images: Tensor,
+    masking: Masking,
+}
 
-    let shape = (args.batch_size, 3, vit.image_size, vit.image_size);
-    let mut rng = datasets::rng::rng(0, "bench", 0, 0);
-    let count = 3 * args.batch_size * vit.image_size * vit.image_size;
-    let pixels: Vec<f32> = (0..count)
-        .map(|_| datasets::rng::normal(&mut rng))
-        .collect();
-    let images = Tensor::from_vec(pixels, shape, &device)?;
-    let noise: Vec<f32> = (0..args.batch_size * vit.patches())
-        .map(|_| datasets::rng::uniform(&mut rng))
-        .collect();
-    let masking = Masking::from_noise(&noise, vit.patches(), MASK_RATIO)?;
+impl Bench {
+    fn new(args: &Args, workers: &Workers) -> Result<Self> {
+        let preset = preset(&args.model)?;
+        let vit = VitConfig {
+            image_size: args.image_size,
+            patch_size: args.patch_size.unwrap_or(preset.patch_size),
+            ..preset
+        };
+        let cfg = LocalMimConfig {
+            stages: stages(&args.stages, vit.depth)?,
+            ..LocalMimConfig::new(vit).map_err(usage)?
+        };
+        cfg.validate().map_err(usage)?;
+        bounded(&[
+            ("--steps", args.steps, 1_000_000),
+            ("--batch-size", args.batch_size, 1_000_000),
+            ("--image-size", args.image_size, 4096),
+        ])?;
+        check_batch(args.batch_size, args.image_size)?;
+        if !args.batch_size.is_multiple_of(workers.size()) {
+            return Err(usage(format!(
+                "--batch-size {} cannot be shared evenly by {} workers",
+                args.batch_size,
+                workers.size()
+            )));
+        }
+        let batch = args.batch_size / workers.size();
+        let counts = frozen_layers(&args.frozen, vit.depth)?;
+        let machine = Machine::open(&args.device, args.threads, workers)?;
+        let device = &machine.device;
+        let compute = Compute {
+            profile: match args.profile {
+                true => Profile::start(),
+                false => Profile::default(),
+            },
+            ..args.dtype.compute(device)?
+        };
+        let least = counts.iter().copied().min().unwrap_or(0);
+        let budget = Budget::pretraining(&cfg, MASK_RATIO, batch, least, compute.precision);
+        budget.check_for(device, workers.local)?;
+        let vars = VarMap::new();
+        LocalMim::new(&cfg, vit::seeded(&vars, 0, DType::F32, device))?; // makes the variables
+        let schedule = freezeout::Schedule::cubic(1.0, cfg.layers(), 1_000_000);
+        let freeze = FreezeOut::new(&vars, schedule, |name| cfg.layer_of(name, false))?;
+
+        let shape = (batch, 3, vit.image_size, vit.image_size);
+        let mut rng = datasets::rng::rng(0, "bench", workers.rank() as u64, 0);
+        let count = 3 * batch * vit.image_size * vit.image_size;
+        let pixels: Vec<f32> = (0..count)
+            .map(|_| datasets::rng::normal(&mut rng))
+            .collect();
+        let images = Tensor::from_vec(pixels, shape, device)?;
+        let noise: Vec<f32> = (0..batch * vit.patches())
+            .map(|_| datasets::rng::uniform(&mut rng))
+            .collect();
+        Ok(Self {
+            masking: Masking::from_noise(&noise, vit.patches(), MASK_RATIO)?,
+            cfg,
+            compute,
+            counts,
+            machine,
+            freeze,
+            images,
+        })
+    }
+}
+
+fn measure(args: &Args, bench: Bench) -> Result<Output<'_>> {
+    let Bench {
+        cfg,
+        compute,
+        counts,
+        machine,
+        mut freeze,
+        images,
+        masking,
+    } = bench;
+    let (vit, device, workers) = (&cfg.vit, &machine.device, &machine.workers);
+    let mut opt = Optimizer::new(AdamW::default());
     let ideal = costs::costs(&cfg, MASK_RATIO);
+    let profile = &compute.profile;
 
     let all = counts.iter().copied().eq(0..=vit.depth);
     let mut rows: Vec<Row> = Vec::new();
@@ -246,41 +342,46 @@ fn measure(args: &Args) -> Result<Output<'_>> {
         freeze.freeze_first(frozen);
         let model = LocalMim::new(&cfg, freeze.vars())?.with_compute(&compute);
         // Before the step that warms up, which then takes the memory that this row needs.
-        device::release_memory(&device);
+        device::release_memory(device);
         let mut samples = Vec::new();
-        let (mut graph_nodes, mut peak_known) = (0, false);
+        let (mut graph_nodes, mut peak_known, mut reduced_bytes) = (0, false, 0);
         for i in 0..=args.steps {
             let (mut forward, mut backward, mut optimizer) = (0.0, 0.0, 0.0);
             if i == 1 {
-                peak_known = device::reset_peak(&device);
+                peak_known = device::reset_peak(device);
                 profile.take();
             }
             // Regions around the wait for the device: inside it they would be the time of the launches.
             let loss = profile
                 .timed("rest of forward", || {
-                    timed_on(&device, &mut forward, || model.loss(&images, &masking))
+                    timed_on(device, &mut forward, || model.loss(&images, &masking))
                 })?
                 .total;
             if !loss.to_scalar::<f32>()?.is_finite() {
                 bail!("step {step}: the loss is not finite");
             }
             graph_nodes = loss.sorted_nodes().len();
-            let grads = profile.timed("rest of backward", || {
-                let run = || freeze.backward_by(&loss, vit::ops::backward);
-                timed_on(&device, &mut backward, run)
+            // As in training: gradients are on their way to the other workers meanwhile.
+            let (grads, reduced) = profile.timed("rest of backward", || {
+                let seen = vit::ops::backward_seen;
+                let run = || freeze.backward_reduced(&loss, None, workers.comm(), seen);
+                timed_on(device, &mut backward, run)
             })?;
             drop(loss);
+            reduced_bytes = reduced.bytes;
             profile.timed("adamw", || {
                 let run = || opt.step(&freeze, step, &grads);
-                timed_on(&device, &mut optimizer, run)
+                timed_on(device, &mut optimizer, run)
             })?;
             step += 1;
             if i > 0 {
-                samples.push([forward, backward, optimizer, forward + backward + optimizer]);
+                let computed = backward - reduced.seconds;
+                let whole = forward + backward + optimizer;
+                samples.push([forward, computed, optimizer, reduced.seconds, whole]);
             }
         }
         let middle = |k: usize| median(samples.iter().map(|s| s[k])).unwrap_or(f64::NAN);
-        let images_per_second = args.batch_size as f64 / middle(3);
+        let images_per_second = args.batch_size as f64 / middle(4);
         let first_speed = rows
             .first()
             .map_or(images_per_second, |row| row.images_per_second);
@@ -290,7 +391,11 @@ fn measure(args: &Args) -> Result<Output<'_>> {
             forward_s: middle(0),
             backward_s: middle(1),
             optimizer_s: middle(2),
-            peak_bytes: device::peak_bytes(&device).filter(|_| peak_known),
+            communication: (workers.size() > 1).then(|| Communication {
+                reduced_bytes,
+                communication_s: middle(3),
+            }),
+            peak_bytes: device::peak_bytes(device).filter(|_| peak_known),
             graph_nodes,
             relative_time: first_speed / images_per_second,
             ideal_time: ideal.step(frozen).compute / ideal.step(counts[0]).compute,
@@ -307,7 +412,8 @@ fn measure(args: &Args) -> Result<Output<'_>> {
         patch_size: vit.patch_size,
         batch_size: args.batch_size,
         steps: args.steps,
-        threads,
+        workers: workers.size(),
+        threads: machine.threads,
         device: &args.device,
         dtype: args.dtype,
         unit: compute.bf16_unit(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{bail, Context, Result};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::console::{counted, duration, note, percent, print};
 use crate::plot;
@@ -98,8 +98,11 @@ fn read(path: &Path, most: u64) -> Result<String> {
 
 fn result_of(dir: &Path) -> Result<RunResult> {
     let path = dir.join("result.json");
-    serde_json::from_str(&read(&path, MAX_RESULT)?)
-        .with_context(|| format!("{} is damaged", path.display()))
+    // An object: serde would take a list of the values for one, too.
+    let object = serde_json::from_str::<Map<String, Value>>(&read(&path, MAX_RESULT)?);
+    object
+        .and_then(|object| serde_json::from_value(Value::Object(object)))
+        .with_context(|| format!("{} is damaged, or not of a run", path.display()))
 }
 
 impl Summary {

@@ -93,7 +93,7 @@ impl Task for Probe {
         data.fingerprint = data.fingerprint.with_weights(&pretrained.tensors)?;
         if training.batch_size > data.train.len() {
             return Err(usage(format!(
-                "batch-size {} is larger than the {} training images",
+                "batch-size {} is larger than the {} training images; choose at most {1}",
                 training.batch_size,
                 data.train.len()
             )));

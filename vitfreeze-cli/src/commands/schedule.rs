@@ -1,16 +1,21 @@
 //! `vitfreeze schedule`: what a freezing schedule will do, before anything is trained.
-use std::path::PathBuf;
+mod workers;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use datasets::MAX_PIXELS;
 use freezeout::{freezeout_speedup, Estimate, LayerCost, Schedule, Spacing};
 use localmim::LocalMimConfig;
 
 use crate::commands::pretrain::config::Config;
 use crate::console::{counted, note, percent, print};
 use crate::costs;
+use crate::input::dataset;
 use crate::plot;
 use crate::settings::{Given, Settings as _};
+use crate::train::Training;
 use crate::usage::usage;
 
 const EXAMPLES: &str = "\
@@ -18,8 +23,9 @@ Examples:
   vitfreeze schedule --model vit-base --epochs 100 --warmup-epochs 10
   vitfreeze schedule --config configs/vit-b16-imagenet.toml --data imagenet --layer-lr scaled --plot schedule.png
   vitfreeze schedule --model vit-large --freeze power:2 --t0 0.6 --plot schedule.svg
+  vitfreeze schedule --model vit-base --accum 4 --workers 8 --bandwidth 10 --images-per-second 932
 
-All flags of vitfreeze pretrain are understood; no image is read and nothing is trained.";
+All flags of vitfreeze pretrain are understood; images are counted, not read, and nothing is trained.";
 
 /// ImageNet-1K's training images, where nothing else is known.
 const IMAGENET: usize = 1_281_167;
@@ -31,7 +37,7 @@ pub struct Args {
     /// Configuration file (TOML) of vitfreeze pretrain; flags go before it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Number of training images [default: that of shapes with --data shapes or without --model, otherwise
+    /// Number of training images [default: those of --data, where it is on this machine; with --model alone
     /// ImageNet-1K's 1281167]
     #[arg(long, value_name = "N")]
     images: Option<usize>,
@@ -39,11 +45,14 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
     #[command(flatten)]
+    workers: workers::Flags,
+    #[command(flatten)]
     flags: Given<Config>,
 }
 
 /// Runs it.
 pub fn run(args: Args) -> Result<ExitCode> {
+    args.workers.check()?;
     let mut flags = args.flags;
     // A model without data is asked about for its published use. Without both it is the demonstration's schedule.
     let published =
@@ -57,24 +66,34 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let images = match args.images {
         Some(0) => return Err(usage("images is 0, it must be at least 1")),
         Some(images) => images,
-        None if training.data() == "shapes" => training.samples,
-        None => IMAGENET,
+        None if published => IMAGENET,
+        None => count(training)?,
     };
-    let batches = images / training.batch_size;
+    let workers = args.workers.count();
+    let batches = images / (training.batch_size * workers);
     if batches == 0 {
+        let times = match workers {
+            1 => String::new(),
+            _ => format!(" x {workers} workers"),
+        };
         return Err(usage(format!(
-            "batch-size {} is larger than the {images} images",
-            training.batch_size
+            "batch-size {}{times} is larger than the {images} images; choose at most {}",
+            training.batch_size,
+            images / workers
         )));
     }
-    let plan = training.plan(batches, 1)?;
+    let plan = training.plan(batches, workers)?;
     let schedule = config.schedule(&plan, cfg.layers())?;
     let epoch = |step: usize| step as f64 / plan.steps.per_epoch() as f64;
     if let Some(path) = &args.plot {
         plot::check(path)?;
     }
     let layers = costs::layers(&cfg, config.mask_ratio);
+    let on_workers = args.workers.table(&config, &cfg, &plan, &schedule)?;
     print(table(images, &config, &cfg, &schedule, &layers, &epoch))?;
+    if let Some(text) = on_workers {
+        print(text)?;
+    }
     if let Some(path) = &args.plot {
         let title = format!(
             "{}, {}: freezing {} from t0 = {}, learning rates {}",
@@ -88,6 +107,26 @@ pub fn run(args: Args) -> Result<ExitCode> {
         note(format!("drawn to {}", path.display()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The training images of a dataset that lies here; else as many as ImageNet-1K has.
+fn count(training: &Training) -> Result<usize> {
+    let data = training.data();
+    if data == "shapes" {
+        return Ok(training.samples);
+    }
+    if data.starts_with("hf://") || !may_be_here(data) {
+        note(format!(
+            "note: {data} is not on this machine: ImageNet-1K's {IMAGENET} images assumed; --images N says another number"
+        ));
+        return Ok(IMAGENET);
+    }
+    Ok(dataset::open(data, "train", MAX_PIXELS)?.len())
+}
+
+/// Whether there is something of this name, or it is a pattern of shards, which opening says more of.
+fn may_be_here(data: &str) -> bool {
+    data.contains('{') || Path::new(data).symlink_metadata().is_ok()
 }
 
 fn name_of(config: &Config) -> Result<String> {

@@ -1,5 +1,6 @@
 //! The classes of a dataset as those of something else: a checkpoint's, or another split's.
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use datasets::{Error, Image, Permit, Source};
@@ -29,30 +30,64 @@ pub fn places<'a>(
     names.iter().map(find).collect()
 }
 
-/// The same by the first of several names: `tench` is `tench, Tinca tinca`, on whichever side that is. A first name that
-/// several classes have, on either side, has no place.
-pub fn places_of_first_names<'a>(
+/// The same by one of several names: `tench` and `Tinca tinca` are both `tench, Tinca tinca`, on whichever side that is.
+///
+/// The first of them counts more than the others. Further names on both sides that differ, and a name that several classes
+/// have on either side, have no place; nor has a place that several classes would take.
+pub fn places_of_synonyms<'a>(
     known: impl Iterator<Item = (usize, &'a str)> + Clone,
     names: &[String],
 ) -> Vec<Option<usize>> {
-    let first_of = |name: &str| plain(name.split(',').next().unwrap_or_default());
+    let mut places = places_of_parts(known.clone(), names, 1);
+    let others = places_of_parts(known, names, usize::MAX);
+    let taken: HashSet<usize> = places.iter().copied().flatten().collect();
+    let once = unique(others.iter().flatten().map(|&place| (place, ())));
+    for (place, other) in places.iter_mut().zip(others) {
+        let free = |other: &usize| !taken.contains(other) && once[other].is_some();
+        *place = place.or(other.filter(free));
+    }
+    places
+}
+
+/// By any of the first `most` names of each.
+fn places_of_parts<'a>(
+    known: impl Iterator<Item = (usize, &'a str)>,
+    names: &[String],
+    most: usize,
+) -> Vec<Option<usize>> {
     let several = |name: &str| name.contains(',');
-    let firsts = known.map(|(i, name)| (first_of(name), (i, several(name))));
-    let firsts = unique(firsts);
-    let each = names.iter().enumerate();
-    let once = unique(each.map(|(i, name)| (first_of(name), i)));
+    let by_part = unique(known.flat_map(|(i, name)| {
+        let parts = synonyms(name, most).into_iter();
+        parts.map(move |part| (part, (i, several(name))))
+    }));
+    let once = unique(
+        names
+            .iter()
+            .flat_map(|name| synonyms(name, most))
+            .map(|part| (part, ())),
+    );
     let find = |name: &String| {
-        let first = first_of(name);
-        once[&first].filter(|_| !first.is_empty())?;
-        let (place, others) = firsts.get(&first).copied().flatten()?;
-        // Further names on both sides that differ say that these are two classes.
-        (others != several(name)).then_some(place)
+        let found = synonyms(name, most).into_iter().filter_map(|part| {
+            once[&part]?;
+            let (place, others) = by_part.get(&part).copied().flatten()?;
+            (others != several(name)).then_some(place)
+        });
+        let found: HashSet<usize> = found.collect();
+        found.iter().copied().next().filter(|_| found.len() == 1)
     };
     names.iter().map(find).collect()
 }
 
+/// The first `most` names in a list of them.
+fn synonyms(name: &str, most: usize) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let names = name.split(',').map(plain);
+    let names = names.filter(|name| !name.is_empty() && seen.insert(name.clone()));
+    names.take(most).collect()
+}
+
 /// Each name's place, `None` if it has several.
-fn unique<T>(names: impl Iterator<Item = (String, T)>) -> HashMap<String, Option<T>> {
+fn unique<K: Eq + Hash, T>(names: impl Iterator<Item = (K, T)>) -> HashMap<K, Option<T>> {
     let mut map = HashMap::new();
     for (name, place) in names {
         map.entry(name)

@@ -66,7 +66,7 @@ pub fn launch(count: u16) -> Result<Option<ExitCode>> {
     // Out of the terminal's reach: Open MPI kills its processes a second after ctrl-C, and a step may take longer.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    interrupt::listen_saying("the workers finish this step, then save")?;
+    interrupt::listen_saying("the workers finish this step, then stop")?;
     let mut workers = command
         .spawn()
         .map_err(|e| usage(format!("--nproc: mpiexec cannot be started: {e}")))?;

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{json, Value};
 
-use crate::input::classes::{number, places, places_of_first_names};
+use crate::input::classes::{number, places, places_of_synonyms};
 
 /// The WordNet ids of ImageNet-1K's classes in their order, which is that of the outputs wherever it is trained on.
 const IMAGENET_IDS: &str = include_str!("imagenet_ids.txt");
@@ -35,7 +35,7 @@ enum By {
 }
 
 impl Labels {
-    /// By name where any is the same, or the first of several names is; names that are numbers are the checkpoint's class numbers; by ImageNet's WordNet ids;
+    /// By name where any is the same, or one of several names is; names that are numbers are the checkpoint's class numbers; by ImageNet's WordNet ids;
     /// by order only where no name says otherwise. The error says what does not fit and how it would.
     pub fn new(
         known: &BTreeMap<usize, String>,
@@ -115,7 +115,7 @@ fn matched(
         return Ok((By::Name, in_order(), vec![]));
     }
     let mut by_name = places(known.iter().map(|(&i, &name)| (i, name)), classes);
-    let short = add_first_names(known, classes, &mut by_name);
+    let short = add_synonyms(known, classes, &mut by_name);
     if by_name.iter().any(Option::is_some) {
         let all = by_name.iter().all(Option::is_some);
         let note = (all && by_name.len() == outputs && by_name != in_order()).then(|| {
@@ -194,23 +194,23 @@ fn matched(
     ))
 }
 
-/// Fills in the places of classes that go by the first of several names on one side, and says so.
-fn add_first_names(
+/// Fills in the places of classes that go by one of several names on one side, and says so.
+fn add_synonyms(
     known: &BTreeMap<usize, &str>,
     classes: &[String],
     places: &mut [Option<usize>],
 ) -> Option<String> {
-    let first = places_of_first_names(known.iter().map(|(&i, &name)| (i, name)), classes);
+    let others = places_of_synonyms(known.iter().map(|(&i, &name)| (i, name)), classes);
     let mut added = Vec::new();
-    for ((place, first), class) in places.iter_mut().zip(first).zip(classes) {
-        if let (None, Some(found)) = (*place, first) {
-            *place = first;
+    for ((place, other), class) in places.iter_mut().zip(others).zip(classes) {
+        if let (None, Some(found)) = (*place, other) {
+            *place = other;
             added.push((class.as_str(), known[&found]));
         }
     }
     let (class, name) = added.first()?;
     Some(format!(
-        "{} of the data's {} classes are matched by the first of several names, such as '{}' and '{}'",
+        "{} of the data's {} classes are matched by one of several names, such as '{}' and '{}'",
         added.len(),
         classes.len(),
         class.escape_debug(),
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_several_names_is_enough() {
+    fn one_of_several_names_is_enough() {
         // ImageNet's words, and folders called by the first; and the other way round.
         let words = ["tench, Tinca tinca", "goldfish, Carassius auratus", "cock"];
         let short = ["goldfish", "tench ", "cock"];
@@ -307,7 +307,7 @@ mod tests {
             assert_eq!(outputs(&found), [Some(1), Some(0), Some(2)]);
             let notes = notes(&found);
             assert!(
-                notes.contains("2 of the data's 3 classes are matched by the first"),
+                notes.contains("2 of the data's 3 classes are matched by one of"),
                 "{notes}"
             );
         }
@@ -315,7 +315,7 @@ mod tests {
         let cranes = ["crane, bird", "crane, machine", "owl"];
         let found = of(&cranes, 3, &owned(&["crane", "owl"])).unwrap();
         assert_eq!(outputs(&found), [None, Some(2)]);
-        assert!(!notes(&found).contains("first of several"));
+        assert!(!notes(&found).contains("of several"));
         let found = of(
             &["crane", "owl"],
             2,
@@ -330,6 +330,30 @@ mod tests {
         assert_eq!(outputs(&found.unwrap()), [None, Some(1)]);
         let found = of(&[", x", "owl"], 2, &owned(&["", "owl"])).unwrap();
         assert_eq!(outputs(&found), [None, Some(1)]);
+        // The other names, where only one class has them; the first of them counts more.
+        let words = [
+            "skunk, polecat, wood pussy",
+            "polecat, fitch, foulmart",
+            "black bear, Ursus americanus",
+            "cougar, puma, panther",
+            "jaguar, panther",
+        ];
+        let data = owned(&[
+            "puma",
+            "wood pussy",
+            "Ursus americanus ",
+            "polecat",
+            "panther",
+        ]);
+        let found = of(&words, 5, &data).unwrap();
+        let expected = [Some(3), Some(0), Some(2), Some(1), None];
+        assert_eq!(outputs(&found), expected);
+        let data = owned(&["fitch", "foulmart", "cougar", "puma"]);
+        let found = of(&words, 5, &data).unwrap();
+        assert_eq!(outputs(&found), [None, None, Some(3), None]);
+        let data = owned(&["owl", "x, lynx, puma", "panther, jaguar"]);
+        let found = of(&["owl", "puma", "jaguar", "panther"], 4, &data).unwrap();
+        assert_eq!(outputs(&found), [Some(0), Some(1), Some(3)]);
         // What is written out is matched as it is written.
         let both = ["ant", "ant, emmet"];
         let found = of(&both, 2, &owned(&["ant, emmet", "ant"])).unwrap();
