@@ -1,4 +1,6 @@
 //! `vitfreeze schedule`: what a freezing schedule will do, before anything is trained.
+mod picture;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,7 +11,7 @@ use localmim::LocalMimConfig;
 use crate::commands::pretrain::config::Config;
 use crate::console::{counted, note, percent, print};
 use crate::costs;
-use crate::plot;
+use crate::draw;
 use crate::settings::{Given, Settings as _};
 use crate::usage::usage;
 
@@ -71,7 +73,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let schedule = config.schedule(&plan, cfg.layers())?;
     let epoch = |step: usize| step as f64 / plan.steps.per_epoch() as f64;
     if let Some(path) = &args.plot {
-        plot::check(path)?;
+        draw::check(path)?;
     }
     let layers = costs::layers(&cfg, config.mask_ratio);
     print(table(images, &config, &cfg, &schedule, &layers, &epoch))?;
@@ -84,7 +86,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
             config.t0,
             name_of(&config)?
         );
-        plot::draw(path, &title, &schedule, &labels(&cfg), &epoch)?;
+        let picture = picture::draw(&title, &schedule, &labels(&cfg), &epoch);
+        draw::save(path, &picture)?;
         note(format!("drawn to {}", path.display()));
     }
     Ok(ExitCode::SUCCESS)
