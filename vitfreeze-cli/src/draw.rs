@@ -21,6 +21,13 @@ pub const TITLE: f64 = 15.0;
 pub const BODY: f64 = 12.0;
 pub const SMALL: f64 = 10.5;
 
+/// A side near to or above `side` at which each of `pixels` pixels is as wide as the others in a PNG.
+pub fn whole_pixels(side: f64, pixels: usize) -> f64 {
+    let scale = f64::from(raster::SCALE);
+    let each = (scale * side / pixels as f64).ceil().max(1.0);
+    each * pixels as f64 / scale
+}
+
 /// Refuses a file name that says neither PNG nor SVG, and a folder that is not there.
 pub fn check(path: &Path) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty());

@@ -45,7 +45,7 @@ torn"#;
     image::open(dir("a.png")).unwrap();
     let svg = std::fs::read_to_string(dir("a.svg")).unwrap();
     // By the run's name, not its whole path.
-    assert!(svg.contains(">f  71.25 %<"), "{svg}");
+    assert!(svg.contains(">f: 71.25 %<"), "{svg}");
 }
 
 #[test]

@@ -176,9 +176,9 @@ fn preview_draws_a_grid() {
     };
     let (plain, finetune) = (draw("eval"), draw("finetune"));
     assert_eq!(plain, draw("eval"));
-    // Twice as many pixels as the drawing has units: tiles of 72, 80 apart, from 24 on; without their captions.
+    // Twice as many pixels as the drawing has units: tiles of 96, 104 apart, from 24 on; without their captions.
     let column = |grid: &image::RgbImage, n: u32| {
-        image::imageops::crop_imm(grid, 2 * (24 + n * 80), 2 * 76, 2 * 72, 2 * 72).to_image()
+        image::imageops::crop_imm(grid, 2 * (24 + n * 104), 2 * 76, 2 * 96, 2 * 96).to_image()
     };
     // The first column is the image as it is, in both; the others of an evaluation are like it.
     assert_eq!(column(&plain, 0), column(&plain, 2));
@@ -195,9 +195,11 @@ fn preview_draws_a_grid() {
     let mut names: Vec<_> = names.collect();
     names.sort();
     assert_eq!(names, ["grid.png", "train"]);
-    let to = format!("--out={}", dir.path().join("train").display());
+    let taken = tempfile::tempdir().unwrap();
+    let to = format!("--out={}", taken.path().join("folder.png").display());
+    std::fs::create_dir(taken.path().join("folder.png")).unwrap();
     assert!(fails(data(&["preview", path, &to, "--image-size=32"]), 1).contains("cannot write"));
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    assert_eq!(std::fs::read_dir(taken.path()).unwrap().count(), 1);
 }
 
 /// A run on the cache is the run on the folder, and one can be gone on with on the other.

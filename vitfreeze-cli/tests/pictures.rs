@@ -1,4 +1,4 @@
-//! reconstruct and features: pictures of what a model does.
+//! reconstruct, features and report: pictures of what a model does and what a run did.
 mod common;
 
 use std::path::Path;
@@ -118,4 +118,62 @@ fn features_of_any_checkpoint() {
         .arg(&checkpoints[0]);
     command.arg("--out=a.jpg");
     assert!(fails(command, 2).contains(".png or .svg"));
+}
+
+/// The page loads nothing, and a damaged run is named.
+#[test]
+fn a_report_is_one_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("a<b>&c");
+    ok(pretrain(&run, &["--max-steps=25"]));
+    let (page, chart) = (dir.path().join("r.html"), dir.path().join("r.png"));
+    let report = |runs: &[&Path], out: &Path| {
+        let mut command = vitfreeze(["report"]);
+        command.args(runs).arg("--out").arg(out);
+        command
+    };
+    ok(report(&[&run], &page));
+    let text = std::fs::read_to_string(&page).unwrap();
+    assert!(text.contains("a&lt;b&gt;&amp;c") && !text.contains("a<b>"));
+    // Nothing is fetched: the only address is the name of SVG's namespace.
+    let addresses = text.matches("://").count();
+    assert_eq!(
+        addresses,
+        text.matches("xmlns=\"http://www.w3.org/2000/svg\"").count()
+    );
+    assert!(!text.contains("<script"));
+    for part in [
+        "To run it again",
+        "vitfreeze pretrain --config",
+        "seconds per step",
+        "ideal, counted",
+        "stage 0: ",
+        "stage 3: ",
+        "layer 12",
+        "forward ",
+        "<td>25</td>",
+    ] {
+        assert!(text.contains(part), "{part}");
+    }
+    ok(report(&[&run], &chart));
+    image::open(&chart).unwrap();
+
+    // A torn line is counted; a folder without a run is an error beside the others, and of its own.
+    let metrics = run.join("metrics.jsonl");
+    let mut lines = std::fs::read_to_string(&metrics).unwrap();
+    lines.push_str("{\"step\":25,\"lo");
+    std::fs::write(&metrics, lines).unwrap();
+    let nothing = dir.path().join("nothing");
+    std::fs::create_dir(&nothing).unwrap();
+    let line = fails(report(&[&run, &nothing], &page), 1);
+    assert!(line.contains("nothing holds no run"), "{line}");
+    let said = ok(report(&[&run], &page));
+    assert!(said.contains("1 unreadable line"), "{said}");
+    std::fs::write(run.join("result.json"), "{\"kind\":").unwrap();
+    let mut command = report(&[&run], &page);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(common::text(&output).contains("result.json is damaged"));
+    assert!(fails(report(&[&run, &run], &chart), 2).contains("a picture is of one run"));
+    assert!(fails(report(&[&run], Path::new("r.pdf")), 2).contains("(or .html)"));
 }

@@ -80,14 +80,14 @@ fn pictures_for_13_and_33_layers() {
         assert!(edges.all(|(_, _, p)| p.0 == [255; 3]));
         let text = std::fs::read_to_string(&svg).unwrap();
         for label in [
-            "0  patch_embed",
+            "0 patch_embed",
             "learning rate (× 10⁻³)",
             "epoch",
             "freezing cubic from t0 = 0.8",
         ] {
             assert!(text.contains(label), "{label}");
         }
-        assert!(text.contains(&format!("{}  blocks.{}", layers - 1, layers - 2)));
+        assert!(text.contains(&format!("{} blocks.{}", layers - 1, layers - 2)));
     }
     // Nothing else is left in the folder.
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);

@@ -113,7 +113,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     draw::save(
         &args.out,
-        &picture::draw(&args.checkpoint, &rows, grid, map.as_ref()),
+        &picture::draw(&short(&args.checkpoint), &rows, grid, map.as_ref()),
     )?;
     print(format!(
         "patches: three components hold {} of their variance",
@@ -128,6 +128,15 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     print(quoted(&args.out))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The end of a path is enough to know a checkpoint by; a name on the Hub is taken whole.
+fn short(checkpoint: &str) -> String {
+    if checkpoint.starts_with("hf://") {
+        return checkpoint.to_owned();
+    }
+    let parts: Vec<&str> = checkpoint.split('/').filter(|p| !p.is_empty()).collect();
+    parts[parts.len().saturating_sub(2)..].join("/")
 }
 
 /// The images that are shown, and the features of all their patches.

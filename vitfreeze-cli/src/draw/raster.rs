@@ -8,7 +8,7 @@ use resvg::usvg::{fontdb::Database, Options, Tree};
 use super::font;
 
 /// Pixels of the PNG for one of the SVG, so that it is sharp on paper and on dense screens.
-const SCALE: f32 = 2.0;
+pub const SCALE: f32 = 2.0;
 /// Longest side of a PNG in pixels; larger pictures are drawn at a smaller scale.
 const MOST: f32 = 16_384.0;
 

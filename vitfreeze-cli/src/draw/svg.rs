@@ -3,6 +3,7 @@ use std::fmt::Write as _;
 
 use super::color::{Color, INK, MUTED, WHITE};
 use super::font::FAMILY;
+use super::raster::SCALE;
 use super::{Pixels, BODY, SMALL, TITLE};
 
 /// A picture; distances are in CSS pixels, y goes down.
@@ -238,11 +239,15 @@ impl Svg {
         );
     }
 
-    /// Pixels stretched over a rectangle, each with sharp edges.
+    /// Pixels over a rectangle: each with sharp edges where they are stretched, smooth where they are shrunk.
     pub fn pixels(&mut self, [x, y, width, height]: [f64; 4], pixels: &Pixels) {
+        let sharp = match pixels.width as f64 <= f64::from(SCALE) * width {
+            true => r#" style="image-rendering:pixelated""#,
+            false => "",
+        };
         let _ = writeln!(
             self.body,
-            r#"<image x="{}" y="{}" width="{}" height="{}" preserveAspectRatio="none" image-rendering="optimizeSpeed" style="image-rendering:pixelated" href="{}"/>"#,
+            r#"<image x="{}" y="{}" width="{}" height="{}" preserveAspectRatio="none"{sharp} href="{}"/>"#,
             n(x),
             n(y),
             n(width),

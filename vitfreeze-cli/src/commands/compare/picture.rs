@@ -36,7 +36,7 @@ pub fn draw(curves: &[Curve]) -> Svg {
     };
     let names: Vec<String> = curves
         .iter()
-        .map(|curve| format!("{}  {:.2} %", curve.name, curve.best().1))
+        .map(|curve| format!("{}: {:.2} %", curve.name, curve.best().1))
         .collect();
     let widest = names.iter().map(|name| font::width(name, BODY));
     let room = widest.fold(0.0, f64::max).min(320.0) + 36.0;
@@ -59,14 +59,17 @@ pub fn draw(curves: &[Curve]) -> Svg {
     frame.y_axis(&mut svg, "top-1 in %; the dot with a name is a run's best");
     frame.x_axis(&mut svg, Some(&format!("wall time in {unit_name}")));
     frame.base(&mut svg);
-    let mut labels = Vec::new();
-    for (i, (curve, name)) in curves.iter().zip(names).enumerate() {
+    let place = |p: &(f64, f64)| frame.at((p.0 / unit, p.1));
+    let all: Vec<Vec<(f64, f64)>> = curves
+        .iter()
+        .map(|curve| curve.points.iter().map(place).collect())
+        .collect();
+    let (mut labels, mut taken) = (Vec::new(), Vec::new());
+    for (i, ((curve, name), points)) in curves.iter().zip(names).zip(&all).enumerate() {
         let color = color::series(i);
-        let place = |p: &(f64, f64)| frame.at((p.0 / unit, p.1));
-        let points: Vec<(f64, f64)> = curve.points.iter().map(place).collect();
         // Where the colours begin again lines are dashed.
         let stroke = Stroke::new(color, 1.8).dashed(i / SERIES.len() % 2 == 1);
-        svg.line(&points, stroke);
+        svg.line(points, stroke);
         // Ninety epochs within a minute are a line without dots.
         let apart = points.windows(2).all(|p| p[1].0 - p[0].0 >= DOTS_APART);
         for &point in points.iter().filter(|_| apart) {
@@ -74,6 +77,12 @@ pub fn draw(curves: &[Curve]) -> Svg {
         }
         let at = place(&curve.best());
         svg.dot(at, 4.8, color);
+        let beside = [at.0 + 10.0, at.1 - 9.0, font::width(&name, BODY), 18.0];
+        if beside[0] + beside[2] < frame.right() && is_free(beside, &all, &taken) {
+            taken.push(beside);
+            svg.text((beside[0], at.1), &name, Text::body().color(color));
+            continue;
+        }
         labels.push(EndLabel {
             at,
             text: name,
@@ -82,4 +91,27 @@ pub fn draw(curves: &[Curve]) -> Svg {
     }
     frame.end_labels(&mut svg, labels, room);
     svg
+}
+
+/// Whether neither a curve nor another name lies in a rectangle.
+fn is_free(
+    [x, y, width, height]: [f64; 4],
+    curves: &[Vec<(f64, f64)>],
+    taken: &[[f64; 4]],
+) -> bool {
+    let inside =
+        |p: (f64, f64)| (x - 4.0..x + width + 4.0).contains(&p.0) && (y..y + height).contains(&p.1);
+    let crosses = |a: (f64, f64), b: (f64, f64)| {
+        let at = |i: u32| {
+            let part = f64::from(i) / 64.0;
+            (a.0 + part * (b.0 - a.0), a.1 + part * (b.1 - a.1))
+        };
+        (0..=64).any(|i| inside(at(i)))
+    };
+    let met = |curve: &Vec<(f64, f64)>| {
+        curve.windows(2).any(|p| crosses(p[0], p[1])) || curve.iter().any(|&p| inside(p))
+    };
+    let over =
+        |t: &[f64; 4]| x < t[0] + t[2] && t[0] < x + width && y < t[1] + t[3] && t[1] < y + height;
+    !curves.iter().any(met) && !taken.iter().any(over)
 }

@@ -10,15 +10,15 @@ use localmim::Masking;
 
 use super::{Kind, Which};
 use crate::console::{note, print};
-use crate::draw::{self, font, Pixels, Svg, Text, SMALL};
+use crate::draw::{self, font, whole_pixels, Pixels, Svg, Text, SMALL};
 use crate::input::look::{hide, pixels, Look};
 use crate::settings::bounded;
 use crate::usage::usage;
 
 /// Least side of a sample in the picture, and what lies around it.
-const LEAST: f64 = 72.0;
+const LEAST: f64 = 96.0;
 const GAP: f64 = 8.0;
-const CAPTION: f64 = 18.0;
+const CAPTION: f64 = 16.0;
 const MARGIN: f64 = 24.0;
 const TOP: f64 = 76.0;
 /// How much of a hidden patch is covered: a person may see what the model does not.
@@ -102,10 +102,15 @@ pub fn run(args: Args) -> Result<ExitCode> {
         images.push(next);
     }
 
-    let side = (size as f64 / 2.0).max(LEAST);
+    let side = whole_pixels(LEAST, size);
+    let caption = if mixup.is_some() {
+        2.0 * CAPTION
+    } else {
+        CAPTION
+    };
     let place = |row: usize, column: usize| {
         let x = MARGIN + column as f64 * (side + GAP);
-        [x, TOP + row as f64 * (side + GAP + CAPTION), side, side]
+        [x, TOP + row as f64 * (side + GAP + caption), side, side]
     };
     let [right, bottom, ..] = place(images.len(), args.columns);
     let title = args.transform.title(masks.is_some(), mixup.is_some());
@@ -115,7 +120,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     for column in 0..args.columns {
         let [x, ..] = place(0, column);
         let head = match column {
-            0 => "as it is judged".to_owned(),
+            0 => "as judged".to_owned(),
             _ => format!("epoch {column}"),
         };
         let head = font::fit(&head, 12.0, side);
@@ -132,17 +137,16 @@ pub fn run(args: Args) -> Result<ExitCode> {
             }
             let at = place(row, column);
             svg.pixels(at, &tile);
-            let caption = match &targets {
+            let captions = match &targets {
                 Some(targets) => shares(&source, &targets[row]),
-                None if column == 0 => look.class(*index),
+                None if column == 0 => vec![look.class(*index)],
                 None => continue,
             };
-            let caption = font::fit(&caption, SMALL, side);
-            svg.text(
-                (at[0] + side / 2.0, at[1] + side + 10.0),
-                &caption,
-                Text::small().middle(),
-            );
+            for (line, caption) in captions.iter().enumerate() {
+                let y = at[1] + side + 10.0 + CAPTION * line as f64;
+                let caption = font::fit(caption, SMALL, side);
+                svg.text((at[0] + side / 2.0, y), &caption, Text::small().middle());
+            }
         }
     }
     draw::save(&args.out, &svg)?;
@@ -248,8 +252,8 @@ fn samples(
     Ok((batch, targets))
 }
 
-/// `cat 0.63, dog 0.37`: the two largest shares, without what is spread over all classes.
-fn shares(source: &Arc<dyn Source>, targets: &[f32]) -> String {
+/// `cat 0.63` and `dog 0.37`: the two largest shares, without what is spread over all classes.
+fn shares(source: &Arc<dyn Source>, targets: &[f32]) -> Vec<String> {
     let spread = targets.iter().copied().fold(f32::INFINITY, f32::min);
     let whole: f32 = targets.iter().map(|t| t - spread).sum();
     let mut order: Vec<usize> = (0..targets.len()).collect();
@@ -260,5 +264,5 @@ fn shares(source: &Arc<dyn Source>, targets: &[f32]) -> String {
         let name = source.classes().get(*class).map_or("", String::as_str);
         format!("{} {:.2}", vit::printable(name), share(class))
     };
-    told.map(text).collect::<Vec<_>>().join(", ")
+    told.map(text).collect()
 }

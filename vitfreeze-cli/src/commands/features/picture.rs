@@ -6,7 +6,7 @@ use crate::draw::{font, Pixels, Svg, Text, SMALL, TITLE};
 
 /// Heads beyond these are left out.
 pub const MOST_HEADS: usize = 16;
-const SIDE: f64 = 100.0;
+const SIDE: f64 = 112.0;
 const GAP: f64 = 6.0;
 const MARGIN: f64 = 24.0;
 const TOP: f64 = 80.0;

@@ -3,7 +3,7 @@ use localmim::Masking;
 
 use super::glyphs;
 use crate::draw::color::{GRID, INK};
-use crate::draw::{font, Pixels, Stroke, Svg, Text, BODY, SMALL, TITLE};
+use crate::draw::{font, whole_pixels, Pixels, Stroke, Svg, Text, BODY, SMALL, TITLE};
 use crate::input::look::hide;
 
 /// Sides of the panels, by the cells of the finest stage, and the white between them.
@@ -82,6 +82,9 @@ pub fn draw(about: &About, rows: &[Row]) -> Svg {
     let stages = rows.first().map_or(&[][..], |row| row.stages.as_slice());
     let finest = stages.iter().map(|stage| stage.target.across).max();
     let side = (CELL * finest.unwrap_or(0) as f64).clamp(SIDE.0, SIDE.1);
+    let side = rows
+        .first()
+        .map_or(side, |row| whole_pixels(side, row.image.width));
     let columns = 2 + 2 * stages.len();
     // Pairs stand a little apart from each other.
     let left = |column: usize| MARGIN + column as f64 * (side + GAP) + (column / 2) as f64 * GAP;

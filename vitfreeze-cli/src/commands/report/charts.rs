@@ -176,7 +176,7 @@ fn losses(svg: &mut Svg, run: &RunRead, area: [f64; 4], x: Axis) {
         };
         labels.push(EndLabel {
             at: line(svg, &frame, &smooth(&points, 3), Stroke::new(color, 2.0)),
-            text: format!("{name}  {:.4}", last.1),
+            text: format!("{name}: {:.4}", last.1),
             color,
         });
     }

@@ -2,7 +2,7 @@
 use freezeout::{LayerLr, Schedule};
 
 use crate::draw::axis::Axis;
-use crate::draw::color::{self, GRID};
+use crate::draw::color::{self, Color, GRID, MUTED};
 use crate::draw::frame::Frame;
 use crate::draw::{font, Stroke, Svg, Text, BODY, SMALL};
 
@@ -28,7 +28,7 @@ pub fn draw(
     let names: Vec<String> = labels
         .iter()
         .enumerate()
-        .map(|(layer, label)| format!("{layer}  {label}"))
+        .map(|(layer, label)| format!("{layer} {label}"))
         .collect();
     let widest = names.iter().map(|name| font::width(name, BODY));
     let left = MARGIN + widest.fold(60.0, f64::max) + 10.0;
@@ -57,6 +57,14 @@ struct Picture<'a> {
 }
 
 impl Picture<'_> {
+    /// One curve for all layers has the colour of none.
+    fn line_color(&self, layer: usize) -> Color {
+        match self.schedule.layer_lr {
+            LayerLr::Shared => MUTED,
+            _ => color::layer(layer, self.layers),
+        }
+    }
+
     /// The learning rate of each layer over the epochs; a dot where it freezes.
     fn rates(&self, svg: &mut Svg, area: [f64; 4]) {
         let schedule = self.schedule;
@@ -81,7 +89,7 @@ impl Picture<'_> {
                     .iter()
                     .map(|&step| frame.at(((self.epoch)(step), rate(step, layer))))
                     .collect();
-                svg.line(&points, Stroke::new(color::layer(layer, self.layers), 2.0));
+                svg.line(&points, Stroke::new(self.line_color(layer), 2.0));
             }
         }
         // Common to all layers under shared rates, so drawn last.
@@ -120,12 +128,17 @@ impl Picture<'_> {
             // The input is below, as the network is usually drawn.
             let y = top + row * (names.len() - 1 - layer) as f64;
             let x = |step: usize| frame.at(((self.epoch)(step), 0.0)).0;
+            let mut stretches: Vec<(usize, usize)> = Vec::new();
             for pair in changes.windows(2).filter(|pair| pair[0] < pair[1]) {
-                if !self.schedule.is_frozen(pair[0], layer) {
-                    let (start, end) = (x(pair[0]), x(pair[1]));
-                    let bar = [start, y + 0.14 * row, end - start, 0.72 * row];
-                    svg.rect(bar, color::layer(layer, self.layers), 0.0);
+                match stretches.last_mut() {
+                    _ if self.schedule.is_frozen(pair[0], layer) => {}
+                    Some(last) if last.1 == pair[0] => last.1 = pair[1],
+                    _ => stretches.push((pair[0], pair[1])),
                 }
+            }
+            for (start, end) in stretches {
+                let bar = [x(start), y + 0.14 * row, x(end) - x(start), 0.72 * row];
+                svg.rect(bar, color::layer(layer, self.layers), 0.0);
             }
             let every = names.len().div_ceil(MOST_LABELS);
             if layer % (4 * every - 3) != 0 {
