@@ -104,7 +104,7 @@ impl Axis {
     pub fn labels(&self, ticks: &[f64]) -> (Vec<String>, i32) {
         let largest = ticks.iter().fold(0f64, |m, x| m.max(x.abs()));
         let power = match largest {
-            x if x > 0.0 && (x < 0.0099 || x >= 1e5) => x.log10().floor() as i32,
+            x if x > 0.0 && !(0.0099..1e5).contains(&x) => x.log10().floor() as i32,
             _ => 0,
         };
         let scaled: Vec<f64> = ticks.iter().map(|x| x / 10f64.powi(power)).collect();
