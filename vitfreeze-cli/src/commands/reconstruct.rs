@@ -14,7 +14,7 @@ use localmim::{hog, LocalMim, LocalMimConfig, Masking};
 use vit::Preprocess;
 
 use crate::commands::pretrain::config::Config;
-use crate::console::{note, print};
+use crate::console::{counted, note, print};
 use crate::draw;
 use crate::input::look::{self, Look};
 use crate::input::pretrained::eval_transform;
@@ -251,6 +251,6 @@ impl Run {
     }
 
     fn when(&self) -> String {
-        format!("after {} steps", self.header.step)
+        format!("after {}", counted(self.header.step, "step"))
     }
 }
