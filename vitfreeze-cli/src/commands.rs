@@ -6,11 +6,14 @@ mod convert;
 mod data;
 mod embed;
 mod eval;
+mod features;
 mod finetune;
 mod inspect;
 mod knn;
 mod linprobe;
 pub mod pretrain;
+mod reconstruct;
+mod report;
 mod schedule;
 
 use std::process::ExitCode;
@@ -32,16 +35,22 @@ pub enum Command {
     Eval(Box<eval::Args>),
     /// Print runs side by side and draw accuracy against wall time
     Compare(compare::Args),
+    /// Write what runs did as one page (.html) or picture: loss, seconds per step, rates, phases
+    Report(report::Args),
     /// Time the training step with more and more layers frozen
     Bench(bench::Args),
     /// Print and draw what a freezing schedule will do; trains nothing
     Schedule(Box<schedule::Args>),
+    /// Draw what a pretraining run predicts of patches it does not see, beside the targets
+    Reconstruct(reconstruct::Args),
     /// Say what a checkpoint is: family, architecture, tensors, norms, NaNs
     Inspect(inspect::Args),
     /// Write a checkpoint of any family as a folder that timm or transformers loads
     Convert(convert::Args),
     /// Compute the features of a folder of images
     Embed(embed::Args),
+    /// Draw what an encoder makes of images: features as colours, attention, a map of all
+    Features(features::Args),
     /// Name the likeliest classes of images
     Classify(classify::Args),
     /// Look at a dataset, cache it, time its loader
@@ -58,11 +67,14 @@ impl Command {
             Self::Knn(args) => knn::run(*args),
             Self::Eval(args) => eval::run(*args),
             Self::Compare(args) => compare::run(args),
+            Self::Report(args) => report::run(args),
             Self::Bench(args) => bench::run(args),
             Self::Schedule(args) => schedule::run(*args),
+            Self::Reconstruct(args) => reconstruct::run(args),
             Self::Inspect(args) => inspect::run(args),
             Self::Convert(args) => convert::run(args),
             Self::Embed(args) => embed::run(args),
+            Self::Features(args) => features::run(args),
             Self::Classify(args) => classify::run(args),
             Self::Data(args) => data::run(args),
         }

@@ -4,6 +4,7 @@ pub mod dataset;
 pub mod files;
 #[cfg(feature = "hub")]
 mod hub;
+pub mod look;
 pub mod pretrained;
 pub mod splits;
 pub mod subset;

@@ -175,14 +175,18 @@ fn preview_draws_a_grid() {
         image::open(&out).unwrap().to_rgb8()
     };
     let (plain, finetune) = (draw("eval"), draw("finetune"));
-    assert_eq!((plain.width(), plain.height()), (3 * 34 - 2, 2 * 34 - 2));
     assert_eq!(plain, draw("eval"));
+    // Twice as many pixels as the drawing has units: tiles of 96, 104 apart, from 24 on; without their captions.
     let column = |grid: &image::RgbImage, n: u32| {
-        image::imageops::crop_imm(grid, n * 34, 0, 32, 66).to_image()
+        image::imageops::crop_imm(grid, 2 * (24 + n * 104), 2 * 76, 2 * 96, 2 * 96).to_image()
     };
     // The first column is the image as it is, in both; the others of an evaluation are like it.
     assert_eq!(column(&plain, 0), column(&plain, 2));
     assert_eq!(column(&plain, 0), column(&finetune, 0));
+    // Three of four patches are covered: all of them have the cover's hue.
+    let hidden = column(&draw("pretrain"), 1);
+    let grey = |p: &&image::Rgb<u8>| p.0[2] > 150 && p.0[0].abs_diff(p.0[2]) < 60;
+    assert!(hidden.pixels().filter(grey).count() * 10 > hidden.pixels().count() * 7);
     assert!(column(&finetune, 1) != column(&finetune, 2));
     // Written beside it and renamed: nothing is left, and what is no file is not replaced.
     let names = std::fs::read_dir(dir.path())
@@ -191,9 +195,11 @@ fn preview_draws_a_grid() {
     let mut names: Vec<_> = names.collect();
     names.sort();
     assert_eq!(names, ["grid.png", "train"]);
-    let to = format!("--out={}", dir.path().join("train").display());
+    let taken = tempfile::tempdir().unwrap();
+    let to = format!("--out={}", taken.path().join("folder.png").display());
+    std::fs::create_dir(taken.path().join("folder.png")).unwrap();
     assert!(fails(data(&["preview", path, &to, "--image-size=32"]), 1).contains("cannot write"));
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    assert_eq!(std::fs::read_dir(taken.path()).unwrap().count(), 1);
 }
 
 /// A run on the cache is the run on the folder, and one can be gone on with on the other.
@@ -277,7 +283,7 @@ fn mistakes_are_explained() {
         "--rows=1",
         "--columns=1",
     ];
-    assert!(fails(data(&few), 1).contains("cannot write"));
+    assert!(fails(data(&few), 2).contains("cannot write"));
     let message = fails(data(&["inspect", "shapes", "--split=extra"]), 2);
     assert!(message.contains("no split 'extra' here, only"), "{message}");
 }

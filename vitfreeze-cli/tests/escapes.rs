@@ -133,7 +133,8 @@ fn names_in_parquet_files() {
     let checkpoint = format!("--checkpoint={}", checkpoint.display());
     harmless(&["data", "inspect", &train]);
     let size = ["--image-size=16", "--columns=1"];
-    harmless(&["data", "preview", &train, "--out", &out, size[0], size[1]]);
+    let grid = file("grid.png");
+    harmless(&["data", "preview", &train, "--out", &grid, size[0], size[1]]);
     // Classes that the checkpoint does not know, those that training has not, and both alike.
     let text = harmless(&["eval", &checkpoint, "--data", &val, "--out", &out]);
     assert!(text.contains("are left out"), "{text}");

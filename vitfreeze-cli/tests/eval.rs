@@ -341,11 +341,8 @@ fn a_matrix_of_many_classes_is_a_list() {
             column.filter(|p| p[..3] == [8, 48, 107]).count()
         };
         let most = (0..picture.width()).map(dark).max().unwrap();
-        let height = match classes {
-            200 | 201 => 3 * classes,
-            _ => 800,
-        };
-        assert_eq!(most, height);
+        // All of the matrix' 1280 pixels but its outline.
+        assert!((1270..=1280).contains(&most), "{most}");
     }
 }
 

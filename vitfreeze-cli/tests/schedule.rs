@@ -106,18 +106,23 @@ fn pictures_for_13_and_33_layers() {
             assert!(ok(command).contains("drawn to"));
         }
         let image = image::open(&png).unwrap().to_rgb8();
-        assert_eq!(image.dimensions(), (1200, 460 + 20 * layers));
+        assert_eq!(image.dimensions(), (1520, 2 * (364 + 17 * layers)));
         // The colours of the first and of the last layer's bar, and a lot of white.
         let count = |rgb: [u8; 3]| image.pixels().filter(|p| p.0 == rgb).count();
         assert!(
-            count([68, 1, 84]) > 4000 && count([150, 210, 60]) > 8000,
+            count([68, 1, 84]) > 8000 && count([150, 210, 60]) > 16_000,
             "{layers}"
         );
-        assert!(count([255, 255, 255]) > 200_000);
+        assert!(count([255, 255, 255]) > 400_000);
+        // Nothing touches the picture's edge.
+        let (w, h) = image.dimensions();
+        let edge = |x: u32, y: u32| x.min(w - 1 - x).min(y).min(h - 1 - y) < 16;
+        let mut edges = image.enumerate_pixels().filter(|(x, y, _)| edge(*x, *y));
+        assert!(edges.all(|(_, _, p)| p.0 == [255; 3]));
         let text = std::fs::read_to_string(&svg).unwrap();
         for label in [
             "0 patch_embed",
-            "learning rate",
+            "learning rate (× 10⁻³)",
             "epoch",
             "freezing cubic from t0 = 0.8",
         ] {

@@ -8,7 +8,7 @@ use anyhow::{bail, Context, Result};
 use serde_json::{Map, Value};
 
 use crate::console::{counted, duration, note, percent, print};
-use crate::plot;
+use crate::draw;
 use crate::run::result::RunResult;
 use crate::usage::usage;
 use picture::Curve;
@@ -53,7 +53,7 @@ struct Summary {
 /// Runs it.
 pub fn run(args: Args) -> Result<ExitCode> {
     if let Some(out) = &args.out {
-        plot::check(out)?;
+        draw::check(out)?;
     }
     let mut runs = Vec::new();
     for dir in &args.runs {
@@ -69,11 +69,16 @@ pub fn run(args: Args) -> Result<ExitCode> {
         print(line)?;
     }
     if let Some(out) = &args.out {
-        let curves: Vec<Curve> = runs.iter().filter_map(Summary::curve).collect();
+        let names = short_names(&runs);
+        let curves = runs
+            .iter()
+            .zip(names)
+            .filter_map(|(run, name)| run.curve(name));
+        let curves: Vec<Curve> = curves.collect();
         if curves.is_empty() {
             return Err(usage("no run has an accuracy to draw"));
         }
-        plot::save(out, &picture::Accuracies { curves })?;
+        draw::save(out, &picture::draw(&curves))?;
         print(format!("{}", out.display()))?;
     }
     Ok(match runs.len() == args.runs.len() {
@@ -149,7 +154,7 @@ impl Summary {
         })
     }
 
-    fn curve(&self) -> Option<Curve> {
+    fn curve(&self, name: String) -> Option<Curve> {
         let top1 = self.result.top1?;
         let mut points: Vec<(f64, f64)> = self.evaluations.clone();
         if points.is_empty() {
@@ -159,10 +164,7 @@ impl Summary {
             point.0 += self.before;
         }
         points.retain(|(x, y)| x.is_finite() && y.is_finite());
-        (!points.is_empty()).then(|| Curve {
-            name: format!("{} ({})", self.name, self.result.kind),
-            points,
-        })
+        (!points.is_empty()).then_some(Curve { name, points })
     }
 }
 
@@ -199,6 +201,30 @@ fn before(checkpoint: &str, chain: usize) -> f64 {
             0.0
         }
     }
+}
+
+/// What each run is called in a picture: the end of its path, as much of it as tells it from the others.
+fn short_names(runs: &[Summary]) -> Vec<String> {
+    let parts = |run: &Summary| {
+        let path = Path::new(&run.name).components();
+        let parts = path.map(|part| part.as_os_str().to_string_lossy().into_owned());
+        parts.collect::<Vec<_>>()
+    };
+    let paths: Vec<Vec<String>> = runs.iter().map(parts).collect();
+    let end = |path: &[String], parts: usize| path[path.len().saturating_sub(parts)..].join("/");
+    let name = |path: &Vec<String>| {
+        let alone = |&parts: &usize| {
+            let own = end(path, parts);
+            paths
+                .iter()
+                .filter(|other| end(other, parts) == own)
+                .count()
+                == 1
+        };
+        let parts = (1..path.len()).find(alone).unwrap_or(path.len());
+        vit::printable(&end(path, parts))
+    };
+    paths.iter().map(name).collect()
 }
 
 /// Header and one line for each run, in columns.

@@ -17,12 +17,12 @@ use vit::{Head, Pretrained};
 
 use crate::accuracy::Accuracy;
 use crate::console::{counted, duration, note, print, Progress, Unit};
+use crate::draw;
 use crate::features::{extract, Output};
 use crate::input::classes::Relabelled;
 use crate::input::pretrained::{input_size, load, open, transform, ComputeArgs, CHECKPOINT};
 use crate::input::splits::{check_labels, open_split};
 use crate::machine::interrupt;
-use crate::plot;
 use crate::run::data::RunData;
 use crate::run::folder::{abandon, claim, quoted};
 use crate::run::result::{self, RunResult};
@@ -242,8 +242,7 @@ impl Judge<'_> {
         let (names, cells) = (&self.labels.names, accuracy.confusion());
         tables::per_class(&dir.join("per_class.csv"), names, cells)?;
         tables::confusion(&dir.join("confusion.csv"), names, cells)?;
-        let picture = confusion::Confusion::new(names, cells);
-        plot::save(&dir.join("confusion.png"), &picture)?;
+        draw::save(&dir.join("confusion.png"), &confusion::draw(names, cells))?;
         if let Some(table) = table {
             table.finish()?;
         }

@@ -1,4 +1,5 @@
 //! `vitfreeze schedule`: what a freezing schedule will do, before anything is trained.
+mod picture;
 mod workers;
 
 use std::path::{Path, PathBuf};
@@ -12,8 +13,8 @@ use localmim::LocalMimConfig;
 use crate::commands::pretrain::config::Config;
 use crate::console::{counted, note, percent, print};
 use crate::costs;
+use crate::draw;
 use crate::input::dataset;
-use crate::plot;
 use crate::settings::{Given, Settings as _};
 use crate::train::Training;
 use crate::usage::usage;
@@ -86,7 +87,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let schedule = config.schedule(&plan, cfg.layers())?;
     let epoch = |step: usize| step as f64 / plan.steps.per_epoch() as f64;
     if let Some(path) = &args.plot {
-        plot::check(path)?;
+        draw::check(path)?;
     }
     let layers = costs::layers(&cfg, config.mask_ratio);
     let on_workers = args.workers.table(&config, &cfg, &plan, &schedule)?;
@@ -103,7 +104,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
             config.t0,
             name_of(&config)?
         );
-        plot::draw(path, &title, &schedule, &labels(&cfg), &epoch)?;
+        let picture = picture::draw(&title, &schedule, &labels(&cfg), &epoch);
+        draw::save(path, &picture)?;
         note(format!("drawn to {}", path.display()));
     }
     Ok(ExitCode::SUCCESS)

@@ -162,7 +162,7 @@ pub fn fnv(hash: u64, bytes: &[u8]) -> u64 {
 /// A checkpoint in memory.
 pub struct Checkpoint<C> {
     pub header: Header<C>,
-    tensors: BTreeMap<String, Tensor>,
+    pub tensors: BTreeMap<String, Tensor>,
 }
 
 /// Writes the state that `header` describes, to take the place of the file as a whole once it is committed. A state that is

@@ -1,0 +1,219 @@
+//! `vitfreeze features`: what an encoder makes of images, to be looked at.
+mod attention;
+mod map;
+mod pca;
+mod picture;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{bail, Result};
+use candle_core::{Device, Tensor};
+use datasets::{EvalTransform, Source, Transform as _, MAX_PIXELS};
+use vit::{Head, Pretrained, Vit};
+
+use crate::console::{note, percent, print, Progress, Unit};
+use crate::draw;
+use crate::features::{extract, Output};
+use crate::input::dataset;
+use crate::input::look::{pixels, Look};
+use crate::input::pretrained::{
+    input_size, load, open, pooling, transform, ComputeArgs, CHECKPOINT,
+};
+use crate::input::subset::Subset;
+use crate::run::folder::quoted;
+use crate::settings::bounded;
+use crate::usage::usage;
+use map::Map;
+use pca::Pca;
+use picture::{Row, MOST_HEADS};
+
+const EXAMPLES: &str = "\
+Examples:
+  vitfreeze features cifar10 --checkpoint runs/pretrain-1 --out features.png
+  vitfreeze features imagenet --split val --checkpoint hf://facebook/dinov2-small --images 8 --foreground --out dino.png
+  vitfreeze features imagenet --checkpoint mae_pretrain_vit_base.pth --map-images 0 --out mae.svg
+
+A row is an image: whole; its patches' features, whose three largest principal components over all images
+shown are red, green and blue; how much the class token attends to each patch in the last block, by head.
+Below, all images' vectors (what k-NN compares) by their two largest components.";
+
+/// Flags of `vitfreeze features`.
+#[derive(clap::Parser)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Dataset of any kind; see 'vitfreeze data --help'
+    #[arg(value_name = "SRC")]
+    source: String,
+    #[arg(long, value_name = "CHECKPOINT", help = CHECKPOINT)]
+    checkpoint: String,
+    /// Picture to write (.png or .svg)
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Which split, where there are several
+    #[arg(long, value_name = "NAME", default_value = "train")]
+    split: String,
+    /// Images shown
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    images: usize,
+    /// Images on the map, 0 = no map
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    map_images: usize,
+    /// Which images
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Colours for the foreground alone: the patches on the side of the first component that fewer corners lie on
+    #[arg(long)]
+    foreground: bool,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<ExitCode> {
+    draw::check(&args.out)?;
+    bounded(&[("--images", args.images, 64)])?;
+    if args.map_images > 100_000 {
+        return Err(usage(format!(
+            "--map-images is {}, it must be at most 100000",
+            args.map_images
+        )));
+    }
+    let (threads, device) = args.compute.start()?;
+    let source = dataset::open(&args.source, &args.split, MAX_PIXELS)?;
+    let checkpoint = open(&args.checkpoint, &args.compute.model)?;
+    let model_args = input_size(&checkpoint, args.compute.model.clone());
+    let mut pretrained = load(&checkpoint, &model_args, Head::Drop, &device)?;
+    pretrained.cfg.pool = pooling(&checkpoint, None);
+    pretrained.cfg.precision = args.compute.dtype.precision(&device)?;
+    let transform = transform(&pretrained);
+    transform.check().map_err(usage)?;
+    let model = pretrained.model()?;
+    note(source.describe());
+
+    let (mut rows, features) = shown(&args, &source, &transform, &pretrained, &model, &device)?;
+    let (width, grid) = (pretrained.cfg.embed_dim, pretrained.cfg.grid());
+    let told = picture::color(&mut rows, &features, width, grid, args.foreground);
+    let map = match args.map_images {
+        0 => None,
+        count => Some(mapped(
+            count,
+            &args,
+            Arc::clone(&source),
+            transform,
+            threads,
+            &model,
+            &device,
+        )?),
+    };
+    let heads = pretrained.cfg.num_heads;
+    if heads > MOST_HEADS {
+        note(format!("note: {MOST_HEADS} of {heads} heads are drawn"));
+    }
+    draw::save(
+        &args.out,
+        &picture::draw(&short(&args.checkpoint), &rows, grid, map.as_ref()),
+    )?;
+    print(format!(
+        "patches: three components hold {} of their variance",
+        percent(told)
+    ))?;
+    if let Some(map) = &map {
+        print(format!(
+            "map: {} images, two components hold {} of their variance",
+            map.points.len(),
+            percent(map.told)
+        ))?;
+    }
+    print(quoted(&args.out))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The end of a path is enough to know a checkpoint by; a name on the Hub is taken whole.
+fn short(checkpoint: &str) -> String {
+    if checkpoint.starts_with("hf://") {
+        return checkpoint.to_owned();
+    }
+    let parts: Vec<&str> = checkpoint.split('/').filter(|p| !p.is_empty()).collect();
+    parts[parts.len().saturating_sub(2)..].join("/")
+}
+
+/// The images that are shown, and the features of all their patches.
+fn shown(
+    args: &Args,
+    source: &Arc<dyn Source>,
+    transform: &EvalTransform,
+    pretrained: &Pretrained,
+    model: &Vit,
+    device: &Device,
+) -> Result<(Vec<Row>, Vec<f32>)> {
+    let (cfg, size) = (&pretrained.cfg, transform.size());
+    let mut look = Look::new(Arc::clone(source), args.seed);
+    let (mut rows, mut features) = (Vec::new(), Vec::new());
+    while rows.len() < args.images {
+        let Some((index, image)) = look.next_image()? else {
+            break;
+        };
+        let input = look.input(transform, (index, &image), 0)?;
+        let image = Tensor::from_slice(&input, (1, 3, size.0, size.1), device)?;
+        let tokens = model.forward_features(&image)?;
+        let patches = tokens.narrow(1, cfg.prefix_tokens(), cfg.patches())?;
+        let patches = patches.to_device(&Device::Cpu)?;
+        features.extend(patches.flatten_all()?.to_vec1::<f32>()?);
+        rows.push(Row {
+            caption: look.class(index),
+            image: pixels(&input, size, transform.normalize()),
+            colors: Vec::new(),
+            attention: attention::by_head(pretrained, model, &image)?,
+        });
+    }
+    if rows.is_empty() {
+        bail!("there is not one image");
+    }
+    Ok((rows, features))
+}
+
+/// The vectors of many images by their two largest components.
+fn mapped(
+    count: usize,
+    args: &Args,
+    source: Arc<dyn Source>,
+    transform: EvalTransform,
+    threads: usize,
+    model: &Vit,
+    device: &Device,
+) -> Result<Map> {
+    const BATCH: usize = 32;
+    let subset = Subset::of(source, u32::try_from(count).ok(), args.seed);
+    let progress = Progress::new(subset.len() as u64, Unit::Images);
+    let (mut values, mut labels) = (Vec::new(), Vec::new());
+    extract(
+        model,
+        &subset,
+        transform,
+        BATCH,
+        threads,
+        device,
+        Output::Pooled,
+        &progress,
+        |batch, features| {
+            values.extend(features);
+            labels.extend(batch.labels.iter().map(|&label| label as usize));
+            Ok(())
+        },
+    )?;
+    progress.close();
+    let width = model.config().features();
+    let pca = Pca::new(&values, width, 2);
+    let points = pca.of(&values).map(|p| (p[0], p[1])).collect();
+    Ok(Map {
+        points,
+        labels,
+        classes: match subset.labelled() {
+            true => subset.classes().iter().map(|c| vit::printable(c)).collect(),
+            false => Vec::new(),
+        },
+        told: pca.told,
+    })
+}

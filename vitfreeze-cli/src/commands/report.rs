@@ -1,0 +1,72 @@
+//! `vitfreeze report`: what runs did, as one page that needs nothing else, or as one picture.
+mod charts;
+mod page;
+mod read;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{bail, Result};
+
+use crate::console::{note, print};
+use crate::draw;
+use crate::run::folder::quoted;
+use crate::usage::usage;
+use read::RunRead;
+
+const EXAMPLES: &str = "\
+Examples:
+  vitfreeze report runs/pretrain-1 --out report.html
+  vitfreeze report runs/pretrain-1 runs/finetune-1 runs/eval-1 --out report.html     side by side
+  vitfreeze report runs/pretrain-1 --out report.png                                  the charts alone
+
+The page is one file: what was run and how to run it again, loss by stage, seconds per step as layers
+freeze, learning rates, phases, accuracies. It loads nothing from elsewhere.";
+
+/// Flags of `vitfreeze report`.
+#[derive(clap::Parser)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Folders of runs, also of such as still go on
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// Page (.html), or picture of one run's charts (.png or .svg)
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<ExitCode> {
+    let html = args.out.extension().is_some_and(|e| e == "html");
+    if !html {
+        draw::check(&args.out).map_err(|e| usage(format!("{e:#} (or .html)")))?;
+        if args.runs.len() > 1 {
+            return Err(usage(
+                "a picture is of one run; name --out FILE.html for several",
+            ));
+        }
+    }
+    let mut runs = Vec::new();
+    for dir in &args.runs {
+        match RunRead::new(dir) {
+            Ok(run) => runs.push(run),
+            Err(e) => note(format!("error: {e:#}")),
+        }
+    }
+    if runs.is_empty() {
+        bail!("no run could be read");
+    }
+    if html {
+        vit::write_atomic(&args.out, page::page(&runs).as_bytes())?;
+    } else {
+        let Some(charts) = charts::training(&runs[0]) else {
+            bail!("{}: there are no steps to draw", args.runs[0].display());
+        };
+        draw::save(&args.out, &charts)?;
+    }
+    print(quoted(&args.out))?;
+    Ok(match runs.len() == args.runs.len() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}

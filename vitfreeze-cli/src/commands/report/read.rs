@@ -1,0 +1,172 @@
+//! What is known of a run from its folder.
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, Context, Result};
+use base64::prelude::{Engine as _, BASE64_STANDARD};
+use freezeout::Costs;
+use serde_json::Value;
+use toml::Table;
+
+use crate::commands::pretrain::config::Config;
+use crate::console::{counted, note};
+use crate::costs;
+use crate::input::files;
+use crate::run::metrics::{median, Row};
+use crate::run::result::RunResult;
+use crate::settings::{Given, Settings as _};
+
+/// Longest files that are read: a configuration, a result, metrics, a picture.
+const MAX_TEXT: u64 = 16 << 20;
+const MAX_METRICS: u64 = 1 << 30;
+const MAX_PICTURE: u64 = 4 << 20;
+
+/// A run.
+pub struct RunRead {
+    pub dir: PathBuf,
+    pub name: String,
+    /// Text of config.toml.
+    pub config: Option<String>,
+    /// `None` while it goes on.
+    pub result: Option<RunResult>,
+    pub steps: Vec<Row>,
+    /// (step, top-1) after each evaluation.
+    pub evaluations: Vec<(usize, f64)>,
+    /// What a step costs with so many layers frozen, counted; of pretraining.
+    pub costs: Option<Costs>,
+    /// confusion.png as a data URL.
+    pub confusion: Option<String>,
+}
+
+impl RunRead {
+    pub fn new(dir: &Path) -> Result<Self> {
+        if !dir.is_dir() {
+            bail!("{}: there is no such folder", dir.display());
+        }
+        let config = optional(&dir.join("config.toml"), MAX_TEXT)?;
+        let result = optional(&dir.join("result.json"), MAX_TEXT)?;
+        let metrics = optional(&dir.join("metrics.jsonl"), MAX_METRICS)?;
+        if config.is_none() && result.is_none() && metrics.is_none() {
+            bail!(
+                "{} holds no run: none of config.toml, result.json, metrics.jsonl is in it",
+                dir.display()
+            );
+        }
+        let result = match result {
+            Some(text) => Some(
+                serde_json::from_str::<RunResult>(&text)
+                    .with_context(|| format!("{} is damaged", dir.join("result.json").display()))?,
+            ),
+            None => None,
+        };
+        let (steps, evaluations) = lines(dir, metrics.as_deref().unwrap_or_default());
+        let full = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+        let name = full.file_name().unwrap_or_default().to_string_lossy();
+        Ok(Self {
+            dir: dir.to_owned(),
+            name: vit::printable(&name),
+            costs: config.as_deref().and_then(|_| counted_costs(dir)),
+            confusion: picture(&dir.join("confusion.png")),
+            config,
+            result,
+            steps,
+            evaluations,
+        })
+    }
+
+    /// The subcommand that made it.
+    pub fn kind(&self) -> String {
+        if let Some(result) = &self.result {
+            return result.kind.clone();
+        }
+        match self.steps.first() {
+            Some(row) if !row.stage_losses.is_empty() => "pretrain".into(),
+            Some(_) if self.evaluations.is_empty() => "training".into(),
+            Some(_) => "finetune".into(),
+            None => "run".into(),
+        }
+    }
+
+    /// A key of its configuration.
+    pub fn setting(&self, key: &str) -> Option<String> {
+        let table: Option<Table> = self.config.as_deref().and_then(|t| toml::from_str(t).ok());
+        let of_config = table.and_then(|table| table.get(key).cloned());
+        let of_config = of_config.map(|value| match value {
+            toml::Value::String(text) => text,
+            other => other.to_string(),
+        });
+        let of_result = || match self.result.as_ref()?.settings.get(key)? {
+            Value::Null => None,
+            Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        };
+        of_config.or_else(of_result)
+    }
+
+    /// Seconds of all steps so far.
+    pub fn seconds(&self) -> f64 {
+        let steps = self.steps.iter().map(|row| row.seconds.total).sum();
+        self.result.as_ref().map_or(steps, |result| result.seconds)
+    }
+
+    /// Median seconds of a step without frozen layers, the first two, which warm up, left out.
+    pub fn unfrozen_step(&self) -> Option<f64> {
+        let rows = self.steps.iter().skip(2).filter(|row| row.frozen == 0);
+        median(rows.map(|row| row.seconds.total))
+    }
+}
+
+/// A file's text, `None` if there is none.
+fn optional(path: &Path, most: u64) -> Result<Option<String>> {
+    let at = || format!("cannot read {}", path.display());
+    let length = match path.symlink_metadata() {
+        Err(_) => return Ok(None),
+        Ok(_) => std::fs::metadata(path).with_context(at)?.len(),
+    };
+    if length > most {
+        bail!("{}: {length} bytes, at most {most} are expected", at());
+    }
+    Ok(Some(files::text(path).with_context(at)?))
+}
+
+/// Steps and evaluations; what cannot be read is counted.
+fn lines(dir: &Path, text: &str) -> (Vec<Row>, Vec<(usize, f64)>) {
+    let (mut steps, mut evaluations, mut unreadable) = (Vec::new(), Vec::new(), 0);
+    for line in text.lines() {
+        if let Ok(row) = serde_json::from_str::<Row>(line) {
+            steps.push(row);
+            continue;
+        }
+        let Ok(value) = serde_json::from_str::<Value>(line) else {
+            unreadable += 1;
+            continue;
+        };
+        let top1 = value["ema_top1"].as_f64().or(value["top1"].as_f64());
+        if let (Some(step), Some(top1)) = (value["step"].as_u64(), top1) {
+            evaluations.push((step as usize + 1, top1));
+        }
+    }
+    if unreadable > 0 {
+        note(format!(
+            "warning: {} in {}",
+            counted(unreadable, "unreadable line"),
+            dir.join("metrics.jsonl").display()
+        ));
+    }
+    (steps, evaluations)
+}
+
+/// Of a run of pretraining, whose configuration says its model.
+fn counted_costs(dir: &Path) -> Option<Costs> {
+    let config = Config::of_run(&dir.join("config.toml"), &Given::nothing()).ok()?;
+    Some(costs::costs(&config.model().ok()?, config.mask_ratio))
+}
+
+fn picture(path: &Path) -> Option<String> {
+    let length = std::fs::metadata(path).ok().filter(|m| m.is_file())?.len();
+    let png = (length <= MAX_PICTURE).then(|| files::bytes(path).ok())??;
+    let png = png.starts_with(b"\x89PNG").then_some(png)?;
+    Some(format!(
+        "data:image/png;base64,{}",
+        BASE64_STANDARD.encode(png)
+    ))
+}

@@ -1,0 +1,179 @@
+//! reconstruct, features and report: pictures of what a model does and what a run did.
+mod common;
+
+use std::path::Path;
+
+use common::*;
+
+/// A run of 30 steps, and one cut at its 20th, where the first stages are dropped.
+#[test]
+fn reconstructions_of_a_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, out) = (dir.path().join("run"), dir.path().join("seen.svg"));
+    ok(pretrain(&run, &["--max-steps=10"]));
+    let draw = |more: &[&str]| {
+        let mut command = vitfreeze(["reconstruct", "--images=2", "--checkpoint"]);
+        command.arg(&run).arg("--out").arg(&out).args(more);
+        let said = ok(command);
+        (said, std::fs::read_to_string(&out).unwrap())
+    };
+    let (said, picture) = draw(&[]);
+    for stage in 0..4 {
+        assert!(said.contains(&format!("stage {stage}, block ")), "{said}");
+    }
+    assert!(said.contains("--data shapes --samples 40"), "{said}");
+    assert!(picture.contains("seen: 25 %") && picture.contains("after 10 steps"));
+    assert_eq!(picture.matches(">target<").count(), 4);
+    // The same arguments, the same picture; another seed, another.
+    assert_eq!(draw(&[]).1, picture);
+    assert_ne!(draw(&["--seed=1"]).1, picture);
+    assert!(draw(&["--mask-ratio=0.5"]).1.contains("seen: 50 %"));
+    // Not trained to say so, it is far off, and the error is the loss: that of MSE of unit vectors in 9 bins.
+    let error = said.lines().find(|l| l.starts_with("stage 0")).unwrap();
+    let error: f64 = error.split_whitespace().last().unwrap().parse().unwrap();
+    assert!(error > 0.0 && error < 1.0, "{error}");
+
+    ok(resume(&run, &["--max-steps=25"]));
+    let (said, picture) = draw(&[]);
+    assert!(
+        said.contains("stage 0, block 1 was dropped at epoch"),
+        "{said}"
+    );
+    assert!(picture.matches(">target<").count() < 4);
+    assert!(picture.contains("was dropped at epoch"));
+    let (said, picture) = draw(&["--all-stages"]);
+    assert_eq!(picture.matches(">target<").count(), 4);
+    assert!(said.contains("drawn as it was then"), "{said}");
+}
+
+#[test]
+fn reconstruct_says_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    ok(pretrain(&run, &["--max-steps=1"]));
+    let of = |checkpoint: &Path, more: &[&str], code| {
+        let mut command = vitfreeze(["reconstruct", "--checkpoint"]);
+        command.arg(checkpoint).args(more);
+        if !more.iter().any(|m| m.starts_with("--out")) {
+            command.arg(format!("--out={}", dir.path().join("a.png").display()));
+        }
+        fails(command, code)
+    };
+    assert!(of(&run, &["--out=a.gif"], 2).contains(".png or .svg"));
+    assert!(of(&run, &["--mask-ratio=1"], 2).contains("mask ratio 1"));
+    assert!(of(&run, &["--images=0"], 2).contains("--images"));
+    assert!(of(dir.path(), &[], 2).contains("checkpoint.safetensors"));
+    let encoder = run.join("encoder.safetensors");
+    std::fs::copy(run.join("checkpoint.safetensors"), &encoder).unwrap();
+    let bytes = std::fs::read(&encoder).unwrap();
+    std::fs::write(
+        run.join("checkpoint.safetensors"),
+        &bytes[..bytes.len() / 2],
+    )
+    .unwrap();
+    assert!(of(&run, &[], 1).contains("checkpoint.safetensors is no checkpoint, or damaged"));
+    assert!(!dir.path().join("a.png").exists());
+}
+
+/// Checkpoints of several families, with and without labels.
+#[test]
+fn features_of_any_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    classes(&images, &["cat", "dog", "<b>&"], 4);
+    let run = dir.path().join("run");
+    ok(pretrain(&run, &["--max-steps=1"]));
+    let mut checkpoints = vec![run];
+    checkpoints.extend(
+        [
+            "hf_dinov2",
+            "timm_nonsquare",
+            "timm_distilled",
+            "timm_clip",
+            "hf_dinov2_registers",
+        ]
+        .map(checkpoint),
+    );
+    for checkpoint in &checkpoints {
+        for (name, more) in [
+            ("a.svg", &[][..]),
+            ("b.png", &["--foreground", "--map-images=5"]),
+        ] {
+            let mut command = vitfreeze(["features"]);
+            command.arg(&images).arg("--checkpoint").arg(checkpoint);
+            command.arg("--images=2").args(more);
+            command.arg("--out").arg(dir.path().join(name));
+            let said = ok(command);
+            assert!(said.contains("three components hold"), "{said}");
+        }
+        let picture = std::fs::read_to_string(dir.path().join("a.svg")).unwrap();
+        assert!(picture.contains(">head 0<") && picture.contains("12 images by the two"));
+        assert!(picture.contains("&lt;b&gt;&amp;") && !picture.contains("<b>"));
+        image::open(dir.path().join("b.png")).unwrap();
+    }
+    let mut command = vitfreeze(["features"]);
+    command
+        .arg(&images)
+        .arg("--checkpoint")
+        .arg(&checkpoints[0]);
+    command.arg("--out=a.jpg");
+    assert!(fails(command, 2).contains(".png or .svg"));
+}
+
+/// The page loads nothing, and a damaged run is named.
+#[test]
+fn a_report_is_one_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("a<b>&c");
+    ok(pretrain(&run, &["--max-steps=25"]));
+    let (page, chart) = (dir.path().join("r.html"), dir.path().join("r.png"));
+    let report = |runs: &[&Path], out: &Path| {
+        let mut command = vitfreeze(["report"]);
+        command.args(runs).arg("--out").arg(out);
+        command
+    };
+    ok(report(&[&run], &page));
+    let text = std::fs::read_to_string(&page).unwrap();
+    assert!(text.contains("a&lt;b&gt;&amp;c") && !text.contains("a<b>"));
+    // Nothing is fetched: the only address is the name of SVG's namespace.
+    let addresses = text.matches("://").count();
+    assert_eq!(
+        addresses,
+        text.matches("xmlns=\"http://www.w3.org/2000/svg\"").count()
+    );
+    assert!(!text.contains("<script"));
+    for part in [
+        "To run it again",
+        "vitfreeze pretrain --config",
+        "seconds per step",
+        "ideal, counted",
+        "stage 0: ",
+        "stage 3: ",
+        "layer 12",
+        "forward ",
+        "<td>25</td>",
+    ] {
+        assert!(text.contains(part), "{part}");
+    }
+    ok(report(&[&run], &chart));
+    image::open(&chart).unwrap();
+
+    // A torn line is counted; a folder without a run is an error beside the others, and of its own.
+    let metrics = run.join("metrics.jsonl");
+    let mut lines = std::fs::read_to_string(&metrics).unwrap();
+    lines.push_str("{\"step\":25,\"lo");
+    std::fs::write(&metrics, lines).unwrap();
+    let nothing = dir.path().join("nothing");
+    std::fs::create_dir(&nothing).unwrap();
+    let line = fails(report(&[&run, &nothing], &page), 1);
+    assert!(line.contains("nothing holds no run"), "{line}");
+    let said = ok(report(&[&run], &page));
+    assert!(said.contains("1 unreadable line"), "{said}");
+    std::fs::write(run.join("result.json"), "{\"kind\":").unwrap();
+    let mut command = report(&[&run], &page);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(common::text(&output).contains("result.json is damaged"));
+    assert!(fails(report(&[&run, &run], &chart), 2).contains("a picture is of one run"));
+    assert!(fails(report(&[&run], Path::new("r.pdf")), 2).contains("(or .html)"));
+}
