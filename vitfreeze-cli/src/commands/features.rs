@@ -86,10 +86,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let model_args = input_size(&checkpoint, args.compute.model.clone());
     let mut pretrained = load(&checkpoint, &model_args, Head::Drop, &device)?;
     pretrained.cfg.pool = pooling(&checkpoint, None);
-    pretrained.cfg.precision = args.compute.dtype.precision(&device)?;
+    let compute = args.compute.dtype.compute(&device)?;
     let transform = transform(&pretrained);
     transform.check().map_err(usage)?;
-    let model = pretrained.model()?;
+    let model = pretrained.model()?.with_compute(&compute);
     note(source.describe());
 
     let (mut rows, features) = shown(&args, &source, &transform, &pretrained, &model, &device)?;

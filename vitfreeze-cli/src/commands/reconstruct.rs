@@ -11,6 +11,7 @@ use candle_nn::VarBuilder;
 use datasets::rng::{rng, uniform};
 use datasets::{EvalTransform, Transform as _};
 use localmim::{hog, LocalMim, LocalMimConfig, Masking};
+use vit::ops::Compute;
 use vit::Preprocess;
 
 use crate::commands::pretrain::config::Config;
@@ -223,7 +224,13 @@ impl Run {
         let image = Tensor::from_slice(input, (1, 3, size, size), &Device::Cpu)?;
         let stage = |&k: &usize| self.cfg.stages[k];
         let pools: Vec<usize> = drawn.iter().map(|k| self.cfg.pool(&stage(k))).collect();
-        let targets = hog(&image, self.cfg.hog_bins, self.cfg.finest_pool(), &pools)?;
+        let targets = hog(
+            &image,
+            self.cfg.hog_bins,
+            self.cfg.finest_pool(),
+            &pools,
+            &Compute::default(),
+        )?;
         let predictions = self.model.predict(&image, masking)?;
         let one = |(k, target): (&usize, Tensor)| {
             let stage = stage(k);

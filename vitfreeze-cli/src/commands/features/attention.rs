@@ -46,7 +46,7 @@ fn probabilities(qkv: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vit::ops::{attention, Precision};
+    use vit::ops::{attention, Compute};
 
     /// Where each token's value is a unit vector of its own, the output of attention is the probabilities.
     #[test]
@@ -62,7 +62,7 @@ mod tests {
         };
         let data: Vec<f32> = (0..tokens * 3 * width).map(value).collect();
         let qkv = Tensor::from_vec(data, (1, tokens, 3 * width), &Device::Cpu).unwrap();
-        let fused = attention(&qkv, heads, Precision::F32).unwrap();
+        let fused = attention(&qkv, heads, &Compute::default()).unwrap();
         let fused: Vec<f32> = fused.get(0).unwrap().get(0).unwrap().to_vec1().unwrap();
         let plain = probabilities(&qkv, heads).unwrap();
         let plain: Vec<f32> = plain.flatten_all().unwrap().to_vec1().unwrap();

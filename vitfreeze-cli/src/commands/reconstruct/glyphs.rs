@@ -51,6 +51,7 @@ pub fn draw(
 mod tests {
     use super::*;
     use candle_core::{Device, Tensor};
+    use vit::ops::Compute;
 
     /// An image that is dark above and light below has a horizontal edge, and its glyph is a horizontal line.
     #[test]
@@ -63,7 +64,9 @@ mod tests {
             };
             let data: Vec<f32> = (0..3 * size * size).map(value).collect();
             let image = Tensor::from_vec(data, (1, 3, size, size), &Device::Cpu).unwrap();
-            let target = localmim::hog(&image, 9, size, &[size]).unwrap().remove(0);
+            let target = localmim::hog(&image, 9, size, &[size], &Compute::default())
+                .unwrap()
+                .remove(0);
             let target: Vec<f32> = target.flatten_all().unwrap().to_vec1().unwrap();
             let mut svg = Svg::new(10.0, 10.0, "");
             draw(&mut svg, [0.0, 0.0, 10.0, 10.0], (&target, 9), &[1.0]);
