@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => match error.downcast_ref::<Elsewhere>() {
-            Some(elsewhere) => ExitCode::from(elsewhere.0),
+            Some(elsewhere) => ExitCode::from(elsewhere.code),
             None => {
                 // A line break in it can only come from a name.
                 console::warn(vit::printable(&format!("error: {error:#}")));

@@ -23,10 +23,9 @@ pub use supervised::{Pool, Supervised};
 use crate::accuracy::Accuracy;
 use crate::console::{self, note};
 use crate::machine::budget::Budget;
-use crate::machine::workers::{self, Elsewhere, Workers};
+use crate::machine::workers::{self, Workers};
 use crate::machine::{interrupt, Machine};
 use crate::run::checkpoint::Fingerprint;
-use crate::run::metrics::NotFinite;
 use crate::run::report::Report;
 use crate::settings::{Given, Settings};
 use run::Run;
@@ -184,8 +183,7 @@ fn train<T: Task>(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<Exit
         run.advance(step, &mut report)?;
         let gradients = run.gradients(step, &mut batches, &report);
         // A checkpoint waits for its name until this step's loss has proved its weights good.
-        let ruined = |e: &anyhow::Error| e.is::<NotFinite>() || e.is::<Elsewhere>();
-        if !gradients.as_ref().is_err_and(ruined) {
+        if !gradients.as_ref().is_err_and(|e| run.ruined(e)) {
             run.commit()?;
         }
         let (row, grads) = gradients?;

@@ -117,17 +117,28 @@ fn classifiers_train_on_workers() {
     let runs = Runs::new();
     let encoder = checkpoint("timm_distilled");
     let encoder = encoder.to_str().unwrap();
+    const MORE: &str =
+        "--data=shapes --samples=40 --epochs=4 --warmup-epochs=1 --accum=1 --lr=1e-3 --threads=1";
     for command in ["finetune", "linprobe"] {
         let run = |workers: usize, batch: &str, out: &Path| {
             let out = out.to_str().unwrap();
             let mut args = vec![command, "--checkpoint", encoder, "--out", out, batch];
-            let more = "--data=shapes --samples=40 --epochs=4 --warmup-epochs=1 --accum=1 --lr=1e-3 --threads=1";
-            args.extend(more.split_whitespace());
+            args.extend(MORE.split_whitespace());
             ok(mpirun(workers, &args))
         };
         let [one, two] = ["one", "two"].map(|name| runs.at(&format!("{command}-{name}")));
         run(1, "--batch-size=8", &one);
         run(2, "--batch-size=4", &two);
+        // Stopped after an epoch's evaluation, which is not done again.
+        let again = runs.at(&format!("{command}-again"));
+        let stopped = ["--max-steps=10", "--batch-size=4"];
+        let dir = again.to_str().unwrap();
+        let mut args = vec![command, "--checkpoint", encoder, "--out", dir];
+        args.extend(MORE.split_whitespace().chain(stopped));
+        ok(mpirun(2, &args));
+        ok(mpirun(2, &[command, "--resume", dir]));
+        let state = |dir: &Path| tensors(&dir.join("checkpoint.safetensors"));
+        assert!(state(&again) == state(&two), "{command}");
         let evaluations = |dir: &Path| -> Vec<Value> {
             let rows = rows(dir);
             rows.into_iter()

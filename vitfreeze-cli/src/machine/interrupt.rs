@@ -16,8 +16,14 @@ pub fn listen() -> Result<()> {
 
 /// The same, with what to say when it happens.
 pub fn listen_saying(what: &'static str) -> Result<()> {
+    listen_for_others(what, || {})
+}
+
+/// The same, for a program that others work for: `last` ends them before the second signal ends this one at once.
+pub fn listen_for_others(what: &'static str, last: impl Fn() + Send + 'static) -> Result<()> {
     handle(move |signal| {
         if ASKED.swap(signal, Ordering::SeqCst) != 0 {
+            last();
             std::process::exit(128 + i32::from(signal));
         }
         note(format!("\ninterrupted: {what} (again to stop at once)"));

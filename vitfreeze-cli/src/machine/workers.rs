@@ -1,7 +1,9 @@
 //! The processes that train together: how many there are, and how they stop together.
 use std::fmt;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -11,6 +13,7 @@ use freezeout::distributed::{Alone, Communicator};
 #[cfg(feature = "nccl")]
 use crate::machine::torchrun;
 use crate::machine::{device, interrupt};
+use crate::run::metrics::NotFinite;
 use crate::usage::{is_usage, usage};
 
 /// This process among those that train together.
@@ -30,6 +33,11 @@ pub struct Workers {
 /// Seconds until a worker that does not answer is given up.
 #[cfg(any(feature = "mpi", feature = "nccl"))]
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What workers tell each other of their errors; 0: none.
+const FAILURE: f64 = 1.0;
+const USAGE: f64 = 2.0;
+const NOT_FINITE: f64 = 3.0;
 
 /// What launchers tell the processes that they start: the variable with how many there are.
 const LAUNCHERS: [(&str, &str); 4] = [
@@ -66,10 +74,19 @@ pub fn launch(count: u16) -> Result<Option<ExitCode>> {
     // Out of the terminal's reach: Open MPI kills its processes a second after ctrl-C, and a step may take longer.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    interrupt::listen_saying("the workers finish this step, then stop")?;
+    let started = Arc::new(AtomicU32::new(0));
+    let running = started.clone();
+    interrupt::listen_for_others(
+        "the workers finish this step, then stop",
+        move || match running.load(Ordering::SeqCst) {
+            0 => {}
+            mpiexec => kill("TERM", mpiexec),
+        },
+    )?;
     let mut workers = command
         .spawn()
         .map_err(|e| usage(format!("--nproc: mpiexec cannot be started: {e}")))?;
+    started.store(workers.id(), Ordering::SeqCst);
     let mut asked = false;
     let status = loop {
         if let Some(status) = workers.try_wait()? {
@@ -77,7 +94,8 @@ pub fn launch(count: u16) -> Result<Option<ExitCode>> {
         }
         if !asked && interrupt::asked() {
             asked = true;
-            ask_to_stop(&workers);
+            // MPI's launchers pass it on to the workers, while SIGTERM is for the launcher itself.
+            kill("USR1", workers.id());
         }
         std::thread::sleep(Duration::from_millis(50));
     };
@@ -88,10 +106,9 @@ pub fn launch(count: u16) -> Result<Option<ExitCode>> {
     }))
 }
 
-/// Asks the workers to stop: MPI's launchers pass SIGUSR1 on to them, while SIGTERM is for the launcher itself. By the shell:
-/// the standard library only kills.
-fn ask_to_stop(mpiexec: &Child) {
-    let kill = format!("kill -USR1 {}", mpiexec.id());
+/// Sends a process a signal. By the shell: the standard library only kills.
+fn kill(signal: &str, process: u32) {
+    let kill = format!("kill -{signal} {process}");
     // It may just have ended.
     let _ = Command::new("sh")
         .args(["-c", &kill])
@@ -230,9 +247,16 @@ impl Workers {
         }
         let mut codes = vec![0.0; self.size()];
         if let Err(error) = &mine {
-            codes[self.rank()] = if is_usage(error) { 2.0 } else { 1.0 };
+            codes[self.rank()] = match error {
+                _ if error.is::<NotFinite>() => NOT_FINITE,
+                _ if is_usage(error) => USAGE,
+                _ => FAILURE,
+            };
         }
-        self.comm.all_reduce_f64(&mut codes)?;
+        if let Err(lost) = self.comm.all_reduce_f64(&mut codes) {
+            // Its own error says more than that nobody listens.
+            return Err(mine.err().unwrap_or_else(|| lost.into()));
+        }
         let Some(failed) = codes.iter().position(|&code| code > 0.0) else {
             return mine;
         };
@@ -241,8 +265,17 @@ impl Workers {
                 rank: self.rank(),
                 size: self.size(),
             })),
-            _ => Err(Elsewhere(codes[failed] as u8).into()),
+            _ => Err(Elsewhere {
+                code: if codes[failed] == USAGE { 2 } else { 1 },
+                not_finite: codes[failed] == NOT_FINITE,
+            }
+            .into()),
         }
+    }
+
+    /// Whether all stop by this error, in the same place.
+    pub fn all_know(&self, error: &anyhow::Error) -> bool {
+        self.size() == 1 || error.is::<Together>() || error.is::<Elsewhere>()
     }
 
     /// An error that all agree on, with more to say behind it.
@@ -280,7 +313,7 @@ impl Workers {
     /// Ends the job. Where only this worker has failed, the others wait for it in vain: it takes them along.
     pub fn finish(&self, result: &Result<ExitCode>) {
         let Err(error) = result else { return };
-        if self.size() == 1 || error.is::<Together>() || error.is::<Elsewhere>() {
+        if self.all_know(error) {
             return;
         }
         crate::console::warn(format!(
@@ -311,7 +344,12 @@ impl fmt::Display for Together {
 
 /// Another worker has failed, and tells why.
 #[derive(Debug)]
-pub struct Elsewhere(pub u8);
+pub struct Elsewhere {
+    /// The exit code of it.
+    pub code: u8,
+    /// Whether its loss was not finite.
+    pub not_finite: bool,
+}
 
 impl fmt::Display for Elsewhere {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -324,7 +362,6 @@ impl std::error::Error for Elsewhere {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::metrics::NotFinite;
 
     /// One of two; the other one has this code.
     #[derive(Debug)]
@@ -384,8 +421,9 @@ mod tests {
             "worker 2 of 2: step 3: the loss is NaN"
         );
         assert!(told.is::<NotFinite>());
-        let silent = one_of_two(0, 1.0).agree(Ok(7)).unwrap_err();
-        assert_eq!(silent.downcast_ref::<Elsewhere>().unwrap().0, 1);
+        let silent = one_of_two(0, NOT_FINITE).agree(Ok(7)).unwrap_err();
+        let elsewhere = silent.downcast_ref::<Elsewhere>().unwrap();
+        assert!(elsewhere.code == 1 && elsewhere.not_finite);
     }
 
     #[test]
@@ -394,7 +432,8 @@ mod tests {
         assert!(told.is::<Together>(), "{told:#}");
         let silent = one_of_two(1, 2.0).agree(not_finite()).unwrap_err();
         // A usage error's code is the other one's.
-        assert_eq!(silent.downcast_ref::<Elsewhere>().unwrap().0, 2);
+        let elsewhere = silent.downcast_ref::<Elsewhere>().unwrap();
+        assert!(elsewhere.code == 2 && !elsewhere.not_finite);
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub fn resume<S: TrainSettings>(
         let (was, is) = (images(saved, then), images(&config, now));
         if was != is {
             return Err(usage(format!(
-                "{} was trained by {} in steps of {was} images; {} with batch-size {} and accum {} have {is}: give --batch-size and --accum so that the product is {was} again",
+                "{} was trained by {} in steps of {was} images; {} with batch-size {} and accum {} have {is}: give the --batch-size with which it is {was} again",
                 dir.display(),
                 counted(then, "worker"),
                 counted(now, "worker"),
@@ -94,12 +94,9 @@ pub fn resume<S: TrainSettings>(
             counted(then, "worker")
         ));
     }
-    // Which part of a step's images is computed at once changes its rounding, not its meaning.
+    // How a batch is shared changes its rounding, not its meaning; another --accum changes what BatchNorm and Mixup see.
     let mut differences = config.differences(saved)?;
-    differences.retain(|line| {
-        let split = ["batch-size: ", "accum: "];
-        !(others && split.iter().any(|key| line.starts_with(key)))
-    });
+    differences.retain(|line| !(others && line.starts_with("batch-size: ")));
     if !differences.is_empty() {
         return Err(usage(format!(
             "{} was trained with other numbers ({}); resume it without these, or start a new run",

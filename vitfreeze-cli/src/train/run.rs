@@ -87,7 +87,10 @@ impl<T: Task> Run<T> {
                 run.metrics = Some(Metrics::lock(&run.dir.join("metrics.jsonl"))?);
                 Ok(())
             })?;
-            run.dir = workers.text_of_first(&run.dir.to_string_lossy())?.into();
+            let dir = workers.text_of_first(&run.dir.to_string_lossy())?;
+            if !workers.first() {
+                run.dir = dir.into();
+            }
         }
         workers.first_does(|| {
             run.take_up()?;
@@ -99,6 +102,10 @@ impl<T: Task> Run<T> {
             }
             Ok(())
         })?;
+        // Only the first has the lines; all evaluate together.
+        let mut judged = [run.judged.unwrap_or(0) as f64];
+        workers.comm().all_reduce_f64(&mut judged)?;
+        run.judged = Some(judged[0] as usize).filter(|&step| step > 0);
         run.seconds += opened.elapsed().as_secs_f64();
         run.banner(&images);
         Ok(run)

@@ -6,8 +6,10 @@ use anyhow::Result;
 use super::evaluation::BEST;
 use super::Run;
 use crate::console::{counted, print};
+use crate::machine::workers::Elsewhere;
 use crate::run::checkpoint::{self, Header};
 use crate::run::folder::{self, checkpoint_path, quoted};
+use crate::run::metrics::NotFinite;
 use crate::run::report::Report;
 use crate::run::result::{self, RunResult};
 use crate::settings::Settings as _;
@@ -35,6 +37,15 @@ impl<T: Task> Run<T> {
         })?;
         self.waiting = true;
         Ok(())
+    }
+
+    /// Whether an error in a step's gradients leaves a staged checkpoint without its name, on all workers alike: its weights
+    /// are bad, or nobody knows what the others do.
+    pub fn ruined(&self, error: &anyhow::Error) -> bool {
+        let elsewhere = error.downcast_ref::<Elsewhere>();
+        error.is::<NotFinite>()
+            || elsewhere.is_some_and(|e| e.not_finite)
+            || !self.machine.workers.all_know(error)
     }
 
     /// Makes what was staged, if anything was, the run's checkpoint.
