@@ -21,7 +21,7 @@ pub use settings::{check_batch, Plan, TrainSettings, Training};
 pub use supervised::{Pool, Supervised};
 
 use crate::accuracy::Accuracy;
-use crate::console::{self, note};
+use crate::console::note;
 use crate::machine::budget::Budget;
 use crate::machine::workers::{self, Workers};
 use crate::machine::{interrupt, Machine};
@@ -156,18 +156,7 @@ pub struct RunArgs<S: Settings> {
 
 /// Trains, together with the other workers that a launcher has started.
 pub fn run<T: Task>(args: &RunArgs<T::Settings>) -> Result<ExitCode> {
-    if let Some(count) = args.nproc {
-        if let Some(code) = workers::launch(count)? {
-            return Ok(code);
-        }
-    }
-    let workers = Workers::open()?;
-    if !workers.first() {
-        console::be_quiet();
-    }
-    let result = train::<T>(args, &workers);
-    workers.finish(&result);
-    result
+    workers::together(args.nproc, |workers| train::<T>(args, workers))
 }
 
 fn train<T: Task>(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<ExitCode> {

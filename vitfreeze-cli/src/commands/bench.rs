@@ -14,7 +14,7 @@ use vit::ops::Compute;
 use vit::VitConfig;
 
 use crate::architecture::{preset, stages};
-use crate::console::{self, note, print, print_json};
+use crate::console::{note, print, print_json};
 use crate::costs;
 use crate::machine::budget::Budget;
 use crate::machine::device::{self, Dtype};
@@ -156,18 +156,7 @@ const COLUMNS: [&str; 8] = [
 
 /// Runs it, together with the other workers that a launcher has started.
 pub fn run(args: Args) -> Result<ExitCode> {
-    if let Some(count) = args.nproc {
-        if let Some(code) = workers::launch(count)? {
-            return Ok(code);
-        }
-    }
-    let workers = Workers::open()?;
-    if !workers.first() {
-        console::be_quiet();
-    }
-    let result = bench(&args, &workers);
-    workers.finish(&result);
-    result
+    workers::together(args.nproc, |workers| bench(&args, workers))
 }
 
 fn bench(args: &Args, workers: &Workers) -> Result<ExitCode> {

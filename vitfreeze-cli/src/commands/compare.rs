@@ -50,21 +50,27 @@ struct Summary {
     evaluations: Vec<(f64, f64)>,
 }
 
-/// Runs it.
-pub fn run(args: Args) -> Result<ExitCode> {
-    if let Some(out) = &args.out {
-        draw::check(out)?;
-    }
+/// What can be read of several runs; what cannot is told, and is an error only where nothing is left.
+pub fn readable<T>(dirs: &[PathBuf], read: impl Fn(&Path) -> Result<T>) -> Result<Vec<T>> {
     let mut runs = Vec::new();
-    for dir in &args.runs {
-        match Summary::read(dir) {
-            Ok(summary) => runs.push(summary),
+    for dir in dirs {
+        match read(dir) {
+            Ok(run) => runs.push(run),
             Err(e) => note(format!("error: {e:#}")),
         }
     }
     if runs.is_empty() {
         bail!("no run could be read");
     }
+    Ok(runs)
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<ExitCode> {
+    if let Some(out) = &args.out {
+        draw::check(out)?;
+    }
+    let runs = readable(&args.runs, Summary::read)?;
     for line in table(&runs) {
         print(line)?;
     }

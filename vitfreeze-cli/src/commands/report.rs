@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use anyhow::{bail, Result};
 
-use crate::console::{note, print};
+use crate::commands::compare::readable;
+use crate::console::print;
 use crate::draw;
 use crate::run::folder::quoted;
 use crate::usage::usage;
@@ -46,16 +47,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             ));
         }
     }
-    let mut runs = Vec::new();
-    for dir in &args.runs {
-        match RunRead::new(dir) {
-            Ok(run) => runs.push(run),
-            Err(e) => note(format!("error: {e:#}")),
-        }
-    }
-    if runs.is_empty() {
-        bail!("no run could be read");
-    }
+    let runs = readable(&args.runs, RunRead::new)?;
     if html {
         vit::write_atomic(&args.out, page::page(&runs).as_bytes())?;
     } else {

@@ -55,9 +55,27 @@ fn launched() -> Option<(&'static str, usize)> {
     })
 }
 
+/// Does the work of a command on all workers: on `nproc` that are started here, or on those that a launcher has started.
+/// The first one speaks.
+pub fn together(
+    nproc: Option<u16>,
+    work: impl FnOnce(&Workers) -> Result<ExitCode>,
+) -> Result<ExitCode> {
+    if let Some(code) = nproc.map(launch).transpose()?.flatten() {
+        return Ok(code);
+    }
+    let workers = Workers::open()?;
+    if !workers.first() {
+        crate::console::be_quiet();
+    }
+    let result = work(&workers);
+    workers.finish(&result);
+    result
+}
+
 /// Starts this command line on so many workers by mpiexec and waits for them; `None` if this is one of them, or if there
 /// is to be one.
-pub fn launch(count: u16) -> Result<Option<ExitCode>> {
+fn launch(count: u16) -> Result<Option<ExitCode>> {
     if count == 1 || launched().is_some() {
         return Ok(None);
     }
@@ -311,7 +329,7 @@ impl Workers {
     }
 
     /// Ends the job. Where only this worker has failed, the others wait for it in vain: it takes them along.
-    pub fn finish(&self, result: &Result<ExitCode>) {
+    fn finish(&self, result: &Result<ExitCode>) {
         let Err(error) = result else { return };
         if self.all_know(error) {
             return;
