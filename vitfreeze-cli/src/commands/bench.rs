@@ -60,9 +60,9 @@ pub struct Args {
     /// Numbers of frozen layers, ascending, each once; or all
     #[arg(long, default_value = "0,3,5,10,12", value_name = "LIST")]
     frozen: String,
-    /// Share each step among N workers on this machine (needs a build with --features mpi)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    nproc: Option<u16>,
+    /// Each step is shared among the workers
+    #[command(flatten)]
+    workers: workers::Flags,
     /// Threads of a worker, 0 = one per core, shared by the workers of a machine
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
@@ -156,11 +156,13 @@ const COLUMNS: [&str; 8] = [
 
 /// Runs it, together with the other workers that a launcher has started.
 pub fn run(args: Args) -> Result<ExitCode> {
-    workers::together(args.nproc, |workers| bench(&args, workers))
+    workers::together(&args.workers, |workers| bench(&args, workers))
 }
 
 fn bench(args: &Args, workers: &Workers) -> Result<ExitCode> {
-    let output = measure(args, workers.agree(Bench::new(args, workers))?)?;
+    let machine = workers.agree(Machine::open(&args.device, args.threads, workers))?;
+    let machine = machine.connected()?;
+    let output = measure(args, workers.agree(Bench::new(args, machine))?)?;
     if !workers.first() {
         return Ok(ExitCode::SUCCESS);
     }
@@ -242,7 +244,8 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(args: &Args, workers: &Workers) -> Result<Self> {
+    fn new(args: &Args, machine: Machine) -> Result<Self> {
+        let workers = &machine.workers;
         let preset = preset(&args.model)?;
         let vit = VitConfig {
             image_size: args.image_size,
@@ -269,7 +272,6 @@ impl Bench {
         }
         let batch = args.batch_size / workers.size();
         let counts = frozen_layers(&args.frozen, vit.depth)?;
-        let machine = Machine::open(&args.device, args.threads, workers)?;
         let device = &machine.device;
         let compute = Compute {
             profile: match args.profile {

@@ -114,6 +114,10 @@ impl TrainSettings for Config {
     fn training(&self) -> &Training {
         &self.training
     }
+
+    fn by_image(&self) -> bool {
+        true
+    }
 }
 
 impl Settings for Config {
