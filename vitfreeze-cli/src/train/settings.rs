@@ -11,6 +11,7 @@ use crate::input::dataset::SAMPLES;
 use crate::machine::device::Dtype;
 use crate::machine::Machine;
 use crate::settings::{absolute, bounded, not_negative, Settings};
+use crate::train::Adaptive;
 use crate::usage::usage;
 
 /// Settings of a command that trains.
@@ -21,6 +22,11 @@ pub trait TrainSettings: Settings {
     /// Epochs between evaluations, for who evaluates.
     fn eval_every(&self) -> usize {
         1
+    }
+
+    /// What decides while the model trains what freezes, if a schedule does not.
+    fn policy(&self) -> Option<&Adaptive> {
+        None
     }
 
     /// Decay of the weights' moving average, if there is one.
