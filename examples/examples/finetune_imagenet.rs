@@ -76,7 +76,13 @@ fn train(ranks: &dyn Communicator, threads: usize) -> Result<(), Box<dyn Error>>
     if file.exists() {
         let mut saved = candle_core::safetensors::load(&file, &CPU)?;
         first = saved.remove("step").ok_or("no step")?.to_scalar::<i64>()? as usize;
-        checkpoint::restore(saved.into_iter().collect(), first, &freeze, &mut opt, None)?;
+        checkpoint::restore(
+            saved.into_iter().collect(),
+            first,
+            &mut freeze,
+            &mut opt,
+            None,
+        )?;
     }
     let model = Vit::new(&cfg, freeze.vars())?;
     let mut batches = loader.stream(steps.epoch(first), steps.first_batch(first));

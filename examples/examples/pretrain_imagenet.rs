@@ -79,7 +79,13 @@ fn train(ranks: &dyn Communicator, threads: usize) -> Result<(), Box<dyn Error>>
         if freeze.advance(first)? {
             model = LocalMim::new(&cfg, freeze.vars())?;
         }
-        checkpoint::restore(saved.into_iter().collect(), first, &freeze, &mut opt, None)?;
+        checkpoint::restore(
+            saved.into_iter().collect(),
+            first,
+            &mut freeze,
+            &mut opt,
+            None,
+        )?;
     }
     let mut batches = loader.stream(steps.epoch(first), steps.first_batch(first));
     for step in first..freeze.schedule().steps {

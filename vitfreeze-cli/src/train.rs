@@ -1,4 +1,5 @@
 //! Training: the loop of all commands that train.
+mod adaptive;
 mod backbone;
 mod feed;
 mod run;
@@ -15,6 +16,7 @@ use candle_nn::{VarBuilder, VarMap};
 use datasets::Batch;
 use freezeout::{Group, Optimizer, Param, Schedule};
 
+pub use adaptive::Adaptive;
 pub use backbone::{load_encoder, Encoder};
 pub use feed::{Features, Feed};
 pub use settings::{check_batch, Plan, TrainSettings, Training};

@@ -90,6 +90,30 @@ fn workers_train_as_one_does_with_the_whole_batch() {
     }
 }
 
+/// A policy sees what all computed, and so freezes on all alike, and as one does.
+#[test]
+fn a_policy_decides_for_all() {
+    let runs = Runs::new();
+    let policy = ["--policy=autofreeze:interval=3", "--layer-lr=shared"];
+    // Without --t0, which is the schedule's.
+    let run = |workers, batch: &str, out: &Path| {
+        let out = format!("--out={}", out.display());
+        let args = RUN
+            .split_whitespace()
+            .filter(|arg| !arg.starts_with("--t0"));
+        let args: Vec<&str> = ["pretrain", &out, batch]
+            .into_iter()
+            .chain(args)
+            .chain(policy)
+            .collect();
+        ok(mpirun(workers, &args))
+    };
+    run(1, "--batch-size=12", &runs.at("one"));
+    run(2, "--batch-size=6", &runs.at("two"));
+    assert_close(&runs.at("two"), &runs.at("one"), 1e-5);
+    assert!(rows(&runs.at("two")).last().unwrap()["frozen"].as_u64() > Some(0));
+}
+
 #[test]
 fn another_number_of_workers_goes_on() {
     let runs = Runs::new();

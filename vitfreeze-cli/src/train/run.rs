@@ -193,6 +193,11 @@ impl<T: Task> Run<T> {
 
         let vars = task.vars()?;
         let mut freeze = FreezeOut::new(&vars, schedule, |name| task.layer_of(name))?;
+        match config.policy() {
+            // It goes on from its own state.
+            Some(policy) => freeze = policy.decide(freeze),
+            None => drop(freeze.advance(step)?),
+        }
         if task.warns() {
             freeze = freeze.on_warning(|text| note(format!("warning: {text}")));
         }
@@ -201,11 +206,10 @@ impl<T: Task> Run<T> {
             None => None,
         };
         let mut opt = task.optimizer(&config).groups(task.groups(&config));
-        freeze.advance(step)?;
         let (dir, metrics) = match resumed {
             Some((dir, checkpoint, metrics)) => {
                 checkpoint
-                    .restore(&freeze, &mut opt, ema.as_mut())
+                    .restore(&mut freeze, &mut opt, ema.as_mut())
                     .with_context(|| checkpoint_path(&dir).display().to_string())?;
                 (dir, metrics)
             }
@@ -304,8 +308,9 @@ impl<T: Task> Run<T> {
             training.device,
             counted(self.machine.threads, "thread"),
         ));
-        let changes = match schedule.changes().len() {
-            0 => String::new(),
+        let changes = match (self.config.policy(), schedule.changes().len()) {
+            (Some(policy), _) => format!("; layers are frozen by {policy}"),
+            (None, 0) => String::new(),
             _ => format!("; layers frozen from step on: {}", plan(schedule)),
         };
         note(format!(
@@ -343,12 +348,18 @@ impl<T: Task> Run<T> {
 
     /// Moves to `step`: freezes and unfreezes what is due.
     pub fn advance(&mut self, step: usize, report: &mut Report) -> Result<()> {
+        let schedule = self.freeze.schedule();
+        let before = match self.config.policy() {
+            Some(_) => self.freeze.frozen(),
+            // A run made or resumed at this step has frozen its layers already.
+            None => schedule.frozen(step.saturating_sub(1)),
+        };
         if self.freeze.advance(step)? {
             self.model = self.task.model(self.freeze.vars())?;
             device::release_memory(&self.machine.device);
         }
         let name = |layer| self.task.layer_name(layer);
-        if let Some(what) = changed_layers(self.freeze.schedule(), step, name) {
+        if let Some(what) = changed_layers(before, self.freeze.frozen(), name) {
             report.froze(step, &what, self.freeze.frozen());
         }
         Ok(())

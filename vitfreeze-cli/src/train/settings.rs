@@ -11,6 +11,7 @@ use crate::input::dataset::SAMPLES;
 use crate::machine::device::Dtype;
 use crate::machine::Machine;
 use crate::settings::{absolute, bounded, not_negative, Settings};
+use crate::train::Adaptive;
 use crate::usage::usage;
 
 /// Settings of a command that trains.
@@ -26,6 +27,11 @@ pub trait TrainSettings: Settings {
     /// Whether a step is a mean over its images, whatever batches they come in.
     fn by_image(&self) -> bool {
         false
+    }
+
+    /// What decides while the model trains what freezes, if a schedule does not.
+    fn policy(&self) -> Option<&Adaptive> {
+        None
     }
 
     /// Decay of the weights' moving average, if there is one.

@@ -164,6 +164,7 @@ impl<T: Task> Run<T> {
             &self.machine.device,
             &mut row.seconds.optimizer,
             || -> Result<_> {
+                self.freeze.observe(grads)?;
                 let norm = self.opt.step(&self.freeze, step, grads)?;
                 if let Some(ema) = &mut self.ema {
                     ema.update(&self.freeze)?;
