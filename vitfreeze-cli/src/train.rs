@@ -22,12 +22,14 @@ pub use supervised::{Pool, Supervised};
 
 use crate::accuracy::Accuracy;
 use crate::console::note;
+use crate::draw::Svg;
 use crate::machine::budget::Budget;
 use crate::machine::workers::{self, Workers};
 use crate::machine::{interrupt, Machine};
 use crate::run::checkpoint::Fingerprint;
 use crate::run::report::Report;
 use crate::settings::{Given, Settings};
+use crate::watch::Inside;
 use run::Run;
 
 /// What is trained.
@@ -87,6 +89,17 @@ pub trait Task: Sized {
     /// Evaluates a model of plain tensors on this worker's part of the validation split.
     fn evaluate(&self, _model: &Self::Model) -> Result<Accuracy> {
         bail!("there is no validation split")
+    }
+
+    /// Pictures, by their names, of what a model of plain tensors makes of a few images after so many epochs, where the
+    /// first `frozen` layers are frozen.
+    fn look(
+        &self,
+        _model: &Self::Model,
+        _epochs: usize,
+        _frozen: usize,
+    ) -> Result<Vec<(String, Svg)>> {
+        Ok(Vec::new())
     }
 
     /// Writes these weights for others to use.
@@ -149,6 +162,9 @@ pub struct RunArgs<S: Settings> {
     /// Train with N workers on this machine, each with a batch of its own (needs a build with --features mpi)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub nproc: Option<u16>,
+    /// Draw what 'vitfreeze watch' draws, in the place of the progress line
+    #[arg(long)]
+    pub watch: bool,
     /// Stop after this many optimiser steps of the whole run; the schedule stays that of the whole run
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_steps: Option<u32>,
@@ -163,6 +179,10 @@ fn train<T: Task>(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<Exit
     let mut run = Run::<T>::open(args, workers)?;
     let steps = run.freeze.schedule().steps;
     let stop = args.max_steps.map_or(steps, |n| steps.min(n as usize));
+    let view = match args.watch && run.step < stop {
+        true => Inside::open(&run.dir),
+        false => None,
+    };
     let mut report: Report = run.report(stop);
     interrupt::listen()?;
     let feed = run.feed.clone();
@@ -180,6 +200,7 @@ fn train<T: Task>(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<Exit
         if run.evaluation_is_due() {
             run.evaluate(&report)?;
         }
+        run.look(&report);
         let asked = run.asked();
         if asked.is_some() || run.step == stop {
             run.save()?;
@@ -187,6 +208,7 @@ fn train<T: Task>(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<Exit
             run.stage()?;
         }
         if let (Some(signal), true) = (asked, run.step < stop) {
+            drop(view);
             report.close();
             note(format!(
                 "saved after step {} of {steps}; to go on:",
@@ -196,6 +218,7 @@ fn train<T: Task>(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<Exit
             return Ok(ExitCode::from(128 + signal));
         }
     }
+    drop(view);
     report.close();
     run.finish(&report)
 }

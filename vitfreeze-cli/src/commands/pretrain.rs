@@ -1,5 +1,6 @@
 //! `vitfreeze pretrain`: LocalMIM under FreezeOut.
 pub mod config;
+mod looks;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,6 +15,7 @@ use localmim::{LocalMim, LocalMimConfig, Masking};
 use vit::ops::Compute;
 
 use crate::console::counted;
+use crate::draw::Svg;
 use crate::input::dataset;
 use crate::input::splits::open_split;
 use crate::machine::budget::Budget;
@@ -22,6 +24,7 @@ use crate::run::checkpoint::Fingerprint;
 use crate::train::{self, Feed, Images, Loss, Plan, RunArgs, Task};
 use crate::usage::usage;
 use config::Config;
+use looks::Looks;
 
 const EXAMPLES: &str = concat!(
     "\
@@ -57,6 +60,7 @@ struct Pretrain {
     cfg: LocalMimConfig,
     compute: Compute,
     device: Device,
+    looks: Looks,
 }
 
 impl Task for Pretrain {
@@ -78,6 +82,8 @@ impl Task for Pretrain {
             scale: (training.crop_scale, 1.0),
             ..PretrainTransform::imagenet(size)
         };
+        let drawn = (training.seed, config.mask_ratio);
+        let looks = Looks::new(source.clone(), &cfg, drawn);
         let loader = training.loader(machine);
         let feed = Feed::Images(Loader::new(source, transform, loader).map_err(usage)?);
         let compute = training.compute(&machine.device)?;
@@ -94,6 +100,7 @@ impl Task for Pretrain {
                 cfg,
                 compute,
                 device,
+                looks,
             },
             images,
         ))
@@ -173,6 +180,12 @@ impl Task for Pretrain {
             total: loss.total,
             stages: loss.stages,
         })
+    }
+
+    fn look(&self, model: &LocalMim, epochs: usize, frozen: usize) -> Result<Vec<(String, Svg)>> {
+        let [targets, column] = self.looks.draw(model, (epochs, frozen), &self.device)?;
+        let name = format!("epoch-{epochs:05}");
+        Ok(vec![("targets".into(), targets), (name, column)])
     }
 
     fn export(&self, weights: &BTreeMap<String, Tensor>, path: &Path) -> Result<()> {

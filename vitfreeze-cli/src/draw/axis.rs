@@ -85,7 +85,7 @@ impl Axis {
                 .collect::<Vec<f64>>()
         };
         let found = digits.map(ticks);
-        let fits = found.iter().find(|ticks| ticks.len() <= about.max(2));
+        let fits = found.iter().find(|ticks| ticks.len() <= about.max(4));
         fits.unwrap_or(&found[2]).clone()
     }
 

@@ -1,6 +1,7 @@
 //! A training in progress.
 mod evaluation;
 mod finish;
+mod look;
 mod step;
 
 use std::collections::BTreeSet;

@@ -5,7 +5,9 @@ use anyhow::Result;
 
 use super::evaluation::BEST;
 use super::Run;
+use crate::commands::report as page;
 use crate::console::{counted, print};
+use crate::machine::device;
 use crate::machine::workers::Elsewhere;
 use crate::run::checkpoint::{self, Header};
 use crate::run::folder::{self, checkpoint_path, quoted};
@@ -114,6 +116,7 @@ impl<T: Task> Run<T> {
             images: result.map_or(report.images(), |r| r.images),
             saved: report.saved().map(|saved| 100.0 * saved),
             seconds: self.seconds,
+            peak_bytes: device::peak_bytes(&self.machine.device),
             settings: serde_json::to_value(&self.config)?,
             versions: result::versions(),
         };
@@ -133,6 +136,7 @@ impl<T: Task> Run<T> {
         if skipped > 0 {
             print(format!("  {} skipped", counted(skipped, "damaged image")))?;
         }
+        let page = page::of_a_run_at_its_end(&self.dir);
         print(format!("Files in {}:", self.dir.display()))?;
         let best = self
             .best
@@ -152,7 +156,8 @@ impl<T: Task> Run<T> {
             ),
             ("config.toml", "every number of this run".to_owned()),
         ];
-        for (name, what) in best.into_iter().chain(files) {
+        let page = page.then(|| (page::NAME, "all of it as one page".to_owned()));
+        for (name, what) in best.into_iter().chain(files).chain(page) {
             print(format!("  {name:<22}  {what}"))?;
         }
         print("Next:")?;
