@@ -91,14 +91,9 @@ pub trait Task: Sized {
         bail!("there is no validation split")
     }
 
-    /// Pictures, by their names, of what a model of plain tensors makes of a few images after so many epochs, where the
+    /// Pictures of what a model of plain tensors makes of a few images after so many epochs, where the
     /// first `frozen` layers are frozen.
-    fn look(
-        &self,
-        _model: &Self::Model,
-        _epochs: usize,
-        _frozen: usize,
-    ) -> Result<Vec<(String, Svg)>> {
+    fn look(&self, _model: &Self::Model, _epochs: usize, _frozen: usize) -> Result<Vec<Seen>> {
         Ok(Vec::new())
     }
 
@@ -121,6 +116,14 @@ pub struct Images {
     pub fingerprint: Fingerprint,
     /// What they are, in a line for each split.
     pub description: String,
+}
+
+/// A picture of what a model makes of images.
+pub struct Seen {
+    /// The file's name, without `.png`, and what TensorBoard calls it.
+    pub file: String,
+    pub tag: &'static str,
+    pub svg: Svg,
 }
 
 /// The loss of a batch.

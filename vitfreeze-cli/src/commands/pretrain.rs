@@ -15,13 +15,12 @@ use localmim::{LocalMim, LocalMimConfig, Masking};
 use vit::ops::Compute;
 
 use crate::console::counted;
-use crate::draw::Svg;
 use crate::input::dataset;
 use crate::input::splits::open_split;
 use crate::machine::budget::Budget;
 use crate::machine::Machine;
 use crate::run::checkpoint::Fingerprint;
-use crate::train::{self, Feed, Images, Loss, Plan, RunArgs, Task};
+use crate::train::{self, Feed, Images, Loss, Plan, RunArgs, Seen, Task};
 use crate::usage::usage;
 use config::Config;
 use looks::Looks;
@@ -182,10 +181,13 @@ impl Task for Pretrain {
         })
     }
 
-    fn look(&self, model: &LocalMim, epochs: usize, frozen: usize) -> Result<Vec<(String, Svg)>> {
+    fn look(&self, model: &LocalMim, epochs: usize, frozen: usize) -> Result<Vec<Seen>> {
         let [targets, column] = self.looks.draw(model, (epochs, frozen), &self.device)?;
-        let name = format!("epoch-{epochs:05}");
-        Ok(vec![("targets".into(), targets), (name, column)])
+        let seen = |file: String, tag, svg| Seen { file, tag, svg };
+        Ok(vec![
+            seen("targets".into(), "targets", targets),
+            seen(format!("epoch-{epochs:05}"), "predictions", column),
+        ])
     }
 
     fn export(&self, weights: &BTreeMap<String, Tensor>, path: &Path) -> Result<()> {

@@ -99,7 +99,9 @@ impl<T: Task> Run<T> {
                 Ok(run.staged_checkpoint()?.commit()?)
             })?;
             if run.training().tensorboard && run.step < run.freeze.schedule().steps {
-                run.events = Some(EventFile::open(&run.dir, run.step)?);
+                let mut events = EventFile::open(&run.dir, run.step)?;
+                events.text("config", run.step, &run.config.to_toml()?)?;
+                run.events = Some(events);
             }
             Ok(())
         })?;

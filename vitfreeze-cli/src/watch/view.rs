@@ -19,7 +19,7 @@ const RECENT: usize = 200;
 const LEAST: (u16, u16) = (40, 12);
 
 const HELP: &str = "\
-q      leave (of 'pretrain --watch': back to the progress line)
+q      leave (of 'pretrain --watch': back to plain lines)
 l      loss on a logarithmic scale, or a linear one
 r      the last 200 steps, or all
 ?      this help

@@ -87,7 +87,7 @@ impl Mistakes {
             let class = font::fit(name(mistake.class), BODY, SIDE);
             svg.text((left, top + SIDE + 12.0), &class, Text::body());
             let percent = format!(", {:.0} %", 100.0 * mistake.probability);
-            let guess = format!("not {}", name(mistake.guess));
+            let guess = format!("said {}", name(mistake.guess));
             let guess = font::fit(&guess, SMALL, SIDE - font::width(&percent, SMALL));
             let at = (left, top + SIDE + 28.0);
             svg.text(at, &format!("{guess}{percent}"), Text::small());

@@ -1,6 +1,8 @@
 //! What the model makes of a few images while it trains, for the report and TensorBoard.
+use std::collections::BTreeMap;
+
 use anyhow::Result;
-use candle_core::DType;
+use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
 use super::Run;
@@ -21,7 +23,8 @@ impl<T: Task> Run<T> {
         if !due || !self.steps.ends_epoch(self.step) || !self.machine.workers.first() {
             return;
         }
-        if let Err(error) = self.draw_look(done) {
+        let drawn = self.draw_look(done).and_then(|()| self.log_weights());
+        if let Err(error) = drawn {
             let text = format!("note: the model's predictions are not drawn: {error:#}");
             report.pause(|| note(vit::printable(&text)));
         }
@@ -31,17 +34,40 @@ impl<T: Task> Run<T> {
         // Plain tensors: no graph, and nothing of what trains is touched.
         let weights = freezeout::checkpoint::weights(&self.freeze);
         let weights = weights.into_iter().collect();
-        let device = &self.machine.device;
-        let model = self
-            .task
-            .model(VarBuilder::from_tensors(weights, DType::F32, device))?;
-        let pictures = self.task.look(&model, epochs, self.freeze.frozen())?;
-        for (name, picture) in pictures {
+        let vars = VarBuilder::from_tensors(weights, DType::F32, &self.machine.device);
+        let model = self.task.model(vars)?;
+        let step = self.step.saturating_sub(1);
+        for picture in self.task.look(&model, epochs, self.freeze.frozen())? {
             let dir = self.dir.join(SEEN);
             std::fs::create_dir_all(&dir)?;
-            let path = dir.join(format!("{name}.png"));
-            draw::save(&path, &picture)?;
+            let png = draw::png(&picture.svg)?;
+            vit::write_atomic(&dir.join(format!("{}.png", picture.file)), &png)?;
+            if let Some(events) = &mut self.events {
+                events.image(&format!("{SEEN}/{}", picture.tag), step, &png)?;
+            }
         }
         Ok(())
+    }
+
+    /// The weights of each layer as a histogram, where that was asked for.
+    fn log_weights(&mut self) -> Result<()> {
+        let wanted = self.training().histograms;
+        let Some(events) = self.events.as_mut().filter(|_| wanted) else {
+            return Ok(());
+        };
+        let mut layers: BTreeMap<String, Vec<f32>> = BTreeMap::new();
+        for (name, tensor) in freezeout::checkpoint::weights(&self.freeze) {
+            let layer = match self.task.layer_of(&name) {
+                Some(layer) => format!("weights/layer_{layer:02}"),
+                None => "weights/in_no_layer".to_owned(),
+            };
+            let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+            let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+            layers.entry(layer).or_default().extend(values);
+        }
+        for (layer, values) in layers {
+            events.histogram(&layer, self.step.saturating_sub(1), &values)?;
+        }
+        events.flush()
     }
 }
