@@ -50,7 +50,7 @@ pub fn draw(about: &About, rows: &[Row]) -> Svg {
         "{} {}: targets and predictions of what it does not see",
         about.run, about.when
     );
-    let width = (left(columns - 1) + side + MARGIN).max(520.0);
+    let width = (left(columns - 1) + side + MARGIN).max(640.0);
     let mut svg = Svg::new(width, top(rows.len()) + notes + 16.0, &title);
     let fitted = font::fit(&title, TITLE, width - 2.0 * MARGIN);
     svg.text((MARGIN, 28.0), &fitted, Text::title());
