@@ -136,6 +136,11 @@ impl FreezeOut {
         self
     }
 
+    /// Whether a policy decides instead of the schedule.
+    pub fn has_policy(&self) -> bool {
+        self.policy.is_some()
+    }
+
     pub(crate) fn may_miss(&self, name: &str) -> bool {
         self.missing.as_ref().is_some_and(|names| names(name))
     }

@@ -176,10 +176,10 @@ impl Policy for Plasticity {
     fn state(&self, _: &FreezeOut) -> Result<BTreeMap<String, Tensor>, Error> {
         let memory = &self.memory;
         let number = |n: usize| Tensor::new(n as i64, &Device::Cpu);
-        // Rows of equal length: padded with NaN, which is no plasticity.
+        // Rows of equal length: padded with what is no plasticity, but finite, for a checkpoint may refuse anything else.
         let padded = |row: &Vec<f64>| {
             let mut row = row.clone();
-            row.resize(2 * self.window, f64::NAN);
+            row.resize(2 * self.window, -1.0);
             row
         };
         let history: Vec<Vec<f64>> = memory.history.iter().map(padded).collect();
@@ -216,7 +216,7 @@ impl Policy for Plasticity {
         }
         let mut history = rows(saved, "history", steepest.len())?;
         for row in &mut history {
-            row.retain(|p| !p.is_nan());
+            row.retain(|&p| p >= 0.0);
         }
         let vars = freeze.layers();
         let fits = |name: &str, tensor: &Tensor| match (self.outputs, vars.get(name)) {

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use common::{bits, layer_of, net, Net};
-use freezeout::{checkpoint, AdamW, Ema, Error, FreezeOut, Optimizer, Schedule};
+use freezeout::{
+    checkpoint, AdamW, AutoFreeze, Ema, Error, FreezeOut, Optimizer, Plasticity, Schedule,
+};
 
 type State = BTreeMap<String, Tensor>;
 
@@ -18,8 +20,13 @@ struct Training {
 
 impl Training {
     fn new() -> Self {
+        Self::with(|freeze| freeze)
+    }
+
+    fn with(policy: impl FnOnce(FreezeOut) -> FreezeOut) -> Self {
         let (vars, model) = net(3);
         let freeze = FreezeOut::new(&vars, Schedule::cubic(0.5, 3, 20), layer_of).unwrap();
+        let freeze = policy(freeze);
         Self {
             model,
             opt: Optimizer::new(AdamW::default()),
@@ -51,9 +58,13 @@ impl Training {
     }
 
     fn restore(&mut self, step: usize, state: State) -> Result<(), Error> {
-        self.advance(step);
-        let (freeze, opt) = (&self.freeze, &mut self.opt);
-        checkpoint::restore(state, step, freeze, opt, Some(&mut self.ema))
+        if !self.freeze.has_policy() {
+            self.advance(step);
+        }
+        let (freeze, opt) = (&mut self.freeze, &mut self.opt);
+        checkpoint::restore(state, step, freeze, opt, Some(&mut self.ema))?;
+        self.model = Net::new(3, self.freeze.vars());
+        Ok(())
     }
 }
 
@@ -76,6 +87,65 @@ fn a_restored_training_goes_on_with_the_same_bits() {
         assert_eq!(bits(&straight.freeze), bits(&second.freeze), "{stop}");
         assert_eq!(values(&straight), values(&second), "{stop}");
         assert_eq!(straight.state().len(), second.state().len());
+    }
+}
+
+/// A policy's memory is part of it, also where layers come back.
+#[test]
+fn a_policy_goes_on_with_the_same_bits() {
+    let plasticity = |unfreeze: f64| {
+        let mut policy = Plasticity::of_weights();
+        (policy.interval, policy.window, policy.patience) = (2, 2, 1);
+        (policy.tolerance, policy.unfreeze) = (0.9, unfreeze);
+        policy
+    };
+    let with = |unfreeze: Option<f64>| match unfreeze {
+        Some(unfreeze) => Training::with(|freeze| freeze.with_policy(plasticity(unfreeze))),
+        None => Training::with(|freeze| {
+            let mut policy = AutoFreeze::default();
+            policy.interval = 3;
+            freeze.with_policy(policy)
+        }),
+    };
+    for unfreeze in [None, Some(0.0), Some(0.5)] {
+        let mut straight = with(unfreeze);
+        let mut frozen = Vec::new();
+        for step in 0..20 {
+            straight.train(step..step + 1);
+            frozen.push(straight.freeze.frozen());
+        }
+        let most = frozen.iter().copied().max().unwrap();
+        assert!(most > 0, "{unfreeze:?}: {frozen:?}");
+        assert_eq!(
+            frozen.is_sorted(),
+            unfreeze != Some(0.5),
+            "{unfreeze:?}: {frozen:?}"
+        );
+        for stop in 0..20 {
+            let mut first = with(unfreeze);
+            first.train(0..stop);
+            let state = first.state();
+            let finite = |t: &Tensor| {
+                let all = t.flatten_all().unwrap().to_dtype(candle_core::DType::F64);
+                all.unwrap()
+                    .to_vec1::<f64>()
+                    .unwrap()
+                    .iter()
+                    .all(|x| x.is_finite())
+            };
+            assert!(state.values().all(finite), "{unfreeze:?}, {stop}");
+            let mut second = with(unfreeze);
+            second.restore(stop, state).unwrap();
+            second.train(stop..20);
+            assert_eq!(
+                bits(&straight.freeze),
+                bits(&second.freeze),
+                "{unfreeze:?}, {stop}"
+            );
+        }
+        let mut other = Training::new();
+        let line = other.restore(20, straight.state()).unwrap_err().to_string();
+        assert!(line.contains("there is no policy"), "{line}");
     }
 }
 
@@ -123,7 +193,7 @@ fn what_does_not_fit_is_named() {
     );
     let mut other = Training::new();
     other.advance(4);
-    let (freeze, opt) = (&other.freeze, &mut other.opt);
+    let (freeze, opt) = (&mut other.freeze, &mut other.opt);
     let line = checkpoint::restore(first.state(), 4, freeze, opt, None).unwrap_err();
     assert!(
         line.to_string().contains("has an average, the run none"),

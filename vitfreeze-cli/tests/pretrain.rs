@@ -325,3 +325,96 @@ fn bench_tells_what_a_schedule_saves_and_where_the_time_goes() {
     );
     assert!(fails(vitfreeze(["bench", "--frozen=3,1"]), 2).contains("ascending numbers"));
 }
+
+/// Of each policy: cut within an interval and at a freeze, the run ends with the same bits.
+#[test]
+fn a_policy_decides_and_resumes_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    let no_schedule = |arg: &&&str| {
+        let schedule = ["--freeze=", "--t0=", "--layer-lr=", "--warmup="];
+        !schedule.iter().any(|key| arg.starts_with(key))
+    };
+    let small: Vec<&str> = SMALL.iter().filter(no_schedule).copied().collect();
+    let start = |name: &str, more: &[&str]| {
+        let out = dir.path().join(name);
+        let mut command = vitfreeze(["pretrain", "--save-every=100", "--out"]);
+        command.arg(&out).args(&small).args(more);
+        (command, out)
+    };
+    // The one with several batches a step, whose mean it sees.
+    let auto = [
+        "--policy=autofreeze:interval=3,start=2",
+        "--accum=2",
+        "--epochs=5",
+    ];
+    let plasticity = [
+        "--policy=plasticity:interval=2,window=2,patience=1,tolerance=0.95",
+        "--epochs=3",
+    ];
+    for (name, args) in [("auto", &auto[..]), ("plasticity", &plasticity)] {
+        let (command, straight) = start(name, args);
+        let said = ok(command);
+        assert!(said.contains("layers are frozen by "), "{said}");
+        assert!(said.contains("froze patch_embed"), "{said}");
+        let frozen = frozen_by_step(&straight);
+        let froze = frozen.iter().position(|&n| n > 0).unwrap().to_string();
+        let cut = [args, &["--max-steps=4"]].concat();
+        let (command, parts) = start(&format!("{name}-cut"), &cut);
+        ok(command);
+        ok(resume(&parts, &["--max-steps", &froze]));
+        ok(resume(&parts, &[]));
+        assert_same_state(&straight, &parts);
+    }
+    let straight = dir.path().join("auto");
+    let config = std::fs::read_to_string(straight.join("config.toml")).unwrap();
+    assert!(
+        config.contains("policy = \"autofreeze:interval=3,percentile=50,start=2\""),
+        "{config}"
+    );
+    assert!(config.contains("freeze = \"none\""), "{config}");
+    // Its file makes the same run, a flag may take its place; what contradicts it is refused.
+    let mut again = vitfreeze(["pretrain", "--max-steps=1", "--config"]);
+    again
+        .arg(straight.join("config.toml"))
+        .arg("--out")
+        .arg(dir.path().join("again"));
+    again.arg("--freeze=cubic");
+    assert!(ok(again).contains("layers frozen from step on"));
+    let line = fails(resume(&straight, &["--policy=autofreeze:interval=4"]), 2);
+    assert!(
+        line.contains("policy: ") && line.contains("interval=4"),
+        "{line}"
+    );
+    let (both, _) = start("both", &["--policy=autofreeze", "--layer-lr=scaled"]);
+    assert!(fails(both, 2).contains("other rates than layer-lr"));
+    let (both, _) = start("both", &["--policy=autofreeze", "--t0=0.5"]);
+    let output = both_output(both);
+    assert!(
+        output.contains("--policy") && output.contains("--t0"),
+        "{output}"
+    );
+    let file = dir.path().join("both.toml");
+    std::fs::write(
+        &file,
+        "data = \"shapes\"\nfreeze = \"cubic\"\npolicy = \"plasticity\"\n",
+    )
+    .unwrap();
+    let mut both = vitfreeze(["pretrain", "--config"]);
+    both.arg(&file);
+    assert!(fails(both, 2).contains("one of them decides"));
+    let schedule = fails(vitfreeze(["schedule", "--policy=autofreeze"]), 2);
+    assert!(schedule.contains("once the run is done"), "{schedule}");
+}
+
+fn both_output(mut command: std::process::Command) -> String {
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    text(&output)
+}
+
+fn frozen_by_step(dir: &std::path::Path) -> Vec<u64> {
+    rows(dir)
+        .iter()
+        .map(|r| r["frozen"].as_u64().unwrap())
+        .collect()
+}

@@ -108,11 +108,18 @@ const TIMM_MARK: &str = "patch_embed.proj.weight";
 const HF_MARK: &str = "embeddings.patch_embeddings.projection.weight";
 const HF_MODELS: [&str; 4] = ["vit.", "deit.", "dinov2.", "dinov2_with_registers."];
 
+/// Whether a tensor is training state, whose names may end as a weight's.
+fn of_training(name: &str) -> bool {
+    ["optimizer.", "freezing."]
+        .iter()
+        .any(|start| name.starts_with(start))
+}
+
 /// Recognises the model in `tensors`; `None` when there is no Vision Transformer.
 pub(crate) fn recognise(tensors: &BTreeMap<String, StoredTensor>) -> Option<Named> {
     let mut candidates: Vec<(u8, &str, bool)> = Vec::new();
     for name in tensors.keys() {
-        if name.starts_with("optimizer.") {
+        if of_training(name) {
             continue;
         }
         if let Some(prefix) = name.strip_suffix(TIMM_MARK) {
@@ -137,7 +144,7 @@ pub(crate) fn recognise(tensors: &BTreeMap<String, StoredTensor>) -> Option<Name
     let mut inside: Vec<(String, &String)> = Vec::new();
     for name in tensors.keys() {
         match name.strip_prefix(prefix) {
-            Some(rest) if !rest.starts_with("optimizer.") => inside.push((unwrapped(rest), name)),
+            Some(rest) if !of_training(rest) => inside.push((unwrapped(rest), name)),
             _ => named.outside.push(name.clone()),
         }
     }

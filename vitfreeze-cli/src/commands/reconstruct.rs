@@ -137,6 +137,8 @@ struct Run {
     config: Config,
     cfg: LocalMimConfig,
     model: LocalMim,
+    /// Layers that a policy had frozen, where one decided.
+    frozen: Option<usize>,
 }
 
 impl Run {
@@ -152,6 +154,7 @@ impl Run {
             )));
         }
         let checkpoint = Checkpoint::<Config>::load(&path)?;
+        let frozen = checkpoint.frozen();
         let header = checkpoint.header;
         let config = Config::of_checkpoint(&header.config, &Given::nothing())?;
         let cfg = config.model()?;
@@ -164,6 +167,7 @@ impl Run {
             config,
             cfg,
             model,
+            frozen,
         })
     }
 
@@ -176,6 +180,7 @@ impl Run {
         let schedule = self.config.schedule(&plan, self.cfg.layers())?;
         // What was trained in the last step that was done.
         let frozen = schedule.frozen(step.saturating_sub(1));
+        let frozen = self.frozen.unwrap_or(frozen);
         let (mut drawn, mut dropped) = (Vec::new(), Vec::new());
         for (k, stage) in self.cfg.stages.iter().enumerate() {
             let layer = stage.block + 1;
@@ -183,11 +188,16 @@ impl Run {
                 drawn.push(k);
                 continue;
             }
-            let since = schedule.freeze_step(layer).unwrap_or(0) as f64;
+            let since = match (self.frozen, schedule.freeze_step(layer)) {
+                (Some(_), _) => "by the run's policy".to_owned(),
+                (None, step) => {
+                    let epoch = step.unwrap_or(0) as f64 / plan.steps.per_epoch() as f64;
+                    format!("at epoch {epoch:.1} of the run")
+                }
+            };
             dropped.push(format!(
-                "{} was dropped at epoch {:.1} of the run{}",
+                "{} was dropped {since}{}",
                 stage_name(&self.cfg, k),
-                since / plan.steps.per_epoch() as f64,
                 match all {
                     true => "; drawn as it was then",
                     false => "; --all-stages draws it",

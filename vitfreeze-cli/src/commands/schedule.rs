@@ -63,6 +63,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
         note("note: no --data or --config: ImageNet-1K assumed");
     }
     let config = Config::new(args.config.as_deref(), &flags)?;
+    if let Some(policy) = &config.policy {
+        return Err(usage(format!(
+            "policy is {policy}: what it freezes is known once the run is done; vitfreeze report shows it then"
+        )));
+    }
     let (cfg, training) = (config.model()?, &config.training);
     let images = match args.images {
         Some(0) => return Err(usage("images is 0, it must be at least 1")),

@@ -1,7 +1,8 @@
 //! The training state on disk: one safetensors file.
 //!
-//! Its tensors are those of [`freezeout::checkpoint`]. The metadata key `vitfreeze` holds [`Header`] as JSON. What is
-//! frozen follows from the step; everything random follows from (seed, epoch, index): nothing else is needed.
+//! Its tensors are those of [`freezeout::checkpoint`]. The metadata key `vitfreeze` holds [`Header`] as JSON. What
+//! is frozen follows from the step, or under a policy from its memory, which is among the tensors; everything random follows
+//! from (seed, epoch, index): nothing else is needed.
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -135,19 +136,32 @@ impl Fingerprint {
 
     /// The same with the hash of these weights.
     pub fn with_weights(self, tensors: &BTreeMap<String, Tensor>) -> Result<Self> {
-        let mut hash = FNV;
-        for (name, tensor) in tensors {
-            hash = fnv(hash, name.as_bytes());
-            let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-            for value in tensor.flatten_all()?.to_vec1::<f32>()? {
-                hash = fnv(hash, &value.to_le_bytes());
-            }
-        }
         Ok(Self {
-            weights: hash,
+            weights: hash_of(tensors)?,
             ..self
         })
     }
+
+    /// All of it in one number.
+    pub fn hash(&self) -> u64 {
+        let numbers = [self.images as u64, self.names, self.weights];
+        numbers
+            .iter()
+            .fold(FNV, |hash, number| fnv(hash, &number.to_le_bytes()))
+    }
+}
+
+/// A hash of tensors and their names.
+pub fn hash_of(tensors: &BTreeMap<String, Tensor>) -> Result<u64> {
+    let mut hash = FNV;
+    for (name, tensor) in tensors {
+        hash = fnv(hash, name.as_bytes());
+        let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        for value in tensor.flatten_all()?.to_vec1::<f32>()? {
+            hash = fnv(hash, &value.to_le_bytes());
+        }
+    }
+    Ok(hash)
 }
 
 pub const FNV: u64 = 0xcbf2_9ce4_8422_2325;
@@ -186,7 +200,8 @@ pub fn stage<C: Serialize>(
 /// The first float tensor that holds a NaN or an infinity.
 fn not_finite(tensors: &BTreeMap<String, Tensor>) -> Result<Option<&str>> {
     for (name, tensor) in tensors {
-        if tensor.dtype().is_float() {
+        // A policy's tables are empty at first.
+        if tensor.dtype().is_float() && tensor.elem_count() > 0 {
             // One NaN or infinity makes x * 0 summed not 0.
             let zero = (tensor.flatten_all()? * 0.0)?.sum_all()?;
             if zero.to_dtype(DType::F32)?.to_scalar::<f32>()? != 0.0 {
@@ -233,10 +248,17 @@ impl<S: Settings> Checkpoint<S> {
         Ok(Self { header, tensors })
     }
 
-    /// Puts weights, moments and average in their places.
+    /// How many layers a policy had frozen; `None` under a schedule.
+    pub fn frozen(&self) -> Option<usize> {
+        let tensor = self.tensors.get("freezing.freeze.frozen")?;
+        let frozen = tensor.to_scalar::<i64>().ok()?;
+        usize::try_from(frozen).ok()
+    }
+
+    /// Puts weights, moments, average and a policy's memory in their places.
     pub fn restore(
         self,
-        freeze: &FreezeOut,
+        freeze: &mut FreezeOut,
         opt: &mut Optimizer,
         ema: Option<&mut Ema>,
     ) -> Result<()> {

@@ -4,7 +4,6 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use datasets::Skipped;
-use freezeout::Schedule;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::console::{counted, duration, is_held, is_quiet, note, percent, warn};
@@ -15,16 +14,8 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Steps after a freeze until its saving is told.
 const SETTLE: usize = 8;
 
-/// What `step` is the first to find frozen, or thawed, by the layers' names.
-pub fn changed_layers(
-    schedule: &Schedule,
-    step: usize,
-    name: impl Fn(usize) -> String,
-) -> Option<String> {
-    let (before, now) = (
-        schedule.frozen(step.saturating_sub(1)),
-        schedule.frozen(step),
-    );
+/// What has been frozen, or thawed, by the layers' names.
+pub fn changed_layers(before: usize, now: usize, name: impl Fn(usize) -> String) -> Option<String> {
     let names: Vec<String> = (before.min(now)..before.max(now)).map(name).collect();
     let verb = if now < before { "unfroze" } else { "froze" };
     (!names.is_empty()).then(|| format!("{verb} {}", names.join(", ")))

@@ -307,7 +307,10 @@ fn planned(dir: &Path) -> Option<Planned> {
         config.schedule(&Plan { steps, images }, layers).ok()
     };
     Some(Planned {
-        schedule: (command == "pretrain").then(schedule).flatten(),
+        // A policy decides as it goes.
+        schedule: (command == "pretrain" && config["policy"].is_null())
+            .then(schedule)
+            .flatten(),
         command: vit::printable(command),
         model: vit::printable(config["model"].as_str().unwrap_or_default()),
         epochs,

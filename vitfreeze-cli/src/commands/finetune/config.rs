@@ -10,7 +10,7 @@ use toml::Table;
 use crate::architecture::preset;
 use crate::input::pretrained::CHECKPOINT;
 use crate::settings::{name, not_negative, Settings};
-use crate::train::{Supervised, TrainSettings, Training};
+use crate::train::{Adaptive, Supervised, TrainSettings, Training};
 use crate::usage::usage;
 
 /// All numbers of a run, with the defaults of LocalMIM's fine-tuning of ViT-B (docs/finetune.md names their sources).
@@ -101,6 +101,11 @@ pub struct Config {
         help_heading = "Freezing"
     )]
     pub freeze: Freezing,
+    /// Let what is measured decide what freezes when, in the place of --freeze: autofreeze (gradients) or plasticity
+    /// (weights), with options after a colon, as in autofreeze:interval=50,percentile=50,start=0
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["freeze", "t0"], help_heading = "Freezing")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Adaptive>,
     /// When the first layer freezes, before spacing: in (0, 1], 1 = never
     #[arg(
         long,
@@ -163,8 +168,16 @@ impl TrainSettings for Config {
         &self.training
     }
 
+    fn by_image(&self) -> bool {
+        self.mixup == 0.0 && self.cutmix == 0.0
+    }
+
     fn eval_every(&self) -> usize {
         self.supervised.eval_every
+    }
+
+    fn policy(&self) -> Option<&Adaptive> {
+        self.policy.as_ref()
     }
 
     fn ema(&self) -> Option<f64> {
@@ -190,6 +203,7 @@ impl Settings for Config {
 
     fn complete(file: &mut Table, flags: &Table) {
         Training::complete(file, flags);
+        Adaptive::complete(file, flags);
         Supervised::complete(file, flags);
     }
 
@@ -279,6 +293,8 @@ impl Settings for Config {
         if self.clip_grad == Some(0.0) {
             return Err(usage("clip-grad is 0, it must be above 0"));
         }
+        let freezes = self.freeze != Freezing::Spacing(Spacing::None);
+        Adaptive::check(self.policy(), freezes, self.layer_lr)?;
         self.rand_augment()?;
         self.mixup(2).check().map_err(usage)?;
         Ok(())

@@ -10,7 +10,7 @@ use vit::VitConfig;
 
 use crate::architecture::{preset, stages};
 use crate::settings::{bounded, name, not_negative, parse, Given, Settings};
-use crate::train::{Plan, TrainSettings, Training};
+use crate::train::{Adaptive, Plan, TrainSettings, Training};
 use crate::usage::usage;
 
 /// The run without arguments: no data needed, a few minutes on two cores.
@@ -90,6 +90,11 @@ pub struct Config {
     /// at:STEP=FROZEN,...
     #[arg(long, value_name = "NAME", default_value = "cubic", value_parser = name::<Spacing>, help_heading = "Freezing")]
     pub freeze: Spacing,
+    /// Let what is measured decide what freezes when, in the place of --freeze: autofreeze (gradients) or plasticity
+    /// (weights), with options after a colon, as in autofreeze:interval=50,percentile=50,start=0
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["freeze", "t0"], help_heading = "Freezing")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Adaptive>,
     /// When the first layer freezes, before spacing: in (0, 1], 1 = never
     #[arg(
         long,
@@ -114,6 +119,14 @@ impl TrainSettings for Config {
     fn training(&self) -> &Training {
         &self.training
     }
+
+    fn by_image(&self) -> bool {
+        true
+    }
+
+    fn policy(&self) -> Option<&Adaptive> {
+        self.policy.as_ref()
+    }
 }
 
 impl Settings for Config {
@@ -134,6 +147,7 @@ impl Settings for Config {
 
     fn complete(file: &mut Table, flags: &Table) {
         Training::complete(file, flags);
+        Adaptive::complete(file, flags);
     }
 
     /// Without file and data, the embedded demonstration's.
@@ -169,6 +183,8 @@ impl Settings for Config {
             }
         }
         not_negative(&[("eps", self.eps)])?;
+        let freezes = self.freeze != Spacing::None;
+        Adaptive::check(self.policy(), freezes, self.layer_lr)?;
         let model = self.model()?;
         Masking::visible(model.vit.patches(), self.mask_ratio).map_err(usage)?;
         // How many steps an epoch has is not known yet, so that a plan in steps must wait.
