@@ -5,7 +5,7 @@ mod compare;
 mod convert;
 mod data;
 mod embed;
-mod eval;
+pub mod eval;
 mod features;
 mod finetune;
 mod inspect;

@@ -102,6 +102,11 @@ pub trait Task: Sized {
         Ok(Vec::new())
     }
 
+    /// Names of the classes, for who evaluates.
+    fn classes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Writes these weights for others to use.
     fn export(&self, weights: &BTreeMap<String, Tensor>, path: &Path) -> Result<()>;
 

@@ -1,5 +1,5 @@
 //! `vitfreeze eval`: how good a classifier is, as a number, by class, and image by image.
-mod confusion;
+pub mod confusion;
 mod labels;
 mod mistakes;
 mod tables;

@@ -20,7 +20,9 @@ use crate::train::Task;
 impl<T: Task> Run<T> {
     pub fn save(&mut self) -> Result<()> {
         self.stage()?;
-        self.commit()
+        self.commit()?;
+        self.draw_confusion();
+        Ok(())
     }
 
     /// Writes the state as it is now, before the next forward pass changes any of it (BatchNorm's statistics).
@@ -94,10 +96,14 @@ impl<T: Task> Run<T> {
         let mut result = self.best;
         if T::EVALUATES && self.judged != Some(self.step) {
             // Stopped inside an epoch: told, but no evaluation of the whole run.
-            let (evaluation, told) = self.judge(self.step.saturating_sub(1))?;
+            let (evaluation, told, cells) = self.judge(self.step.saturating_sub(1))?;
             self.seconds += evaluation.seconds;
             lines.push(format!("  after step {}: {told}", self.step));
-            result = result.or(Some(self.counted(&evaluation)));
+            if result.is_none() {
+                result = Some(self.counted(&evaluation));
+                self.confused = Some(cells);
+                self.draw_confusion();
+            }
         }
         if let Some(best) = self.best {
             lines.push(format!(

@@ -6,6 +6,7 @@ use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
 use super::Run;
+use crate::commands::eval::confusion;
 use crate::console::note;
 use crate::draw;
 use crate::run::folder::SEEN;
@@ -47,6 +48,18 @@ impl<T: Task> Run<T> {
             }
         }
         Ok(())
+    }
+
+    /// Which class was taken for which at the best evaluation; of several workers each has counted a part.
+    pub(super) fn draw_confusion(&mut self) {
+        let workers = &self.machine.workers;
+        let (Some(cells), true) = (self.confused.take(), workers.size() == 1) else {
+            return;
+        };
+        let picture = confusion::draw(&self.task.classes(), &cells);
+        if let Err(error) = draw::save(&self.dir.join("confusion.png"), &picture) {
+            note(vit::printable(&format!("note: {error:#}")));
+        }
     }
 
     /// The weights of each layer as a histogram, where that was asked for.
