@@ -29,6 +29,7 @@ const EXAMPLES: &str = concat!(
     "\
 Examples:
   vitfreeze pretrain                                     two minutes, no data needed
+  vitfreeze pretrain --watch                             the same, drawn while it goes on
   vitfreeze pretrain --data cifar10 --config configs/tiny-cifar.toml
   vitfreeze pretrain --data imagenet --model vit-small --batch-size 32 --accum 64
   vitfreeze pretrain --resume runs/pretrain-1            go on where a run stopped
