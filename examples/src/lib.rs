@@ -14,6 +14,15 @@ use freezeout::distributed::Communicator;
 use freezeout::distributed::Mpi;
 use vit::Vit;
 
+/// The program's arguments, named in `usage`, and whether `--tiny` follows them.
+pub fn args<const N: usize>(usage: &str) -> Result<([String; N], bool), Box<dyn Error>> {
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let tiny = args.len() == N + 1 && args[N] == "--tiny";
+    args.truncate(N + usize::from(!tiny));
+    let args = <[String; N]>::try_from(args).map_err(|_| format!("usage: {usage} [--tiny]"))?;
+    Ok((args, tiny))
+}
+
 /// Has the processes that train together do so, each with its part of the machine's cores: this one alone, or with the feature
 /// `mpi` those that `mpirun` started. A peer that is silent for `timeout` counts as hanging; an error of one ends all.
 pub fn together(

@@ -94,7 +94,10 @@ fn workers_train_as_one_does_with_the_whole_batch() {
 #[test]
 fn a_policy_decides_for_all() {
     let runs = Runs::new();
-    let policy = ["--policy=autofreeze:interval=3", "--layer-lr=shared"];
+    let policy = [
+        "--policy=plasticity:interval=2,window=2,patience=1,tolerance=0.95",
+        "--layer-lr=shared",
+    ];
     // Without --t0, which is the schedule's.
     let run = |workers, batch: &str, out: &Path| {
         let out = format!("--out={}", out.display());
