@@ -165,8 +165,17 @@ fn a_training_leaves_its_report() {
     // A classifier's has the confusion matrix of its best evaluation.
     let probe = dir.path().join("probe");
     let mut command = vitfreeze(["linprobe", "--cached", "--epochs=3", "--warmup-epochs=1"]);
-    command.args(["--data=shapes", "--samples=40", "--batch-size=8", "--accum=1"]);
-    command.arg("--checkpoint").arg(&straight).arg("--out").arg(&probe);
+    command.args([
+        "--data=shapes",
+        "--samples=40",
+        "--batch-size=8",
+        "--accum=1",
+    ]);
+    command
+        .arg("--checkpoint")
+        .arg(&straight)
+        .arg("--out")
+        .arg(&probe);
     ok(command);
     image::open(probe.join("confusion.png")).unwrap();
     let page = std::fs::read_to_string(probe.join("report.html")).unwrap();
