@@ -1,7 +1,7 @@
 //! What the model makes of a few images while it trains, for the report and TensorBoard.
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
@@ -38,9 +38,13 @@ impl<T: Task> Run<T> {
         let vars = VarBuilder::from_tensors(weights, DType::F32, &self.machine.device);
         let model = self.task.model(vars)?;
         let step = self.step.saturating_sub(1);
+        let dir = self.dir.join(SEEN);
         for picture in self.task.look(&model, epochs, self.freeze.frozen())? {
-            let dir = self.dir.join(SEEN);
-            std::fs::create_dir_all(&dir)?;
+            // Of a run's folder that is gone nothing is made anew.
+            if !dir.is_dir() {
+                let at = || format!("cannot make {}", dir.display());
+                std::fs::create_dir(&dir).with_context(at)?;
+            }
             let png = draw::png(&picture.svg)?;
             vit::write_atomic(&dir.join(format!("{}.png", picture.file)), &png)?;
             if let Some(events) = &mut self.events {
