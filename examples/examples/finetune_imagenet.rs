@@ -16,7 +16,7 @@ use candle_nn::VarBuilder;
 use datasets::{rng, FinetuneTransform, Loader, LoaderConfig, Mixup};
 use freezeout::{distributed::Communicator, *};
 use vit::{Checkpoint, Drops, LoadOptions, Pool, Vit};
-use vitfreeze_examples::{args, together, top1};
+use vitfreeze_examples::{args, check_loss, mark, marked, together, top1};
 
 const SEED: u64 = 0; // everything random follows from it: the head, order, augmentation, drop path
 const CPU: Device = Device::Cpu;
@@ -72,7 +72,7 @@ fn train(ranks: &dyn Communicator, threads: usize) -> Result<(), Box<dyn Error>>
     let mut first = 0;
     if file.exists() {
         let mut saved = candle_core::safetensors::load(&file, &CPU)?;
-        first = saved.remove("step").ok_or("no step")?.to_scalar::<i64>()? as usize;
+        first = marked(&mut saved, ranks)?;
         let saved = saved.into_iter().collect();
         checkpoint::restore(saved, first, &mut freeze, &mut opt, None)?;
     }
@@ -93,19 +93,17 @@ fn train(ranks: &dyn Communicator, threads: usize) -> Result<(), Box<dyn Error>>
         }
         grads.all_reduce(ranks)?;
         ranks.all_reduce_f64(&mut mean)?;
+        check_loss(step, mean[0])?;
         opt.step(&freeze, step, &grads)?;
         if steps.ends_epoch(step + 1) {
             let mut state = checkpoint::collect(&freeze, &opt, None)?;
-            state.insert("step".into(), Tensor::new(step as i64 + 1, &CPU)?);
+            state.insert("step".into(), mark(step + 1, ranks)?);
             let weights = checkpoint::weights(&freeze).into_iter().collect();
             let plain = Vit::new(&cfg, VarBuilder::from_tensors(weights, DType::F32, &CPU))?;
-            let (epoch, top1) = (
-                steps.epoch(step) + 1,
-                top1(&plain, &val, size, threads, ranks)?,
-            );
+            let top1 = top1(&plain, &val, size, threads, ranks)?;
             if ranks.rank() == 0 {
                 vit::save_atomic(&file, &state, ("kind", "finetune".into()))?;
-                let loss = mean[0];
+                let (epoch, loss) = (steps.epoch(step) + 1, mean[0]);
                 println!("epoch {epoch}/{epochs}: loss {loss:.4}, top-1 {top1:.2} %");
             }
         }

@@ -18,7 +18,7 @@ use datasets::{rng, Loader, LoaderConfig, PretrainTransform};
 use freezeout::{distributed::Communicator, *};
 use localmim::{LocalMim, LocalMimConfig, Masking};
 use vit::VitConfig;
-use vitfreeze_examples::{args, together};
+use vitfreeze_examples::{args, check_loss, mark, marked, together};
 
 const SEED: u64 = 0; // everything random follows from it: first weights, order, crops, masks
 const MASK_RATIO: f64 = 0.75;
@@ -71,7 +71,7 @@ fn train(ranks: &dyn Communicator, threads: usize) -> Result<(), Box<dyn Error>>
     let mut first = 0;
     if file.exists() {
         let mut saved = candle_core::safetensors::load(&file, &device)?;
-        first = saved.remove("step").ok_or("no step")?.to_scalar::<i64>()? as usize;
+        first = marked(&mut saved, ranks)?;
         if freeze.advance(first)? {
             model = LocalMim::new(&cfg, freeze.vars())?;
         }
@@ -95,14 +95,12 @@ fn train(ranks: &dyn Communicator, threads: usize) -> Result<(), Box<dyn Error>>
         }
         grads.all_reduce(ranks)?; // a frozen layer has no gradient and sends nothing
         ranks.all_reduce_f64(&mut mean)?;
-        if !mean[0].is_finite() {
-            return Err(format!("step {step}: the loss is {mean:?}; take a smaller lr").into());
-        }
+        check_loss(step, mean[0])?;
         opt.step(&freeze, step, &grads)?;
         let done = step + 1;
         if steps.ends_epoch(done) && ranks.rank() == 0 {
             let mut state = checkpoint::collect(&freeze, &opt, None)?;
-            state.insert("step".into(), Tensor::new(done as i64, &device)?);
+            state.insert("step".into(), mark(done, ranks)?);
             vit::save_atomic(&file, &state, ("model", name.into()))?;
             let (epoch, loss, frozen) = (steps.epoch(done), mean[0], freeze.frozen());
             println!("epoch {epoch}/{epochs}: loss {loss:.4}, {frozen} layers frozen");
