@@ -25,6 +25,18 @@ impl Flags {
         Duration::from_secs(self.worker_timeout)
     }
 
+    /// Refuses another number than a launcher has started: those that this same command line has started are as many.
+    pub fn check(&self) -> Result<()> {
+        match (self.nproc, launched()) {
+            (Some(count), Some((launcher, started))) if started != usize::from(count) => {
+                Err(usage(format!(
+                    "--nproc {count} is for a program that no launcher has started; {launcher} has started {started} of it"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Starts this command line on so many workers and waits for them; `None` if this is one of them, or the only one.
     pub fn launch(&self) -> Result<Option<ExitCode>> {
         self.nproc.map(launch).transpose().map(Option::flatten)
@@ -60,16 +72,8 @@ const OPEN_MPI: [(&str, &str); 4] = [
 /// Starts this command line on so many workers by mpiexec and waits for them; `None` if this is one of them, or if there
 /// is to be one.
 fn launch(count: u16) -> Result<Option<ExitCode>> {
-    match launched() {
-        // One of those that this same command line has started.
-        Some((_, started)) if started == usize::from(count) => return Ok(None),
-        Some((launcher, started)) => {
-            return Err(usage(format!(
-                "--nproc {count} is for a program that no launcher has started; {launcher} has started {started} of it"
-            )))
-        }
-        None if count == 1 => return Ok(None),
-        None => {}
+    if count == 1 || launched().is_some() {
+        return Ok(None);
     }
     if cfg!(not(feature = "mpi")) {
         return Err(usage(
