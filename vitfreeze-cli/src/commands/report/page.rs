@@ -13,10 +13,10 @@ body { margin: 0 auto; max-width: 900px; padding: 24px 16px 64px; background: va
   font: 16px/1.5 system-ui, -apple-system, 'Segoe UI', sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 4px; } h2 { font-size: 1.25rem; margin: 48px 0 4px; }
 h3 { font-size: 1rem; margin: 32px 0 8px; } p { margin: 8px 0; } .muted { color: var(--muted); } .lack { font-weight: 600; }
-.wide { overflow-x: auto; margin: 8px 0; } .wide > svg { min-width: 600px; }
+.wide { overflow-x: auto; margin: 8px 0; } .wide > svg, .wide > img { min-width: 600px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
 th, td { padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { font-weight: 600; white-space: normal; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; } th { font-weight: 600; white-space: normal; overflow-wrap: normal; vertical-align: bottom; }
 pre { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; padding: 10px 12px; font-size: 0.85rem; }
 summary { cursor: pointer; padding: 4px 0; }
 svg, img { display: block; width: 100%; height: auto; border-radius: 6px; }
@@ -27,7 +27,7 @@ svg, img { display: block; width: 100%; height: auto; border-radius: 6px; }
   :root { --ink: #e8eaed; --paper: #17181a; --muted: #a8adb4; --line: #3c4043; }
   svg { filter: invert(0.9) hue-rotate(180deg) brightness(1.3); } }
 @media print { body { max-width: none; padding: 0; font-size: 12px; } pre { white-space: pre-wrap; }
-  .wide > svg, .strip img, .strip img.three { min-width: 0; } section + section { break-before: page; }
+  .wide > svg, .wide > img, .strip img, .strip img.three { min-width: 0; } section + section { break-before: page; }
   h3 { break-after: avoid; } svg, img, tr { break-inside: avoid; } }
 ";
 
@@ -122,7 +122,9 @@ fn picture(title: &str, alt: &str, url: Option<&String>) -> String {
         return String::new();
     };
     let alt = escaped(alt);
-    format!("<h3>{title}</h3>\n<img alt=\"{alt}\" src=\"{url}\">\n")
+    format!(
+        "<h3>{title}</h3>\n<div class=\"wide\" tabindex=\"0\"><img alt=\"{alt}\" src=\"{url}\"></div>\n"
+    )
 }
 
 fn section(run: &RunRead) -> String {
