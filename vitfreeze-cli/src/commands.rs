@@ -5,7 +5,7 @@ mod compare;
 mod convert;
 mod data;
 mod embed;
-mod eval;
+pub mod eval;
 mod features;
 mod finetune;
 mod inspect;
@@ -13,8 +13,9 @@ mod knn;
 mod linprobe;
 pub mod pretrain;
 mod reconstruct;
-mod report;
+pub mod report;
 mod schedule;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,8 @@ pub enum Command {
     Compare(compare::Args),
     /// Write what runs did as one page (.html) or picture: loss, seconds per step, rates, phases
     Report(report::Args),
+    /// Follow a run on a terminal: loss, speed, frozen layers, time left
+    Watch(watch::Args),
     /// Time the training step with more and more layers frozen
     Bench(bench::Args),
     /// Print and draw what a freezing schedule will do; trains nothing
@@ -68,6 +71,7 @@ impl Command {
             Self::Eval(args) => eval::run(*args),
             Self::Compare(args) => compare::run(args),
             Self::Report(args) => report::run(args),
+            Self::Watch(args) => watch::run(args),
             Self::Bench(args) => bench::run(args),
             Self::Schedule(args) => schedule::run(*args),
             Self::Reconstruct(args) => reconstruct::run(args),

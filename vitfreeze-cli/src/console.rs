@@ -4,11 +4,45 @@ mod progress;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 pub use progress::{Progress, Unit};
 
 /// Whether another worker speaks for this one. Changes no result.
 static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Lines that wait while something else has the terminal: all but so many of the latest are dropped.
+static HELD: Mutex<Option<Vec<String>>> = Mutex::new(None);
+const MOST_HELD: usize = 500;
+
+fn held() -> MutexGuard<'static, Option<Vec<String>>> {
+    HELD.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// From now on what goes to standard error waits.
+pub fn hold() {
+    held().get_or_insert_default();
+}
+
+/// Whether it does.
+pub fn is_held() -> bool {
+    held().is_some()
+}
+
+/// The latest lines that wait.
+pub fn held_lines(most: usize) -> Vec<String> {
+    let held = held();
+    let all = held.as_deref().unwrap_or_default();
+    all[all.len().saturating_sub(most)..].to_vec()
+}
+
+/// Says what has waited.
+pub fn release() {
+    let lines = held().take().unwrap_or_default();
+    for line in lines {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+}
 
 /// From now on only [`warn`] says anything.
 pub fn be_quiet() {
@@ -29,7 +63,15 @@ pub fn note(text: impl AsRef<str>) {
 
 /// The same of every worker: errors, and what one of them alone has seen.
 pub fn warn(text: impl AsRef<str>) {
-    let _ = writeln!(std::io::stderr(), "{}", harmless(text.as_ref()));
+    let text = harmless(text.as_ref());
+    if let Some(lines) = held().as_mut() {
+        lines.extend(text.lines().map(str::to_owned));
+        if lines.len() > MOST_HELD {
+            lines.remove(0);
+        }
+        return;
+    }
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Lines on standard output. That nobody reads them is no error, that they cannot be written (a full disk) is one.

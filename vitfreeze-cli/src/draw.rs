@@ -46,12 +46,16 @@ pub fn check(path: &Path) -> Result<()> {
     }
 }
 
+/// A picture as a PNG.
+pub fn png(picture: &Svg) -> Result<Vec<u8>> {
+    raster::png(&picture.document())
+}
+
 /// Writes a picture, as its name ends; as a whole or not at all.
 pub fn save(path: &Path, picture: &Svg) -> Result<()> {
-    let text = picture.document();
     let bytes = match path.extension().is_some_and(|e| e == "svg") {
-        true => text.into_bytes(),
-        false => raster::png(&text).with_context(|| format!("cannot draw {}", path.display()))?,
+        true => picture.document().into_bytes(),
+        false => png(picture).with_context(|| format!("cannot draw {}", path.display()))?,
     };
     Ok(vit::write_atomic(path, &bytes)?)
 }

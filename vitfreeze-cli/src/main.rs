@@ -14,6 +14,7 @@ mod run;
 mod settings;
 mod train;
 mod usage;
+mod watch;
 
 use std::process::ExitCode;
 

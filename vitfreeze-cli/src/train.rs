@@ -24,12 +24,14 @@ pub use supervised::{Pool, Supervised};
 
 use crate::accuracy::Accuracy;
 use crate::console::note;
+use crate::draw::Svg;
 use crate::machine::budget::Budget;
 use crate::machine::workers::{self, Workers};
 use crate::machine::{interrupt, Machine};
 use crate::run::checkpoint::Fingerprint;
 use crate::run::report::Report;
 use crate::settings::{Given, Settings};
+use crate::watch::Inside;
 use run::Run;
 
 /// What is trained.
@@ -94,6 +96,17 @@ pub trait Task: Sized {
         bail!("there is no validation split")
     }
 
+    /// Pictures of what a model of plain tensors makes of a few images after so many epochs, where the
+    /// first `frozen` layers are frozen.
+    fn look(&self, _model: &Self::Model, _epochs: usize, _frozen: usize) -> Result<Vec<Seen>> {
+        Ok(Vec::new())
+    }
+
+    /// Names of the classes, for who evaluates.
+    fn classes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Writes these weights for others to use.
     fn export(&self, weights: &BTreeMap<String, Tensor>, path: &Path) -> Result<()>;
 
@@ -113,6 +126,14 @@ pub struct Images {
     pub fingerprint: Fingerprint,
     /// What they are, in a line for each split.
     pub description: String,
+}
+
+/// A picture of what a model makes of images.
+pub struct Seen {
+    /// The file's name, without `.png`, and what TensorBoard calls it.
+    pub file: String,
+    pub tag: &'static str,
+    pub svg: Svg,
 }
 
 /// The loss of a batch.
@@ -154,6 +175,9 @@ pub struct RunArgs<S: Settings> {
     /// Each worker has a batch of its own
     #[command(flatten)]
     pub workers: workers::Flags,
+    /// Draw what 'vitfreeze watch' draws, in the place of the progress line
+    #[arg(long)]
+    pub watch: bool,
     /// Stop after this many optimiser steps of the whole run; the schedule stays that of the whole run
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_steps: Option<u32>,
@@ -168,6 +192,10 @@ fn train<T: Task>(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<Exit
     let mut run = Run::<T>::open(args, workers)?;
     let steps = run.freeze.schedule().steps;
     let stop = args.max_steps.map_or(steps, |n| steps.min(n as usize));
+    let view = match args.watch && run.step < stop {
+        true => Inside::open(&run.dir),
+        false => None,
+    };
     let mut report: Report = run.report(stop);
     interrupt::listen()?;
     let feed = run.feed.clone();
@@ -185,6 +213,7 @@ fn train<T: Task>(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<Exit
         if run.evaluation_is_due() {
             run.evaluate(&report)?;
         }
+        run.look(&report);
         let asked = run.asked();
         if asked.is_some() || run.step == stop {
             run.save()?;
@@ -192,6 +221,7 @@ fn train<T: Task>(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<Exit
             run.stage()?;
         }
         if let (Some(signal), true) = (asked, run.step < stop) {
+            drop(view);
             report.close();
             note(format!(
                 "saved after step {} of {steps}; to go on:",
@@ -201,6 +231,7 @@ fn train<T: Task>(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<Exit
             return Ok(ExitCode::from(128 + signal));
         }
     }
+    drop(view);
     report.close();
     run.finish(&report)
 }

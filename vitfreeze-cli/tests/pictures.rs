@@ -98,6 +98,7 @@ fn features_of_any_checkpoint() {
         for (name, more) in [
             ("a.svg", &[][..]),
             ("b.png", &["--foreground", "--map-images=5"]),
+            ("c.svg", &["--map=tsne"]),
         ] {
             let mut command = vitfreeze(["features"]);
             command.arg(&images).arg("--checkpoint").arg(checkpoint);
@@ -110,6 +111,8 @@ fn features_of_any_checkpoint() {
         assert!(picture.contains(">head 0<") && picture.contains("12 images by the two"));
         assert!(picture.contains("&lt;b&gt;&amp;") && !picture.contains("<b>"));
         image::open(dir.path().join("b.png")).unwrap();
+        let picture = std::fs::read_to_string(dir.path().join("c.svg")).unwrap();
+        assert!(picture.contains("12 images by t-SNE"));
     }
     let mut command = vitfreeze(["features"]);
     command
@@ -118,6 +121,107 @@ fn features_of_any_checkpoint() {
         .arg(&checkpoints[0]);
     command.arg("--out=a.jpg");
     assert!(fails(command, 2).contains(".png or .svg"));
+    let mut command = vitfreeze(["features", "--map=tsne", "--map-images=6000", "--out=a.png"]);
+    command
+        .arg(&images)
+        .arg("--checkpoint")
+        .arg(&checkpoints[0]);
+    assert!(fails(command, 2).contains("at most 5000 with --map tsne"));
+}
+
+/// Each training leaves a page and pictures that are the same whether it was cut or not; where they cannot be written it ends
+/// well all the same.
+#[test]
+fn a_training_leaves_its_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let (straight, parts) = (dir.path().join("straight"), dir.path().join("parts"));
+    let said = ok(pretrain(&straight, &[]));
+    assert!(said.contains("report.html"), "{said}");
+    ok(pretrain(&parts, &["--max-steps=7"]));
+    ok(resume(&parts, &["--max-steps=10"]));
+    ok(resume(&parts, &[]));
+    assert_same_state(&straight, &parts);
+    let seen = |run: &Path| {
+        let entries = std::fs::read_dir(run.join("seen")).unwrap();
+        let mut all: Vec<_> = entries
+            .map(|e| e.unwrap().path())
+            .map(|path| {
+                (
+                    path.file_name().unwrap().to_owned(),
+                    std::fs::read(path).unwrap(),
+                )
+            })
+            .collect();
+        all.sort();
+        all
+    };
+    assert_eq!(seen(&straight).len(), 7);
+    assert!(seen(&straight) == seen(&parts));
+    for run in [&straight, &parts] {
+        let page = std::fs::read_to_string(run.join("report.html")).unwrap();
+        assert!(page.contains("Predictions after epoch 6"));
+    }
+
+    // A classifier's has the confusion matrix of its best evaluation.
+    let probe = dir.path().join("probe");
+    let mut command = vitfreeze(["linprobe", "--cached", "--epochs=3", "--warmup-epochs=1"]);
+    command.args([
+        "--data=shapes",
+        "--samples=40",
+        "--batch-size=8",
+        "--accum=1",
+    ]);
+    command
+        .arg("--checkpoint")
+        .arg(&straight)
+        .arg("--out")
+        .arg(&probe);
+    ok(command);
+    image::open(probe.join("confusion.png")).unwrap();
+    let page = std::fs::read_to_string(probe.join("report.html")).unwrap();
+    assert!(page.contains("Confusion matrix of probe"));
+
+    let hindered = dir.path().join("hindered");
+    ok(pretrain(&hindered, &["--max-steps=4"]));
+    std::fs::write(hindered.join("seen"), "").unwrap();
+    let page = hindered.join("report.html");
+    std::fs::remove_file(&page).unwrap();
+    std::fs::create_dir(&page).unwrap();
+    let said = ok(resume(&hindered, &["--max-steps=10"]));
+    assert!(said.contains("note: there is no report.html"), "{said}");
+    assert!(
+        said.contains("note: the model's predictions are not drawn"),
+        "{said}"
+    );
+}
+
+/// Without a terminal: how a run stands, in lines.
+#[test]
+fn a_run_is_watched() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let said = ok(pretrain(&run, &["--max-steps=20", "--watch"]));
+    assert!(said.contains("--watch draws on a terminal"), "{said}");
+    let said = ok(vitfreeze(["watch".as_ref(), run.as_os_str()]));
+    for part in [
+        "run: ended before its end",
+        "step 20/30  epoch 4/6",
+        "phases",
+        "/13 ",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let before = std::fs::read_dir(&run).unwrap().count();
+    std::fs::remove_file(run.join("checkpoint.safetensors")).unwrap();
+    let said = ok(vitfreeze(["watch".as_ref(), run.as_os_str()]));
+    assert!(
+        said.contains("no checkpoint.safetensors that can be read"),
+        "{said}"
+    );
+    assert_eq!(std::fs::read_dir(&run).unwrap().count() + 1, before);
+    let watch = |path: &Path| vitfreeze(["watch".as_ref(), path.as_os_str()]);
+    assert!(fails(watch(dir.path()), 1).contains("holds no run"));
+    assert!(fails(watch(&dir.path().join("no")), 1).contains("there is no such folder"));
 }
 
 /// The page loads nothing, and a damaged run is named.
@@ -143,6 +247,10 @@ fn a_report_is_one_file() {
     );
     assert!(!text.contains("<script"));
     for part in [
+        "What it predicted",
+        "Predictions after epoch 5",
+        "peak memory",
+        "The same as numbers",
         "To run it again",
         "vitfreeze pretrain --config",
         "seconds per step",
@@ -167,8 +275,19 @@ fn a_report_is_one_file() {
     std::fs::create_dir(&nothing).unwrap();
     let line = fails(report(&[&run, &nothing], &page), 1);
     assert!(line.contains("nothing holds no run"), "{line}");
-    let said = ok(report(&[&run], &page));
+    let said = ok(report(&[&run, &run], &page));
     assert!(said.contains("1 unreadable line"), "{said}");
+    let text = std::fs::read_to_string(&page).unwrap();
+    assert!(text.contains("Side by side") && text.contains("loss of the last stage"));
+    assert!(text.contains("1 unreadable line in metrics.jsonl left out"));
+    std::fs::remove_file(run.join("checkpoint.safetensors")).unwrap();
+    std::fs::write(run.join("metrics.jsonl"), "").unwrap();
+    std::fs::write(run.join("seen/epoch-00005.png"), "no picture").unwrap();
+    let said = ok(report(&[&run], &page));
+    for lack in ["no step in metrics.jsonl", "no checkpoint.safetensors"] {
+        assert_eq!(said.matches(lack).count(), 1, "{said}");
+        assert!(std::fs::read_to_string(&page).unwrap().contains(lack));
+    }
     std::fs::write(run.join("result.json"), "{\"kind\":").unwrap();
     let mut command = report(&[&run], &page);
     let output = command.output().unwrap();

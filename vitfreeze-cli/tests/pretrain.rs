@@ -185,9 +185,16 @@ fn kill_at_any_moment_and_resume() {
         "config.toml",
         "encoder.safetensors",
         "metrics.jsonl",
+        "report.html",
         "result.json",
+        "seen",
     ];
     assert_eq!(left, files, "nothing half-written stays");
+    let mut seen = std::fs::read_dir(killed.join("seen")).unwrap();
+    let whole = |e: std::io::Result<std::fs::DirEntry>| {
+        e.unwrap().path().extension() == Some("png".as_ref())
+    };
+    assert!(seen.all(whole));
 }
 
 #[cfg(unix)]

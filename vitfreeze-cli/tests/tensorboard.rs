@@ -31,6 +31,8 @@ fn events(path: &Path) -> Vec<Vec<u8>> {
 fn a_session_writes_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
+    let line = common::fails(pretrain(&out, &["--histograms"]), 2);
+    assert!(line.contains("--histograms is for --tensorboard"), "{line}");
     ok(pretrain(&out, &["--max-steps=3"]));
     assert!(files(&out).is_empty());
     ok(resume(&out, &["--max-steps=5", "--tensorboard"]));
@@ -83,7 +85,8 @@ fn the_real_package_reads_them_back() {
     };
     let folder = tempfile::tempdir().unwrap();
     let path = |name| folder.path().join(name);
-    ok(pretrain(&path("pretrain"), &["--tensorboard"]));
+    let both = ["--tensorboard", "--histograms"];
+    ok(pretrain(&path("pretrain"), &both));
     let shapes = [
         "--data=shapes",
         "--samples=40",
@@ -104,5 +107,9 @@ fn the_real_package_reads_them_back() {
         check.arg(&script).arg(path(command));
         let said = ok(check);
         assert!(said.contains("are those of metrics.jsonl"), "{said}");
+        if command == "pretrain" {
+            let wanted = "6 pictures, 13 histograms, the configuration as text";
+            assert!(said.contains(wanted), "{said}");
+        }
     }
 }

@@ -5,16 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::{bail, Result};
 use candle_core::{Device, Tensor};
-use datasets::{Batch, Source, Transform as _, MAX_PIXELS};
+use datasets::{Batch, Source, MAX_PIXELS};
 use serde_json::json;
-use vit::Head;
 
 use crate::console::{duration, note, print, Progress, Unit};
 use crate::features::{extract, Output};
 use crate::input::dataset;
-use crate::input::pretrained::{
-    input_size, load, open, pooling, transform, ComputeArgs, CHECKPOINT,
-};
+use crate::input::pretrained::{encoder, ComputeArgs, Encoder, CHECKPOINT};
 use crate::run::folder::quoted;
 use crate::usage::usage;
 
@@ -53,14 +50,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let (threads, device) = args.compute.start()?;
     writable(&args.out)?;
     let source = dataset::open(&args.data, &args.split, MAX_PIXELS)?;
-    let checkpoint = open(&args.checkpoint, &args.compute.model)?;
-    let model_args = input_size(&checkpoint, args.compute.model);
-    let mut pretrained = load(&checkpoint, &model_args, Head::Drop, &device)?;
-    pretrained.cfg.pool = pooling(&checkpoint, None);
-    let compute = args.compute.dtype.compute(&device)?;
-    let transform = transform(&pretrained);
-    transform.check().map_err(usage)?;
-    let model = pretrained.model()?.with_compute(&compute);
+    let Encoder {
+        pretrained,
+        transform,
+        model,
+        compute,
+    } = encoder(&args.checkpoint, &args.compute, &device)?;
     note(source.describe());
 
     let started = std::time::Instant::now();

@@ -1,6 +1,7 @@
 //! `vitfreeze eval`: how good a classifier is, as a number, by class, and image by image.
-mod confusion;
+pub mod confusion;
 mod labels;
+mod mistakes;
 mod tables;
 
 use std::path::{Path, PathBuf};
@@ -22,13 +23,14 @@ use crate::features::{extract, Output};
 use crate::input::classes::Relabelled;
 use crate::input::pretrained::{input_size, load, open, transform, ComputeArgs, CHECKPOINT};
 use crate::input::splits::{check_labels, open_split};
-use crate::machine::interrupt;
+use crate::machine::{device, interrupt};
 use crate::run::data::RunData;
 use crate::run::folder::{abandon, claim, quoted};
 use crate::run::result::{self, RunResult};
 use crate::settings::absolute;
 use crate::usage::usage;
 use labels::{listed, Labels};
+use mistakes::Mistakes;
 use tables::Table;
 
 const EXAMPLES: &str = "\
@@ -36,11 +38,16 @@ Examples:
   vitfreeze eval --checkpoint runs/finetune-1
   vitfreeze eval --checkpoint hf://google/vit-base-patch16-224 --data imagenet --predictions p.csv
 
-Writes to --out: result.json (accuracy, settings, seconds), per_class.csv, confusion.csv and
-confusion.png.";
+Writes to --out: result.json (accuracy, settings, seconds), per_class.csv, confusion.csv,
+confusion.png, mistakes.png (the wrong predictions it was surest of).";
 
 /// What is written beside result.json.
-const FILES: [&str; 3] = ["per_class.csv", "confusion.csv", "confusion.png"];
+const FILES: [&str; 4] = [
+    "per_class.csv",
+    "confusion.csv",
+    "confusion.png",
+    "mistakes.png",
+];
 
 /// Flags of `vitfreeze eval`.
 #[derive(clap::Parser)]
@@ -184,14 +191,18 @@ impl Judge<'_> {
         // In the folder just made it may be, too.
         let path = self.args.predictions.as_deref();
         let mut table = path.map(Table::predictions).transpose()?;
-        let accuracy = self.accuracy(table.as_mut())?;
+        let (accuracy, mistakes) = self.accuracy(table.as_mut())?;
+        let picture = mistakes.draw(self.source, &self.labels.names, &self.transform)?;
+        if let Some(picture) = picture {
+            draw::save(&dir.join("mistakes.png"), &picture)?;
+        }
         let seconds = self.write(dir, &accuracy, table, started)?;
         Ok((accuracy, seconds))
     }
 
-    fn accuracy(&self, mut table: Option<&mut Table>) -> Result<Accuracy> {
+    fn accuracy(&self, mut table: Option<&mut Table>) -> Result<(Accuracy, Mistakes)> {
         let classes = self.labels.names.len();
-        let mut accuracy = Accuracy::new(classes);
+        let (mut accuracy, mut mistakes) = (Accuracy::new(classes), Mistakes::default());
         let model = self.pretrained.model()?.with_compute(&self.compute);
         let progress = Progress::new(self.source.len() as u64, Unit::Images);
         let left_out = extract(
@@ -209,9 +220,10 @@ impl Judge<'_> {
                 }
                 let logits = self.labels.judged(logits);
                 accuracy.add(&logits, &batch.labels);
-                if let Some(table) = table.as_mut() {
-                    let rows = logits.chunks_exact(classes).zip(&batch.labels);
-                    for (&index, (row, &label)) in batch.indices.iter().zip(rows) {
+                let rows = logits.chunks_exact(classes).zip(&batch.labels);
+                for (&index, (row, &label)) in batch.indices.iter().zip(rows) {
+                    mistakes.add(index as usize, label as usize, row);
+                    if let Some(table) = table.as_mut() {
                         let name = self.source.name(index as usize);
                         table.prediction(&name, label, row, &self.labels.names)?;
                     }
@@ -229,7 +241,7 @@ impl Judge<'_> {
         if accuracy.loss().is_nan() {
             note("warning: some logits are NaN; these images count as wrong");
         }
-        Ok(accuracy)
+        Ok((accuracy, mistakes))
     }
 
     fn write(
@@ -257,6 +269,7 @@ impl Judge<'_> {
             images: accuracy.images(),
             saved: None,
             seconds,
+            peak_bytes: device::peak_bytes(self.device),
             settings: json!({
                 "checkpoint": absolute("checkpoint", &args.checkpoint)?,
                 "data": self.data,
@@ -293,6 +306,9 @@ impl Judge<'_> {
             false => "  confusion.csv    which class was taken for which, as numbers",
         })?;
         print("  confusion.png    the same as a picture")?;
+        if dir.join("mistakes.png").is_file() {
+            print("  mistakes.png     the wrong predictions it was surest of")?;
+        }
         Ok(())
     }
 }

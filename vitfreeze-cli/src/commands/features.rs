@@ -3,6 +3,7 @@ mod attention;
 mod map;
 mod pca;
 mod picture;
+mod tsne;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,16 +12,14 @@ use std::sync::Arc;
 use anyhow::{bail, Result};
 use candle_core::{Device, Tensor};
 use datasets::{EvalTransform, Source, Transform as _, MAX_PIXELS};
-use vit::{Head, Pretrained, Vit};
+use vit::{Pretrained, Vit};
 
 use crate::console::{note, percent, print, Progress, Unit};
 use crate::draw;
 use crate::features::{extract, Output};
 use crate::input::dataset;
 use crate::input::look::{pixels, Look};
-use crate::input::pretrained::{
-    input_size, load, open, pooling, transform, ComputeArgs, CHECKPOINT,
-};
+use crate::input::pretrained::{encoder, ComputeArgs, Encoder, CHECKPOINT};
 use crate::input::subset::Subset;
 use crate::run::folder::quoted;
 use crate::settings::bounded;
@@ -33,11 +32,24 @@ const EXAMPLES: &str = "\
 Examples:
   vitfreeze features cifar10 --checkpoint runs/pretrain-1 --out features.png
   vitfreeze features imagenet --split val --checkpoint hf://facebook/dinov2-small --images 8 --foreground --out dino.png
+  vitfreeze features cifar10 --checkpoint runs/pretrain-1 --map tsne --map-images 3000 --out map.png
   vitfreeze features imagenet --checkpoint mae_pretrain_vit_base.pth --map-images 0 --out mae.svg
 
 A row is an image: whole; its patches' features, whose three largest principal components over all images
 shown are red, green and blue; how much the class token attends to each patch in the last block, by head.
-Below, all images' vectors (what k-NN compares) by their two largest components.";
+Below, all images' vectors (what k-NN compares) by their two largest components, or by t-SNE, which
+keeps neighbours together and tells nothing by distances between groups.";
+
+/// Most images of a map: components cost little, t-SNE looks at all pairs.
+const MOST_MAPPED: usize = 100_000;
+const MOST_TSNE: usize = 5_000;
+
+/// What puts images on a map.
+#[derive(Debug, Clone, Copy, PartialEq, clap::ValueEnum)]
+enum MapBy {
+    Pca,
+    Tsne,
+}
 
 /// Flags of `vitfreeze features`.
 #[derive(clap::Parser)]
@@ -60,6 +72,9 @@ pub struct Args {
     /// Images on the map, 0 = no map
     #[arg(long, value_name = "N", default_value_t = 1000)]
     map_images: usize,
+    /// By what the map is made: the two largest components, or t-SNE (at most 5000 images)
+    #[arg(long, value_enum, value_name = "NAME", default_value = "pca")]
+    map: MapBy,
     /// Which images
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -74,22 +89,24 @@ pub struct Args {
 pub fn run(args: Args) -> Result<ExitCode> {
     draw::check(&args.out)?;
     bounded(&[("--images", args.images, 64)])?;
-    if args.map_images > 100_000 {
+    let (most, by) = match args.map {
+        MapBy::Pca => (MOST_MAPPED, ""),
+        MapBy::Tsne => (MOST_TSNE, " with --map tsne"),
+    };
+    if args.map_images > most {
         return Err(usage(format!(
-            "--map-images is {}, it must be at most 100000",
+            "--map-images is {}, it must be at most {most}{by}",
             args.map_images
         )));
     }
     let (threads, device) = args.compute.start()?;
     let source = dataset::open(&args.source, &args.split, MAX_PIXELS)?;
-    let checkpoint = open(&args.checkpoint, &args.compute.model)?;
-    let model_args = input_size(&checkpoint, args.compute.model.clone());
-    let mut pretrained = load(&checkpoint, &model_args, Head::Drop, &device)?;
-    pretrained.cfg.pool = pooling(&checkpoint, None);
-    let compute = args.compute.dtype.compute(&device)?;
-    let transform = transform(&pretrained);
-    transform.check().map_err(usage)?;
-    let model = pretrained.model()?.with_compute(&compute);
+    let Encoder {
+        pretrained,
+        transform,
+        model,
+        ..
+    } = encoder(&args.checkpoint, &args.compute, &device)?;
     note(source.describe());
 
     let (mut rows, features) = shown(&args, &source, &transform, &pretrained, &model, &device)?;
@@ -120,11 +137,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         percent(told)
     ))?;
     if let Some(map) = &map {
-        print(format!(
-            "map: {} images, two components hold {} of their variance",
-            map.points.len(),
-            percent(map.told)
-        ))?;
+        print(format!("map: {} images {}", map.points.len(), map.by))?;
     }
     print(quoted(&args.out))?;
     Ok(ExitCode::SUCCESS)
@@ -206,14 +219,26 @@ fn mapped(
     progress.close();
     let width = model.config().features();
     let pca = Pca::new(&values, width, 2);
-    let points = pca.of(&values).map(|p| (p[0], p[1])).collect();
+    let points: Vec<(f64, f64)> = pca.of(&values).map(|p| (p[0], p[1])).collect();
+    let told = percent(pca.told);
+    let (points, by) = match args.map {
+        MapBy::Pca => (
+            points,
+            format!("by the two largest components of their vectors ({told} of the variance)"),
+        ),
+        MapBy::Tsne => {
+            note("t-SNE");
+            let points = tsne::tsne(&values, width, &points);
+            (points, "by t-SNE of their vectors (perplexity 30)".into())
+        }
+    };
     Ok(Map {
         points,
+        by,
         labels,
         classes: match subset.labelled() {
             true => subset.classes().iter().map(|c| vit::printable(c)).collect(),
             false => Vec::new(),
         },
-        told: pca.told,
     })
 }

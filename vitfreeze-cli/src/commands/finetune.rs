@@ -239,6 +239,10 @@ impl Task for Finetune {
         Ok(accuracy)
     }
 
+    fn classes(&self) -> Vec<String> {
+        self.labels.values().cloned().collect()
+    }
+
     fn export(&self, weights: &BTreeMap<String, Tensor>, path: &Path) -> Result<()> {
         let classifier = Pretrained {
             cfg: VitConfig {

@@ -20,6 +20,7 @@ use crate::input::pretrained::{
 };
 use crate::input::splits::Data;
 use crate::input::subset::Subset;
+use crate::machine::device::peak_bytes;
 use crate::machine::interrupt;
 use crate::run::data::RunData;
 use crate::run::folder::{abandon, claim, quoted};
@@ -200,6 +201,7 @@ fn compare_all(
         images: queries.len(),
         saved: None,
         seconds,
+        peak_bytes: peak_bytes(device),
         settings: json!({
             "checkpoint": absolute("checkpoint", &args.checkpoint)?,
             "data": of_run.data,

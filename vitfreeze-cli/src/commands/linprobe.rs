@@ -227,6 +227,10 @@ impl Task for Probe {
         Ok(accuracy)
     }
 
+    fn classes(&self) -> Vec<String> {
+        self.classes.clone()
+    }
+
     fn export(&self, weights: &BTreeMap<String, Tensor>, path: &Path) -> Result<()> {
         let mut tensors = self.pretrained.tensors.clone();
         for (name, tensor) in head::folded(weights)? {

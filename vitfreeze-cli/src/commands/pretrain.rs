@@ -1,5 +1,6 @@
 //! `vitfreeze pretrain`: LocalMIM under FreezeOut.
 pub mod config;
+mod looks;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,14 +20,16 @@ use crate::input::splits::open_split;
 use crate::machine::budget::Budget;
 use crate::machine::Machine;
 use crate::run::checkpoint::Fingerprint;
-use crate::train::{self, Feed, Images, Loss, Plan, RunArgs, Task};
+use crate::train::{self, Feed, Images, Loss, Plan, RunArgs, Seen, Task};
 use crate::usage::usage;
 use config::Config;
+use looks::Looks;
 
 const EXAMPLES: &str = concat!(
     "\
 Examples:
   vitfreeze pretrain                                     two minutes, no data needed
+  vitfreeze pretrain --watch                             the same, drawn while it goes on
   vitfreeze pretrain --data cifar10 --config configs/tiny-cifar.toml
   vitfreeze pretrain --data imagenet --model vit-small --batch-size 32 --accum 64
   vitfreeze pretrain --resume runs/pretrain-1            go on where a run stopped
@@ -57,6 +60,7 @@ struct Pretrain {
     cfg: LocalMimConfig,
     compute: Compute,
     device: Device,
+    looks: Looks,
 }
 
 impl Task for Pretrain {
@@ -78,6 +82,8 @@ impl Task for Pretrain {
             scale: (training.crop_scale, 1.0),
             ..PretrainTransform::imagenet(size)
         };
+        let drawn = (training.seed, config.mask_ratio);
+        let looks = Looks::new(source.clone(), &cfg, drawn);
         let loader = training.loader(machine);
         let feed = Feed::Images(Loader::new(source, transform, loader).map_err(usage)?);
         let compute = training.compute(&machine.device)?;
@@ -94,6 +100,7 @@ impl Task for Pretrain {
                 cfg,
                 compute,
                 device,
+                looks,
             },
             images,
         ))
@@ -173,6 +180,15 @@ impl Task for Pretrain {
             total: loss.total,
             stages: loss.stages,
         })
+    }
+
+    fn look(&self, model: &LocalMim, epochs: usize, frozen: usize) -> Result<Vec<Seen>> {
+        let [targets, column] = self.looks.draw(model, (epochs, frozen), &self.device)?;
+        let seen = |file: String, tag, svg| Seen { file, tag, svg };
+        Ok(vec![
+            seen("targets".into(), "targets", targets),
+            seen(format!("epoch-{epochs:05}"), "predictions", column),
+        ])
     }
 
     fn export(&self, weights: &BTreeMap<String, Tensor>, path: &Path) -> Result<()> {

@@ -1,24 +1,20 @@
 //! `vitfreeze reconstruct`: what a pretraining run makes of the patches that it does not see.
-mod glyphs;
+pub mod cells;
+pub mod glyphs;
 mod picture;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{bail, Context, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
-use datasets::rng::{rng, uniform};
-use datasets::{EvalTransform, Transform as _};
-use localmim::{hog, LocalMim, LocalMimConfig, Masking};
-use vit::ops::Compute;
-use vit::Preprocess;
+use localmim::{LocalMim, LocalMimConfig, Masking};
 
 use crate::commands::pretrain::config::Config;
 use crate::console::{counted, note, print};
 use crate::draw;
-use crate::input::look::{self, Look};
-use crate::input::pretrained::eval_transform;
+use crate::input::look::Look;
 use crate::input::splits::open_split;
 use crate::machine::device;
 use crate::run::checkpoint::{Checkpoint, Header};
@@ -26,7 +22,8 @@ use crate::run::data::RunData;
 use crate::run::folder::{checkpoint_path, quoted};
 use crate::settings::{bounded, Given, Settings as _};
 use crate::usage::usage;
-use picture::{Cells, Row, StageCells};
+use cells::{stage_name, Shown};
+use picture::Row;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -78,8 +75,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     device::set_threads(args.threads)?;
     let run = Run::load(&args.checkpoint)?;
     let ratio = args.mask_ratio.unwrap_or(run.config.mask_ratio);
-    let patches = run.cfg.vit.patches();
-    Masking::visible(patches, ratio).map_err(usage)?;
+    Masking::visible(run.cfg.vit.patches(), ratio).map_err(usage)?;
     let checkpoint = args.checkpoint.to_string_lossy();
     let data = RunData::asked_or_of(args.data.as_deref(), None, None, &checkpoint)?;
     let size = run.cfg.vit.image_size;
@@ -90,25 +86,21 @@ pub fn run(args: Args) -> Result<ExitCode> {
     for line in &dropped {
         note(format!("note: {line}"));
     }
-    let transform = run.transform();
+    let transform = cells::transform(&run.cfg);
     let mut look = Look::new(source, args.seed);
     let mut rows = Vec::new();
     while rows.len() < args.images {
-        let Some((index, image)) = look.next_image()? else {
+        let Some(shown) = Shown::next(&mut look, &run.cfg, &transform, (args.seed, ratio))? else {
             break;
         };
-        let input = look.input(&transform, (index, &image), 0)?;
-        let mut rng = rng(args.seed, "mask", 0, index as u64);
-        let noise: Vec<f32> = (0..patches).map(|_| uniform(&mut rng)).collect();
-        let masking = Masking::from_noise(&noise, patches, ratio)?;
         rows.push(Row {
-            caption: match look.class(index) {
-                class if class.is_empty() => vit::printable(&name_of(&look, index)),
+            caption: match look.class(shown.index) {
+                class if class.is_empty() => vit::printable(&name_of(&look, shown.index)),
                 class => class,
             },
-            image: look::pixels(&input, transform.size(), transform.normalize()),
-            stages: run.cells(&input, &masking, &drawn)?,
-            masking,
+            stages: shown.cells((&run.cfg, &run.model), &drawn, &Device::Cpu)?,
+            image: shown.image,
+            masking: shown.masking,
         });
     }
     if rows.is_empty() {
@@ -179,12 +171,6 @@ impl Run {
         })
     }
 
-    /// Images as the run's encoder is judged on them: its size, the usual crop, the normalisation of its training.
-    fn transform(&self) -> EvalTransform {
-        let size = self.cfg.vit.image();
-        eval_transform(&Preprocess::usual(size), size)
-    }
-
     /// The stages to draw, and a line about each that is dropped at this step.
     fn stages(&self, all: bool) -> Result<(Vec<usize>, Vec<String>)> {
         let Header { step, workers, .. } = self.header;
@@ -211,7 +197,7 @@ impl Run {
             };
             dropped.push(format!(
                 "{} was dropped {since}{}",
-                self.stage_name(k),
+                stage_name(&self.cfg, k),
                 match all {
                     true => "; drawn as it was then",
                     false => "; --all-stages draws it",
@@ -222,39 +208,6 @@ impl Run {
             true => Ok(((0..self.cfg.stages.len()).collect(), dropped)),
             false => Ok((drawn, dropped)),
         }
-    }
-
-    fn stage_name(&self, k: usize) -> String {
-        format!("stage {k}, block {}", self.cfg.stages[k].block)
-    }
-
-    /// Targets, predictions and errors of one image.
-    fn cells(&self, input: &[f32], masking: &Masking, drawn: &[usize]) -> Result<Vec<StageCells>> {
-        let size = self.cfg.vit.image_size;
-        let image = Tensor::from_slice(input, (1, 3, size, size), &Device::Cpu)?;
-        let stage = |&k: &usize| self.cfg.stages[k];
-        let pools: Vec<usize> = drawn.iter().map(|k| self.cfg.pool(&stage(k))).collect();
-        let targets = hog(
-            &image,
-            self.cfg.hog_bins,
-            self.cfg.finest_pool(),
-            &pools,
-            &Compute::default(),
-        )?;
-        let predictions = self.model.predict(&image, masking)?;
-        let one = |(k, target): (&usize, Tensor)| {
-            let stage = stage(k);
-            let values = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
-            let cells = StageCells {
-                name: self.stage_name(*k),
-                target: Cells::new(self.cfg.grid(&stage), values(&target)?),
-                prediction: Cells::new(self.cfg.grid(&stage), values(&predictions[*k].pred)?),
-                hidden: masking.on_grid(self.cfg.side(), stage.scale),
-                error: 0.0,
-            };
-            Ok::<_, anyhow::Error>(cells.with_error())
-        };
-        drawn.iter().zip(targets).map(one).collect()
     }
 
     fn name(&self, path: &Path) -> String {

@@ -1,15 +1,16 @@
 //! `vitfreeze report`: what runs did, as one page that needs nothing else, or as one picture.
 mod charts;
+mod numbers;
 mod page;
 mod read;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{bail, Result};
 
 use crate::commands::compare::readable;
-use crate::console::print;
+use crate::console::{note, print};
 use crate::draw;
 use crate::run::folder::quoted;
 use crate::usage::usage;
@@ -22,7 +23,12 @@ Examples:
   vitfreeze report runs/pretrain-1 --out report.png                                  the charts alone
 
 The page is one file: what was run and how to run it again, loss by stage, seconds per step as layers
-freeze, learning rates, phases, accuracies. It loads nothing from elsewhere.";
+freeze, learning rates, phases, memory, accuracies, what a pretraining run predicted while it trained, and
+of eval the confusion matrix and the worst mistakes. It loads nothing from elsewhere. Every training
+leaves one in its folder.";
+
+/// The page that a training leaves in its folder.
+pub const NAME: &str = "report.html";
 
 /// Flags of `vitfreeze report`.
 #[derive(clap::Parser)]
@@ -49,7 +55,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     let runs = readable(&args.runs, RunRead::new)?;
     if html {
-        vit::write_atomic(&args.out, page::page(&runs).as_bytes())?;
+        save(&args.out, &runs)?;
     } else {
         let Some(charts) = charts::training(&runs[0]) else {
             bail!("{}: there are no steps to draw", args.runs[0].display());
@@ -61,4 +67,19 @@ pub fn run(args: Args) -> Result<ExitCode> {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+fn save(path: &Path, runs: &[RunRead]) -> Result<()> {
+    Ok(vit::write_atomic(path, page::page(runs).as_bytes())?)
+}
+
+/// Writes the page of a run that has ended into its folder. That it fails is told, and is no failure of the run.
+pub fn of_a_run_at_its_end(dir: &Path) -> bool {
+    let written = RunRead::new(dir).and_then(|run| save(&dir.join(NAME), &[run]));
+    if let Err(error) = &written {
+        note(vit::printable(&format!(
+            "note: there is no {NAME}: {error:#}"
+        )));
+    }
+    written.is_ok()
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::console::{duration, is_quiet, note, warn};
+use crate::console::{duration, is_held, is_quiet, note, warn};
 
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -35,7 +35,7 @@ struct Lines {
 impl Progress {
     /// Of so many units; 0: unknown.
     pub fn new(total: u64, unit: Unit) -> Self {
-        let bar = if std::io::stderr().is_terminal() && !is_quiet() {
+        let bar = if std::io::stderr().is_terminal() && !is_quiet() && !is_held() {
             ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr())
         } else {
             let bar = ProgressBar::hidden();

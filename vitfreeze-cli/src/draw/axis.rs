@@ -60,8 +60,13 @@ impl Axis {
 
     /// Round numbers inside, about so many.
     pub fn ticks(&self, about: usize) -> Vec<f64> {
-        if self.log {
-            return self.log_ticks(about);
+        let ticks = match self.log {
+            true => self.log_ticks(about),
+            false => Vec::new(),
+        };
+        // Where a logarithm has no round numbers it is as good as straight.
+        if ticks.len() > 1 {
+            return ticks;
         }
         let step = self.step(about);
         let first = (self.low / step - 1e-9).ceil() as i64;
@@ -85,7 +90,7 @@ impl Axis {
                 .collect::<Vec<f64>>()
         };
         let found = digits.map(ticks);
-        let fits = found.iter().find(|ticks| ticks.len() <= about.max(2));
+        let fits = found.iter().find(|ticks| ticks.len() <= about.max(4));
         fits.unwrap_or(&found[2]).clone()
     }
 
@@ -160,6 +165,8 @@ mod tests {
         let log = Axis::log_around([0.03, 0.4].into_iter());
         assert_eq!(log.labels(&log.ticks(5)).0, ["0.05", "0.10", "0.20"]);
         assert!((log.place(log.low), log.place(log.high)) == (0.0, 1.0));
+        let narrow = Axis::log_around([2.302, 2.303].into_iter());
+        assert_eq!(narrow.labels(&narrow.ticks(3)).0, ["2.2", "2.3", "2.4"]);
         let alike = Axis::around([10.0, 10.0].into_iter(), 0.1);
         assert!(alike.ticks(5).len() < 8 && alike.labels(&[9.8, 10.0]).0 == ["9.8", "10.0"]);
         let none = Axis::around([f64::NAN].into_iter(), 0.1);

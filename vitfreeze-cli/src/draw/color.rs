@@ -46,7 +46,7 @@ pub fn ramp(place: f64) -> Color {
     }
 }
 
-/// The colour of one of several layers, from the input to the output.
+/// The colour of one of several layers, from the input to the output: no lighter than a line on white may be.
 pub fn layer(layer: usize, layers: usize) -> Color {
-    ramp(layer as f64 / layers.saturating_sub(1).max(1) as f64)
+    ramp(0.85 * layer as f64 / layers.saturating_sub(1).max(1) as f64)
 }

@@ -4,7 +4,8 @@ use std::path::Path;
 use anyhow::Result;
 use candle_core::{DType, Device};
 use datasets::{EvalTransform, Interpolation, Normalize, Transform as _};
-use vit::{Checkpoint, Filter, Head, Hints, LoadOptions, Preprocess, Pretrained};
+use vit::ops::Compute;
+use vit::{Checkpoint, Filter, Head, Hints, LoadOptions, Preprocess, Pretrained, Vit};
 
 use crate::console::note;
 use crate::machine::device::{self, Dtype};
@@ -59,6 +60,31 @@ impl ComputeArgs {
             device::open(&self.device)?,
         ))
     }
+}
+
+/// An encoder without its head, and how it sees images.
+pub struct Encoder {
+    pub pretrained: Pretrained,
+    pub transform: EvalTransform,
+    pub model: Vit,
+    pub compute: Compute,
+}
+
+/// Loads it for features as [`pooling`] makes them.
+pub fn encoder(origin: &str, args: &ComputeArgs, device: &Device) -> Result<Encoder> {
+    let checkpoint = open(origin, &args.model)?;
+    let size = input_size(&checkpoint, args.model.clone());
+    let mut pretrained = load(&checkpoint, &size, Head::Drop, device)?;
+    pretrained.cfg.pool = pooling(&checkpoint, None);
+    let compute = args.dtype.compute(device)?;
+    let transform = transform(&pretrained);
+    transform.check().map_err(usage)?;
+    Ok(Encoder {
+        model: pretrained.model()?.with_compute(&compute),
+        pretrained,
+        transform,
+        compute,
+    })
 }
 
 fn image_size(text: &str) -> Result<(usize, usize), String> {

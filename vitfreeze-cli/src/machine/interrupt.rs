@@ -31,6 +31,17 @@ pub fn listen_for_others(what: &'static str, last: impl Fn() + Send + 'static) -
     .context("cannot listen for ctrl-C")
 }
 
+/// Asks as ctrl-C does, where the terminal hands it on as a key.
+pub fn ask() {
+    const SIGINT: i32 = 2;
+    #[cfg(unix)]
+    let _ = signal_hook::low_level::raise(SIGINT);
+    #[cfg(not(unix))]
+    if ASKED.swap(SIGINT as u8, Ordering::SeqCst) != 0 {
+        std::process::exit(128 + SIGINT);
+    }
+}
+
 /// Whether someone has asked to stop.
 pub fn asked() -> bool {
     ASKED.load(Ordering::SeqCst) != 0

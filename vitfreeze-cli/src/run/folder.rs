@@ -19,6 +19,9 @@ pub fn checkpoint_path(dir: &Path) -> PathBuf {
     dir.join("checkpoint.safetensors")
 }
 
+/// The folder, in that of a run, of pictures of what it predicted while it trained.
+pub const SEEN: &str = "seen";
+
 /// What a run has written when it starts.
 const FIRST_FILES: [&str; 3] = ["config.toml", "metrics.jsonl", "checkpoint.safetensors"];
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use datasets::Skipped;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::console::{counted, duration, is_quiet, note, percent, warn};
+use crate::console::{counted, duration, is_held, is_quiet, note, percent, warn};
 use crate::run::metrics::{median, median_and_error, Row, Seconds};
 
 /// How often a plain line appears when there is no terminal.
@@ -47,7 +47,7 @@ impl Report {
         layers: usize,
         rows: Vec<Row>,
     ) -> Self {
-        let bar = if std::io::stderr().is_terminal() && !is_quiet() {
+        let bar = if std::io::stderr().is_terminal() && !is_quiet() && !is_held() {
             ProgressBar::with_draw_target(Some(stop as u64), ProgressDrawTarget::stderr())
         } else {
             ProgressBar::hidden()
@@ -120,6 +120,7 @@ impl Report {
         self.bar.set_message(text.clone());
         let first = done == self.first + 1;
         if self.bar.is_hidden()
+            && !is_held()
             && (first || done == self.stop || self.last_line.elapsed() >= LINE_EVERY)
         {
             note(format!("step {done}/{}  {text}", self.stop));

@@ -20,6 +20,9 @@ pub struct RunResult {
     #[serde(default)]
     pub saved: Option<f64>,
     pub seconds: f64,
+    /// The most memory that it took; of several workers the first one's.
+    #[serde(default)]
+    pub peak_bytes: Option<u64>,
     pub settings: serde_json::Value,
     pub versions: BTreeMap<String, String>,
 }

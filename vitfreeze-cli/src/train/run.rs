@@ -1,6 +1,7 @@
 //! A training in progress.
 mod evaluation;
 mod finish;
+mod look;
 mod step;
 
 use std::collections::BTreeSet;
@@ -14,6 +15,7 @@ use freezeout::{Change, Ema, FreezeOut, Optimizer, Schedule, Steps};
 use super::feed::Feed;
 use super::settings::TrainSettings as _;
 use super::{Groups, RunArgs, Task, Training};
+use crate::accuracy::Confusion;
 use crate::console::{amount, counted, note};
 use crate::machine::budget::always_frozen;
 use crate::machine::workers::Workers;
@@ -70,6 +72,8 @@ pub struct Run<T: Task> {
     /// Whether there is one, which only the first worker has.
     waiting: bool,
     judged: Option<usize>,
+    /// What the best evaluation took for what, until it is drawn.
+    confused: Option<Confusion>,
     /// Damaged images told about.
     told: BTreeSet<usize>,
     /// The signal by which one of the workers was asked to stop.
@@ -110,7 +114,9 @@ impl<T: Task> Run<T> {
                 Ok(run.staged_checkpoint()?.commit()?)
             })?;
             if run.training().tensorboard && run.step < run.freeze.schedule().steps {
-                run.events = Some(EventFile::open(&run.dir, run.step)?);
+                let mut events = EventFile::open(&run.dir, run.step)?;
+                events.text("config", run.step, &run.config.to_toml()?)?;
+                run.events = Some(events);
             }
             Ok(())
         })?;
@@ -249,6 +255,7 @@ impl<T: Task> Run<T> {
             seconds: 0.0,
             step,
             judged: None,
+            confused: None,
             asked: None,
             started: Instant::now(),
         };

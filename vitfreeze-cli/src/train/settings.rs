@@ -130,12 +130,22 @@ pub struct Training {
     /// Write TensorBoard event files into the run's folder
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "BOOL", help_heading = "Running")]
     pub tensorboard: bool,
+    /// With --tensorboard: also the weights of each layer as histograms, after some epochs
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "BOOL", help_heading = "Running")]
+    #[serde(default)]
+    pub histograms: bool,
 }
 
 impl Training {
     /// Keys that a resumed run may change.
-    pub const FREE_KEYS: &'static [&'static str] =
-        &["data", "threads", "device", "save-every", "tensorboard"];
+    pub const FREE_KEYS: &'static [&'static str] = &[
+        "data",
+        "threads",
+        "device",
+        "save-every",
+        "tensorboard",
+        "histograms",
+    ];
 
     /// A rate by images among the flags overrides a file's rate.
     pub fn complete(file: &mut Table, flags: &Table) {
@@ -157,6 +167,9 @@ impl Training {
             ));
         }
         self.data = Some(absolute("data", self.data())?);
+        if self.histograms && !self.tensorboard {
+            return Err(usage("--histograms is for --tensorboard; give both"));
+        }
         // Bounds far beyond use, so that nothing overflows and most typing errors end here.
         bounded(&[
             ("samples", self.samples, 100_000_000),

@@ -12,8 +12,8 @@ pub struct Map {
     pub labels: Vec<usize>,
     /// Empty without labels.
     pub classes: Vec<String>,
-    /// The part of the variance that both directions hold.
-    pub told: f64,
+    /// By what they lie there.
+    pub by: String,
 }
 
 /// A dot, a square or a triangle.
@@ -46,11 +46,7 @@ fn mark(svg: &mut Svg, (x, y): (f64, f64), class: Option<usize>) {
 impl Map {
     /// Draws it over a rectangle, the names of the classes right of it.
     pub fn draw(&self, svg: &mut Svg, [left, top, width, height]: [f64; 4]) {
-        let title = format!(
-            "{} images by the two largest components of their vectors ({:.0} % of the variance)",
-            self.points.len(),
-            100.0 * self.told
-        );
+        let title = format!("{} images {}", self.points.len(), self.by);
         svg.text((left, top - 16.0), &title, Text::body());
         svg.outline([left, top, width, height], Stroke::new(GRID, 1.0));
         let x = Axis::around(self.points.iter().map(|p| p.0), 0.04);

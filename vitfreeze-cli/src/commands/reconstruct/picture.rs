@@ -1,6 +1,7 @@
 //! The grid of `vitfreeze reconstruct`.
 use localmim::Masking;
 
+use super::cells::StageCells;
 use super::glyphs;
 use crate::draw::color::{GRID, INK};
 use crate::draw::{font, whole_pixels, Pixels, Stroke, Svg, Text, BODY, SMALL, TITLE};
@@ -11,52 +12,6 @@ const CELL: f64 = 4.0;
 const SIDE: (f64, f64) = (144.0, 224.0);
 const GAP: f64 = 8.0;
 const MARGIN: f64 = 24.0;
-
-/// One stage's histograms of an image.
-pub struct Cells {
-    across: usize,
-    values: Vec<f32>,
-}
-
-impl Cells {
-    pub fn new(across: usize, values: Vec<f32>) -> Self {
-        Self { across, values }
-    }
-}
-
-/// What one stage should have said of an image and what it said.
-pub struct StageCells {
-    pub name: String,
-    pub target: Cells,
-    pub prediction: Cells,
-    /// The part of each cell that was hidden.
-    pub hidden: Vec<f32>,
-    pub error: f64,
-}
-
-impl StageCells {
-    /// With the loss of this image: the mean squared error of the hidden cells.
-    pub fn with_error(self) -> Self {
-        let (target, prediction) = (&self.target.values, &self.prediction.values);
-        let channels = (target.len() / self.hidden.len().max(1)).max(1);
-        let cells = target
-            .chunks_exact(channels)
-            .zip(prediction.chunks_exact(channels));
-        let (mut sum, mut all) = (0.0, 0.0);
-        for ((target, prediction), &hidden) in cells.zip(&self.hidden) {
-            let squares = target
-                .iter()
-                .zip(prediction)
-                .map(|(t, p)| f64::from(p - t).powi(2));
-            sum += f64::from(hidden) * squares.sum::<f64>() / channels as f64;
-            all += f64::from(hidden);
-        }
-        Self {
-            error: sum / all,
-            ..self
-        }
-    }
-}
 
 /// One image.
 pub struct Row {
@@ -95,7 +50,7 @@ pub fn draw(about: &About, rows: &[Row]) -> Svg {
         "{} {}: targets and predictions of what it does not see",
         about.run, about.when
     );
-    let width = (left(columns - 1) + side + MARGIN).max(520.0);
+    let width = (left(columns - 1) + side + MARGIN).max(640.0);
     let mut svg = Svg::new(width, top(rows.len()) + notes + 16.0, &title);
     let fitted = font::fit(&title, TITLE, width - 2.0 * MARGIN);
     svg.text((MARGIN, 28.0), &fitted, Text::title());

@@ -1,4 +1,8 @@
 //! The charts of a training run.
+mod together;
+
+pub use together::together;
+
 use super::read::RunRead;
 use crate::draw::axis::Axis;
 use crate::draw::color::{self, Color, MUTED};
@@ -45,13 +49,22 @@ pub fn training(run: &RunRead) -> Option<Svg> {
 
 /// One value for each of at most so many stretches of steps: (middle of the stretch, median).
 fn medians(steps: &[Row], value: impl Fn(&Row) -> Option<f64>) -> Vec<(f64, f64)> {
+    medians_by(steps, |i| steps[i].step as f64 + 0.5, value)
+}
+
+/// The same, each step at its own place.
+fn medians_by(
+    steps: &[Row],
+    place: impl Fn(usize) -> f64,
+    value: impl Fn(&Row) -> Option<f64>,
+) -> Vec<(f64, f64)> {
     let stretch = steps.len().div_ceil(POINTS).max(1);
-    let one = |rows: &[Row]| {
-        let middle = rows[rows.len() / 2].step as f64 + 0.5;
+    let one = |(i, rows): (usize, &[Row])| {
+        let middle = place(i * stretch + rows.len() / 2);
         let values = rows.iter().filter_map(&value).filter(|x| x.is_finite());
         Some((middle, median(values)?))
     };
-    steps.chunks(stretch).filter_map(one).collect()
+    steps.chunks(stretch).enumerate().filter_map(one).collect()
 }
 
 /// The medians of so many neighbours: single steps of a shared machine are noisy.

@@ -1,25 +1,34 @@
 //! The page: HTML with its pictures in it, nothing to fetch.
-use super::charts;
 use super::read::RunRead;
-use crate::console::{counted, duration, percent};
+use super::{charts, numbers};
+use crate::console::{counted, duration, memory, percent};
 use crate::draw::svg::escaped;
+use crate::draw::Svg;
 use crate::run::folder::quoted;
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --muted: #5f6368; --line: #dadce0; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --paper: #16181b; --muted: #a8adb4; --line: #3c4043; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 820px; padding: 24px 16px 64px; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, 'Segoe UI', sans-serif; }
-h1 { font-size: 1.5rem; margin: 0 0 4px; } h2 { font-size: 1.2rem; margin: 40px 0 8px; } h3 { font-size: 1rem; margin: 24px 0 8px; }
-p { margin: 8px 0; } .muted { color: var(--muted); }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 5px 14px 5px 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
+body { margin: 0 auto; max-width: 900px; padding: 24px 16px 64px; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, 'Segoe UI', sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 4px; } h2 { font-size: 1.25rem; margin: 48px 0 4px; }
+h3 { font-size: 1rem; margin: 32px 0 8px; } p { margin: 8px 0; } .muted { color: var(--muted); } .lack { font-weight: 600; }
+.wide { overflow-x: auto; margin: 8px 0; } .wide > svg, .wide > img { min-width: 600px; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
+th, td { padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } th { font-weight: 600; white-space: normal; overflow-wrap: normal; vertical-align: bottom; }
 pre { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; padding: 10px 12px; font-size: 0.85rem; }
-summary { cursor: pointer; }
-svg, img { display: block; width: 100%; height: auto; background: #fff; border-radius: 6px; }
-@media print { body { max-width: none; padding: 0; } pre { white-space: pre-wrap; } section { break-before: page; } svg, img { break-inside: avoid; } }
+summary { cursor: pointer; padding: 4px 0; }
+svg, img { display: block; width: 100%; height: auto; border-radius: 6px; }
+.strip { display: flex; background: #fff; border-radius: 6px; padding: 4px; }
+.strip img { flex: 1 1 0; width: 0; min-width: 84px; border-radius: 0; }
+.strip img.three { flex: 3 1 0; min-width: 252px; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --ink: #e8eaed; --paper: #17181a; --muted: #a8adb4; --line: #3c4043; }
+  svg { filter: invert(0.9) hue-rotate(180deg) brightness(1.3); } }
+@media print { body { max-width: none; padding: 0; font-size: 12px; } pre { white-space: pre-wrap; }
+  .wide > svg, .wide > img, .strip img, .strip img.three { min-width: 0; } section + section { break-before: page; }
+  h3 { break-after: avoid; } svg, img, tr { break-inside: avoid; } }
 ";
 
 /// All runs on one page.
@@ -37,6 +46,10 @@ pub fn page(runs: &[RunRead]) -> String {
         title = escaped(&title),
     );
     out += &table(runs);
+    let together: String = charts::together(runs).iter().map(chart).collect();
+    if !together.is_empty() {
+        out += &format!("<section>\n<h2>Side by side</h2>\n{together}</section>\n");
+    }
     for run in runs {
         out += &section(run);
     }
@@ -49,10 +62,11 @@ fn table(runs: &[RunRead]) -> String {
         "run",
         "command",
         "steps",
-        "frozen at the end",
+        "frozen",
         "loss",
         "top-1 %",
         "time",
+        "peak memory",
         "saved by freezing",
     ];
     let mut out = String::from("<div class=\"wide\"><table>\n<thead><tr>");
@@ -76,6 +90,7 @@ fn table(runs: &[RunRead]) -> String {
                 .and_then(|r| r.top1)
                 .map_or_else(none, |x| format!("{x:.2}")),
             duration(run.seconds()),
+            result.and_then(|r| r.peak_bytes).map_or_else(none, told),
             result
                 .and_then(|r| r.saved)
                 .map_or_else(none, |s| percent(s / 100.0)),
@@ -89,6 +104,29 @@ fn table(runs: &[RunRead]) -> String {
     out + "</tbody></table></div>\n"
 }
 
+fn told(bytes: u64) -> String {
+    let (number, unit) = memory(bytes as f64);
+    format!("{number} {unit}")
+}
+
+/// A chart, which narrow screens show by and by.
+fn chart(svg: &Svg) -> String {
+    format!(
+        "<div class=\"wide\" tabindex=\"0\">{}</div>\n",
+        svg.document()
+    )
+}
+
+fn picture(title: &str, alt: &str, url: Option<&String>) -> String {
+    let Some(url) = url else {
+        return String::new();
+    };
+    let alt = escaped(alt);
+    format!(
+        "<h3>{title}</h3>\n<div class=\"wide\" tabindex=\"0\"><img alt=\"{alt}\" src=\"{url}\"></div>\n"
+    )
+}
+
 fn section(run: &RunRead) -> String {
     let mut out = format!("<section>\n<h2>{}</h2>\n", escaped(&run.name));
     let dir = run.dir.display().to_string();
@@ -97,6 +135,9 @@ fn section(run: &RunRead) -> String {
         out += "; not at its end";
     }
     out += "</p>\n";
+    for line in &run.lacks {
+        out += &format!("<p class=\"lack\">{}</p>\n", escaped(line));
+    }
     if let Some(config) = &run.config {
         let (kind, file) = (run.kind(), quoted(&run.dir.join("config.toml")));
         let again = format!("vitfreeze {kind} --config {file}");
@@ -107,23 +148,40 @@ fn section(run: &RunRead) -> String {
         );
     }
     if let Some(svg) = charts::training(run) {
-        out += &format!("<h3>Training</h3>\n{}", svg.document());
+        out += &format!("<h3>Training</h3>\n{}", chart(&svg));
+        out += &numbers::table(run);
     }
     if let Some(svg) = charts::phases(run) {
-        out += &format!("<h3>Where the time went</h3>\n{}", svg.document());
+        out += &format!("<h3>Where the time went</h3>\n{}", chart(&svg));
     }
-    if let Some(url) = &run.confusion {
-        out += &format!(
-            "<h3>Confusion</h3>\n<img alt=\"Confusion matrix of {}: which class was taken for which\" src=\"{url}\">\n",
-            escaped(&run.name)
-        );
-    }
+    out += &predictions(run);
+    let name = &run.name;
+    let alt = format!("Confusion matrix of {name}: which class was taken for which; confusion.csv has its numbers");
+    out += &picture("Confusion", &alt, run.confusion.as_ref());
+    let alt = format!("Images that {name} took for another class, with both classes and the probability that it gave");
+    out += &picture("Wrong predictions", &alt, run.mistakes.as_ref());
     if let Some(result) = &run.result {
         let versions = result.versions.iter();
         let versions: Vec<String> = versions.map(|(name, v)| format!("{name} {v}")).collect();
         out += &format!("<p class=\"muted\">{}</p>\n", escaped(&versions.join(", ")));
     }
     out + "</section>\n"
+}
+
+/// What a pretraining run made of a few images, epoch by epoch.
+fn predictions(run: &RunRead) -> String {
+    let (Some(targets), false) = (&run.targets, run.seen.is_empty()) else {
+        return String::new();
+    };
+    let mut out = format!(
+        "<h3>What it predicted</h3>\n<p class=\"muted\">The same images and masks each time. A line is an edge: its direction, and by its length how much of it. Grey is what the encoder saw.</p>\n\
+         <div class=\"wide\" tabindex=\"0\"><div class=\"strip\">\n\
+         <img class=\"three\" alt=\"Images, what the encoder sees of them, and the targets of each stage\" src=\"{targets}\">\n"
+    );
+    for (epochs, url) in &run.seen {
+        out += &format!("<img alt=\"Predictions after epoch {epochs}\" src=\"{url}\">\n");
+    }
+    out + "</div></div>\n"
 }
 
 /// Text whose lines stay lines.

@@ -11,6 +11,7 @@ use crate::commands::pretrain::config::Config;
 use crate::console::{counted, note};
 use crate::costs;
 use crate::input::files;
+use crate::run::folder::{checkpoint_path, SEEN};
 use crate::run::metrics::{median, Row};
 use crate::run::result::RunResult;
 use crate::settings::{Given, Settings as _};
@@ -19,6 +20,12 @@ use crate::settings::{Given, Settings as _};
 const MAX_TEXT: u64 = 16 << 20;
 const MAX_METRICS: u64 = 1 << 30;
 const MAX_PICTURE: u64 = 4 << 20;
+/// Most pictures of what it predicted, and files that are looked at for them.
+const MAX_SEEN: usize = 24;
+const MAX_ENTRIES: usize = 1000;
+
+/// The commands that train.
+const TRAINING: [&str; 3] = ["pretrain", "finetune", "linprobe"];
 
 /// A run.
 pub struct RunRead {
@@ -33,8 +40,14 @@ pub struct RunRead {
     pub evaluations: Vec<(usize, f64)>,
     /// What a step costs with so many layers frozen, counted; of pretraining.
     pub costs: Option<Costs>,
-    /// confusion.png as a data URL.
+    /// confusion.png and mistakes.png as data URLs.
     pub confusion: Option<String>,
+    pub mistakes: Option<String>,
+    /// What it predicted while it trained: targets.png, and (epochs, picture), as data URLs.
+    pub targets: Option<String>,
+    pub seen: Vec<(usize, String)>,
+    /// What is not as it should be, a line each.
+    pub lacks: Vec<String>,
 }
 
 impl RunRead {
@@ -58,7 +71,30 @@ impl RunRead {
             ),
             None => None,
         };
-        let (steps, evaluations) = lines(dir, metrics.as_deref().unwrap_or_default());
+        let (steps, evaluations, unreadable) = lines(metrics.as_deref().unwrap_or_default());
+        let mut lacks = Vec::new();
+        if unreadable > 0 {
+            let lines = counted(unreadable, "unreadable line");
+            lacks.push(format!("{lines} in metrics.jsonl left out"));
+        }
+        // Runs that do not train have neither steps nor a checkpoint.
+        let trains = result
+            .as_ref()
+            .is_none_or(|r| TRAINING.contains(&r.kind.as_str()));
+        if trains && steps.is_empty() {
+            lacks.push("no step in metrics.jsonl: nothing to draw".into());
+        }
+        if trains && !checkpoint_path(dir).is_file() {
+            lacks.push("no checkpoint.safetensors: the run cannot go on".into());
+        }
+        for line in &lacks {
+            note(format!(
+                "warning: {}: {line}",
+                vit::printable(&dir.display().to_string())
+            ));
+        }
+        let mut seen = seen(&dir.join(SEEN));
+        seen.sort();
         let full = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         let name = full.file_name().unwrap_or_default().to_string_lossy();
         Ok(Self {
@@ -66,6 +102,10 @@ impl RunRead {
             name: vit::printable(&name),
             costs: config.as_deref().and_then(|_| counted_costs(dir)),
             confusion: picture(&dir.join("confusion.png")),
+            mistakes: picture(&dir.join("mistakes.png")),
+            targets: picture(&dir.join(SEEN).join("targets.png")),
+            seen,
+            lacks,
             config,
             result,
             steps,
@@ -128,8 +168,8 @@ fn optional(path: &Path, most: u64) -> Result<Option<String>> {
     Ok(Some(files::text(path).with_context(at)?))
 }
 
-/// Steps and evaluations; what cannot be read is counted.
-fn lines(dir: &Path, text: &str) -> (Vec<Row>, Vec<(usize, f64)>) {
+/// Steps, evaluations, and how many lines are neither.
+fn lines(text: &str) -> (Vec<Row>, Vec<(usize, f64)>, usize) {
     let (mut steps, mut evaluations, mut unreadable) = (Vec::new(), Vec::new(), 0);
     for line in text.lines() {
         if let Ok(row) = serde_json::from_str::<Row>(line) {
@@ -145,14 +185,22 @@ fn lines(dir: &Path, text: &str) -> (Vec<Row>, Vec<(usize, f64)>) {
             evaluations.push((step as usize + 1, top1));
         }
     }
-    if unreadable > 0 {
-        note(format!(
-            "warning: {} in {}",
-            counted(unreadable, "unreadable line"),
-            dir.join("metrics.jsonl").display()
-        ));
-    }
-    (steps, evaluations)
+    (steps, evaluations, unreadable)
+}
+
+/// The pictures epoch-N.png of a folder, by N.
+fn seen(dir: &Path) -> Vec<(usize, String)> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let one = |entry: std::fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let epoch = name.strip_prefix("epoch-")?.strip_suffix(".png")?;
+        Some((epoch.parse().ok()?, picture(&entry.path())?))
+    };
+    entries
+        .take(MAX_ENTRIES)
+        .filter_map(one)
+        .take(MAX_SEEN)
+        .collect()
 }
 
 /// Of a run of pretraining, whose configuration says its model.

@@ -8,7 +8,7 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::Run;
-use crate::accuracy::Accuracy;
+use crate::accuracy::{Accuracy, Confusion};
 use crate::run::checkpoint::Best;
 use crate::run::folder::checkpoint_path;
 use crate::run::metrics::{Line, NotFinite, Row};
@@ -76,7 +76,7 @@ impl<T: Task> Run<T> {
     /// Evaluates, logs, and keeps the best. Part of the step before, so that a resumed run has the same lines and files.
     pub fn evaluate(&mut self, report: &Report) -> Result<()> {
         let step = self.step.saturating_sub(1);
-        let (evaluation, told) = match report.pause(|| self.judge(step)) {
+        let (evaluation, told, cells) = match report.pause(|| self.judge(step)) {
             Ok(judged) => judged,
             Err(e) if self.ruined(&e) => return Err(e),
             // What was trained is kept, whatever has become of the validation images.
@@ -96,6 +96,7 @@ impl<T: Task> Run<T> {
         let result = self.counted(&evaluation);
         if self.best.is_none_or(|best| result.top1 > best.top1) {
             self.best = Some(result);
+            self.confused = Some(cells);
             self.export(BEST)?;
         }
         let (epoch, epochs) = (evaluation.epoch + 1, self.training().epochs);
@@ -120,8 +121,8 @@ impl<T: Task> Run<T> {
         events.flush()
     }
 
-    /// The weights, and their average, on the validation split, and a line that says it.
-    pub(super) fn judge(&self, step: usize) -> Result<(Evaluation, String)> {
+    /// The weights, and their average, on the validation split, a line that says it, and what was taken for what.
+    pub(super) fn judge(&self, step: usize) -> Result<(Evaluation, String, Confusion)> {
         let started = Instant::now();
         let workers = &self.machine.workers;
         let judge = |vb| -> Result<Accuracy> {
@@ -170,7 +171,8 @@ impl<T: Task> Run<T> {
         if let Some(average) = &average {
             told += &format!("; moving average {}", say(average));
         }
-        Ok((evaluation, told))
+        let cells = average.unwrap_or(own).confusion().clone();
+        Ok((evaluation, told, cells))
     }
 
     /// The numbers that count: of the average, where there is one.

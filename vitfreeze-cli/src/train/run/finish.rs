@@ -5,7 +5,9 @@ use anyhow::Result;
 
 use super::evaluation::BEST;
 use super::Run;
+use crate::commands::report as page;
 use crate::console::{counted, print};
+use crate::machine::device;
 use crate::machine::workers::Elsewhere;
 use crate::run::checkpoint::{self, Header};
 use crate::run::folder::{self, checkpoint_path, quoted};
@@ -18,7 +20,9 @@ use crate::train::Task;
 impl<T: Task> Run<T> {
     pub fn save(&mut self) -> Result<()> {
         self.stage()?;
-        self.commit()
+        self.commit()?;
+        self.draw_confusion();
+        Ok(())
     }
 
     /// Writes the state as it is now, before the next forward pass changes any of it (BatchNorm's statistics).
@@ -92,10 +96,14 @@ impl<T: Task> Run<T> {
         let mut result = self.best;
         if T::EVALUATES && self.judged != Some(self.step) {
             // Stopped inside an epoch: told, but no evaluation of the whole run.
-            let (evaluation, told) = self.judge(self.step.saturating_sub(1))?;
+            let (evaluation, told, cells) = self.judge(self.step.saturating_sub(1))?;
             self.seconds += evaluation.seconds;
             lines.push(format!("  after step {}: {told}", self.step));
-            result = result.or(Some(self.counted(&evaluation)));
+            if result.is_none() {
+                result = Some(self.counted(&evaluation));
+                self.confused = Some(cells);
+                self.draw_confusion();
+            }
         }
         if let Some(best) = self.best {
             lines.push(format!(
@@ -114,6 +122,7 @@ impl<T: Task> Run<T> {
             images: result.map_or(report.images(), |r| r.images),
             saved: report.saved().map(|saved| 100.0 * saved),
             seconds: self.seconds,
+            peak_bytes: device::peak_bytes(&self.machine.device),
             settings: serde_json::to_value(&self.config)?,
             versions: result::versions(),
         };
@@ -133,6 +142,7 @@ impl<T: Task> Run<T> {
         if skipped > 0 {
             print(format!("  {} skipped", counted(skipped, "damaged image")))?;
         }
+        let page = page::of_a_run_at_its_end(&self.dir);
         print(format!("Files in {}:", self.dir.display()))?;
         let best = self
             .best
@@ -152,7 +162,8 @@ impl<T: Task> Run<T> {
             ),
             ("config.toml", "every number of this run".to_owned()),
         ];
-        for (name, what) in best.into_iter().chain(files) {
+        let page = page.then(|| (page::NAME, "all of it as one page".to_owned()));
+        for (name, what) in best.into_iter().chain(files).chain(page) {
             print(format!("  {name:<22}  {what}"))?;
         }
         print("Next:")?;

@@ -1,0 +1,42 @@
+//! `vitfreeze watch`: a run while it goes on, or when it has ended, from another terminal.
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::console::print;
+use crate::watch::{self, Followed};
+
+const EXAMPLES: &str = "\
+Examples:
+  vitfreeze watch runs/pretrain-1              until q is pressed
+  vitfreeze watch runs/pretrain-1 --once       a few lines, then the end; so it is without a terminal
+  vitfreeze pretrain --watch                   the same in the place of the progress line
+
+Loss by stage, images per second, accuracy, frozen layers and the next to freeze, phases, the time that
+is left, and what deserves a look. It reads the run's files and nothing else: the run does not notice.
+
+Keys:
+  q   leave                l   loss on a logarithmic scale, or a linear one
+  ?   help                 r   the last 200 steps, or all";
+
+/// Flags of `vitfreeze watch`.
+#[derive(clap::Parser)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Folder of a run of pretrain, finetune or linprobe
+    run: PathBuf,
+    /// Print how it stands, and end
+    #[arg(long)]
+    once: bool,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<ExitCode> {
+    let mut run = Followed::new(&args.run)?;
+    match args.once || !watch::possible() {
+        true => watch::lines(&run).into_iter().try_for_each(print)?,
+        false => watch::follow(&mut run)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
