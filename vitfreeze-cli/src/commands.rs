@@ -15,6 +15,7 @@ pub mod pretrain;
 mod reconstruct;
 mod report;
 mod schedule;
+mod study;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,8 @@ pub enum Command {
     Compare(compare::Args),
     /// Write what runs did as one page (.html) or picture: loss, seconds per step, rates, phases
     Report(report::Args),
+    /// Run variants, seeds and the baselines of equal time that belong to them, and say what holds: freezing or training less
+    Study(study::Args),
     /// Time the training step with more and more layers frozen
     Bench(bench::Args),
     /// Print and draw what a freezing schedule will do; trains nothing
@@ -68,6 +71,7 @@ impl Command {
             Self::Eval(args) => eval::run(*args),
             Self::Compare(args) => compare::run(args),
             Self::Report(args) => report::run(args),
+            Self::Study(args) => study::run(args),
             Self::Bench(args) => bench::run(args),
             Self::Schedule(args) => schedule::run(*args),
             Self::Reconstruct(args) => reconstruct::run(args),

@@ -1,6 +1,6 @@
 //! `vitfreeze report`: what runs did, as one page that needs nothing else, or as one picture.
 mod charts;
-mod page;
+pub mod page;
 mod read;
 
 use std::path::PathBuf;

@@ -5,7 +5,7 @@ use crate::console::{counted, duration, percent};
 use crate::draw::svg::escaped;
 use crate::run::folder::quoted;
 
-const STYLE: &str = "
+pub const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --muted: #5f6368; --line: #dadce0; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --paper: #16181b; --muted: #a8adb4; --line: #3c4043; } }
 * { box-sizing: border-box; }
