@@ -24,7 +24,7 @@ use work::Ended;
 
 const EXAMPLES: &str = "\
 Examples:
-  vitfreeze study configs/studies/tiny.toml --out studies/tiny             a few minutes, no data needed
+  vitfreeze study configs/studies/tiny.toml --out studies/tiny             three minutes, no data needed
   vitfreeze study configs/studies/cifar10.toml --data cifar10 --out studies/cifar10 --budget 12h
   vitfreeze study configs/studies/cifar10.toml --data cifar10 --out studies/cifar10    go on after a stop
 

@@ -1,5 +1,5 @@
 //! How long a training's steps take with so many layers frozen.
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
 use freezeout::{FreezeOut, Gradients};
@@ -11,8 +11,10 @@ use crate::machine::workers::Workers;
 use crate::machine::{device, Machine};
 use crate::run::metrics::median;
 
-/// Rounds over all numbers of frozen layers, and the steps of each that count; one before them warms up.
-const TURNS: usize = 5;
+/// Rounds over all numbers of frozen layers: at least so many, and more, up to a limit, while there is time.
+const TURNS: std::ops::RangeInclusive<usize> = 3..=8;
+const TIME: Duration = Duration::from_secs(90);
+/// Steps of each round that count; one before them warms up.
 const STEPS: usize = 2;
 
 /// Median seconds of a step by number of frozen layers.
@@ -40,7 +42,9 @@ impl Pace {
         let mut batches = images.feed.stream(0, 0);
         let micro = plan.steps.largest();
         let mut times: Vec<Vec<f64>> = vec![Vec::new(); frozen.len()];
-        for _ in 0..TURNS {
+        let begun = Instant::now();
+        let more = |turn: &usize| turn < TURNS.start() || begun.elapsed() < TIME;
+        for _ in (0..*TURNS.end()).take_while(more) {
             for (&frozen, times) in frozen.iter().zip(&mut times) {
                 freeze.freeze_first(frozen);
                 let model = task.model(freeze.vars())?;

@@ -93,7 +93,11 @@ impl Results {
                 },
                 lab.plan.variants[own.against].name.clone(),
                 row.seed.to_string(),
-                own.told(),
+                match derived {
+                    None => own.told(),
+                    // No freezing: the settings are those of `against`.
+                    Some(_) => String::new(),
+                },
                 row.status.clone(),
                 count(wanted.map(|w| w.config.training.epochs)),
                 count(wanted.map(|w| w.steps)),
