@@ -14,15 +14,19 @@ use std::time::Duration;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use datasets::{rng, FinetuneTransform, Loader, LoaderConfig, Mixup};
-use freezeout::*;
+use freezeout::{distributed::Communicator, *};
 use vit::{Checkpoint, Drops, LoadOptions, Pool, Vit};
-use vitfreeze_examples::{ranks, top1};
+use vitfreeze_examples::{together, top1};
 
 /// Everything random follows from it: the head, order, augmentation, drop path.
 const SEED: u64 = 0;
 const CPU: Device = Device::Cpu;
 
 fn main() -> Result<(), Box<dyn Error>> {
+    together(Duration::from_secs(600), train)
+}
+
+fn train(ranks: &dyn Communicator, threads: usize) -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [origin, data, out, tiny @ ..] = &args[..] else {
         return Err("usage: finetune_imagenet ENCODER DATA OUT [--tiny]".into());
@@ -33,9 +37,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         [tiny] if tiny == "--tiny" => (32, 32, 4, 1, 0),
         _ => return Err("only --tiny may follow".into()),
     };
-    let (train, val) = (datasets::open(data, "train")?, datasets::open(data, "val")?);
-    let classes = train.classes().len();
-    let (ranks, threads) = ranks(Duration::from_secs(600))?;
+    let (images, val) = (datasets::open(data, "train")?, datasets::open(data, "val")?);
+    let classes = images.classes().len();
     let config = LoaderConfig {
         batch_size: batch,
         seed: SEED,
@@ -44,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ranks: ranks.size(),
         ..LoaderConfig::default()
     };
-    let loader = Loader::new(train, FinetuneTransform::imagenet(size), config)?;
+    let loader = Loader::new(images, FinetuneTransform::imagenet(size), config)?;
     let steps = Steps::new(loader.batches_per_epoch(), accum, epochs)?;
     let mut encoder = Checkpoint::open(origin)?.load(&LoadOptions::default())?;
     (encoder.cfg.pool, encoder.cfg.drop_path_rate) = (Pool::Avg, 0.1);
@@ -97,7 +100,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             mean[0] += f64::from(loss.to_scalar::<f32>()?) / ranks.size() as f64;
             grads.add(freeze.backward_by(&loss, vit::ops::backward)?)?;
         }
-        grads.all_reduce(&*ranks)?;
+        grads.all_reduce(ranks)?;
         ranks.all_reduce_f64(&mut mean)?;
         opt.step(&freeze, step, &grads)?;
         if steps.ends_epoch(step + 1) {
@@ -105,7 +108,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             state.insert("step".into(), Tensor::new(step as i64 + 1, &CPU)?);
             let weights = checkpoint::weights(&freeze).into_iter().collect();
             let plain = Vit::new(&cfg, VarBuilder::from_tensors(weights, DType::F32, &CPU))?;
-            let (epoch, top1) = (steps.epoch(step) + 1, top1(&plain, &val, size, &*ranks)?);
+            let (epoch, top1) = (
+                steps.epoch(step) + 1,
+                top1(&plain, &val, size, threads, ranks)?,
+            );
             if ranks.rank() == 0 {
                 vit::save_atomic(&file, &state, ("kind", "finetune".into()))?;
                 let loss = mean[0];

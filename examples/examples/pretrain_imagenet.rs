@@ -15,15 +15,19 @@ use std::time::Duration;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarMap;
 use datasets::{rng, Loader, LoaderConfig, PretrainTransform};
-use freezeout::*;
+use freezeout::{distributed::Communicator, *};
 use localmim::{LocalMim, LocalMimConfig, Masking};
 use vit::VitConfig;
-use vitfreeze_examples::ranks;
+use vitfreeze_examples::together;
 
 const SEED: u64 = 0; // everything random follows from it: first weights, order, crops, masks
 const MASK_RATIO: f64 = 0.75;
 
 fn main() -> Result<(), Box<dyn Error>> {
+    together(Duration::from_secs(600), train)
+}
+
+fn train(ranks: &dyn Communicator, threads: usize) -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [data, out, tiny @ ..] = &args[..] else {
         return Err("usage: pretrain_imagenet DATA OUT [--tiny]".into());
@@ -42,7 +46,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         patch_size: patch,
         ..preset
     })?;
-    let (ranks, threads) = ranks(Duration::from_secs(600))?;
     let loader = LoaderConfig {
         batch_size,
         seed: SEED,
@@ -99,7 +102,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             mean[0] += f64::from(loss.to_scalar::<f32>()?) / ranks.size() as f64;
             grads.add(freeze.backward_by(&loss, vit::ops::backward)?)?;
         }
-        grads.all_reduce(&*ranks)?; // a frozen layer has no gradient and sends nothing
+        grads.all_reduce(ranks)?; // a frozen layer has no gradient and sends nothing
         ranks.all_reduce_f64(&mut mean)?;
         if !mean[0].is_finite() {
             return Err(format!("step {step}: the loss is {mean:?}; take a smaller lr").into());

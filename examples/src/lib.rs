@@ -14,21 +14,30 @@ use freezeout::distributed::Communicator;
 use freezeout::distributed::Mpi;
 use vit::Vit;
 
-/// The processes that train together and the threads of each: this one alone with all cores, or with the feature `mpi` those
-/// that `mpirun` started. A peer that is silent for so long counts as hanging.
-pub fn ranks(timeout: Duration) -> Result<(Box<dyn Communicator>, usize), Box<dyn Error>> {
+/// Has the processes that train together do so, each with its part of the machine's cores: this one alone, or with the feature
+/// `mpi` those that `mpirun` started. A peer that is silent for `timeout` counts as hanging; an error of one ends all.
+pub fn together(
+    timeout: Duration,
+    train: impl FnOnce(&dyn Communicator, usize) -> Result<(), Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
     let cores = available_parallelism().map_or(1, NonZero::get);
     #[cfg(feature = "mpi")]
-    {
+    let (ranks, here) = {
         let ranks = Mpi::new(timeout)?;
-        let threads = (cores / ranks.local_size()).max(1);
-        Ok((Box::new(ranks), threads))
-    }
+        let here = ranks.local_size();
+        (ranks, here)
+    };
     #[cfg(not(feature = "mpi"))]
-    {
-        let _ = timeout;
-        Ok((Box::new(Alone), cores))
+    let ((ranks, here), _) = ((Alone, 1), timeout);
+    let threads = (cores / here).max(1);
+    // For what candle computes by itself.
+    std::env::set_var("RAYON_NUM_THREADS", threads.to_string());
+    let done = train(&ranks, threads);
+    if let (Err(error), true) = (&done, ranks.size() > 1) {
+        eprintln!("rank {}: {error}", ranks.rank());
+        ranks.abort(1);
     }
+    done
 }
 
 /// Percent of the images whose class has the largest logit; every rank computes its part of them.
@@ -36,20 +45,24 @@ pub fn top1(
     model: &Vit,
     val: &Arc<dyn Source>,
     size: usize,
+    threads: usize,
     ranks: &dyn Communicator,
 ) -> Result<f64, Box<dyn Error>> {
     let config = LoaderConfig {
+        threads,
         shuffle: false,
         keep_last: true,
+        rank: ranks.rank(),
+        ranks: ranks.size(),
         ..LoaderConfig::default()
     };
     let loader = Loader::new(val.clone(), EvalTransform::imagenet(size), config)?;
     let mut counts = [0.0; 2];
     let parts = loader.stream(0, 0).take(loader.batches_per_epoch());
-    for (i, part) in parts.enumerate() {
+    for part in parts {
         let (labels, images) = part.map(|part| (part.labels, part.images))?;
-        if i % ranks.size() != ranks.rank() {
-            continue;
+        if labels.is_empty() {
+            continue; // the last batch may not reach all
         }
         let images = Tensor::from_vec(images, (labels.len(), 3, size, size), &Device::Cpu)?;
         let best = model.forward(&images)?.argmax(1)?.to_vec1::<u32>()?;

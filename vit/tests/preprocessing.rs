@@ -174,6 +174,7 @@ fn what_is_not_known_is_named_once() {
     }
     note(timm(json!({"rotate": 90})).unwrap(), "rotate");
     note(timm(json!({"mean": null})).unwrap(), "mean");
+    note(timm(json!({"label_offset": 1})).unwrap(), "label_offset");
     // Of no meaning for a ViT's input, or switched off.
     let quiet =
         json!({"do_convert_rgb": true, "processor_class": "X", "do_pad": false, "pad_size": null});

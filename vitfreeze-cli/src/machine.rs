@@ -27,12 +27,18 @@ pub struct Machine {
 impl Machine {
     /// What one of `workers` computes with: its part of the cores, and a GPU of its own where they are on GPUs.
     pub fn open(device: &str, threads: usize, workers: &Workers) -> Result<Self> {
-        let threads = device::set_threads_of(threads, workers.local)?;
-        let device = workers.open_device(device)?;
         Ok(Self {
-            workers: workers.by_gpu(&device)?,
-            device,
-            threads,
+            threads: device::set_threads_of(threads, workers.sharing)?,
+            device: workers.open_device(device)?,
+            workers: workers.clone(),
+        })
+    }
+
+    /// The same, its workers connected by what they compute on. All of them do this together, so none may have failed before.
+    pub fn connected(self) -> Result<Self> {
+        Ok(Self {
+            workers: self.workers.by_gpu(&self.device)?,
+            ..self
         })
     }
 }

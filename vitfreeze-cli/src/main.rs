@@ -20,7 +20,6 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use commands::Command;
-use machine::workers::Elsewhere;
 
 /// Pretrain Vision Transformers with local masked image modeling, freezing layers on the way
 #[derive(Parser)]
@@ -43,15 +42,5 @@ fn main() -> ExitCode {
         Ok(cli) => cli.command.run(),
         Err(said) => console::print_clap(&said),
     };
-    match result {
-        Ok(code) => code,
-        Err(error) => match error.downcast_ref::<Elsewhere>() {
-            Some(elsewhere) => ExitCode::from(elsewhere.code),
-            None => {
-                // A line break in it can only come from a name.
-                console::warn(vit::printable(&format!("error: {error:#}")));
-                ExitCode::from(if usage::is_usage(&error) { 2 } else { 1 })
-            }
-        },
-    }
+    result.unwrap_or_else(|error| ExitCode::from(usage::tell(&error)))
 }

@@ -82,6 +82,9 @@ pub trait Task: Sized {
     /// The model from these variables: live ones, or plain tensors to be evaluated.
     fn model(&self, vb: VarBuilder) -> Result<Self::Model>;
 
+    /// Whether the loss needs what the other workers compute at the same time.
+    const TOGETHER: bool = false;
+
     /// The mean loss of a batch, while training.
     fn loss(&self, model: &Self::Model, batch: Batch) -> Result<Loss>;
 
@@ -150,9 +153,9 @@ pub struct RunArgs<S: Settings> {
     /// Go on with the run in this folder
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     pub resume: Option<PathBuf>,
-    /// Train with N workers on this machine, each with a batch of its own (needs a build with --features mpi)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub nproc: Option<u16>,
+    /// Each worker has a batch of its own
+    #[command(flatten)]
+    pub workers: workers::Flags,
     /// Stop after this many optimiser steps of the whole run; the schedule stays that of the whole run
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_steps: Option<u32>,
@@ -160,7 +163,7 @@ pub struct RunArgs<S: Settings> {
 
 /// Trains, together with the other workers that a launcher has started.
 pub fn run<T: Task>(args: &RunArgs<T::Settings>) -> Result<ExitCode> {
-    workers::together(args.nproc, |workers| train::<T>(args, workers))
+    workers::together(&args.workers, |workers| train::<T>(args, workers))
 }
 
 fn train<T: Task>(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<ExitCode> {

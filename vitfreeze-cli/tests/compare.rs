@@ -76,6 +76,14 @@ fn damaged_runs_are_named_and_the_others_shown() {
         let damaged = text.contains("bad/result.json is damaged, or not of a run");
         assert!(text.contains("12.50") && damaged, "{other}: {text}");
     }
+    // One that still runs, or was stopped.
+    std::fs::remove_file(dir("bad/result.json")).unwrap();
+    std::fs::write(dir("bad/checkpoint.safetensors"), "").unwrap();
+    let mut command = vitfreeze(["compare"]);
+    command.args([dir("bad"), dir("good")]);
+    let output = command.output().unwrap();
+    let text = common::text(&output);
+    assert!(text.contains("has no result yet"), "{text}");
     let mut command = vitfreeze(["compare"]);
     command.arg(dir("good")).arg("--out=a.jpg");
     let error = fails(command, 2);

@@ -90,6 +90,30 @@ fn workers_train_as_one_does_with_the_whole_batch() {
     }
 }
 
+/// A policy sees what all computed, and so freezes on all alike, and as one does.
+#[test]
+fn a_policy_decides_for_all() {
+    let runs = Runs::new();
+    let policy = ["--policy=autofreeze:interval=3", "--layer-lr=shared"];
+    // Without --t0, which is the schedule's.
+    let run = |workers, batch: &str, out: &Path| {
+        let out = format!("--out={}", out.display());
+        let args = RUN
+            .split_whitespace()
+            .filter(|arg| !arg.starts_with("--t0"));
+        let args: Vec<&str> = ["pretrain", &out, batch]
+            .into_iter()
+            .chain(args)
+            .chain(policy)
+            .collect();
+        ok(mpirun(workers, &args))
+    };
+    run(1, "--batch-size=12", &runs.at("one"));
+    run(2, "--batch-size=6", &runs.at("two"));
+    assert_close(&runs.at("two"), &runs.at("one"), 1e-5);
+    assert!(rows(&runs.at("two")).last().unwrap()["frozen"].as_u64() > Some(0));
+}
+
 #[test]
 fn another_number_of_workers_goes_on() {
     let runs = Runs::new();
@@ -110,6 +134,36 @@ fn another_number_of_workers_goes_on() {
     assert!(said.contains("2 workers began this run"), "{said}");
     ok(go_on(3, &["--batch-size=4"]));
     assert_close(&out, &runs.at("one"), 1e-5);
+    // A machine that cannot take as much at once takes it in pieces.
+    let out = runs.at("pieces");
+    ok(pretrain(2, 6, &out, &["--max-steps=5"]));
+    let dir = out.to_str().unwrap();
+    let pieces = ["pretrain", "--resume", dir, "--batch-size=6", "--accum=2"];
+    let said = ok(mpirun(1, &pieces));
+    assert!(said.contains("2 workers began this run"), "{said}");
+    assert_close(&out, &runs.at("one"), 1e-5);
+}
+
+/// Where each worker has a file of its own, as machines may have.
+#[test]
+fn workers_that_would_not_train_the_same_are_refused() {
+    let runs = Runs::new();
+    for (rank, file) in ["0.toml", "1.toml"].iter().enumerate() {
+        std::fs::write(runs.at(file), format!("min-lr = {}e-6\n", rank + 1)).unwrap();
+    }
+    let (file, out) = (runs.at("$OMPI_COMM_WORLD_RANK.toml"), runs.at("run"));
+    let run = format!(
+        "exec {} pretrain --config {} --out {} --batch-size=6 {RUN}",
+        env!("CARGO_BIN_EXE_vitfreeze"),
+        file.display(),
+        out.display()
+    );
+    let mut command = mpirun_of(2, "sh");
+    command.args(["-c", &run]);
+    let line = fails(command, 2);
+    let told = "worker 2 of 2: this worker has other settings than worker 1";
+    assert!(line.contains(told), "{line}");
+    assert!(!out.exists());
 }
 
 #[test]
@@ -332,17 +386,37 @@ fn one_message_tells_what_went_wrong() {
         .unwrap();
     let said = text(&output);
     assert!(count(&said) == 1 && said.contains("the loss is"), "{said}");
-    // Only the second worker cannot read its images.
+    // Only one of them cannot read its images.
     let data = runs.at("data");
-    classes(&data, &["a", "b"], 12);
+    for split in ["train", "val"] {
+        classes(&data.join(split), &["a", "b"], 12);
+    }
     for i in 0..4 {
-        std::fs::write(data.join(format!("a/{i}.png")), b"no image").unwrap();
+        std::fs::write(data.join(format!("train/a/{i}.png")), b"no image").unwrap();
     }
     let data = format!("--data={}", data.display());
     let output = pretrain(2, 6, &runs.at("c"), &[&data]).output().unwrap();
     let said = text(&output);
     assert!(count(&said) == 1 && said.contains("of 2: "), "{said}");
     assert_eq!(output.status.code(), Some(1), "{said}");
+    // The same where a loss needs all of them, who must not wait for the one.
+    let encoder = format!("--checkpoint={}", checkpoint("timm_distilled").display());
+    let (out, began) = (format!("--out={}", runs.at("d").display()), Instant::now());
+    let run = [
+        "linprobe",
+        &encoder,
+        &data,
+        &out,
+        "--batch-size=6",
+        "--accum=2",
+        "--epochs=2",
+        "--warmup-epochs=1",
+        "--threads=1",
+        "--worker-timeout=60",
+    ];
+    let line = fails(mpirun(2, &run), 1);
+    assert!(line.contains("of 2: "), "{line}");
+    assert!(began.elapsed() < Duration::from_secs(50), "{line}");
 }
 
 #[test]

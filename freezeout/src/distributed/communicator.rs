@@ -78,6 +78,14 @@ pub trait Communicator: fmt::Debug {
     /// # Errors
     /// See [`Communicator`].
     fn barrier(&self) -> Result<(), Error>;
+
+    /// Ends this process with exit code `code`, and the others with it: for an error of one rank, whom the others would wait
+    /// for until their time-out. It is not collective.
+    ///
+    /// Unless overridden it ends this process alone; launchers take that for the job's failure and end the others.
+    fn abort(&self, code: i32) -> ! {
+        std::process::exit(code)
+    }
 }
 
 /// A sum under way, see [`Communicator::begin`].

@@ -19,7 +19,8 @@ use crate::Error;
 /// Processes with a CUDA device each. Gradients go from GPU to GPU, all of them in one NCCL group; what lies in the host's
 /// memory goes through the GPU.
 ///
-/// After each collective call this process waits for its GPU, and gives up after the time-out with an error.
+/// After each collective call this process waits for its GPU, and gives up after the time-out with an error. While NCCL connects,
+/// once all have the id, no time-out holds: NCCL's call cannot be left.
 pub struct Nccl {
     comm: Comm,
     device: CudaDevice,
@@ -104,7 +105,7 @@ impl Nccl {
         let done = self.device.cuda_stream().record_event(None);
         let done = done.map_err(|e| self.error(e))?;
         let start = Instant::now();
-        while !done.is_complete() {
+        while !done.try_is_complete().map_err(|e| self.error(e))? {
             if start.elapsed() > self.timeout {
                 self.lost.set(true);
                 return Err(self.error(format!(

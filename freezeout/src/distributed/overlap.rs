@@ -56,6 +56,11 @@ impl FreezeOut {
         let seen = on_way.clone();
         let see = move |var: &Tensor, grad: &Tensor| seen.borrow_mut().see(var, grad);
         let grads = self.backward_by(loss, |loss| backward(loss, Box::new(see)));
+        // A GPU computes on when the backward pass returns: that is no communication.
+        let grads = grads.and_then(|grads| {
+            loss.device().synchronize()?;
+            Ok(grads)
+        });
         let start = Instant::now();
         let mut on_way = on_way.replace(OnWay::nothing(ranks.clone()));
         let spent = on_way.spent;

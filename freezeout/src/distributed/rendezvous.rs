@@ -1,6 +1,6 @@
 //! Some bytes of rank 0 for all others, before there is anything else that connects them.
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use crate::Error;
@@ -9,7 +9,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// What both sides say first: whoever else connects to the port is turned away.
 const HELLO: &[u8; 16] = b"freezeout rank 0";
 
-/// Rank 0 listens at `address` until each of the others has fetched its `bytes`; they ask there until it answers.
+/// Rank 0 listens at the port of `address` until each of the others has fetched its `bytes`; they ask there until it
+/// answers. It listens on all of its interfaces: a name like `localhost` or a cluster's own often means another one to it
+/// than to the others.
 ///
 /// # Errors
 /// [`Error::Distributed`]: not all came within the time-out; rank 0 cannot listen there; no such host.
@@ -30,7 +32,7 @@ pub(super) fn share(
 }
 
 fn give(bytes: &[u8], address: &str, size: usize, until: Instant) -> io::Result<()> {
-    let listener = TcpListener::bind(address)
+    let listener = listen(address)
         .map_err(|e| io::Error::new(e.kind(), format!("rank 0 cannot listen there: {e}")))?;
     listener.set_nonblocking(true)?;
     let mut served = 1;
@@ -46,6 +48,19 @@ fn give(bytes: &[u8], address: &str, size: usize, until: Instant) -> io::Result<
         }
     }
     Ok(())
+}
+
+/// IPv6 takes IPv4 along; not every host has it.
+fn listen(address: &str) -> io::Result<TcpListener> {
+    let port = address
+        .rsplit(':')
+        .next()
+        .and_then(|port| port.parse().ok());
+    let port: u16 = port.ok_or_else(|| io::Error::other("host:port expected"))?;
+    TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).or_else(|e| match e.kind() {
+        io::ErrorKind::AddrInUse => Err(e),
+        _ => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)),
+    })
 }
 
 fn serve(mut peer: TcpStream, bytes: &[u8]) -> io::Result<()> {
@@ -66,9 +81,19 @@ fn take(bytes: &mut [u8], address: &str, until: Instant) -> io::Result<()> {
 }
 
 fn ask(bytes: &mut [u8], address: &str) -> io::Result<()> {
-    let to = address.to_socket_addrs()?.next();
-    let to = to.ok_or_else(|| io::Error::other("no such host"))?;
-    let mut peer = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
+    let mut last = io::Error::other("no such host");
+    // A name may have several addresses, of which some lead nowhere.
+    for to in address.to_socket_addrs()? {
+        match fetch(bytes, to) {
+            Ok(()) => return Ok(()),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn fetch(bytes: &mut [u8], from: SocketAddr) -> io::Result<()> {
+    let mut peer = TcpStream::connect_timeout(&from, Duration::from_secs(5))?;
     hello(&mut peer)?;
     peer.read_exact(bytes)?;
     peer.write_all(&[1])
@@ -125,6 +150,19 @@ mod tests {
                 for got in ranks {
                     assert_eq!(got.join().unwrap(), [7; 128]);
                 }
+            });
+        }
+    }
+
+    #[test]
+    fn any_of_the_hosts_names_will_do() {
+        for host in ["localhost", "127.0.0.1", "127.0.0.2"] {
+            let port = free_address().rsplit(':').next().unwrap().to_owned();
+            let address = format!("{host}:{port}");
+            std::thread::scope(|scope| {
+                let first = scope.spawn(|| rank(0, 2, &address, 20.0));
+                assert_eq!(rank(1, 2, &address, 20.0).unwrap(), [7; 128]);
+                assert!(first.join().unwrap().is_ok());
             });
         }
     }

@@ -74,6 +74,12 @@ impl Compute {
         self.engine().unit.map(Unit::name)
     }
 
+    /// Multiplications a second that no product on this machine's CPU exceeds, in the type that products are computed in; see
+    /// [`super::limit`]. It takes a third of a second and all threads.
+    pub fn limit(&self) -> Option<f64> {
+        super::limit(self.engine().unit)
+    }
+
     /// The form of an op that runs for this tensor.
     pub fn form(&self, x: &Tensor) -> Form {
         match x.device() {

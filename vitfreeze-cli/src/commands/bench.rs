@@ -60,9 +60,9 @@ pub struct Args {
     /// Numbers of frozen layers, ascending, each once; or all
     #[arg(long, default_value = "0,3,5,10,12", value_name = "LIST")]
     frozen: String,
-    /// Share each step among N workers on this machine (needs a build with --features mpi)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    nproc: Option<u16>,
+    /// Each step is shared among the workers
+    #[command(flatten)]
+    workers: workers::Flags,
     /// Threads of a worker, 0 = one per core, shared by the workers of a machine
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
@@ -94,6 +94,9 @@ struct Output<'a> {
     dtype: Dtype,
     /// What multiplies bf16; none: f32 was measured.
     unit: Option<&'static str>,
+    /// What the units of all workers' threads can do in registers alone: 1e9 multiplications and additions a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_gflops: Option<f64>,
     version: &'a str,
     rows: Vec<Row>,
     /// With every number of frozen layers measured.
@@ -125,6 +128,9 @@ struct Row {
     /// The step's time as a part of the first row's, and what it would be if time followed the multiplications.
     relative_time: f64,
     ideal_time: f64,
+    /// The step's multiplications a second as a part of the limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of_limit: Option<f64>,
     /// All ops, dearest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     profile: Vec<op_times::Row>,
@@ -143,7 +149,7 @@ struct Communication {
 const MASK_RATIO: f64 = 0.75;
 
 /// Head of the table.
-const COLUMNS: [&str; 8] = [
+const COLUMNS: [&str; 9] = [
     "frozen",
     "images/s",
     "forward",
@@ -152,15 +158,18 @@ const COLUMNS: [&str; 8] = [
     "peak",
     "of first",
     "ideal",
+    "of limit",
 ];
 
 /// Runs it, together with the other workers that a launcher has started.
 pub fn run(args: Args) -> Result<ExitCode> {
-    workers::together(args.nproc, |workers| bench(&args, workers))
+    workers::together(&args.workers, |workers| bench(&args, workers))
 }
 
 fn bench(args: &Args, workers: &Workers) -> Result<ExitCode> {
-    let output = measure(args, workers.agree(Bench::new(args, workers))?)?;
+    let machine = workers.agree(Machine::open(&args.device, args.threads, workers))?;
+    let machine = machine.connected()?;
+    let output = measure(args, workers.agree(Bench::new(args, machine))?)?;
     if !workers.first() {
         return Ok(ExitCode::SUCCESS);
     }
@@ -183,6 +192,11 @@ fn bench(args: &Args, workers: &Workers) -> Result<ExitCode> {
         output.device,
         output.steps
     ))?;
+    if let Some(limit) = output.limit_gflops {
+        print(format!(
+            "limit: {limit:.0} GFLOP/s, a loop in registers on all threads; the step's products are held against it"
+        ))?;
+    }
     let mut head = COLUMNS.map(|c| format!("{c:>10}")).concat();
     if output.workers > 1 {
         head += &format!("{:>12}{:>15}{:>10}", "reduced", "communication", "of step");
@@ -191,6 +205,10 @@ fn bench(args: &Args, workers: &Workers) -> Result<ExitCode> {
     for row in &output.rows {
         let peak = match row.peak_bytes {
             Some(bytes) => format!("{:.2} GB", bytes as f64 / 1e9),
+            None => "-".into(),
+        };
+        let of_limit = match row.of_limit {
+            Some(part) => format!("{:.1} %", 100.0 * part),
             None => "-".into(),
         };
         let communication = row.communication.as_ref().map(|c| {
@@ -203,7 +221,7 @@ fn bench(args: &Args, workers: &Workers) -> Result<ExitCode> {
             )
         });
         print(format!(
-            "{:>10}{:>10.2}{:>8.3} s{:>8.3} s{:>8.3} s{peak:>10}{:>8.1} %{:>8.1} %{}",
+            "{:>10}{:>10.2}{:>8.3} s{:>8.3} s{:>8.3} s{peak:>10}{:>8.1} %{:>8.1} %{of_limit:>10}{}",
             row.frozen,
             row.images_per_second,
             row.forward_s,
@@ -242,7 +260,8 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(args: &Args, workers: &Workers) -> Result<Self> {
+    fn new(args: &Args, machine: Machine) -> Result<Self> {
+        let workers = &machine.workers;
         let preset = preset(&args.model)?;
         let vit = VitConfig {
             image_size: args.image_size,
@@ -269,7 +288,6 @@ impl Bench {
         }
         let batch = args.batch_size / workers.size();
         let counts = frozen_layers(&args.frozen, vit.depth)?;
-        let machine = Machine::open(&args.device, args.threads, workers)?;
         let device = &machine.device;
         let compute = Compute {
             profile: match args.profile {
@@ -321,6 +339,7 @@ fn measure(args: &Args, bench: Bench) -> Result<Output<'_>> {
     let (vit, device, workers) = (&cfg.vit, &machine.device, &machine.workers);
     let mut opt = Optimizer::new(AdamW::default());
     let ideal = costs::costs(&cfg, MASK_RATIO);
+    let limit = limit(&compute, &machine)?;
     let profile = &compute.profile;
 
     let all = counts.iter().copied().eq(0..=vit.depth);
@@ -388,6 +407,7 @@ fn measure(args: &Args, bench: Bench) -> Result<Output<'_>> {
             graph_nodes,
             relative_time: first_speed / images_per_second,
             ideal_time: ideal.step(frozen).compute / ideal.step(counts[0]).compute,
+            of_limit: limit.map(|limit| ideal.step(frozen).compute * images_per_second / limit),
             profile: op_times::rows(&profile.take(), args.steps),
         });
         if !args.json {
@@ -406,6 +426,7 @@ fn measure(args: &Args, bench: Bench) -> Result<Output<'_>> {
         device: &args.device,
         dtype: args.dtype,
         unit: compute.bf16_unit(),
+        limit_gflops: limit.map(|limit| 2.0 * limit / 1e9),
         version: env!("CARGO_PKG_VERSION"),
         cubic_saving: match again {
             Some(again) => Some(saving(&cfg, &rows, &again, &ideal)?),
@@ -413,6 +434,17 @@ fn measure(args: &Args, bench: Bench) -> Result<Output<'_>> {
         },
         rows,
     })
+}
+
+/// Multiplications a second that no step of all workers together exceeds, if it is known: all of them measure at once.
+fn limit(compute: &Compute, machine: &Machine) -> Result<Option<f64>> {
+    let mine = match machine.device.is_cpu() {
+        true => compute.limit(),
+        false => None,
+    };
+    let mut sum = [mine.unwrap_or(f64::NAN)];
+    machine.workers.comm().all_reduce_f64(&mut sum)?;
+    Ok(Some(sum[0]).filter(|limit| limit.is_finite()))
 }
 
 /// `all`, or ascending numbers up to `depth`.

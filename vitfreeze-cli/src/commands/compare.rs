@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::console::{counted, duration, note, percent, print};
 use crate::draw;
+use crate::run::folder::checkpoint_path;
 use crate::run::result::RunResult;
 use crate::usage::usage;
 use picture::Curve;
@@ -109,6 +110,12 @@ fn read(path: &Path, most: u64) -> Result<String> {
 
 fn result_of(dir: &Path) -> Result<RunResult> {
     let path = dir.join("result.json");
+    if !path.exists() && checkpoint_path(dir).is_file() {
+        bail!(
+            "{} has no result yet: its run has not ended; go on with it by --resume",
+            dir.display()
+        );
+    }
     // An object: serde would take a list of the values for one, too.
     let object = serde_json::from_str::<Map<String, Value>>(&read(&path, MAX_RESULT)?);
     object

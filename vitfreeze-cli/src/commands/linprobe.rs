@@ -85,6 +85,8 @@ impl Task for Probe {
     const EXPORT: (&'static str, &'static str) =
         ("last.safetensors", "the classifier as it is now");
     const EVALUATES: bool = true;
+    /// The head normalises by the batches of all.
+    const TOGETHER: bool = true;
 
     fn open(config: &Config, machine: &Machine) -> Result<(Self, Images)> {
         let (device, threads) = (&machine.device, machine.threads);
@@ -210,20 +212,9 @@ impl Task for Probe {
     }
 
     fn loss(&self, head: &Head, batch: Batch) -> Result<Loss> {
-        let count = batch.labels.len();
-        let features = match self.cached {
-            true => {
-                let width = self.pretrained.cfg.features();
-                Tensor::from_vec(batch.images, (count, width), &self.device)?
-            }
-            false => {
-                let (height, width) = self.pretrained.cfg.image();
-                let shape = (count, 3, height, width);
-                let images = Tensor::from_vec(batch.images, shape, &self.device)?;
-                let tokens = self.encoder.forward_features(&images)?;
-                self.encoder.pool(&tokens)?
-            }
-        };
+        let features = self.features(batch.images, batch.labels.len());
+        // The head's statistics are of all workers.
+        let features = self.workers.agree(features)?;
         let logits = head.train(&features, self.workers.comm().as_ref())?;
         Ok(vit::cross_entropy(&logits, &batch.labels, 0.0)?.into())
     }
@@ -265,6 +256,20 @@ impl Task for Probe {
 
     fn next(&self, dir: &str) -> Vec<String> {
         train::with_a_classifier(dir)
+    }
+}
+
+impl Probe {
+    /// What the head sees of a batch, `(B, D)`.
+    fn features(&self, values: Vec<f32>, count: usize) -> Result<Tensor> {
+        if self.cached {
+            let width = self.pretrained.cfg.features();
+            return Ok(Tensor::from_vec(values, (count, width), &self.device)?);
+        }
+        let (height, width) = self.pretrained.cfg.image();
+        let images = Tensor::from_vec(values, (count, 3, height, width), &self.device)?;
+        let tokens = self.encoder.forward_features(&images)?;
+        Ok(self.encoder.pool(&tokens)?)
     }
 }
 

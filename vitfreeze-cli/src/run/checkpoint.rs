@@ -136,19 +136,32 @@ impl Fingerprint {
 
     /// The same with the hash of these weights.
     pub fn with_weights(self, tensors: &BTreeMap<String, Tensor>) -> Result<Self> {
-        let mut hash = FNV;
-        for (name, tensor) in tensors {
-            hash = fnv(hash, name.as_bytes());
-            let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-            for value in tensor.flatten_all()?.to_vec1::<f32>()? {
-                hash = fnv(hash, &value.to_le_bytes());
-            }
-        }
         Ok(Self {
-            weights: hash,
+            weights: hash_of(tensors)?,
             ..self
         })
     }
+
+    /// All of it in one number.
+    pub fn hash(&self) -> u64 {
+        let numbers = [self.images as u64, self.names, self.weights];
+        numbers
+            .iter()
+            .fold(FNV, |hash, number| fnv(hash, &number.to_le_bytes()))
+    }
+}
+
+/// A hash of tensors and their names.
+pub fn hash_of(tensors: &BTreeMap<String, Tensor>) -> Result<u64> {
+    let mut hash = FNV;
+    for (name, tensor) in tensors {
+        hash = fnv(hash, name.as_bytes());
+        let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        for value in tensor.flatten_all()?.to_vec1::<f32>()? {
+            hash = fnv(hash, &value.to_le_bytes());
+        }
+    }
+    Ok(hash)
 }
 
 pub const FNV: u64 = 0xcbf2_9ce4_8422_2325;

@@ -81,12 +81,13 @@ pub fn resume<S: TrainSettings>(
         let (was, is) = (images(saved, then), images(&config, now));
         if was != is {
             return Err(usage(format!(
-                "{} was trained by {} in steps of {was} images; {} with batch-size {} and accum {} have {is}: give the --batch-size with which it is {was} again",
+                "{} was trained by {} in steps of {was} images; {} with batch-size {} and accum {} have {is}: give the --batch-size{} with which it is {was} again",
                 dir.display(),
                 counted(then, "worker"),
                 counted(now, "worker"),
                 config.training().batch_size,
-                config.training().accum
+                config.training().accum,
+                if config.by_image() { " or --accum" } else { "" }
             )));
         }
         note(format!(
@@ -94,9 +95,12 @@ pub fn resume<S: TrainSettings>(
             counted(then, "worker")
         ));
     }
-    // How a batch is shared changes its rounding, not its meaning; another --accum changes what BatchNorm and Mixup see.
+    // How a step's images are shared changes its rounding, not its meaning; unless batches mean something: BatchNorm, Mixup.
     let mut differences = config.differences(saved)?;
-    differences.retain(|line| !(others && line.starts_with("batch-size: ")));
+    let shared = |line: &str| {
+        line.starts_with("batch-size: ") || config.by_image() && line.starts_with("accum: ")
+    };
+    differences.retain(|line| !(others && shared(line)));
     if !differences.is_empty() {
         return Err(usage(format!(
             "{} was trained with other numbers ({}); resume it without these, or start a new run",

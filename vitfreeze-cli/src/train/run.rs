@@ -18,7 +18,7 @@ use crate::console::{amount, counted, note};
 use crate::machine::budget::always_frozen;
 use crate::machine::workers::Workers;
 use crate::machine::{device, Machine};
-use crate::run::checkpoint::{Best, Fingerprint};
+use crate::run::checkpoint::{self, Best, Checkpoint, Fingerprint};
 use crate::run::event_file::EventFile;
 use crate::run::folder::{self, checkpoint_path};
 use crate::run::metrics::{Metrics, Row};
@@ -33,6 +33,9 @@ fn plan(schedule: &Schedule) -> String {
     let all: Vec<String> = schedule.changes().iter().map(change).collect();
     all.join(", ")
 }
+
+/// A run to go on with: its folder, its state, and for the first worker its metrics.
+type Resumed<T> = (PathBuf, Checkpoint<<T as Task>::Settings>, Option<Metrics>);
 
 /// A training in progress.
 pub struct Run<T: Task> {
@@ -79,7 +82,12 @@ impl<T: Task> Run<T> {
     /// Checks everything, then makes or reads the run's folder.
     pub fn open(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<Self> {
         let opened = Instant::now();
-        let (mut run, images) = workers.agree(Self::prepare(args, workers))?;
+        let (config, resumed, machine) = workers.agree(Self::settle(args, workers))?;
+        let machine = machine.connected()?;
+        let workers = machine.workers.clone();
+        let prepared = Self::prepare(config, resumed, machine);
+        let (mut run, images) = workers.agree(prepared)?;
+        run.check_alike()?;
         let fresh = args.resume.is_none();
         if fresh {
             workers.first_does(|| {
@@ -111,8 +119,11 @@ impl<T: Task> Run<T> {
         Ok(run)
     }
 
-    /// Reads and checks everything; writes nothing. Gives what the images are as well.
-    fn prepare(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<(Self, String)> {
+    /// Reads the settings, and the run to go on with, and opens what it computes on.
+    fn settle(
+        args: &RunArgs<T::Settings>,
+        workers: &Workers,
+    ) -> Result<(T::Settings, Option<Resumed<T>>, Machine)> {
         let (config, resumed) = match &args.resume {
             Some(dir) => {
                 let (config, checkpoint, metrics) =
@@ -121,11 +132,21 @@ impl<T: Task> Run<T> {
             }
             None => (T::Settings::new(args.config.as_deref(), &args.flags)?, None),
         };
-        let training = config.training();
-        let machine = Machine::open(&training.device, training.threads, workers)?;
         if let (Some(out), None) = (&args.out, &resumed) {
             folder::check_free(out)?;
         }
+        let training = config.training();
+        let machine = Machine::open(&training.device, training.threads, workers)?;
+        Ok((config, resumed, machine))
+    }
+
+    /// Opens and checks everything; writes nothing. Gives what the images are as well.
+    fn prepare(
+        config: T::Settings,
+        resumed: Option<Resumed<T>>,
+        machine: Machine,
+    ) -> Result<(Self, String)> {
+        let (training, workers) = (config.training(), &machine.workers);
         let (mut task, images) = T::open(&config, &machine)?;
         let plan = training.plan(images.feed.batches_per_epoch(), workers.size())?;
         let (steps, schedule) = (plan.steps, task.schedule(&config, &plan)?);
@@ -151,11 +172,12 @@ impl<T: Task> Run<T> {
             let header = &checkpoint.header;
             let then = header.config.training();
             let batches = images.count / (then.batch_size * header.workers);
-            if header.workers != workers.size() && then.plan(batches, header.workers)? != plan {
+            let before = then.plan(batches, header.workers)?;
+            if header.workers != workers.size() && !before.has_the_steps_of(&plan) {
                 return Err(usage(format!(
-                    "{} made {} of these {}, {} would make {}: the last batches of an epoch are cut elsewhere; take another --batch-size with the same product",
+                    "{} made {} of these {}, {} would make {}: the last images of an epoch are shared otherwise; take another --batch-size with the same product",
                     counted(header.workers, "worker"),
-                    counted(then.plan(batches, header.workers)?.steps.total(), "step"),
+                    counted(before.steps.total(), "step"),
                     counted(images.count, "image"),
                     counted(workers.size(), "worker"),
                     counted(plan.steps.total(), "step"),
@@ -229,6 +251,19 @@ impl<T: Task> Run<T> {
         Ok((run, images.description))
     }
 
+    /// Refuses workers that would not train the same: with settings, images or a checkpoint of their own.
+    fn check_alike(&self) -> Result<()> {
+        let workers = &self.machine.workers;
+        if workers.size() == 1 {
+            return Ok(());
+        }
+        let settings = serde_json::to_vec(&self.config)?;
+        workers.check_same("settings", checkpoint::fnv(checkpoint::FNV, &settings))?;
+        workers.check_same("images", self.data.hash())?;
+        let state = freezeout::checkpoint::collect(&self.freeze, &self.opt, self.ema.as_ref())?;
+        workers.check_same("weights", checkpoint::hash_of(&state)?)
+    }
+
     /// Takes up the lines of earlier sessions.
     fn take_up(&mut self) -> Result<()> {
         let Some(metrics) = &mut self.metrics else {
@@ -255,6 +290,15 @@ impl<T: Task> Run<T> {
 
     fn banner(&self, data: &str) {
         let (training, schedule) = (self.training(), self.freeze.schedule());
+        let images = counted(self.images(self.steps.largest()), "image");
+        let workers = self.machine.workers.size();
+        if workers > 1 {
+            let batch = training.batch_size;
+            note(format!(
+                "{workers} workers with batches of {batch}, {images} a step: learning rate {:.2e}",
+                schedule.lr
+            ));
+        }
         note(data);
         let count: usize = self.freeze.all().map(|(_, v)| v.elem_count()).sum();
         note(format!(
@@ -270,20 +314,11 @@ impl<T: Task> Run<T> {
             _ => format!("; layers frozen from step on: {}", plan(schedule)),
         };
         note(format!(
-            "{} of {}, {} each; learning rate {:.2e}{changes}",
+            "{} of {}, {images} each; learning rate {:.2e}{changes}",
             counted(training.epochs, "epoch"),
             counted(self.steps.per_epoch(), "step"),
-            counted(self.images(self.steps.largest()), "image"),
             schedule.lr,
         ));
-        let workers = self.machine.workers.size();
-        if workers > 1 {
-            let batch = self.training().batch_size;
-            note(format!(
-                "{workers} workers, {} each at a time",
-                counted(batch, "image")
-            ));
-        }
         if self.step > 0 {
             note(format!("resuming after step {}", self.step));
         }

@@ -24,6 +24,11 @@ pub trait TrainSettings: Settings {
         1
     }
 
+    /// Whether a step is a mean over its images, whatever batches they come in.
+    fn by_image(&self) -> bool {
+        false
+    }
+
     /// What decides while the model trains what freezes, if a schedule does not.
     fn policy(&self) -> Option<&Adaptive> {
         None
@@ -41,6 +46,19 @@ pub struct Plan {
     pub steps: Steps,
     /// Images of a step, of all workers.
     pub images: usize,
+}
+
+impl Plan {
+    /// Whether step by step as many images make the other's steps.
+    pub fn has_the_steps_of(&self, other: &Self) -> bool {
+        let of = |plan: &Self| {
+            let steps = &plan.steps;
+            let last = steps.batches(steps.per_epoch() - 1);
+            let images = |batches| plan.images / steps.largest() * batches;
+            (steps.total(), steps.per_epoch(), plan.images, images(last))
+        };
+        of(self) == of(other)
+    }
 }
 
 /// Numbers that all trainings have. Those without a default here have one in each command's recipe.

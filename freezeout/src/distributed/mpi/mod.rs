@@ -26,7 +26,7 @@ const BROADCAST: &str = "a broadcast";
 ///
 /// Dropping it ends MPI, which waits for the other ranks to do the same. After a time-out and in a panic it does not: the
 /// launcher then takes the end of this process for a failure and ends the others. A process that fails for another reason
-/// should call [`Mpi::abort`], or the others wait for it until their time-out.
+/// should call [`Communicator::abort`], or the others wait for it until their time-out.
 pub struct Mpi {
     place: Place,
     timeout: Duration,
@@ -118,17 +118,6 @@ impl Mpi {
     /// Name and version of the MPI in use, as it calls itself.
     pub fn library(&self) -> &str {
         &self.place.library
-    }
-
-    /// Ends all processes, this one with exit code `code`.
-    pub fn abort(&self, code: i32) -> ! {
-        let _ = self.aborted.set(code);
-        if let Some(jobs) = &self.jobs {
-            let _ = jobs.send(Job::Abort);
-        }
-        // MPI ends the process. If it does not, because its thread is stuck, the launcher sees that the process failed.
-        std::thread::sleep(Duration::from_secs(5));
-        std::process::exit(code)
     }
 
     fn error(&self, what: impl fmt::Display) -> Error {
@@ -267,6 +256,16 @@ impl Communicator for Mpi {
             1 => Ok(()),
             _ => self.run("a barrier", Job::Barrier).map(drop),
         }
+    }
+
+    fn abort(&self, code: i32) -> ! {
+        let _ = self.aborted.set(code);
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send(Job::Abort);
+        }
+        // MPI ends the process. If it does not, because its thread is stuck, the launcher sees that the process failed.
+        std::thread::sleep(Duration::from_secs(5));
+        std::process::exit(code)
     }
 }
 

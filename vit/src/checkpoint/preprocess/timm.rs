@@ -69,6 +69,12 @@ pub(in super::super) fn read(json: &Value, notes: &mut Vec<String>) -> Result<Pr
             "nearest, box, bilinear, hamming, bicubic or lanczos",
         );
     };
+    if let Some(offset) = keys.get("label_offset").filter(|n| n.as_u64() != Some(0)) {
+        notes.push(format!(
+            "config.json, 'label_offset': {offset}: timm leaves so many of the first classes out for a data set without \
+             them; here all are kept"
+        ));
+    }
     let absent: Vec<&str> = ["mean", "std"]
         .into_iter()
         .filter(|key| keys.get(key).is_none())

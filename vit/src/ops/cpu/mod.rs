@@ -8,11 +8,13 @@
 //! | `bf16`, `gemm`, `transpose` | products of tiles of bf16; products in f32; a transpose |
 //! | `engine`, `prepared` | what multiplies; right operands in its order, for one product or for many |
 //! | `product` | the door to all products |
+//! | `limit` | how fast the machine multiplies in registers, to compare products with |
 //! | `sums`, `kept` | sums over rows; activations that wait for the backward |
 pub mod bf16;
 pub mod engine;
 pub mod gemm;
 pub mod kept;
+pub mod limit;
 pub mod math;
 pub mod matrix;
 pub mod prepared;

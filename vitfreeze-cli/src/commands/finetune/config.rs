@@ -168,6 +168,10 @@ impl TrainSettings for Config {
         &self.training
     }
 
+    fn by_image(&self) -> bool {
+        self.mixup == 0.0 && self.cutmix == 0.0
+    }
+
     fn eval_every(&self) -> usize {
         self.supervised.eval_every
     }

@@ -120,6 +120,10 @@ impl TrainSettings for Config {
         &self.training
     }
 
+    fn by_image(&self) -> bool {
+        true
+    }
+
     fn policy(&self) -> Option<&Adaptive> {
         self.policy.as_ref()
     }

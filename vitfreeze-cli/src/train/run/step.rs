@@ -24,7 +24,8 @@ impl<T: Task> Run<T> {
         // All agree before the last backward pass: during it the gradients are on their way to the others.
         let mine = self.up_to_the_last_backward(step, batches, report);
         let workers = self.machine.workers.clone();
-        let (mut row, before, loss) = workers.agree(mine)?;
+        let mut waited = 0.0;
+        let (mut row, before, loss) = timed(&mut waited, || workers.agree(mine))?;
         let (grads, reduced) = timed_on(&self.machine.device, &mut row.seconds.backward, || {
             let backward = vit::ops::backward_seen;
             let ranks = workers.comm();
@@ -32,9 +33,9 @@ impl<T: Task> Run<T> {
         })?;
         if workers.size() > 1 {
             row.seconds.backward -= reduced.seconds;
-            row.seconds.communication = reduced.seconds;
             row.reduced_bytes = Some(reduced.bytes);
-            self.mean_of_workers(&mut row)?;
+            timed(&mut waited, || self.mean_of_workers(&mut row))?;
+            row.seconds.communication = waited + reduced.seconds;
         }
         Ok((row, grads))
     }
@@ -104,20 +105,13 @@ impl<T: Task> Run<T> {
             if self.feed.skipped_count() > self.told.len() {
                 report.tell_skipped(&mut self.told, self.feed.skipped());
             }
-            let batch = batch.context("the loader ended early")??;
+            let batch = batch.context("the loader ended early").and_then(|b| b);
+            let batch = self.of_all(batch)?;
             let loss = timed_on(&self.machine.device, &mut row.seconds.forward, || {
                 self.task.loss(&self.model, batch)
             })?;
             let value = f64::from(loss.total.to_scalar::<f32>()?);
-            if !value.is_finite() {
-                return Err(NotFinite(format!(
-                    "step {step}: the loss is {value} at learning rate {:.3e}; {} still holds step {}; start again with a lower --lr",
-                    row.lr.iter().copied().fold(0.0, f64::max),
-                    checkpoint_path(&self.dir).display(),
-                    self.saved,
-                ))
-                .into());
-            }
+            self.of_all(self.check_finite(value, &row))?;
             row.loss += value / micro as f64;
             row.stage_losses.resize(loss.stages.len(), None);
             for (sum, stage) in row.stage_losses.iter_mut().zip(&loss.stages) {
@@ -139,6 +133,28 @@ impl<T: Task> Run<T> {
             grads.get_or_insert_default().add(more)?;
         }
         bail!("step {step} has no batches")
+    }
+
+    /// Where the loss needs the other workers an error of one is one of all at once; elsewhere they agree later, once a step.
+    fn of_all<X>(&self, mine: Result<X>) -> Result<X> {
+        match T::TOGETHER {
+            true => self.machine.workers.agree(mine),
+            false => mine,
+        }
+    }
+
+    fn check_finite(&self, loss: f64, row: &Row) -> Result<()> {
+        if loss.is_finite() {
+            return Ok(());
+        }
+        Err(NotFinite(format!(
+            "step {}: the loss is {loss} at learning rate {:.3e}; {} still holds step {}; start again with a lower --lr",
+            row.step,
+            row.lr.iter().copied().fold(0.0, f64::max),
+            checkpoint_path(&self.dir).display(),
+            self.saved,
+        ))
+        .into())
     }
 
     /// One optimiser step; completes the row and writes it.

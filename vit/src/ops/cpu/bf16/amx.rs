@@ -125,6 +125,35 @@ pub(super) unsafe fn multiply(
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
+/// So many rounds of four products of tiles, nothing loaded or stored: as many sums as [`multiply`] has.
+///
+/// # Safety
+/// [`is_there`].
+pub(super) unsafe fn in_registers(rounds: u64) {
+    // SAFETY: the registers are there; CONFIG is 64 bytes as the instruction reads them, and leaves all tiles at zero.
+    unsafe {
+        asm!(
+            "ldtilecfg [{config}]",
+            "test {rounds}, {rounds}",
+            "jz 3f",
+            "2:",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "dec {rounds}",
+            "jnz 2b",
+            "3:",
+            "tilerelease",
+            config = in(reg) &CONFIG,
+            rounds = inout(reg) rounds => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, readonly)
+        );
+    }
+}
+
 /// Two panels of each operand: 32 x 32 sums.
 ///
 /// # Safety

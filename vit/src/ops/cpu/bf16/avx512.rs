@@ -1,5 +1,6 @@
 //! AVX-512-BF16: one instruction multiplies 16 pairs and adds each pair to its sum.
 use std::arch::x86_64::*;
+use std::hint::black_box;
 use std::ops::Range;
 
 use super::super::matrix::Start;
@@ -71,6 +72,26 @@ unsafe fn half_panel<const FIRST: usize>(
             unsafe { store_sums(to, sums, row + r, column + 16 * half) };
         }
     }
+}
+
+/// So many rounds of 16 instructions, nothing loaded or stored.
+///
+/// # Safety
+/// The machine has AVX-512F and AVX-512-BF16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) unsafe fn in_registers(rounds: u64) {
+    // Pairs of 1: what is added is small beside f32's range, however long it runs.
+    let (a, b) = (
+        bf16(_mm512_set1_epi32(black_box(0x3f80_3f80))),
+        bf16(_mm512_set1_epi32(black_box(0x3f80_3f80))),
+    );
+    let mut sums = [_mm512_setzero_ps(); 16];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, a, b);
+        }
+    }
+    black_box(sums);
 }
 
 /// The same bits as pairs of bf16.

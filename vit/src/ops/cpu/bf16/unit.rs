@@ -1,6 +1,8 @@
 //! What multiplies bf16 on this machine.
 use std::fmt;
 
+use super::super::limit::Loop;
+
 /// A unit of the processor that multiplies bf16; made only of those that are there.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Unit(pub(super) Kernel);
@@ -50,6 +52,25 @@ impl Unit {
             Kernel::Amx => "AMX",
             Kernel::Avx512 => "AVX-512-BF16",
             Kernel::Emulated => "emulated",
+        }
+    }
+
+    /// A loop that stays in registers, and the multiplications of a round; `None` for what is no unit of the processor.
+    pub(in super::super) fn in_registers(self) -> Option<(Loop, u64)> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a unit is made only of those that are there.
+            Kernel::Amx => Some((
+                |rounds| unsafe { super::amx::in_registers(rounds) },
+                4 * 16 * 16 * 32,
+            )),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Kernel::Avx512 => Some((
+                |rounds| unsafe { super::avx512::in_registers(rounds) },
+                16 * 32,
+            )),
+            _ => None,
         }
     }
 
