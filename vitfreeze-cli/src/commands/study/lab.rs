@@ -212,7 +212,7 @@ impl Lab {
         };
         let base = &self.plan.variants[own.against];
         let (config, step) = (base.config(seed), self.step(own.against, 0)?);
-        let per_epoch = base.schedule.steps / config.training.epochs;
+        let per_epoch = base.steps_per_epoch();
         let wanted = match derived {
             Derived::TrainLess => {
                 let epochs = epochs_in(seconds, step * per_epoch as f64);
@@ -339,8 +339,7 @@ impl Lab {
             let wanted = self.wanted(job.arm, job.seed).ok().flatten();
             return wanted.and_then(|w| w.seconds).unwrap_or(whole);
         };
-        let epochs = own.config(job.seed).training.epochs;
-        let epoch = whole / epochs as f64;
+        let epoch = self.step(variant, 0).unwrap_or(0.0) * own.steps_per_epoch() as f64;
         match after.judge {
             Judge::Knn | Judge::Linprobe => 1.25 * epoch,
             Judge::Finetune => 3.25 * epoch * after.epochs as f64,

@@ -103,6 +103,10 @@ impl Variant {
         config
     }
 
+    pub fn steps_per_epoch(&self) -> usize {
+        self.schedule.steps / self.config.training.epochs
+    }
+
     /// Whether a policy decides what freezes.
     pub fn adaptive(&self) -> bool {
         self.config.policy.is_some()

@@ -115,7 +115,7 @@ pub fn document(lab: &Lab, results: &Results) -> Result<Document> {
             continue;
         }
         let config = variant.config(plan.seeds[0]);
-        let per_epoch = variant.schedule.steps / config.training.epochs;
+        let per_epoch = variant.steps_per_epoch();
         let title = format!("{}: learning rates and freezing times", variant.name);
         let labels = schedule::labels(&config.model()?);
         let epoch = |step: usize| step as f64 / per_epoch as f64;
@@ -189,20 +189,21 @@ fn arms(lab: &Lab, results: &Results) -> Table {
     ];
     head.extend(lab.plan.afters.iter().map(|a| a.judge.command().to_owned()));
     let rows = (0..lab.arms.len()).map(|arm| {
-        let own = &lab.plan.variants[lab.arms[arm].variant];
-        let wanted = results.of(arm).find_map(|row| row.wanted.as_ref());
-        let per_epoch = |w: &super::lab::Wanted| {
-            own.schedule.steps as f64 / own.config(0).training.epochs as f64
-                * w.config.training.epochs as f64
+        let (own, derived) = (
+            &lab.plan.variants[lab.arms[arm].variant],
+            lab.arms[arm].derived,
+        );
+        let base = match derived {
+            None => own,
+            Some(_) => &lab.plan.variants[own.against],
         };
-        let epochs = wanted.map_or("-".to_owned(), |w| {
-            let epochs = w.config.training.epochs as f64 * w.steps as f64 / per_epoch(w);
-            format!("{:.2}", epochs)
-                .trim_end_matches('0')
-                .trim_end_matches('.')
-                .to_owned()
+        let wanted = results.of(arm).find_map(|row| row.wanted.as_ref());
+        let epochs = wanted.map_or("-".to_owned(), |wanted| {
+            let epochs = wanted.steps as f64 / base.steps_per_epoch() as f64;
+            let text = format!("{epochs:.2}");
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
         });
-        let settings = match lab.arms[arm].derived {
+        let settings = match derived {
             None => own.told(),
             Some(_) => String::new(),
         };
@@ -266,7 +267,7 @@ fn freezing_times(lab: &Lab, results: &Results) -> Table {
         {
             continue;
         }
-        let per_epoch = own.schedule.steps as f64 / own.config(0).training.epochs as f64;
+        let per_epoch = own.steps_per_epoch() as f64;
         let mut cells = vec![own.name.clone()];
         for layer in 0..layers {
             let first = |frozen: &Vec<usize>| frozen.iter().position(|&n| n > layer);

@@ -21,7 +21,7 @@ use crate::run::metrics::Metrics;
 use crate::settings::Settings as _;
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-const LINE_EVERY: Duration = Duration::from_secs(60);
+const LINE_EVERY: Duration = Duration::from_secs(120);
 /// How long a process that an earlier study has left may take to notice that.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Of a log, to find what went wrong.
@@ -179,7 +179,8 @@ impl Lab {
         std::os::unix::process::CommandExt::process_group(&mut child, 0);
         let mut child = child.spawn().context("cannot start a run")?;
         let mut says = child.stdin.take();
-        let (mut line, mut asked) = (Instant::now(), false);
+        let (started, mut asked) = (Instant::now(), false);
+        let mut line = started;
         let status = loop {
             if let Some(status) = child.try_wait()? {
                 break status;
@@ -191,7 +192,9 @@ impl Lab {
                 }
             }
             if line.elapsed() >= LINE_EVERY {
-                note(format!("    the study's ETA: about {}", duration(left())));
+                // This run is among those that are left.
+                let left = left() - started.elapsed().as_secs_f64();
+                note(format!("    the study's ETA: about {}", duration(left)));
                 line = Instant::now();
             }
             sleep(LOOK_EVERY);
