@@ -1,4 +1,5 @@
 //! Whole studies: killed and gone on with, what they derive, what they refuse.
+#![cfg(unix)]
 mod common;
 
 use std::collections::BTreeMap;
@@ -98,8 +99,8 @@ fn killed_at_any_moment_it_goes_on() {
     assert!(rows.iter().all(|row| row["status"] == "done"), "{rows:?}");
 
     // What follows from measured time: a step without freezing takes the time of `seconds[0]`.
-    let text = std::fs::read_to_string(straight.join("steps.json")).unwrap();
-    let paces: BTreeMap<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let paces = std::fs::read_to_string(straight.join("steps.json")).unwrap();
+    let paces: BTreeMap<String, serde_json::Value> = serde_json::from_str(&paces).unwrap();
     let pace = paces.values().next().unwrap();
     let step = |frozen: usize| {
         let counts: Vec<u64> = pace["frozen"]
@@ -163,6 +164,20 @@ fn killed_at_any_moment_it_goes_on() {
         kills += 1;
     }
     assert!(kills >= 3, "killed {kills} times only");
+    // Asked to stop, it has the run at hand save, and ends.
+    let child = study(&plan_file, &killed)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    sleep(Duration::from_millis(800));
+    let id = child.id().to_string();
+    Command::new("kill").args(["-INT", &id]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output);
+    match output.status.code() {
+        Some(130) => assert!(said.contains("the same command goes on"), "{said}"),
+        code => assert_eq!(code, Some(0), "{said}"),
+    }
     ok(study(&plan_file, &killed));
     assert_eq!(without_seconds(&straight), without_seconds(&killed));
     // One seed twice is the same, two seeds differ.

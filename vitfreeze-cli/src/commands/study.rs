@@ -105,6 +105,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let mut failed = 0;
     for (i, job) in jobs.iter().enumerate() {
         // Without its pretraining nothing can be judged.
+        lab.check(job)?;
         let orphan = job.after.is_some() && lab.failed.contains_key(&(job.arm, job.seed, None));
         if orphan || lab.is_done(job)? {
             continue;

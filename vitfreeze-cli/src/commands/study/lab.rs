@@ -12,7 +12,9 @@ use crate::input::files;
 use crate::run::checkpoint::fnv;
 use crate::run::metrics::Row;
 use crate::run::result::RunResult;
+use crate::settings::{Given, Settings as _};
 use crate::train::Pace;
+use crate::usage::usage;
 
 /// What tells that a run is done: the last file in its folder.
 pub const DONE: &str = "study.json";
@@ -268,6 +270,34 @@ impl Lab {
         let there = self.folder(hash)?;
         let new = || self.dir.join("runs").join(format!("{name}-{hash:016x}"));
         Ok(Some(there.unwrap_or_else(new)))
+    }
+
+    /// Refuses a pretraining whose folder's name fits and whose settings do not: of a program with other defaults.
+    pub fn check(&self, job: &Job) -> Result<()> {
+        let (Some(wanted), Some(dir)) = (self.wanted(job.arm, job.seed)?, self.dir_of(job)?) else {
+            return Ok(());
+        };
+        let path = dir.join("config.toml");
+        if job.after.is_some() || !path.is_file() {
+            return Ok(());
+        }
+        let was = Config::of_run(&path, &Given::nothing())?;
+        let differences = wanted.config.differences(&was)?;
+        match differences.is_empty() {
+            true => Ok(()),
+            false => Err(usage(format!(
+                "{} was made with other settings ({}); move it away",
+                dir.display(),
+                differences.join(", ")
+            ))),
+        }
+    }
+
+    /// Arms as a reader expects them: variants in the plan's order, each before what follows from it.
+    pub fn in_order(&self) -> Vec<usize> {
+        let mut arms: Vec<usize> = (0..self.arms.len()).collect();
+        arms.sort_by_key(|&arm| (self.arms[arm].variant, self.arms[arm].derived.is_some()));
+        arms
     }
 
     pub fn is_done(&self, job: &Job) -> Result<bool> {

@@ -17,19 +17,32 @@ const NAMES: f64 = 190.0;
 const LESS: usize = 1;
 const EARLY: usize = 2;
 
+/// An arm's place.
+struct Point {
+    arm: usize,
+    seconds: f64,
+    mean: f64,
+    /// Half the interval's length.
+    half: Option<f64>,
+}
+
 /// A judge's accuracies against measured time, with what no freezing reaches in the same time; `None` without results.
 pub fn against_time(lab: &Lab, results: &Results, judge: usize) -> Option<Svg> {
-    let point = |arm: usize| {
-        let spread = results.accuracy(arm, judge)?;
-        Some((results.seconds(arm)?, spread.mean, spread.half_interval()))
-    };
-    let points: Vec<(usize, (f64, f64, Option<f64>))> = (0..lab.arms.len())
-        .filter_map(|arm| Some((arm, point(arm)?)))
+    let points: Vec<Point> = (0..lab.arms.len())
+        .filter_map(|arm| {
+            let spread = results.accuracy(arm, judge)?;
+            Some(Point {
+                arm,
+                seconds: results.seconds(arm)?,
+                mean: spread.mean,
+                half: spread.half_interval(),
+            })
+        })
         .collect();
     if points.is_empty() {
         return None;
     }
-    let longest = points.iter().map(|(_, p)| p.0).fold(0.0, f64::max);
+    let longest = points.iter().map(|p| p.seconds).fold(0.0, f64::max);
     let (unit, unit_name) = match longest {
         x if x < 120.0 => (1.0, "seconds"),
         x if x < 7200.0 => (60.0, "minutes"),
@@ -38,14 +51,14 @@ pub fn against_time(lab: &Lab, results: &Results, judge: usize) -> Option<Svg> {
     let command = lab.plan.afters[judge].judge.command();
     let title = format!("Top-1 by {command} against the time of pretraining");
     let mut svg = chart(&title);
-    let ends = points.iter().flat_map(|(_, (_, mean, half))| {
+    let ends = points.iter().flat_map(|&Point { mean, half, .. }| {
         // An interval of two seeds may be six times as long as all else: it is cut off.
         let half = half.unwrap_or(0.0).min(3.0);
         [mean - half, mean + half]
     });
     let frame = Frame {
         area: area(),
-        x: Axis::around(points.iter().map(|(_, p)| p.0 / unit), 0.1),
+        x: Axis::around(points.iter().map(|p| p.seconds / unit), 0.1),
         y: Axis::around(ends, 0.06),
     };
     frame.y_axis(
@@ -71,8 +84,8 @@ pub fn against_time(lab: &Lab, results: &Results, judge: usize) -> Option<Svg> {
             };
             let mut curve: Vec<(f64, f64)> = points
                 .iter()
-                .filter(|(arm, _)| belongs(&lab.arms[*arm]))
-                .map(|(_, p)| (p.0, p.1))
+                .filter(|p| belongs(&lab.arms[p.arm]))
+                .map(|p| (p.seconds, p.mean))
                 .collect();
             if curve.len() < 2 {
                 continue;
@@ -91,7 +104,13 @@ pub fn against_time(lab: &Lab, results: &Results, judge: usize) -> Option<Svg> {
             });
         }
     }
-    for &(arm, (x, mean, half)) in &points {
+    for point in points {
+        let Point {
+            arm,
+            seconds: x,
+            mean,
+            half,
+        } = point;
         let hue = match lab.arms[arm].derived {
             None => 0,
             Some(Derived::TrainLess) => LESS,

@@ -423,8 +423,10 @@ pub fn pace_key(config: &Config) -> Result<String> {
     Ok(format!("{:016x}", hash_without(config, &TIMELESS)?))
 }
 
+/// Keys with their defaults do not count, so that a later program, which has more of them, still knows its runs.
 fn hash_without(config: &Config, left_out: &[&str]) -> Result<u64> {
     let mut table = Table::try_from(config)?;
-    table.retain(|key, _| !left_out.contains(&key));
+    let defaults = Table::try_from(Config::of_table(Table::new())?)?;
+    table.retain(|key, value| !left_out.contains(&key) && defaults.get(key) != Some(value));
     Ok(fnv(FNV, toml::to_string(&table)?.as_bytes()))
 }

@@ -188,7 +188,7 @@ fn arms(lab: &Lab, results: &Results) -> Table {
         "wall clock".into(),
     ];
     head.extend(lab.plan.afters.iter().map(|a| a.judge.command().to_owned()));
-    let rows = (0..lab.arms.len()).map(|arm| {
+    let rows = lab.in_order().into_iter().map(|arm| {
         let (own, derived) = (
             &lab.plan.variants[lab.arms[arm].variant],
             lab.arms[arm].derived,
@@ -258,7 +258,8 @@ fn freezing_times(lab: &Lab, results: &Results) -> Table {
     let mut head = vec!["frozen from epoch on".to_owned()];
     head.extend((0..layers).map(|layer| format!("layer {layer}")));
     let mut rows = Vec::new();
-    for (arm, parts) in lab.arms.iter().enumerate() {
+    for arm in lab.in_order() {
+        let parts = lab.arms[arm];
         let own = &lab.plan.variants[parts.variant];
         if parts.derived.is_some()
             || results

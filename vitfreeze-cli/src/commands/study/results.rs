@@ -53,7 +53,7 @@ impl Results {
     fn read(lab: &Lab) -> Result<Self> {
         let mut rows = Vec::new();
         for &seed in &lab.plan.seeds {
-            for arm in 0..lab.arms.len() {
+            for arm in lab.in_order() {
                 rows.push(Row::read(lab, arm, seed)?);
             }
         }
