@@ -19,7 +19,7 @@ image-size = 16
 patch-size = 4
 decoder-dim = 16
 decoder-heads = 2
-epochs = 3
+epochs = 2
 warmup-epochs = 0
 batch-size = 8
 accum = 1
@@ -32,11 +32,11 @@ name = "none"
 freeze = "none"
 [[variant]]
 name = "plan"
-freeze = "at:4=8"
+freeze = "at:3=8"
 baselines = ["train-less", "stop-early"]
 [[variant]]
 name = "policy"
-policy = "autofreeze:interval=3"
+policy = "autofreeze:interval=2"
 baselines = ["stop-early"]
 [after.knn]
 "#;
@@ -112,7 +112,7 @@ fn killed_at_any_moment_it_goes_on() {
         let at = counts.iter().position(|&n| n == frozen as u64).unwrap();
         pace["seconds"][at].as_f64().unwrap()
     };
-    let seconds = 4.0 * step(0) + 11.0 * step(8);
+    let seconds = 3.0 * step(0) + 7.0 * step(8);
     let close = |text: &str, want: f64| {
         assert!(
             (text.parse::<f64>().unwrap() - want).abs() < 0.0051,
@@ -126,10 +126,10 @@ fn killed_at_any_moment_it_goes_on() {
     assert_eq!(less["steps"], (5.0 * epochs).to_string());
     close(&less["seconds_measured"], 5.0 * epochs * step(0));
     let early = row(&rows, "plan", "stop early", "0");
-    let steps = (seconds / step(0)).round().clamp(1.0, 15.0);
+    let steps = (seconds / step(0)).round().clamp(1.0, 10.0);
     assert_eq!(
         (&early["epochs"][..], early["steps"].clone()),
-        ("3", steps.to_string())
+        ("2", steps.to_string())
     );
     // It is a part of the run without freezing, as one stopped there.
     let stopped = dir.path().join("stopped");
@@ -219,7 +219,7 @@ fn what_fails_is_told_and_the_rest_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let variants = "[[variant]]\nname = \"none\"\nfreeze = \"none\"\n[[variant]]\nname = \"wild\"\nlr = 1e30\n\
         freeze = \"none\"\n[[variant]]\nname = \"last\"\nfreeze = \"at:2=4\"\n[after.knn]\nof = [\"none\", \"last\"]\n";
-    let base = BASE.replace("epochs = 3", "epochs = 1");
+    let base = BASE.replace("epochs = 2", "epochs = 1");
     let file = plan(dir.path(), "plan.toml", &["seeds = [0]\n", &base, variants]);
     let out = dir.path().join("out");
     let output = study(&file, &out).output().unwrap();

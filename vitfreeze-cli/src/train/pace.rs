@@ -2,7 +2,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
-use freezeout::{FreezeOut, Gradients};
+use freezeout::{FreezeOut, Gradients, Schedule};
 use serde::{Deserialize, Serialize};
 
 use super::settings::TrainSettings as _;
@@ -12,12 +12,12 @@ use crate::machine::{device, Machine};
 use crate::run::metrics::median;
 
 /// Rounds over all numbers of frozen layers: at least so many, and more, up to a limit, while there is time.
-const TURNS: std::ops::RangeInclusive<usize> = 3..=8;
+const TURNS: std::ops::RangeInclusive<usize> = 3..=5;
 const TIME: Duration = Duration::from_secs(90);
 /// Steps of each round that count; one before them warms up.
 const STEPS: usize = 2;
 
-/// Median seconds of a step by number of frozen layers.
+/// Seconds of a step by number of frozen layers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pace {
     frozen: Vec<usize>,
@@ -33,7 +33,12 @@ impl Pace {
         let machine = Machine::open(&training.device, training.threads, &workers)?;
         let (mut task, images) = T::open(config, &machine)?;
         let plan = training.plan(images.feed.batches_per_epoch(), 1)?;
-        let schedule = training.schedule(&plan, task.layers())?;
+        // So small a rate that no weight moves: what is measured is time.
+        let schedule = Schedule {
+            lr: f64::from(f32::MIN_POSITIVE),
+            min_lr: 0.0,
+            ..training.schedule(&plan, task.layers())?
+        };
         task.budget(config, 0).check_for(&machine.device, 1)?;
         let vars = task.vars()?;
         let freeze = FreezeOut::new(&vars, schedule, |name| task.layer_of(name))?;
@@ -41,14 +46,16 @@ impl Pace {
         let mut opt = task.optimizer(config).groups(task.groups(config));
         let mut batches = images.feed.stream(0, 0);
         let micro = plan.steps.largest();
-        let mut times: Vec<Vec<f64>> = vec![Vec::new(); frozen.len()];
+        let mut rounds: Vec<Vec<f64>> = Vec::new();
         let begun = Instant::now();
         let more = |turn: &usize| turn < TURNS.start() || begun.elapsed() < TIME;
         for _ in (0..*TURNS.end()).take_while(more) {
-            for (&frozen, times) in frozen.iter().zip(&mut times) {
+            let mut round = Vec::new();
+            for &frozen in frozen {
                 freeze.freeze_first(frozen);
                 let model = task.model(freeze.vars())?;
                 device::release_memory(&machine.device);
+                let mut times = Vec::new();
                 for step in 0..=STEPS {
                     let start = Instant::now();
                     let mut grads: Option<Gradients> = None;
@@ -64,18 +71,25 @@ impl Pace {
                             freeze.backward_reduced(&loss, grads.take(), ranks, backward)?;
                         grads = Some(sum);
                     }
-                    // The first step's rate, which is 0 in a warm-up: what is measured is time.
                     opt.step(&freeze, 0, &grads.unwrap_or_default())?;
                     if step > 0 {
                         times.push(start.elapsed().as_secs_f64());
                     }
                 }
+                round.extend(median(times.into_iter()));
             }
+            rounds.push(round);
         }
-        let medians = times.into_iter().map(|t| median(t.into_iter()));
+        // Each number's part of its round, so that a drift from one round to the next is in none of them.
+        let whole = |round: &Vec<f64>| round.iter().sum::<f64>();
+        let usual = median(rounds.iter().map(whole)).unwrap_or(f64::NAN);
+        let seconds = (0..frozen.len()).map(|i| {
+            let parts = rounds.iter().map(|round| round[i] / whole(round));
+            median(parts).unwrap_or(f64::NAN) * usual
+        });
         Ok(Self {
             frozen: frozen.to_vec(),
-            seconds: medians.map(|m| m.unwrap_or(f64::NAN)).collect(),
+            seconds: seconds.collect(),
         })
     }
 
