@@ -35,7 +35,7 @@ impl Pace {
         let plan = training.plan(images.feed.batches_per_epoch(), 1)?;
         // So small a rate that no weight moves: what is measured is time.
         let schedule = Schedule {
-            lr: f64::from(f32::MIN_POSITIVE),
+            lr: 1e-12,
             min_lr: 0.0,
             ..training.schedule(&plan, task.layers())?
         };

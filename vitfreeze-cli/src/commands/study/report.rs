@@ -88,7 +88,7 @@ pub fn document(lab: &Lab, results: &Results) -> Result<Document> {
     ));
     blocks.push(Block::Table(arms(lab, results)));
     blocks.push(Block::Text(
-        "train-less: no freezing, so many epochs that the measured time is that of the variant, with a whole schedule of learning rates. stop-early: the run without freezing, as it was after that time. A fine-tuned classifier counts by its best epoch.".into(),
+        "train-less: no freezing, so many epochs that the measured time is that of the variant, with a whole schedule of learning rates. stop-early: the run without freezing, as it was after that time. A probe and a fine-tuned classifier count by their best epoch, k-NN by k = 20.".into(),
     ));
     for judge in 0..plan.afters.len() {
         if let Some(svg) = picture::against_time(lab, results, judge) {

@@ -118,7 +118,7 @@ impl Lab {
     /// Copies what judges need of a run, as it is now, into the folder of the baseline that is a part of it.
     fn keep(&self, dir: &Path, part: &Job) -> Result<()> {
         let to = self.dir_of(part)?.context("not known yet")?;
-        let new = to.with_extension("new");
+        let new = to.with_file_name(".new");
         let _ = std::fs::remove_dir_all(&new);
         let copy = || -> std::io::Result<()> {
             std::fs::create_dir(&new)?;
