@@ -1,6 +1,7 @@
 //! The plan of a study: what is tried, how often, and how it is judged.
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use anyhow::Result;
 use clap::Parser as _;
@@ -423,10 +424,20 @@ pub fn pace_key(config: &Config) -> Result<String> {
     Ok(format!("{:016x}", hash_without(config, &TIMELESS)?))
 }
 
+/// The configuration of a run of which nothing is told.
+fn defaults() -> Result<&'static Table> {
+    static DEFAULTS: OnceLock<Table> = OnceLock::new();
+    if let Some(defaults) = DEFAULTS.get() {
+        return Ok(defaults);
+    }
+    let defaults = Table::try_from(Config::of_table(Table::new())?)?;
+    Ok(DEFAULTS.get_or_init(|| defaults))
+}
+
 /// Keys with their defaults do not count, so that a later program, which has more of them, still knows its runs.
 fn hash_without(config: &Config, left_out: &[&str]) -> Result<u64> {
     let mut table = Table::try_from(config)?;
-    let defaults = Table::try_from(Config::of_table(Table::new())?)?;
+    let defaults = defaults()?;
     table.retain(|key, value| !left_out.contains(&key) && defaults.get(key) != Some(value));
     Ok(fnv(FNV, toml::to_string(&table)?.as_bytes()))
 }
