@@ -108,10 +108,12 @@ pub enum Error {
     InvalidArgument(String),
 
     /// Not one whole batch fits in the dataset.
-    #[error("batch size {batch_size} is larger than the dataset of {len} images; choose a batch size of at most {len}")]
+    #[error("batch size {batch_size}{} is larger than the dataset of {len} images; choose a batch size of at most {}", of_ranks(*ranks), len / ranks)]
     BatchTooLarge {
         /// The batch size asked for.
         batch_size: usize,
+        /// The processes that have one each.
+        ranks: usize,
         /// Images in the dataset.
         len: usize,
     },
@@ -156,4 +158,11 @@ pub(crate) fn first<T: AsRef<str>>(most: usize, items: &[T], separator: &str) ->
         text += &format!("{separator}and {} more", items.len() - shown.len());
     }
     text
+}
+
+fn of_ranks(ranks: usize) -> String {
+    match ranks {
+        1 => String::new(),
+        _ => format!(" of each of {ranks} processes"),
+    }
 }

@@ -169,7 +169,11 @@ impl Loader {
         }
         let (batch_size, len) = (config.batch_size.saturating_mul(config.ranks), source.len());
         if len == 0 || (batch_size > len && !config.keep_last) {
-            return Err(Error::BatchTooLarge { batch_size, len });
+            return Err(Error::BatchTooLarge {
+                batch_size: config.batch_size,
+                ranks: config.ranks,
+                len,
+            });
         }
         Ok(Self {
             shared: Arc::new(Shared {

@@ -304,6 +304,15 @@ fn impossible_settings_are_explained() {
             .to_string()
     };
     let good = PretrainTransform::imagenet(8);
+    let of_three = LoaderConfig {
+        batch_size: 4,
+        ranks: 3,
+        ..CONFIG
+    };
+    assert_eq!(
+        error(of_three, good),
+        "batch size 4 of each of 3 processes is larger than the dataset of 10 images; choose a batch size of at most 3"
+    );
     assert_eq!(
         error(
             LoaderConfig {

@@ -42,6 +42,9 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     #[cfg(not(feature = "mpi"))]
     let (ranks, _) = (Alone, timeout);
     let (rank, size) = (ranks.rank(), ranks.size()); // 2
+    if !BATCH.is_multiple_of(size) {
+        return Err(format!("{BATCH} samples are not parts of one size for {size} ranks").into());
+    }
 
     let vars = VarMap::new();
     let mut net = model(VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;

@@ -16,10 +16,9 @@ use candle_nn::VarBuilder;
 use datasets::{rng, FinetuneTransform, Loader, LoaderConfig, Mixup};
 use freezeout::{distributed::Communicator, *};
 use vit::{Checkpoint, Drops, LoadOptions, Pool, Vit};
-use vitfreeze_examples::{together, top1};
+use vitfreeze_examples::{args, check_loss, mark, marked, together, top1};
 
-/// Everything random follows from it: the head, order, augmentation, drop path.
-const SEED: u64 = 0;
+const SEED: u64 = 0; // everything random follows from it: the head, order, augmentation, drop path
 const CPU: Device = Device::Cpu;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -27,18 +26,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn train(ranks: &dyn Communicator, threads: usize) -> Result<(), Box<dyn Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let [origin, data, out, tiny @ ..] = &args[..] else {
-        return Err("usage: finetune_imagenet ENCODER DATA OUT [--tiny]".into());
-    };
+    let ([origin, data, out], tiny) = args("finetune_imagenet ENCODER DATA OUT")?;
     // From a checkpoint of 100 epochs: 1024 images a step in 32 batches.
     let (size, batch, accum, epochs, warmup) = match tiny {
-        [] => (224, 32, 32, 100, 20),
-        [tiny] if tiny == "--tiny" => (32, 32, 4, 1, 0),
-        _ => return Err("only --tiny may follow".into()),
+        false => (224, 32, 32, 100, 20),
+        true => (32, 32, 4, 1, 0),
     };
-    let (images, val) = (datasets::open(data, "train")?, datasets::open(data, "val")?);
-    let classes = images.classes().len();
+    let val = datasets::open(&data, "val")?;
+    let classes = val.classes().len();
     let config = LoaderConfig {
         batch_size: batch,
         seed: SEED,
@@ -47,9 +42,10 @@ fn train(ranks: &dyn Communicator, threads: usize) -> Result<(), Box<dyn Error>>
         ranks: ranks.size(),
         ..LoaderConfig::default()
     };
-    let loader = Loader::new(images, FinetuneTransform::imagenet(size), config)?;
+    let transform = FinetuneTransform::imagenet(size);
+    let loader = Loader::new(datasets::open(&data, "train")?, transform, config)?;
     let steps = Steps::new(loader.batches_per_epoch(), accum, epochs)?;
-    let mut encoder = Checkpoint::open(origin)?.load(&LoadOptions::default())?;
+    let mut encoder = Checkpoint::open(&origin)?.load(&LoadOptions::default())?;
     (encoder.cfg.pool, encoder.cfg.drop_path_rate) = (Pool::Avg, 0.1);
     let pretrained = encoder.with_new_head(classes, true, |_, count| {
         let mut rng = rng::rng(SEED, "head", 0, 0);
@@ -70,25 +66,20 @@ fn train(ranks: &dyn Communicator, threads: usize) -> Result<(), Box<dyn Error>>
     };
     let mut opt = Optimizer::new(adamw).groups(layer_decay(0.75, cfg.depth + 1));
     let mixup = Mixup::imagenet(classes);
+    let out = Path::new(&out);
     std::fs::create_dir_all(out)?;
-    let file = Path::new(out).join("checkpoint.safetensors");
+    let file = out.join("checkpoint.safetensors");
     let mut first = 0;
     if file.exists() {
         let mut saved = candle_core::safetensors::load(&file, &CPU)?;
-        first = saved.remove("step").ok_or("no step")?.to_scalar::<i64>()? as usize;
-        checkpoint::restore(
-            saved.into_iter().collect(),
-            first,
-            &mut freeze,
-            &mut opt,
-            None,
-        )?;
+        first = marked(&mut saved, ranks)?;
+        let saved = saved.into_iter().collect();
+        checkpoint::restore(saved, first, &mut freeze, &mut opt, None)?;
     }
     let model = Vit::new(&cfg, freeze.vars())?;
     let mut batches = loader.stream(steps.epoch(first), steps.first_batch(first));
     for step in first..freeze.schedule().steps {
-        let (mut grads, mut mean) = (Gradients::default(), [0.0]);
-        let micro = steps.batches(step);
+        let (mut grads, mut mean, micro) = (Gradients::default(), [0.0], steps.batches(step));
         for _ in 0..micro {
             let mut part = batches.next().ok_or("the loader ended early")??;
             let targets = mixup.apply(&mut part, (size, size), SEED)?;
@@ -102,19 +93,17 @@ fn train(ranks: &dyn Communicator, threads: usize) -> Result<(), Box<dyn Error>>
         }
         grads.all_reduce(ranks)?;
         ranks.all_reduce_f64(&mut mean)?;
+        check_loss(step, mean[0])?;
         opt.step(&freeze, step, &grads)?;
         if steps.ends_epoch(step + 1) {
             let mut state = checkpoint::collect(&freeze, &opt, None)?;
-            state.insert("step".into(), Tensor::new(step as i64 + 1, &CPU)?);
+            state.insert("step".into(), mark(step + 1, ranks)?);
             let weights = checkpoint::weights(&freeze).into_iter().collect();
             let plain = Vit::new(&cfg, VarBuilder::from_tensors(weights, DType::F32, &CPU))?;
-            let (epoch, top1) = (
-                steps.epoch(step) + 1,
-                top1(&plain, &val, size, threads, ranks)?,
-            );
+            let top1 = top1(&plain, &val, size, threads, ranks)?;
             if ranks.rank() == 0 {
                 vit::save_atomic(&file, &state, ("kind", "finetune".into()))?;
-                let loss = mean[0];
+                let (epoch, loss) = (steps.epoch(step) + 1, mean[0]);
                 println!("epoch {epoch}/{epochs}: loss {loss:.4}, top-1 {top1:.2} %");
             }
         }
@@ -122,7 +111,7 @@ fn train(ranks: &dyn Communicator, threads: usize) -> Result<(), Box<dyn Error>>
     if ranks.rank() == 0 {
         let mut classifier = pretrained;
         classifier.tensors = checkpoint::weights(&freeze);
-        classifier.save_file(&Path::new(out).join("classifier.safetensors"))?;
+        classifier.save_file(&out.join("classifier.safetensors"))?;
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use datasets::{rng, Loader, LoaderConfig, PretrainTransform};
 use freezeout::{distributed::Communicator, *};
 use localmim::{LocalMim, LocalMimConfig, Masking};
 use vit::VitConfig;
-use vitfreeze_examples::together;
+use vitfreeze_examples::{args, check_loss, mark, marked, together};
 
 const SEED: u64 = 0; // everything random follows from it: first weights, order, crops, masks
 const MASK_RATIO: f64 = 0.75;
@@ -28,16 +28,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn train(ranks: &dyn Communicator, threads: usize) -> Result<(), Box<dyn Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let [data, out, tiny @ ..] = &args[..] else {
-        return Err("usage: pretrain_imagenet DATA OUT [--tiny]".into());
-    };
-    let out = Path::new(out);
+    let ([data, out], tiny) = args("pretrain_imagenet DATA OUT")?;
+    let out = Path::new(&out);
     // The thesis' run (arXiv 2312.02194): 100 epochs, 2048 images a step in 32 batches.
     let (name, size, patch, batch_size, accum, epochs, warmup) = match tiny {
-        [] => ("vit-base", 224, 16, 64, 32, 100, 10),
-        [tiny] if tiny == "--tiny" => ("vit-tiny", 32, 8, 64, 4, 2, 0),
-        _ => return Err("only --tiny may follow".into()),
+        false => ("vit-base", 224, 16, 64, 32, 100, 10),
+        true => ("vit-tiny", 32, 8, 64, 4, 2, 0),
     };
     let device = Device::Cpu;
     let preset = VitConfig::preset(name).ok_or("no such model")?;
@@ -55,7 +51,7 @@ fn train(ranks: &dyn Communicator, threads: usize) -> Result<(), Box<dyn Error>>
         ..LoaderConfig::default()
     };
     let transform = PretrainTransform::imagenet(size);
-    let loader = Loader::new(datasets::open(data, "train")?, transform, loader)?;
+    let loader = Loader::new(datasets::open(&data, "train")?, transform, loader)?;
     let steps = Steps::new(loader.batches_per_epoch(), accum, epochs)?;
 
     let schedule = Schedule {
@@ -75,17 +71,12 @@ fn train(ranks: &dyn Communicator, threads: usize) -> Result<(), Box<dyn Error>>
     let mut first = 0;
     if file.exists() {
         let mut saved = candle_core::safetensors::load(&file, &device)?;
-        first = saved.remove("step").ok_or("no step")?.to_scalar::<i64>()? as usize;
+        first = marked(&mut saved, ranks)?;
         if freeze.advance(first)? {
             model = LocalMim::new(&cfg, freeze.vars())?;
         }
-        checkpoint::restore(
-            saved.into_iter().collect(),
-            first,
-            &mut freeze,
-            &mut opt,
-            None,
-        )?;
+        let saved = saved.into_iter().collect();
+        checkpoint::restore(saved, first, &mut freeze, &mut opt, None)?;
     }
     let mut batches = loader.stream(steps.epoch(first), steps.first_batch(first));
     for step in first..freeze.schedule().steps {
@@ -104,14 +95,12 @@ fn train(ranks: &dyn Communicator, threads: usize) -> Result<(), Box<dyn Error>>
         }
         grads.all_reduce(ranks)?; // a frozen layer has no gradient and sends nothing
         ranks.all_reduce_f64(&mut mean)?;
-        if !mean[0].is_finite() {
-            return Err(format!("step {step}: the loss is {mean:?}; take a smaller lr").into());
-        }
+        check_loss(step, mean[0])?;
         opt.step(&freeze, step, &grads)?;
         let done = step + 1;
         if steps.ends_epoch(done) && ranks.rank() == 0 {
             let mut state = checkpoint::collect(&freeze, &opt, None)?;
-            state.insert("step".into(), Tensor::new(done as i64, &device)?);
+            state.insert("step".into(), mark(done, ranks)?);
             vit::save_atomic(&file, &state, ("model", name.into()))?;
             let (epoch, loss, frozen) = (steps.epoch(done), mean[0], freeze.frozen());
             println!("epoch {epoch}/{epochs}: loss {loss:.4}, {frozen} layers frozen");

@@ -1,4 +1,5 @@
 //! Short programs that use the vitfreeze crates; see `examples/`.
+use std::collections::HashMap;
 use std::error::Error;
 use std::num::NonZero;
 use std::sync::Arc;
@@ -13,6 +14,15 @@ use freezeout::distributed::Communicator;
 #[cfg(feature = "mpi")]
 use freezeout::distributed::Mpi;
 use vit::Vit;
+
+/// The program's arguments, named in `usage`, and whether `--tiny` follows them.
+pub fn args<const N: usize>(usage: &str) -> Result<([String; N], bool), Box<dyn Error>> {
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let tiny = args.len() == N + 1 && args[N] == "--tiny";
+    args.truncate(N + usize::from(!tiny));
+    let args = <[String; N]>::try_from(args).map_err(|_| format!("usage: {usage} [--tiny]"))?;
+    Ok((args, tiny))
+}
 
 /// Has the processes that train together do so, each with its part of the machine's cores: this one alone, or with the feature
 /// `mpi` those that `mpirun` started. A peer that is silent for `timeout` counts as hanging; an error of one ends all.
@@ -38,6 +48,36 @@ pub fn together(
         ranks.abort(1);
     }
     done
+}
+
+/// A checkpoint's mark: the steps done, and by how many ranks, since another number of them makes other steps.
+pub fn mark(done: usize, ranks: &dyn Communicator) -> candle_core::Result<Tensor> {
+    Tensor::new(&[done as i64, ranks.size() as i64], &Device::Cpu)
+}
+
+/// Takes a checkpoint's mark out of its tensors and gives the steps done.
+pub fn marked(
+    saved: &mut HashMap<String, Tensor>,
+    ranks: &dyn Communicator,
+) -> Result<usize, Box<dyn Error>> {
+    let mark = saved.remove("step").ok_or("the checkpoint has no 'step'")?;
+    match mark.to_vec1::<i64>()?[..] {
+        [done, by] if by == ranks.size() as i64 => Ok(done.try_into()?),
+        [_, by] => Err(format!(
+            "{by} ranks began this run, {} cannot go on with it",
+            ranks.size()
+        )
+        .into()),
+        _ => Err("the checkpoint's 'step' is none of this program".into()),
+    }
+}
+
+/// Refuses a loss that has ruined the weights.
+pub fn check_loss(step: usize, loss: f64) -> Result<(), Box<dyn Error>> {
+    match loss.is_finite() {
+        true => Ok(()),
+        false => Err(format!("step {step}: the loss is {loss}; take a smaller lr").into()),
+    }
 }
 
 /// Percent of the images whose class has the largest logit; every rank computes its part of them.

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarMap;
 use freezeout::{AdamW, FreezeOut, Optimizer, Schedule};
 use localmim::{LocalMim, LocalMimConfig, Masking};
-use vit::ops::{Compute, Precision, Unit};
+use vit::ops::{Compute, Hold, Precision, Unit};
 use vit::VitConfig;
 
 const CPU: Device = Device::Cpu;
@@ -174,12 +174,15 @@ fn any_number_of_threads_gives_the_same_bits() {
 #[test]
 fn held_weights_are_never_stale() {
     for precision in [Precision::F32, Precision::Bf16] {
-        let held = Compute {
-            hold_weights: true,
-            ..compute(precision)
-        };
         let plain = train(true, false, &compute(precision)).weights;
-        assert!(plain == train(true, false, &held).weights, "{precision:?}");
+        for hold in [Hold::Frozen, Hold::All] {
+            let held = Compute {
+                hold,
+                ..compute(precision)
+            };
+            let held = train(true, false, &held).weights;
+            assert!(plain == held, "{precision:?}, {hold:?}");
+        }
     }
 }
 

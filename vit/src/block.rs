@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor, D};
 use candle_nn::{Init, VarBuilder};
 
 use crate::drop::Drops;
-use crate::ops::{self, BlockOptions, BlockWeights, Compute, Form, HeldWeights};
+use crate::ops::{self, BlockOptions, BlockWeights, Compute, Form, HeldWeights, Hold};
 use crate::{Activation, LayerNorm, Linear, VitConfig};
 
 /// Multi-head self-attention; variables `qkv.*` (3D, D) and `proj.*` (D, D).
@@ -142,13 +142,18 @@ impl Block {
     /// The same, computing so. What is held of its weights, its clones share.
     #[must_use]
     pub fn with_compute(self, compute: &Compute) -> Self {
+        let hold = match compute.hold {
+            Hold::Nothing => false,
+            Hold::Frozen => !self.attn.qkv.is_live(),
+            Hold::All => true,
+        };
         Self {
             norm1: self.norm1.with_compute(compute),
             attn: self.attn.with_compute(compute),
             norm2: self.norm2.with_compute(compute),
             mlp: self.mlp.with_compute(compute),
             compute: compute.clone(),
-            held: compute.hold_weights.then(Arc::default),
+            held: hold.then(Arc::default),
             ..self
         }
     }

@@ -79,7 +79,10 @@ fn write_out(text: &str) -> std::io::Result<()> {
 /// That nobody reads on is no error.
 fn unless_unread(written: std::io::Result<()>) -> std::io::Result<()> {
     match written {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e),
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(std::io::Error::new(
+            e.kind(),
+            format!("cannot write to standard output: {e}"),
+        )),
         _ => Ok(()),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use datasets::{Batch, EvalTransform, Loader, LoaderConfig, OnBad, Source};
-use vit::ops::Compute;
+use vit::ops::{Compute, Hold};
 use vit::Vit;
 
 use crate::console::Progress;
@@ -33,6 +33,10 @@ pub fn extract(
     progress: &Progress,
     mut each: impl FnMut(&Batch, Vec<f32>) -> Result<()>,
 ) -> Result<usize> {
+    // A worker's share of few images.
+    if source.is_empty() {
+        return Ok(0);
+    }
     let config = LoaderConfig {
         batch_size,
         threads,
@@ -49,14 +53,14 @@ pub fn extract(
     let mut told = BTreeSet::new();
     // All batches see the same weights.
     let model = model.clone().with_compute(&Compute {
-        hold_weights: true,
+        hold: Hold::All,
         ..model.compute().clone()
     });
     for (number, batch) in batches.enumerate() {
         let batch = batch?;
         for image in loader.skipped() {
             if told.insert(image.index) {
-                progress.say(format!(
+                progress.warn(format!(
                     "warning: left out {}: {}",
                     image.name.escape_debug(),
                     image.reason

@@ -94,7 +94,10 @@ fn workers_train_as_one_does_with_the_whole_batch() {
 #[test]
 fn a_policy_decides_for_all() {
     let runs = Runs::new();
-    let policy = ["--policy=autofreeze:interval=3", "--layer-lr=shared"];
+    let policy = [
+        "--policy=plasticity:interval=2,window=2,patience=1,tolerance=0.95",
+        "--layer-lr=shared",
+    ];
     // Without --t0, which is the schedule's.
     let run = |workers, batch: &str, out: &Path| {
         let out = format!("--out={}", out.display());
@@ -119,7 +122,8 @@ fn another_number_of_workers_goes_on() {
     let runs = Runs::new();
     ok(pretrain(1, 12, &runs.at("one"), &[]));
     let out = runs.at("run");
-    ok(pretrain(2, 6, &out, &["--max-steps=5"]));
+    let said = ok(pretrain(2, 6, &out, &["--max-steps=5"]));
+    assert!(said.contains(" --nproc 2    the other 13 steps"), "{said}");
     let dir = out.to_str().unwrap();
     let go_on = |workers, more: &[&str]| {
         let args = [&["pretrain", "--resume", dir][..], more].concat();
@@ -144,6 +148,42 @@ fn another_number_of_workers_goes_on() {
     assert_close(&out, &runs.at("one"), 1e-5);
 }
 
+/// Some have no validation image then, or one that is damaged.
+#[test]
+fn more_workers_than_validation_images() {
+    let runs = Runs::new();
+    let data = runs.at("data");
+    classes(&data.join("train"), &["a", "b"], 12);
+    classes(&data.join("val"), &["a", "b"], 1);
+    std::fs::write(data.join("val/a/1.png"), b"no image").unwrap();
+    let encoder = format!("--checkpoint={}", checkpoint("timm_distilled").display());
+    let data = format!("--data={}", data.display());
+    for command in ["finetune", "linprobe"] {
+        let run = |workers, batch: &str| {
+            let dir = runs.at(&format!("{command}{workers}"));
+            let out = format!("--out={}", dir.display());
+            let more = [
+                "--epochs=1",
+                "--warmup-epochs=0",
+                "--accum=1",
+                "--lr=1e-3",
+                "--threads=1",
+            ];
+            let args = [&[command, &encoder, &data, &out, batch][..], &more].concat();
+            let said = ok(mpirun(workers, &args));
+            assert_eq!(said.matches("warning: left out").count(), 1, "{said}");
+            let rows = rows(&dir);
+            let row = rows.last().unwrap();
+            (row["images"].clone(), row["top1"].clone())
+        };
+        assert_eq!(
+            run(4, "--batch-size=2"),
+            run(1, "--batch-size=8"),
+            "{command}"
+        );
+    }
+}
+
 /// Where each worker has a file of its own, as machines may have.
 #[test]
 fn workers_that_would_not_train_the_same_are_refused() {
@@ -161,9 +201,21 @@ fn workers_that_would_not_train_the_same_are_refused() {
     let mut command = mpirun_of(2, "sh");
     command.args(["-c", &run]);
     let line = fails(command, 2);
-    let told = "worker 2 of 2: this worker has other settings than worker 1";
+    let told = "worker 2 of 2: this worker has other settings than worker 1 (min-lr: 0.000001 -> 0.000002)";
     assert!(line.contains(told), "{line}");
     assert!(!out.exists());
+    // One that would stop earlier.
+    let run = format!(
+        "exec {} pretrain --max-steps $((2 + OMPI_COMM_WORLD_RANK)) --out {} --batch-size=6 {RUN}",
+        env!("CARGO_BIN_EXE_vitfreeze"),
+        out.display()
+    );
+    let mut command = mpirun_of(2, "sh");
+    command.args(["-c", &run]);
+    let line = fails(command, 2);
+    assert!(line.contains("has other --max-steps"), "{line}");
+    let line = fails(mpirun(2, &["pretrain", "--nproc=3"]), 2);
+    assert!(line.contains("mpirun has started 2 of it"), "{line}");
 }
 
 #[test]
@@ -230,7 +282,6 @@ fn nproc(args: &[&str]) -> Command {
     let mut command = vitfreeze(args);
     command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
     command.env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-    command.env("OMPI_MCA_rmaps_base_oversubscribe", "1");
     command
 }
 
@@ -386,6 +437,28 @@ fn one_message_tells_what_went_wrong() {
         .unwrap();
     let said = text(&output);
     assert!(count(&said) == 1 && said.contains("the loss is"), "{said}");
+    // So does an evaluation.
+    let encoder = format!("--checkpoint={}", checkpoint("timm_distilled").display());
+    let out = format!("--out={}", runs.at("e").display());
+    let run = [
+        "finetune",
+        &encoder,
+        &out,
+        "--data=shapes",
+        "--samples=16",
+        "--batch-size=8",
+        "--accum=1",
+        "--epochs=2",
+        "--warmup-epochs=0",
+        "--lr=1e30",
+        "--min-lr=1e29",
+        "--threads=1",
+    ];
+    let line = fails(mpirun(2, &run), 1);
+    assert!(
+        line.contains("worker 1 of 2: ") && line.contains("the validation loss is"),
+        "{line}"
+    );
     // Only one of them cannot read its images.
     let data = runs.at("data");
     for split in ["train", "val"] {
@@ -400,7 +473,6 @@ fn one_message_tells_what_went_wrong() {
     assert!(count(&said) == 1 && said.contains("of 2: "), "{said}");
     assert_eq!(output.status.code(), Some(1), "{said}");
     // The same where a loss needs all of them, who must not wait for the one.
-    let encoder = format!("--checkpoint={}", checkpoint("timm_distilled").display());
     let (out, began) = (format!("--out={}", runs.at("d").display()), Instant::now());
     let run = [
         "linprobe",

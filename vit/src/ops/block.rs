@@ -96,7 +96,7 @@ impl<T> BlockWeights<T> {
     }
 }
 
-/// What products need of a block's weights, from one pass to the next; see [`Compute::hold_weights`].
+/// What products need of a block's weights, from one pass to the next; see [`super::Hold`].
 #[derive(Default)]
 pub struct HeldWeights {
     qkv: Held,

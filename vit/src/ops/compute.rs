@@ -15,11 +15,8 @@ pub struct Compute {
     pub unit: Option<Unit>,
     /// The plain forms of all ops ([`super::plain`]), to compare the fused ones with.
     pub plain: bool,
-    /// Whether blocks hold what products need of their weights (tiles of bf16, a transpose in f32) from one pass to the next.
-    /// Worth it where weights stay the same over several passes: batches whose gradients make one step of the optimiser, an
-    /// evaluation. It costs the memory of these weights, in bf16 up to as much again as the weights have. A weight that has
-    /// changed is noticed. It is about blocks that run as [`super::block`] (GELU, no LayerScale).
-    pub hold_weights: bool,
+    /// Which blocks hold what products need of their weights.
+    pub hold: Hold,
     /// Times the ops.
     pub profile: Profile,
 }
@@ -30,7 +27,7 @@ impl Default for Compute {
             precision: Precision::F32,
             unit: Unit::best(),
             plain: false,
-            hold_weights: false,
+            hold: Hold::Nothing,
             profile: Profile::default(),
         }
     }
@@ -47,6 +44,21 @@ pub enum Precision {
     /// Rounded to bf16 (8 bits of mantissa, nearest, ties to even; denormal numbers may become 0), where the processor has a
     /// unit for it; see [`Compute::bf16_unit`]. On a GPU by candle's ops, with results in bf16 too: composed, and not measured.
     Bf16,
+}
+
+/// Which blocks hold what products need of their weights (tiles of bf16, a transpose in f32) from one pass to the next. It
+/// costs the memory of these weights, in bf16 up to as much again as the weights have. A weight that has changed is noticed.
+/// It is about blocks that run as [`super::block`] (GELU, no LayerScale).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hold {
+    /// None: each pass makes what it needs.
+    #[default]
+    Nothing,
+    /// Those that do not train, whose weights stay the same from step to step.
+    Frozen,
+    /// All: worth it where weights stay the same over several passes, of which the gradients make one step of the optimiser,
+    /// or in an evaluation.
+    All,
 }
 
 /// A form of an op.

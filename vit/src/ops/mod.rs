@@ -24,7 +24,7 @@ mod unshuffle;
 pub use attention::attention;
 pub use block::{block, BlockOptions, BlockWeights, HeldWeights, Pair};
 pub use bundle::{backward, backward_seen, Seen};
-pub use compute::{Compute, Form, Precision};
+pub use compute::{Compute, Form, Hold, Precision};
 pub use cpu::bf16::Unit;
 pub use cpu::limit::limit;
 pub use cpu::math::simd;

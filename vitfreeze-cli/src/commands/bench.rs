@@ -10,7 +10,7 @@ use freezeout::{AdamW, Costs, FreezeOut, Optimizer, StepCost};
 use localmim::{LocalMim, LocalMimConfig, Masking};
 use serde::Serialize;
 use vit::ops::profile::Profile;
-use vit::ops::Compute;
+use vit::ops::{Compute, Hold};
 use vit::VitConfig;
 
 use crate::architecture::{preset, stages};
@@ -294,6 +294,8 @@ impl Bench {
                 true => Profile::start(),
                 false => Profile::default(),
             },
+            // As in training with one batch a step.
+            hold: Hold::Frozen,
             ..args.dtype.compute(device)?
         };
         let least = counts.iter().copied().min().unwrap_or(0);

@@ -126,6 +126,9 @@ impl Task for Probe {
         let feed = match config.cached {
             true => {
                 let (train, hash) = features("training", &data.train)?;
+                if train.labels.is_empty() {
+                    bail!("not one training image could be read");
+                }
                 // What could be read decides how many steps an epoch has.
                 let fingerprint = data.fingerprint.with_pixels(hash);
                 data.fingerprint = fingerprint.with_pixels(val_hash);
@@ -312,8 +315,5 @@ fn features(
         },
     )?;
     progress.close();
-    if all.labels.is_empty() {
-        bail!("not one image could be read");
-    }
     Ok((all, hash))
 }

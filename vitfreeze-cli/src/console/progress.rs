@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::console::{duration, is_quiet, note};
+use crate::console::{duration, is_quiet, note, warn};
 
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -94,6 +94,11 @@ impl Progress {
     /// One line above the bar.
     pub fn say(&self, line: impl AsRef<str>) {
         self.bar.suspend(|| note(line));
+    }
+
+    /// The same of every worker.
+    pub fn warn(&self, line: impl AsRef<str>) {
+        self.bar.suspend(|| warn(line));
     }
 
     /// Ends the bar.

@@ -47,7 +47,8 @@ impl Budget {
             block_bytes(tokens, dim, 4.0, precision)
         };
         Self {
-            weights: F32 * parameters(0),
+            // Frozen ones twice: once as products want them.
+            weights: F32 * (2.0 * parameters(0) - parameters(frozen)),
             state: F32 * 3.0 * parameters(frozen),
             image: pixels(vit)
                 + trained_blocks(vit, frozen) as f64 * encoder_block(vit, visible, precision)

@@ -51,7 +51,8 @@ pub fn together(
     if !workers.first() {
         crate::console::be_quiet();
     }
-    workers.finish(work(&workers))
+    let checked = workers.agree(flags.check());
+    workers.finish(checked.and_then(|()| work(&workers)))
 }
 
 impl Workers {
@@ -63,7 +64,7 @@ impl Workers {
     /// Those that a launcher has started, or this one alone.
     fn open(timeout: Duration) -> Result<Self> {
         let mut workers = match launched() {
-            None => return Ok(Self::alone()),
+            None | Some((_, 1)) => return Ok(Self::alone()),
             Some(("torchrun", count)) => Self::connect_gpus(count, timeout)?,
             Some((launcher, count)) => Self::connect(launcher, count, timeout)?,
         };

@@ -81,12 +81,17 @@ pub fn resume<S: TrainSettings>(
         let (was, is) = (images(saved, then), images(&config, now));
         if was != is {
             return Err(usage(format!(
-                "{} was trained by {} in steps of {was} images; {} with batch-size {} and accum {} have {is}: give the --batch-size{} with which it is {was} again",
+                "{} was trained by {} in steps of {was} images; {} with batch-size {} and accum {} {} {is}: start as many again{}, or give the --batch-size{} with which it is {was} again",
                 dir.display(),
                 counted(then, "worker"),
                 counted(now, "worker"),
                 config.training().batch_size,
                 config.training().accum,
+                if now == 1 { "has" } else { "have" },
+                match then {
+                    1 => String::new(),
+                    _ => format!(" (--nproc {then})"),
+                },
                 if config.by_image() { " or --accum" } else { "" }
             )));
         }

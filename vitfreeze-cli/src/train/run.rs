@@ -83,12 +83,16 @@ impl<T: Task> Run<T> {
     pub fn open(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<Self> {
         let opened = Instant::now();
         let (config, resumed, machine) = workers.agree(Self::settle(args, workers))?;
+        // What decides who talks to whom when.
+        let fresh = args.resume.is_none();
+        workers.check_same("--resume", u64::from(fresh))?;
+        let stop = args.max_steps.map_or(0, u64::from);
+        workers.check_same("--max-steps", stop)?;
         let machine = machine.connected()?;
         let workers = machine.workers.clone();
         let prepared = Self::prepare(config, resumed, machine);
         let (mut run, images) = workers.agree(prepared)?;
         run.check_alike()?;
-        let fresh = args.resume.is_none();
         if fresh {
             workers.first_does(|| {
                 run.dir = folder::claim(args.out.as_deref(), T::Settings::COMMAND)?;
@@ -257,8 +261,18 @@ impl<T: Task> Run<T> {
         if workers.size() == 1 {
             return Ok(());
         }
-        let settings = serde_json::to_vec(&self.config)?;
-        workers.check_same("settings", checkpoint::fnv(checkpoint::FNV, &settings))?;
+        let first = workers.text_of_first(&serde_json::to_string(&self.config)?)?;
+        let differences = serde_json::from_str(&first)
+            .map_err(anyhow::Error::from)
+            .and_then(|first| self.config.differences(&first));
+        workers.agree(differences.and_then(|lines| match lines.is_empty() {
+            true => Ok(()),
+            false => Err(usage(format!(
+                "this worker has other settings than worker 1 ({}): all must be given the same",
+                lines.join(", ")
+            ))),
+        }))?;
+        workers.check_same("--save-every", self.save_every as u64)?;
         workers.check_same("images", self.data.hash())?;
         let state = freezeout::checkpoint::collect(&self.freeze, &self.opt, self.ema.as_ref())?;
         workers.check_same("weights", checkpoint::hash_of(&state)?)

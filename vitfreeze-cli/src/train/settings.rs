@@ -5,7 +5,7 @@ use datasets::LoaderConfig;
 use freezeout::{Schedule, Spacing, Steps};
 use serde::{Deserialize, Serialize};
 use toml::Table;
-use vit::ops::Compute;
+use vit::ops::{Compute, Hold};
 
 use crate::input::dataset::SAMPLES;
 use crate::machine::device::Dtype;
@@ -185,10 +185,13 @@ impl Training {
         ])
     }
 
-    /// How models compute: blocks hold what products need of their weights where a step has several batches.
+    /// How models compute: blocks hold what products need of their weights where a step has several batches, frozen ones always.
     pub fn compute(&self, device: &Device) -> Result<Compute> {
         Ok(Compute {
-            hold_weights: self.accum > 1,
+            hold: match self.accum {
+                1 => Hold::Frozen,
+                _ => Hold::All,
+            },
             ..self.dtype.compute(device)?
         })
     }

@@ -1,8 +1,9 @@
 //! How workers stop together.
 use std::fmt;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{anyhow, Result};
 
 use super::Workers;
 use crate::run::metrics::NotFinite;
@@ -36,10 +37,7 @@ impl Workers {
             return mine;
         };
         match mine {
-            Err(error) if failed == self.rank() => Err(error.context(Together {
-                rank: self.rank(),
-                size: self.size(),
-            })),
+            Err(error) if failed == self.rank() => Err(self.of_this(error)),
             _ => Err(Elsewhere {
                 code: if codes[failed] == USAGE { 2 } else { 1 },
                 not_finite: codes[failed] == NOT_FINITE,
@@ -63,11 +61,16 @@ impl Workers {
         let told = anyhow::anyhow!("{}; {more}", causes.join(": "));
         match self.size() {
             1 => told,
-            size => told.context(Together {
-                rank: self.rank(),
-                size,
-            }),
+            _ => self.of_this(told),
         }
+    }
+
+    /// An error of this worker, which names it.
+    fn of_this(&self, error: anyhow::Error) -> anyhow::Error {
+        error.context(Together {
+            rank: self.rank(),
+            size: self.size(),
+        })
     }
 
     /// What the first one does alone, for instance writing; its error is one of all.
@@ -96,8 +99,16 @@ impl Workers {
             result => return result,
         };
         if !self.all_know(&error) {
-            let (worker, size) = (self.rank() + 1, self.size());
-            tell(&error.context(format!("worker {worker} of {size}")));
+            tell(&self.of_this(match error.downcast_ref() {
+                Some(freezeout::Error::Distributed(why)) => {
+                    // All wait for the same one, and give up at the same moment: the first tells it, and ends the others.
+                    std::thread::sleep(Duration::from_millis(200) * self.rank().min(25) as u32);
+                    let own = format!("rank {} of {}: ", self.rank(), self.size());
+                    let why = why.strip_prefix(&own).unwrap_or(why);
+                    anyhow!("{why} (--worker-timeout says how long all wait)")
+                }
+                _ => error,
+            }));
             self.launched.abort(1);
         }
         let code = match error.downcast_ref::<Elsewhere>() {

@@ -25,6 +25,18 @@ impl Flags {
         Duration::from_secs(self.worker_timeout)
     }
 
+    /// Refuses another number than a launcher has started: those that this same command line has started are as many.
+    pub fn check(&self) -> Result<()> {
+        match (self.nproc, launched()) {
+            (Some(count), Some((launcher, started))) if started != usize::from(count) => {
+                Err(usage(format!(
+                    "--nproc {count} is for a program that no launcher has started; {launcher} has started {started} of it"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Starts this command line on so many workers and waits for them; `None` if this is one of them, or the only one.
     pub fn launch(&self) -> Result<Option<ExitCode>> {
         self.nproc.map(launch).transpose().map(Option::flatten)
@@ -43,9 +55,19 @@ const LAUNCHERS: [(&str, &str); 4] = [
 pub fn launched() -> Option<(&'static str, usize)> {
     LAUNCHERS.iter().find_map(|(variable, launcher)| {
         let count: usize = std::env::var(variable).ok()?.parse().ok()?;
-        (count > 1).then_some((*launcher, count))
+        // mpirun knows no second one inside it, not even of one process.
+        (count > 1 || *launcher == "mpirun").then_some((*launcher, count))
     })
 }
+
+/// What mpiexec is told where it is Open MPI's (4, then 5): that workers share the cores, where it would bind the threads of
+/// each to one core, and that there may be more of them than cores. Other MPIs do not look at it.
+const OPEN_MPI: [(&str, &str); 4] = [
+    ("OMPI_MCA_hwloc_base_binding_policy", "none"),
+    ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
+    ("PRTE_MCA_hwloc_default_binding_policy", "none"),
+    ("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe"),
+];
 
 /// Starts this command line on so many workers by mpiexec and waits for them; `None` if this is one of them, or if there
 /// is to be one.
@@ -63,6 +85,11 @@ fn launch(count: u16) -> Result<Option<ExitCode>> {
     command
         .arg(std::env::current_exe()?)
         .args(std::env::args_os().skip(1));
+    for (setting, value) in OPEN_MPI {
+        if std::env::var_os(setting).is_none() {
+            command.env(setting, value);
+        }
+    }
     // Out of the terminal's reach: Open MPI kills its processes a second after ctrl-C, and a step may take longer.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);

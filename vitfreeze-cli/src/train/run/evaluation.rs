@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{anyhow, Result};
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
@@ -78,7 +78,7 @@ impl<T: Task> Run<T> {
         let step = self.step.saturating_sub(1);
         let (evaluation, told) = match report.pause(|| self.judge(step)) {
             Ok(judged) => judged,
-            Err(e) if e.is::<NotFinite>() => return Err(e),
+            Err(e) if self.ruined(&e) => return Err(e),
             // What was trained is kept, whatever has become of the validation images.
             Err(e) => {
                 self.save()?;
@@ -138,16 +138,18 @@ impl<T: Task> Run<T> {
             &self.machine.device,
         ))?;
         let average = self.ema.as_ref().map(|ema| judge(ema.vars())).transpose()?;
-        if !own.loss().is_finite() {
-            return Err(NotFinite(format!(
-                "after step {}: the validation loss is {}; {} still holds step {}; start again with a lower --lr",
+        // All have the same numbers: one speaks.
+        workers.agree(match own.loss() {
+            _ if own.images() == 0 => Err(anyhow!("not one validation image could be read")),
+            loss if loss.is_finite() => Ok(()),
+            loss => Err(NotFinite(format!(
+                "after step {}: the validation loss is {loss}; {} still holds step {}; start again with a lower --lr",
                 step + 1,
-                own.loss(),
                 checkpoint_path(&self.dir).display(),
                 self.saved,
             ))
-            .into());
-        }
+            .into()),
+        })?;
         let evaluation = Evaluation {
             step,
             epoch: self.steps.epoch(step),

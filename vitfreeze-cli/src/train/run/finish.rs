@@ -159,11 +159,8 @@ impl<T: Task> Run<T> {
         let dir = quoted(&self.dir);
         let left = self.freeze.schedule().steps - self.step;
         if left > 0 {
-            let command = T::Settings::COMMAND;
-            print(format!(
-                "  vitfreeze {command} --resume {dir}    the other {}",
-                counted(left, "step")
-            ))?;
+            let (resume, left) = (self.resume_command(), counted(left, "step"));
+            print(format!("  {resume}    the other {left}"))?;
         }
         for line in self.task.next(&dir) {
             print(format!("  {line}"))?;
