@@ -15,6 +15,7 @@ pub mod pretrain;
 mod reconstruct;
 pub mod report;
 mod schedule;
+mod study;
 mod watch;
 
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ pub enum Command {
     Report(report::Args),
     /// Follow a run on a terminal: loss, speed, frozen layers, time left
     Watch(watch::Args),
+    /// Run variants, seeds and the baselines of equal time that belong to them, and say what holds: freezing or training less
+    Study(study::Args),
     /// Time the training step with more and more layers frozen
     Bench(bench::Args),
     /// Print and draw what a freezing schedule will do; trains nothing
@@ -72,6 +75,7 @@ impl Command {
             Self::Compare(args) => compare::run(args),
             Self::Report(args) => report::run(args),
             Self::Watch(args) => watch::run(args),
+            Self::Study(args) => study::run(args),
             Self::Bench(args) => bench::run(args),
             Self::Schedule(args) => schedule::run(*args),
             Self::Reconstruct(args) => reconstruct::run(args),

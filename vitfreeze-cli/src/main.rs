@@ -37,6 +37,7 @@ struct Cli {
 fn main() -> ExitCode {
     machine::allocator::keep_memory();
     machine::interrupt::survive_file_limit();
+    machine::interrupt::follow_leader();
     console::quiet_caught_panics();
     let result = match Cli::try_parse() {
         Ok(cli) => cli.command.run(),

@@ -59,6 +59,11 @@ pub trait Settings: Clone + clap::Args + Serialize + DeserializeOwned {
         Ok(config)
     }
 
+    /// The configuration of these keys alone.
+    fn of_table(keys: Table) -> Result<Self> {
+        Self::merge(keys, &Given::nothing())
+    }
+
     /// As TOML, to be saved.
     fn to_toml(&self) -> Result<String> {
         toml::to_string(self).context("configuration")
@@ -245,7 +250,7 @@ fn choices(command: &clap::Command, key: &str) -> Option<String> {
 }
 
 /// A TOML error as one line with its line number.
-fn one_line(error: &toml::de::Error, text: &str) -> String {
+pub fn one_line(error: &toml::de::Error, text: &str) -> String {
     let line = line_of(text, error.span().map_or(0, |span| span.start));
     format!("line {line}: {}", error.message().replace('\n', " "))
 }

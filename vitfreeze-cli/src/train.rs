@@ -2,6 +2,7 @@
 mod adaptive;
 mod backbone;
 mod feed;
+mod pace;
 mod run;
 mod settings;
 mod supervised;
@@ -19,6 +20,7 @@ use freezeout::{Group, Optimizer, Param, Schedule};
 pub use adaptive::Adaptive;
 pub use backbone::{load_encoder, Encoder};
 pub use feed::{Features, Feed};
+pub use pace::Pace;
 pub use settings::{check_batch, Plan, TrainSettings, Training};
 pub use supervised::{Pool, Supervised};
 

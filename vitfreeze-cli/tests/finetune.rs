@@ -724,3 +724,34 @@ fn mistakes_are_told_before_anything_is_written() {
         assert!(line.contains(want), "{text}: {line}");
     }
 }
+
+/// A policy decides, and a run that was cut off at a freeze ends with the same bits.
+#[test]
+fn a_policy_resumes_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = "finetune --data=shapes --samples=40 --model=vit-tiny --image-size=16 --patch-size=4 --epochs=3 \
+        --warmup-epochs=1 --batch-size=8 --accum=2 --lr=1e-3 --seed=3 --policy=autofreeze:interval=2 --eval-every=3";
+    let start = |name: &str, more: &[&str]| {
+        let out = dir.path().join(name);
+        let mut command = vitfreeze(run.split_whitespace());
+        command.args(more).arg("--out").arg(&out);
+        ok(command);
+        out
+    };
+    let straight = start("straight", &[]);
+    let steps = |row: &&serde_json::Value| row.get("frozen").is_some();
+    let frozen: Vec<u64> = rows(&straight)
+        .iter()
+        .filter(steps)
+        .map(|row| row["frozen"].as_u64().unwrap())
+        .collect();
+    let froze = frozen.iter().position(|&n| n > 0).unwrap();
+    let cut = start("cut", &[&format!("--max-steps={froze}")]);
+    let mut go_on = vitfreeze(["finetune", "--resume"]);
+    go_on.arg(&cut);
+    ok(go_on);
+    for file in ["checkpoint.safetensors", "last.safetensors"] {
+        let (a, b) = (tensors(&straight.join(file)), tensors(&cut.join(file)));
+        assert!(a == b, "{file} differs; frozen: {frozen:?}");
+    }
+}

@@ -115,8 +115,6 @@ fn finetune() {
         "--clip-grad=1",
     ];
     check(&[&run[..], &states].concat(), &classifiers);
-    let policy = ["--accum=2", "--policy=autofreeze:interval=2"];
-    check(&[&run[..], &policy].concat(), &classifiers);
 }
 
 /// BatchNorm's statistics change in the forward pass of the step after the save.

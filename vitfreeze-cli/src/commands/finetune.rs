@@ -27,6 +27,7 @@ use crate::input::splits::Data;
 use crate::input::subset::Share;
 use crate::machine::budget::Budget;
 use crate::machine::Machine;
+use crate::settings::Settings as _;
 use crate::train::{
     self, load_encoder, Encoder, Feed, Groups, Images, Loss, Plan, RunArgs, Task, TrainSettings,
 };
@@ -53,6 +54,14 @@ const HEAD_STD: f32 = 2e-5;
 pub struct Args {
     #[command(flatten)]
     run: RunArgs<Config>,
+}
+
+impl Args {
+    /// Epochs of a new run; refuses what one would.
+    pub fn epochs(&self) -> Result<usize> {
+        let config = Config::new(self.run.config.as_deref(), &self.run.flags)?;
+        Ok(config.training.epochs)
+    }
 }
 
 /// Runs it.

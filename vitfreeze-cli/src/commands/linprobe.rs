@@ -24,6 +24,7 @@ use crate::machine::budget::Budget;
 use crate::machine::workers::Workers;
 use crate::machine::Machine;
 use crate::run::checkpoint::{fnv, FNV};
+use crate::settings::Settings as _;
 use crate::train::{self, load_encoder, Features, Feed, Images, Loss, Plan, RunArgs, Task};
 use crate::usage::usage;
 use config::Config;
@@ -48,6 +49,14 @@ const ROWS: usize = 4096;
 pub struct Args {
     #[command(flatten)]
     run: RunArgs<Config>,
+}
+
+impl Args {
+    /// Epochs of a new run; refuses what one would.
+    pub fn epochs(&self) -> Result<usize> {
+        let config = Config::new(self.run.config.as_deref(), &self.run.flags)?;
+        Ok(config.training.epochs)
+    }
 }
 
 /// Runs it.

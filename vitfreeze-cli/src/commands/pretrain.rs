@@ -20,7 +20,7 @@ use crate::input::splits::open_split;
 use crate::machine::budget::Budget;
 use crate::machine::Machine;
 use crate::run::checkpoint::Fingerprint;
-use crate::train::{self, Feed, Images, Loss, Plan, RunArgs, Seen, Task};
+use crate::train::{self, Feed, Images, Loss, Pace, Plan, RunArgs, Seen, Task};
 use crate::usage::usage;
 use config::Config;
 use looks::Looks;
@@ -52,6 +52,25 @@ pub struct Args {
 /// Runs it.
 pub fn run(args: Args) -> Result<ExitCode> {
     train::run::<Pretrain>(&args.run)
+}
+
+/// How long this run's steps take with so many layers frozen, each number by turns.
+pub fn pace(config: &Config, frozen: &[usize]) -> Result<Pace> {
+    Pace::measure::<Pretrain>(config, frozen)
+}
+
+/// Whole batches in an epoch of this run's images.
+pub fn batches(config: &Config) -> Result<usize> {
+    let training = &config.training;
+    let size = config.model()?.vit.image_size;
+    let images = open_split(training.data(), "train", training.samples, size)?.len();
+    match images / training.batch_size {
+        0 => Err(usage(format!(
+            "batch-size {} is larger than the {images} images",
+            training.batch_size
+        ))),
+        batches => Ok(batches),
+    }
 }
 
 /// A LocalMIM model: an encoder, and decoders that hang on some of its blocks.

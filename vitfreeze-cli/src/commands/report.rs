@@ -1,7 +1,7 @@
 //! `vitfreeze report`: what runs did, as one page that needs nothing else, or as one picture.
 mod charts;
 mod numbers;
-mod page;
+pub mod page;
 mod read;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
 //! `vitfreeze schedule`: what a freezing schedule will do, before anything is trained.
-mod picture;
+pub mod picture;
 mod workers;
 
 use std::path::{Path, PathBuf};
@@ -142,7 +142,7 @@ fn name_of(config: &Config) -> Result<String> {
 }
 
 /// What each layer is called.
-fn labels(cfg: &LocalMimConfig) -> Vec<String> {
+pub fn labels(cfg: &LocalMimConfig) -> Vec<String> {
     let mut labels = vec!["patch_embed".to_owned()];
     for block in 0..cfg.vit.depth {
         let stage = cfg.stages.iter().position(|stage| stage.block == block);

@@ -42,6 +42,27 @@ pub fn ask() {
     }
 }
 
+/// What a program that starts this one sets, and then says by standard input.
+pub const LED: &str = "VITFREEZE_LED";
+
+/// Follows the program that has started this one, if it leads it: at a byte the loop finishes its step and saves; when the other
+/// has gone, in whatever way, this one goes too, so that nobody finds it still at work in the same folder.
+pub fn follow_leader() {
+    if std::env::var_os(LED).is_none() {
+        return;
+    }
+    let follow = || loop {
+        match io::Read::read(&mut io::stdin(), &mut [0]) {
+            // As SIGTERM does.
+            Ok(1..) => ASKED.store(15, Ordering::SeqCst),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Ok(0) | Err(_) => std::process::exit(1),
+        }
+    };
+    let thread = std::thread::Builder::new().name("leader".into());
+    drop(thread.spawn(follow));
+}
+
 /// Whether someone has asked to stop.
 pub fn asked() -> bool {
     ASKED.load(Ordering::SeqCst) != 0

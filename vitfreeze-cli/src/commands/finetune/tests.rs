@@ -5,7 +5,6 @@ use freezeout::Param;
 use serde_json::Value;
 
 use super::*;
-use crate::settings::Settings as _;
 
 fn golden(name: &str) -> String {
     let crates = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

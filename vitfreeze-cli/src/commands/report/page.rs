@@ -6,7 +6,7 @@ use crate::draw::svg::escaped;
 use crate::draw::Svg;
 use crate::run::folder::quoted;
 
-const STYLE: &str = "
+pub const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --muted: #5f6368; --line: #dadce0; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 900px; padding: 24px 16px 64px; background: var(--paper); color: var(--ink);

@@ -1,0 +1,101 @@
+//! How long a training's steps take with so many layers frozen.
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+use freezeout::{FreezeOut, Gradients, Schedule};
+use serde::{Deserialize, Serialize};
+
+use super::settings::TrainSettings as _;
+use super::Task;
+use crate::machine::workers::Workers;
+use crate::machine::{device, Machine};
+use crate::run::metrics::median;
+
+/// Rounds over all numbers of frozen layers: at least so many, and more, up to a limit, while there is time.
+const TURNS: std::ops::RangeInclusive<usize> = 3..=5;
+const TIME: Duration = Duration::from_secs(90);
+/// Steps of each round that count; one before them warms up.
+const STEPS: usize = 2;
+
+/// Seconds of a step by number of frozen layers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pace {
+    frozen: Vec<usize>,
+    seconds: Vec<f64>,
+}
+
+impl Pace {
+    /// Trains a few steps with each of these numbers of frozen layers, on the run's own images. By turns: a machine that
+    /// becomes slower or faster meanwhile does so for all of them. Nothing is written.
+    pub fn measure<T: Task>(config: &T::Settings, frozen: &[usize]) -> Result<Self> {
+        let workers = Workers::alone();
+        let training = config.training();
+        let machine = Machine::open(&training.device, training.threads, &workers)?;
+        let (mut task, images) = T::open(config, &machine)?;
+        let plan = training.plan(images.feed.batches_per_epoch(), 1)?;
+        // So small a rate that no weight moves: what is measured is time.
+        let schedule = Schedule {
+            lr: 1e-12,
+            min_lr: 0.0,
+            ..training.schedule(&plan, task.layers())?
+        };
+        task.budget(config, 0).check_for(&machine.device, 1)?;
+        let vars = task.vars()?;
+        let freeze = FreezeOut::new(&vars, schedule, |name| task.layer_of(name))?;
+        let mut freeze = freeze.without_checks();
+        let mut opt = task.optimizer(config).groups(task.groups(config));
+        let mut batches = images.feed.stream(0, 0);
+        let micro = plan.steps.largest();
+        let mut rounds: Vec<Vec<f64>> = Vec::new();
+        let begun = Instant::now();
+        let more = |turn: &usize| turn < TURNS.start() || begun.elapsed() < TIME;
+        for _ in (0..*TURNS.end()).take_while(more) {
+            let mut round = Vec::new();
+            for &frozen in frozen {
+                freeze.freeze_first(frozen);
+                let model = task.model(freeze.vars())?;
+                device::release_memory(&machine.device);
+                let mut times = Vec::new();
+                for step in 0..=STEPS {
+                    let start = Instant::now();
+                    let mut grads: Option<Gradients> = None;
+                    for _ in 0..micro {
+                        let batch = batches.next().context("the loader ended early")??;
+                        let loss = (task.loss(&model, batch)?.total * (1.0 / micro as f64))?;
+                        if !loss.to_scalar::<f32>()?.is_finite() {
+                            bail!("the loss is not finite; take a lower lr");
+                        }
+                        let backward = vit::ops::backward_seen;
+                        let ranks = workers.comm();
+                        let (sum, _) =
+                            freeze.backward_reduced(&loss, grads.take(), ranks, backward)?;
+                        grads = Some(sum);
+                    }
+                    opt.step(&freeze, 0, &grads.unwrap_or_default())?;
+                    if step > 0 {
+                        times.push(start.elapsed().as_secs_f64());
+                    }
+                }
+                round.extend(median(times.into_iter()));
+            }
+            rounds.push(round);
+        }
+        // Each number's part of its round, so that a drift from one round to the next is in none of them.
+        let whole = |round: &Vec<f64>| round.iter().sum::<f64>();
+        let usual = median(rounds.iter().map(whole)).unwrap_or(f64::NAN);
+        let seconds = (0..frozen.len()).map(|i| {
+            let parts = rounds.iter().map(|round| round[i] / whole(round));
+            median(parts).unwrap_or(f64::NAN) * usual
+        });
+        Ok(Self {
+            frozen: frozen.to_vec(),
+            seconds: seconds.collect(),
+        })
+    }
+
+    /// Seconds of a step with so many layers frozen, if that was measured.
+    pub fn step(&self, frozen: usize) -> Option<f64> {
+        let at = self.frozen.iter().position(|&f| f == frozen)?;
+        self.seconds.get(at).copied()
+    }
+}
