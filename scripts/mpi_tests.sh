@@ -45,15 +45,7 @@ for np in 1 2 3; do
 done
 
 # The reference runs on two ranks, of which one speaks; on noise, for it is not about learning.
-for split in train:512 val:16; do
-  for class in a b; do
-    folder="$out/noise/${split%:*}/$class"
-    mkdir -p "$folder"
-    for i in $(seq "${split#*:}"); do
-      { printf 'P6 32 32 255\n' && head -c 3072 /dev/urandom; } >"$folder/$i.ppm"
-    done
-  done
-done
+scripts/noise.sh "$out/noise"
 examples="$(dirname "$program")"
 two=(mpirun -np 2 --oversubscribe)
 "${two[@]}" "$examples/pretrain_imagenet" "$out/noise" "$out/library" --tiny >"$out/said"
