@@ -37,9 +37,14 @@ pub fn lines(run: &Followed) -> Vec<String> {
 /// Follows a run until it is left by a key.
 pub fn follow(run: &mut Followed) -> Result<()> {
     let mut screen = Screen::open()?;
-    let look = Look::default();
-    watch(&mut screen, run, look, &|| false)?;
-    Ok(())
+    // Who ends it by a signal gets the terminal back, too.
+    let ended = Arc::new(AtomicBool::new(false));
+    #[cfg(unix)]
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&ended))?;
+    }
+    let over = || ended.load(Ordering::Relaxed);
+    watch(&mut screen, run, Look::default(), &over)
 }
 
 /// Draws until `over`, or until it is left.

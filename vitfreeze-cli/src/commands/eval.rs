@@ -192,11 +192,16 @@ impl Judge<'_> {
         let path = self.args.predictions.as_deref();
         let mut table = path.map(Table::predictions).transpose()?;
         let (accuracy, mistakes) = self.accuracy(table.as_mut())?;
-        let picture = mistakes.draw(self.source, &self.labels.names, &self.transform)?;
-        if let Some(picture) = picture {
-            draw::save(&dir.join("mistakes.png"), &picture)?;
-        }
         let seconds = self.write(dir, &accuracy, table, started)?;
+        let drawn = mistakes.draw(self.source, &self.labels.names, &self.transform);
+        let drawn = drawn.and_then(|picture| match picture {
+            Some(picture) => draw::save(&dir.join("mistakes.png"), &picture),
+            None => Ok(()),
+        });
+        // The numbers do not need it.
+        if let Err(error) = drawn {
+            note(vit::printable(&format!("note: no mistakes.png: {error:#}")));
+        }
         Ok((accuracy, seconds))
     }
 

@@ -221,16 +221,19 @@ fn mapped(
     let pca = Pca::new(&values, width, 2);
     let points: Vec<(f64, f64)> = pca.of(&values).map(|p| (p[0], p[1])).collect();
     let told = percent(pca.told);
+    let perplexity = tsne::perplexity(points.len());
     let (points, by) = match args.map {
-        MapBy::Pca => (
+        MapBy::Tsne if perplexity.is_some() => {
+            note("t-SNE");
+            let used = perplexity.unwrap_or_default();
+            let by = format!("by t-SNE of their vectors (perplexity {used:.0})");
+            (tsne::tsne(&values, width, &points), by)
+        }
+        // Also where there are too few for another map.
+        _ => (
             points,
             format!("by the two largest components of their vectors ({told} of the variance)"),
         ),
-        MapBy::Tsne => {
-            note("t-SNE");
-            let points = tsne::tsne(&values, width, &points);
-            (points, "by t-SNE of their vectors (perplexity 30)".into())
-        }
     };
     Ok(Map {
         points,

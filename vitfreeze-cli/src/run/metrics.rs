@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use candle_core::Device;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::console::{counted, note};
 use crate::usage::usage;
@@ -50,6 +51,38 @@ impl Line for Row {
     fn step(&self) -> usize {
         self.step
     }
+}
+
+/// What a line of metrics.jsonl says, of any command that trains.
+pub enum Said {
+    Step(Row),
+    /// Steps done, and top-1 in percent: of the weights' average, where there is one.
+    Evaluation(usize, f64),
+}
+
+impl Said {
+    /// `None`: the line cannot be read.
+    pub fn of(line: &[u8]) -> Option<Self> {
+        let value: Value = serde_json::from_slice(line).ok()?;
+        // More steps than any run has come of damage.
+        let step = value["step"].as_u64().filter(|step| *step < 1 << 48)?;
+        let top1 = value["ema_top1"].as_f64().or(value["top1"].as_f64());
+        match top1 {
+            Some(top1) => Some(Self::Evaluation(step as usize + 1, top1)),
+            None => serde_json::from_value(value).ok().map(Self::Step),
+        }
+    }
+}
+
+/// Forgets what a run that was gone on with does again from this step on.
+pub fn again<T>(
+    steps: &mut Vec<T>,
+    evaluations: &mut Vec<(usize, f64)>,
+    step: usize,
+    of: impl Fn(&T) -> usize,
+) {
+    steps.truncate(steps.partition_point(|s| of(s) < step));
+    evaluations.truncate(evaluations.partition_point(|e| e.0 <= step));
 }
 
 /// Wall time of one step, split.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::commands::pretrain::config::Config;
 use crate::run::folder::checkpoint_path;
-use crate::run::metrics::{median, Row, Seconds};
+use crate::run::metrics::{again, median, Row, Said, Seconds};
 use crate::train::Plan;
 
 /// Read at once; a longer line is no line.
@@ -69,6 +69,8 @@ pub enum State {
     /// Nothing new for so long.
     Silent(Duration),
     Ended,
+    /// Its folder is no longer there.
+    Gone,
 }
 
 /// A run that is followed.
@@ -168,28 +170,25 @@ impl Followed {
     }
 
     fn line(&mut self, line: &[u8]) {
-        if let Ok(row) = serde_json::from_slice::<Row>(line) {
-            // Steps that are done again.
-            self.steps
-                .truncate(self.steps.partition_point(|s| s.step < row.step));
-            let done = |e: &(usize, f64)| e.0 <= row.step;
-            self.evaluations
-                .truncate(self.evaluations.partition_point(done));
-            self.steps.push(row.into());
-            return;
-        }
-        let value = serde_json::from_slice::<Value>(line).unwrap_or_default();
-        let top1 = value["ema_top1"].as_f64().or(value["top1"].as_f64());
-        match (value["step"].as_u64(), top1) {
-            (Some(step), Some(top1)) => self.evaluations.push((step as usize + 1, top1)),
-            _ => self.unreadable += 1,
+        match Said::of(line) {
+            Some(Said::Step(row)) => {
+                again(&mut self.steps, &mut self.evaluations, row.step, |s| s.step);
+                self.steps.push(row.into());
+            }
+            Some(Said::Evaluation(done, top1)) => self.evaluations.push((done, top1)),
+            None => self.unreadable += 1,
         }
     }
 
     fn state_now(&self, metrics: &Path) -> State {
         let changed = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
         let (last, result) = (changed(metrics), changed(&self.dir.join("result.json")));
-        if result.is_some() && result >= last {
+        if !self.dir.is_dir() {
+            return State::Gone;
+        }
+        // A copy's times say nothing.
+        let all = self.total().is_some_and(|total| self.done() >= total);
+        if result.is_some() && (all || result >= last) {
             return State::Ended;
         }
         let quiet = last.and_then(|last| SystemTime::now().duration_since(last).ok());

@@ -114,6 +114,7 @@ fn status(run: &Followed) -> String {
         State::Starting => "starting".into(),
         State::Running => "running".into(),
         State::Silent(quiet) => format!("silent for {}", duration(quiet.as_secs_f64())),
+        State::Gone => "its folder is gone".into(),
         State::Ended => match run.total() {
             Some(total) if run.done() < total => "ended before its end".into(),
             _ => "ended".into(),
@@ -127,7 +128,7 @@ fn head(frame: &mut Frame, area: Rect, run: &Followed) {
         .as_ref()
         .map_or(String::new(), |p| format!("  {} {}", p.command, p.model));
     let color = match run.state {
-        State::Silent(_) => line_color(1),
+        State::Silent(_) | State::Gone => line_color(1),
         _ => line_color(2),
     };
     let line = Line::from(vec![
@@ -196,11 +197,7 @@ fn draw_charts(frame: &mut Frame, area: Rect, run: &Followed, look: &Look) {
     };
     let wide = usize::from(area.width).max(40) * 2;
     let losses = loss_lines(steps, wide);
-    let scale = if look.log {
-        "loss, logarithmic"
-    } else {
-        "loss"
-    };
+    let scale = if look.log { "loss, log" } else { "loss" };
     let log = |y: f64| if look.log { y.max(1e-12).log10() } else { y };
     chart(frame, parts[0], scale, &losses, &log, look.log);
     let speed = points(steps, wide, |s| Some(s.images_per_second));
@@ -280,7 +277,8 @@ fn chart(
         set.style(Style::new().fg(line_color(i)))
     });
     let mut title = vec![Span::styled(title.to_owned(), Modifier::BOLD)];
-    for (i, (name, points)) in lines.iter().enumerate() {
+    // The last stage first, which a narrow title keeps.
+    for (i, (name, points)) in lines.iter().enumerate().rev() {
         if let (false, Some(last)) = (name.is_empty(), points.last()) {
             let text = format!("  {} {}", name.trim_start_matches("stage "), short(last.1));
             title.push(Span::styled(text, Style::new().fg(line_color(i))));
@@ -302,6 +300,7 @@ fn chart(
 /// A number in about four digits.
 fn short(x: f64) -> String {
     match x.abs() {
+        size if size >= 1e6 => format!("{x:.1e}"),
         size if size >= 100.0 => format!("{x:.0}"),
         size if size >= 10.0 => format!("{x:.1}"),
         size if size >= 1.0 => format!("{x:.2}"),
@@ -365,7 +364,7 @@ fn numbers_line(run: &Followed) -> Line<'static> {
     let (Some(last), Some(now)) = (run.steps.last(), run.seconds_per_step()) else {
         return Line::raw("");
     };
-    let mut text = format!("loss {:.4}  {now:.3} s/step", last.loss);
+    let mut text = format!("loss {}  {} s/step", short(last.loss), short(now));
     if let (Some(was), true) = (run.unfrozen_step(), last.frozen > 0) {
         let less = 1.0 - now / was;
         text += &match less >= 0.0 {

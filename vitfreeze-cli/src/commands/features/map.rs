@@ -12,7 +12,7 @@ pub struct Map {
     pub labels: Vec<usize>,
     /// Empty without labels.
     pub classes: Vec<String>,
-    /// By what they lie there.
+    /// What decided where they lie.
     pub by: String,
 }
 

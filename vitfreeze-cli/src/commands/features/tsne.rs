@@ -2,8 +2,14 @@
 //! since the crates that do it begin at random or have candle built anew.
 use rayon::prelude::*;
 
-/// Neighbours that count, roughly.
+/// Neighbours that count, roughly, where there are as many.
 const PERPLEXITY: f64 = 30.0;
+
+/// Of so many points; `None`: too few for a map of their own.
+pub fn perplexity(count: usize) -> Option<f64> {
+    (count >= 4).then(|| PERPLEXITY.min((count - 1) as f64 / 3.0))
+}
+
 const ROUNDS: usize = 750;
 /// In the first of them all neighbours attract so much more, so that groups find each other.
 const EARLY: (usize, f64) = (250, 12.0);
@@ -13,10 +19,10 @@ type Point = (f64, f64);
 /// Of rows of `width` numbers; `start` has a point for each.
 pub fn tsne(values: &[f32], width: usize, start: &[Point]) -> Vec<Point> {
     let count = start.len();
-    if count < 4 {
+    let Some(perplexity) = perplexity(count) else {
         return start.to_vec();
-    }
-    let near = neighbours(values, width, count);
+    };
+    let near = neighbours(values, width, count, perplexity);
     let mut points = small(start);
     let mut speed = vec![(0.0, 0.0); count];
     let mut gains = vec![(1.0, 1.0); count];
@@ -60,7 +66,7 @@ fn small(start: &[Point]) -> Vec<Point> {
 }
 
 /// How much each row is a neighbour of each other: of both together, all sum to 1.
-fn neighbours(values: &[f32], width: usize, count: usize) -> Vec<f32> {
+fn neighbours(values: &[f32], width: usize, count: usize, perplexity: f64) -> Vec<f32> {
     let rows: Vec<&[f32]> = values.chunks_exact(width).take(count).collect();
     let distance = |a: &[f32], b: &[f32]| -> f64 {
         let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2));
@@ -71,7 +77,6 @@ fn neighbours(values: &[f32], width: usize, count: usize) -> Vec<f32> {
             f64::MAX.sqrt()
         }
     };
-    let perplexity = PERPLEXITY.min((count - 1) as f64 / 3.0);
     let of_row = |i: usize| {
         let all: Vec<f64> = rows.iter().map(|row| distance(rows[i], row)).collect();
         of_distances(&all, i, perplexity)
@@ -122,7 +127,7 @@ fn of_distances(distances: &[f64], own: usize, perplexity: f64) -> Vec<f32> {
     distances.iter().enumerate().map(one).collect()
 }
 
-/// Where each point is pushed from: the gradient of the Kullback-Leibler divergence, but for its factor of 4.
+/// Where each point is pushed from: the gradient of the Kullback-Leibler divergence.
 fn slopes(near: &[f32], points: &[Point], pull: f64) -> Vec<Point> {
     let count = points.len();
     let closeness = |a: Point, b: Point| 1.0 / (1.0 + (a.0 - b.0).powi(2) + (a.1 - b.1).powi(2));

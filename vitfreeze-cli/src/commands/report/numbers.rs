@@ -1,4 +1,4 @@
-//! The charts' numbers as a table: for who does not see the charts, and for who wants to read them off.
+//! The charts' numbers as a table, for everyone who cannot see the charts or wants exact values.
 use super::read::RunRead;
 use crate::console::counted;
 use crate::run::metrics::{median, Row};

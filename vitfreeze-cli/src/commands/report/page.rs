@@ -109,7 +109,7 @@ fn told(bytes: u64) -> String {
     format!("{number} {unit}")
 }
 
-/// A chart, which narrow screens show by and by.
+/// A chart; a narrow screen scrolls through it.
 fn chart(svg: &Svg) -> String {
     format!(
         "<div class=\"wide\" tabindex=\"0\">{}</div>\n",
@@ -174,7 +174,7 @@ fn predictions(run: &RunRead) -> String {
         return String::new();
     };
     let mut out = format!(
-        "<h3>What it predicted</h3>\n<p class=\"muted\">The same images and masks each time. A line is an edge: its direction, and by its length how much of it. Grey is what the encoder saw.</p>\n\
+        "<h3>What it predicted</h3>\n<p class=\"muted\">The same images and masks each time. A line is an edge: its direction, and by its length how much of it. In targets and predictions grey lines are what the encoder saw.</p>\n\
          <div class=\"wide\" tabindex=\"0\"><div class=\"strip\">\n\
          <img class=\"three\" alt=\"Images, what the encoder sees of them, and the targets of each stage\" src=\"{targets}\">\n"
     );

@@ -12,7 +12,7 @@ use crate::console::{counted, note};
 use crate::costs;
 use crate::input::files;
 use crate::run::folder::{checkpoint_path, SEEN};
-use crate::run::metrics::{median, Row};
+use crate::run::metrics::{again, median, Row, Said};
 use crate::run::result::RunResult;
 use crate::settings::{Given, Settings as _};
 
@@ -172,17 +172,13 @@ fn optional(path: &Path, most: u64) -> Result<Option<String>> {
 fn lines(text: &str) -> (Vec<Row>, Vec<(usize, f64)>, usize) {
     let (mut steps, mut evaluations, mut unreadable) = (Vec::new(), Vec::new(), 0);
     for line in text.lines() {
-        if let Ok(row) = serde_json::from_str::<Row>(line) {
-            steps.push(row);
-            continue;
-        }
-        let Ok(value) = serde_json::from_str::<Value>(line) else {
-            unreadable += 1;
-            continue;
-        };
-        let top1 = value["ema_top1"].as_f64().or(value["top1"].as_f64());
-        if let (Some(step), Some(top1)) = (value["step"].as_u64(), top1) {
-            evaluations.push((step as usize + 1, top1));
+        match Said::of(line.as_bytes()) {
+            Some(Said::Step(row)) => {
+                again(&mut steps, &mut evaluations, row.step, |row: &Row| row.step);
+                steps.push(row);
+            }
+            Some(Said::Evaluation(done, top1)) => evaluations.push((done, top1)),
+            None => unreadable += 1,
         }
     }
     (steps, evaluations, unreadable)

@@ -10,7 +10,7 @@ use crate::console::{counted, print};
 use crate::machine::device;
 use crate::machine::workers::Elsewhere;
 use crate::run::checkpoint::{self, Header};
-use crate::run::folder::{self, checkpoint_path, quoted};
+use crate::run::folder::{self, checkpoint_path, quoted, SEEN};
 use crate::run::metrics::NotFinite;
 use crate::run::report::Report;
 use crate::run::result::{self, RunResult};
@@ -20,9 +20,7 @@ use crate::train::Task;
 impl<T: Task> Run<T> {
     pub fn save(&mut self) -> Result<()> {
         self.stage()?;
-        self.commit()?;
-        self.draw_confusion();
-        Ok(())
+        self.commit()
     }
 
     /// Writes the state as it is now, before the next forward pass changes any of it (BatchNorm's statistics).
@@ -63,6 +61,8 @@ impl<T: Task> Run<T> {
             None => Ok(()),
         })?;
         self.saved = self.step;
+        // It belongs to the best evaluation that the checkpoint knows.
+        self.draw_confusion();
         Ok(())
     }
 
@@ -163,7 +163,15 @@ impl<T: Task> Run<T> {
             ("config.toml", "every number of this run".to_owned()),
         ];
         let page = page.then(|| (page::NAME, "all of it as one page".to_owned()));
-        for (name, what) in best.into_iter().chain(files).chain(page) {
+        let drawn = [
+            ("confusion.png", "which class was taken for which"),
+            (SEEN, "what it predicted, by epoch"),
+        ];
+        let drawn = drawn
+            .into_iter()
+            .filter(|(name, _)| self.dir.join(name).exists());
+        let drawn = drawn.map(|(name, what)| (name, what.to_owned()));
+        for (name, what) in best.into_iter().chain(files).chain(drawn).chain(page) {
             print(format!("  {name:<22}  {what}"))?;
         }
         print("Next:")?;

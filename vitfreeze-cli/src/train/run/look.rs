@@ -24,10 +24,15 @@ impl<T: Task> Run<T> {
         if !due || !self.steps.ends_epoch(self.step) || !self.machine.workers.first() {
             return;
         }
-        let drawn = self.draw_look(done).and_then(|()| self.log_weights());
-        if let Err(error) = drawn {
-            let text = format!("note: the model's predictions are not drawn: {error:#}");
+        let tell = |what: &str, error| {
+            let text = format!("note: {what}: {error:#}");
             report.pause(|| note(vit::printable(&text)));
+        };
+        if let Err(error) = self.draw_look(done) {
+            tell("the model's predictions are not drawn", error);
+        }
+        if let Err(error) = self.log_weights() {
+            tell("no histograms of the weights", error);
         }
     }
 
