@@ -105,15 +105,23 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let mut failed = 0;
     for (i, job) in jobs.iter().enumerate() {
         // Without its pretraining nothing can be judged.
-        lab.check(job)?;
         let orphan = job.after.is_some() && lab.failed.contains_key(&(job.arm, job.seed, None));
-        if orphan || lab.is_done(job)? {
+        let fits = lab.check(job);
+        if orphan || fits.is_ok() && lab.is_done(job)? {
             continue;
         }
         let what = lab.told(job);
         let eta = duration(lab.expected(&lab.left(&jobs)));
         note(format!("[{}/{}] {what}; ETA {eta}", i + 1, jobs.len()));
-        match lab.work(job, &|| lab.expected(&lab.left(&jobs)))? {
+        let left = || lab.expected(&lab.left(&jobs));
+        // What goes wrong with one run is no reason to leave out the others.
+        let worked = fits.and_then(|()| lab.work(job, &left));
+        match worked.unwrap_or_else(|error| Ended::Failed(format!("{error:#}"))) {
+            Ended::Done if interrupt::asked() => {
+                results::write(&lab)?;
+                note("stopped; the same command goes on");
+                return Ok(ExitCode::from(interrupt::exit_code()));
+            }
             Ended::Done => {}
             Ended::Failed(why) => {
                 failed += 1;

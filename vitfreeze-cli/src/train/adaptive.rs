@@ -1,5 +1,6 @@
 //! `--policy`: what freezes is decided while the model trains.
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use anyhow::Result;
@@ -8,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::usage::usage;
+
+/// Far beyond use.
+const MOST: usize = 1_000_000_000;
 
 /// Keys of a schedule's freezing times, which a policy replaces.
 const OF_SCHEDULE: [&str; 2] = ["freeze", "t0"];
@@ -59,9 +63,9 @@ impl Adaptive {
                 percentile,
                 start,
             } => vec![
-                ("interval", Number::Count(interval, 1)),
+                ("interval", Number::Count(interval, 1..=MOST)),
                 ("percentile", Number::Part(percentile, 100.0)),
-                ("start", Number::Count(start, 0)),
+                ("start", Number::Count(start, 0..=MOST)),
             ],
             Self::Plasticity {
                 interval,
@@ -70,10 +74,10 @@ impl Adaptive {
                 patience,
                 unfreeze,
             } => vec![
-                ("interval", Number::Count(interval, 1)),
-                ("window", Number::Count(window, 2)),
+                ("interval", Number::Count(interval, 1..=MOST)),
+                ("window", Number::Count(window, 2..=10_000)),
                 ("tolerance", Number::Part(tolerance, 1.0)),
-                ("patience", Number::Count(patience, 1)),
+                ("patience", Number::Count(patience, 1..=MOST)),
                 ("unfreeze", Number::Part(unfreeze, 1.0)),
             ],
         }
@@ -143,8 +147,8 @@ impl Adaptive {
 
 /// A number to be set.
 enum Number<'a> {
-    /// At least so much.
-    Count(&'a mut usize, usize),
+    /// So much.
+    Count(&'a mut usize, RangeInclusive<usize>),
     /// From 0 to so much.
     Part(&'a mut f64, f64),
 }
@@ -152,9 +156,12 @@ enum Number<'a> {
 impl Number<'_> {
     fn set(&mut self, text: &str) -> Result<(), String> {
         match self {
-            Self::Count(value, least) => {
-                let read = text.parse().ok().filter(|read: &usize| *read >= *least);
-                **value = read.ok_or(format!("{text}, expected a whole number from {least}"))?;
+            Self::Count(value, range) => {
+                let read = text.parse().ok().filter(|read| range.contains(read));
+                let (least, most) = (range.start(), range.end());
+                **value = read.ok_or(format!(
+                    "{text}, expected a whole number from {least} to {most}"
+                ))?;
             }
             Self::Part(value, most) => {
                 let read = text
@@ -192,11 +199,16 @@ impl FromStr for Adaptive {
         let mut policy = Self::named(name).ok_or_else(|| {
             format!("unknown policy '{name}', expected autofreeze or plasticity, and options as in autofreeze:interval=50")
         })?;
+        let mut seen = Vec::new();
         for option in options
             .split(',')
             .filter(|option| !option.trim().is_empty())
         {
             let (key, value) = option.split_once('=').unwrap_or((option, ""));
+            if seen.contains(&key.trim()) {
+                return Err(format!("{name}: {} is there twice", key.trim()));
+            }
+            seen.push(key.trim());
             let mut known = policy.options();
             let Some((key, number)) = known.iter_mut().find(|(known, _)| *known == key.trim())
             else {
@@ -260,6 +272,11 @@ mod tests {
                 "percentile is NaN, expected a number from 0 to 100",
             ),
             ("plasticity:window", "window is , expected"),
+            ("plasticity:window=99999999", "from 2 to 10000"),
+            (
+                "autofreeze:interval=2,interval=3",
+                "interval is there twice",
+            ),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(said), "{text}: {error}");

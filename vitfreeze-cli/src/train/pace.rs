@@ -50,8 +50,14 @@ impl Pace {
         let begun = Instant::now();
         let more = |turn: &usize| turn < TURNS.start() || begun.elapsed() < TIME;
         for _ in (0..*TURNS.end()).take_while(more) {
-            let mut round = Vec::new();
-            for &frozen in frozen {
+            let mut round = vec![f64::NAN; frozen.len()];
+            // There and back: a drift inside a round is in none of them either.
+            let mut order: Vec<usize> = (0..frozen.len()).collect();
+            if rounds.len() % 2 == 1 {
+                order.reverse();
+            }
+            for at in order {
+                let frozen = frozen[at];
                 freeze.freeze_first(frozen);
                 let model = task.model(freeze.vars())?;
                 device::release_memory(&machine.device);
@@ -76,7 +82,7 @@ impl Pace {
                         times.push(start.elapsed().as_secs_f64());
                     }
                 }
-                round.extend(median(times.into_iter()));
+                round[at] = median(times.into_iter()).unwrap_or(f64::NAN);
             }
             rounds.push(round);
         }
@@ -93,9 +99,38 @@ impl Pace {
         })
     }
 
+    /// The same with the numbers of `other` that are not in it, in its own time: by one that both have measured.
+    pub fn with(mut self, other: &Self) -> Self {
+        let both = |&f: &usize| Some(self.step(f)? / other.step(f)?);
+        let factor = other.frozen.iter().find_map(both).unwrap_or(1.0);
+        for (&frozen, &seconds) in other.frozen.iter().zip(&other.seconds) {
+            if self.step(frozen).is_none() {
+                self.frozen.push(frozen);
+                self.seconds.push(seconds * factor);
+            }
+        }
+        self
+    }
+
     /// Seconds of a step with so many layers frozen, if that was measured.
     pub fn step(&self, frozen: usize) -> Option<f64> {
         let at = self.frozen.iter().position(|&f| f == frozen)?;
         self.seconds.get(at).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_measured_later_is_in_the_time_of_what_was_before() {
+        let pace = |frozen: &[usize], seconds: &[f64]| Pace {
+            frozen: frozen.to_vec(),
+            seconds: seconds.to_vec(),
+        };
+        // The machine has become half as fast since.
+        let both = pace(&[0, 3], &[1.0, 0.75]).with(&pace(&[0, 6], &[2.0, 1.0]));
+        assert_eq!(both, pace(&[0, 3, 6], &[1.0, 0.75, 0.5]));
     }
 }

@@ -111,16 +111,28 @@ impl Lab {
             counts.extend(variant.frozen_counts());
         }
         for (key, (counts, config)) in counts {
-            let known = |pace: &Pace| counts.iter().all(|&n| pace.step(n).is_some());
-            if self.paces.get(&key).is_some_and(known) {
+            let known = self.paces.remove(&key);
+            let is_known = |n: usize| known.as_ref().is_some_and(|pace| pace.step(n).is_some());
+            // Beside those that are new one that is known, by which their times are held against the others'.
+            let (old, new): (Vec<usize>, Vec<usize>) = counts.iter().partition(|n| is_known(**n));
+            let counts: Vec<usize> = match new.is_empty() {
+                true => Vec::new(),
+                false => old.into_iter().take(1).chain(new).collect(),
+            };
+            if let (true, Some(known)) = (counts.is_empty(), known.clone()) {
+                self.paces.insert(key, known);
                 continue;
             }
-            let counts: Vec<usize> = counts.into_iter().collect();
             note(format!(
                 "measuring steps with {} of frozen layers, by turns",
                 counted(counts.len(), "number")
             ));
-            self.paces.insert(key, pretrain::pace(&config, &counts)?);
+            let measured = pretrain::pace(&config, &counts)?;
+            let pace = match known {
+                Some(known) => known.with(&measured),
+                None => measured,
+            };
+            self.paces.insert(key, pace);
             let text = serde_json::to_string_pretty(&self.paces)? + "\n";
             vit::write_atomic(&path, text.as_bytes())?;
         }
@@ -218,6 +230,8 @@ impl Lab {
         let wanted = match derived {
             Derived::TrainLess => {
                 let epochs = epochs_in(seconds, step * per_epoch as f64);
+                // A variant may be slower than training without freezing: more than all of that is not less.
+                let epochs = epochs.min(config.training.epochs);
                 Wanted {
                     config: shortened(&config, epochs),
                     stop: None,
@@ -301,21 +315,14 @@ impl Lab {
     }
 
     pub fn is_done(&self, job: &Job) -> Result<bool> {
-        let dir = self.dir_of(job)?;
-        Ok(dir.is_some_and(|dir| dir.join(DONE).is_file()))
+        Ok(self.result(job)?.is_some())
     }
 
-    /// The result of a job that is done.
+    /// The result of a job that is done. One that cannot be read is none: the job is done again.
     pub fn result(&self, job: &Job) -> Result<Option<RunResult>> {
-        let Some(dir) = self.dir_of(job)?.filter(|dir| dir.join(DONE).is_file()) else {
-            return Ok(None);
-        };
-        let path = dir.join("result.json");
-        let result = files::text(&path).map_err(anyhow::Error::from);
-        let result = result.and_then(|text| Ok(serde_json::from_str(&text)?));
-        Ok(Some(result.with_context(|| {
-            format!("{} is damaged", path.display())
-        })?))
+        let dir = self.dir_of(job)?.filter(|dir| dir.join(DONE).is_file());
+        let text = dir.and_then(|dir| files::text(&dir.join("result.json")).ok());
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
     /// The jobs that are not done, and have not failed.
@@ -334,7 +341,8 @@ impl Lab {
             let judge = job.after.map(|after| self.plan.afters[after].judge);
             self.expected_of(job) * factors.get(&judge).copied().unwrap_or(1.0)
         };
-        jobs.iter().map(one).sum()
+        // An empty sum of floats is -0.
+        jobs.iter().map(one).sum::<f64>() + 0.0
     }
 
     /// By how much runs of each kind took longer than expected so far.
@@ -371,6 +379,8 @@ impl Lab {
         };
         let epoch = self.step(variant, 0).unwrap_or(0.0) * own.steps_per_epoch() as f64;
         match after.judge {
+            // A cached probe trains in seconds.
+            Judge::Linprobe if !after.cached() => 1.25 * epoch * after.epochs as f64,
             Judge::Knn | Judge::Linprobe => 1.25 * epoch,
             Judge::Finetune => 3.25 * epoch * after.epochs as f64,
         }

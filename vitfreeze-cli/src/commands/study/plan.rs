@@ -180,6 +180,12 @@ impl After {
     pub fn judges(&self, variant: usize) -> bool {
         self.of.contains(&variant)
     }
+
+    /// Of a probe: whether it computes the features once.
+    pub fn cached(&self) -> bool {
+        let on = |flag: &String| matches!(flag.as_str(), "--cached" | "--cached=true");
+        self.flags.iter().any(on)
+    }
 }
 
 /// A study.
@@ -265,6 +271,13 @@ impl Plan {
             if other.freezes() && !baselines.is_empty() {
                 return refuse(format!(
                     "[[variant]] {:?}: {:?}, with which it is compared, freezes too; baselines of equal time need one that does not: say against = \"NAME\", or baselines = []",
+                    variant.name, other.name
+                ));
+            }
+            let epochs = |variant: &Variant| variant.config.training.epochs;
+            if epochs(own) > epochs(other) && !baselines.is_empty() {
+                return refuse(format!(
+                    "[[variant]] {:?}: it trains longer than {:?}, with which it is compared, and nothing of that takes as long: say against = \"NAME\", or baselines = []",
                     variant.name, other.name
                 ));
             }

@@ -38,6 +38,9 @@ fn verdict(comparison: &Comparison) -> &'static str {
         (1, _) => "better",
         (-1, _) => "worse",
         (_, 1) => "one seed: not decidable",
+        _ if comparison.points.all_alike() && comparison.points.mean != 0.0 => {
+            "every pair the same: not decidable"
+        }
         _ => "no difference shown",
     }
 }
@@ -98,11 +101,11 @@ pub fn document(lab: &Lab, results: &Results) -> Result<Document> {
     blocks.push(Block::Heading("Differences".into()));
     let comparisons = results.comparisons(lab);
     blocks.push(Block::Text(format!(
-        "Differences of pairs with the same seed, in points of top-1, and the {:.0} % interval of their mean by Student's t. Where it covers zero nothing is claimed. Of {} at {:.0} % about {:.0} would leave zero out by chance alone.",
+        "Differences of pairs with the same seed, in points of top-1, and the {:.0} % interval of their mean by Student's t. Where it covers zero nothing is claimed. Of {} at {:.0} % about {:.1} would leave zero out by chance alone.",
         100.0 * CONFIDENCE,
         counted(comparisons.len(), "interval"),
         100.0 * CONFIDENCE,
-        (comparisons.len() as f64 * (1.0 - CONFIDENCE)).ceil(),
+        comparisons.len() as f64 * (1.0 - CONFIDENCE),
     )));
     blocks.push(Block::Table(differences(lab, results, &comparisons)));
     blocks.push(Block::Heading("What froze when".into()));
@@ -137,6 +140,8 @@ fn claims(lab: &Lab, results: &Results) -> Vec<String> {
     let better: Vec<String> = equal
         .iter()
         .filter(|c| c.points.sign() > 0)
+        // Epochs are whole, so that the times differ a little.
+        .filter(|c| less_time(results, c.arm, c.other).is_some_and(|less| less > -0.01))
         .map(|c| {
             format!(
                 "{} ({})",
@@ -225,7 +230,7 @@ fn arms(lab: &Lab, results: &Results) -> Table {
 
 fn differences(lab: &Lab, results: &Results, comparisons: &[Comparison]) -> Table {
     let head = [
-        "run", "beside", "judge", "points", "interval", "pairs", "time", "so it is",
+        "run", "beside", "judge", "points", "interval", "pairs", "time", "verdict",
     ];
     let rows = comparisons.iter().map(|c| {
         let time = less_time(results, c.arm, c.other);

@@ -40,9 +40,15 @@ impl Spread {
         Some(t * deviation / (self.count as f64).sqrt())
     }
 
+    /// Whether all values are the same: accuracies go in steps of an image, so that this says little of their spread.
+    pub fn all_alike(&self) -> bool {
+        self.deviation == Some(0.0)
+    }
+
     /// Whether the true mean is above (1) or below (-1) zero; 0 where the interval covers it, or there is none.
     pub fn sign(&self) -> i32 {
         match self.half_interval() {
+            _ if self.all_alike() => 0,
             Some(half) if self.mean - half > 0.0 => 1,
             Some(half) if self.mean + half < 0.0 => -1,
             _ => 0,
@@ -92,7 +98,8 @@ mod tests {
         assert_eq!(Spread::of(&[1.0, 2.0]).unwrap().sign(), 0);
         assert_eq!(Spread::of(&[1.0, 1.1]).unwrap().sign(), 1);
         assert_eq!(Spread::of(&[-1.0, -1.1, -1.05]).unwrap().sign(), -1);
-        // Seeds that agree to the last digit leave no doubt of these seeds.
-        assert_eq!(Spread::of(&[0.0, 0.0]).unwrap().sign(), 0);
+        for alike in [0.0, 1.0] {
+            assert_eq!(Spread::of(&[alike, alike]).unwrap().sign(), 0);
+        }
     }
 }

@@ -110,6 +110,9 @@ impl Lab {
                     Ended::Done => self.keep(dir, &part)?,
                     other => return Ok(other),
                 }
+                if interrupt::asked() {
+                    return Ok(Ended::Asked);
+                }
             }
         }
         run(wanted.stop)
@@ -167,6 +170,7 @@ impl Lab {
             .append(true)
             .open(&log)
             .with_context(|| format!("cannot write {}", log.display()))?;
+        let before = out.metadata()?.len();
         let mut child = Command::new(own_program()?);
         child
             .args(&args)
@@ -202,7 +206,11 @@ impl Lab {
         Ok(match status.success() {
             true => Ended::Done,
             false if interrupt::asked() => Ended::Asked,
-            false => Ended::Failed(format!("{} ({})", said(&log, status), log.display())),
+            false => Ended::Failed(format!(
+                "{} ({})",
+                said(&log, before, status),
+                log.display()
+            )),
         })
     }
 }
@@ -240,12 +248,12 @@ fn wait_for_others(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The last error in a log, or how the process ended.
-fn said(log: &Path, status: std::process::ExitStatus) -> String {
+/// The last error in a log from here on, or how the process ended.
+fn said(log: &Path, from: u64, status: std::process::ExitStatus) -> String {
     let tail = || -> std::io::Result<String> {
         let mut file = File::open(log)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL).max(from)))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
