@@ -19,18 +19,10 @@ mkdir "$out"
 out=$(realpath "$out")
 started=$SECONDS
 
-# Links to the first images of every class, by name: SPLIT, how many, into which folder.
-subset() {
-    for class in "$cifar/$1"/*/; do
-        class=$(basename "$class")
-        mkdir -p "$3/$class"
-        find "$cifar/$1/$class" -type f | LC_ALL=C sort | sed -n "1,$2p" | tr '\n' '\0' |
-            xargs -0 ln -s -t "$3/$class"
-    done
-}
-subset train 2000 "$out/unlabelled/train"
-subset train 500 "$out/labelled/train"
-subset test 200 "$out/labelled/val"
+source "$(dirname "${BASH_SOURCE[0]}")/cifar_links.sh"
+subset "$cifar" train 2000 "$out/unlabelled/train"
+subset "$cifar" train 500 "$out/labelled/train"
+subset "$cifar" test 200 "$out/labelled/val"
 
 pretrain() {
     "$vitfreeze" pretrain --config "$repo/configs/tiny-cifar.toml" --data "$out/unlabelled" \

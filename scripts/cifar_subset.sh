@@ -10,13 +10,6 @@ cifar=$(realpath "${1:?usage: cifar_subset.sh CIFAR OUT [TRAIN [VAL]]}")
 out=${2:?usage: cifar_subset.sh CIFAR OUT [TRAIN [VAL]]}
 mkdir "$out"
 
-subset() {
-    for class in "$cifar/$1"/*/; do
-        class=$(basename "$class")
-        mkdir -p "$3/$class"
-        find "$cifar/$1/$class" -type f | LC_ALL=C sort | sed -n "1,$2p" | tr '\n' '\0' |
-            xargs -0 ln -s -t "$3/$class"
-    done
-}
-subset train "${3:-400}" "$out/train"
-subset test "${4:-200}" "$out/val"
+source "$(dirname "${BASH_SOURCE[0]}")/cifar_links.sh"
+subset "$cifar" train "${3:-400}" "$out/train"
+subset "$cifar" test "${4:-200}" "$out/val"
