@@ -6,7 +6,7 @@ use crate::draw::svg::escaped;
 use crate::draw::Svg;
 use crate::run::folder::quoted;
 
-pub const STYLE: &str = "
+const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --muted: #5f6368; --line: #dadce0; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 900px; padding: 24px 16px 64px; background: var(--paper); color: var(--ink);
@@ -31,20 +31,43 @@ svg, img { display: block; width: 100%; height: auto; border-radius: 6px; }
   h3 { break-after: avoid; } svg, img, tr { break-inside: avoid; } }
 ";
 
+/// The beginning of a page: all up to its title.
+pub fn begin(title: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <link rel=\"icon\" href=\"data:,\">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n\
+         <h1>{title}</h1>\n",
+        title = escaped(title),
+    )
+}
+
+/// Its end.
+pub const END: &str = "</main>\n</body>\n</html>\n";
+
+/// A table, which a narrow screen scrolls through.
+pub fn rows_of(heads: &[String], rows: &[Vec<String>]) -> String {
+    let line = |cells: &[String], open: &str, close: &str| {
+        let one = |cell: &String| format!("<{open}>{}</{close}>", escaped(cell));
+        let cells: String = cells.iter().map(one).collect();
+        format!("<tr>{cells}</tr>")
+    };
+    let head = line(heads, "th scope=\"col\"", "th");
+    let mut out = format!("<div class=\"wide\"><table>\n<thead>{head}</thead>\n<tbody>\n");
+    for cells in rows {
+        out += &(line(cells, "td", "td") + "\n");
+    }
+    out + "</tbody></table></div>\n"
+}
+
 /// All runs on one page.
 pub fn page(runs: &[RunRead]) -> String {
     let title = match runs {
         [run] => format!("{}: a run of vitfreeze {}", run.name, run.kind()),
         _ => format!("{} of vitfreeze", counted(runs.len(), "run")),
     };
-    let mut out = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <link rel=\"icon\" href=\"data:,\">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n\
-         <h1>{title}</h1>\n<p class=\"muted\">vitfreeze {}</p>\n",
-        env!("CARGO_PKG_VERSION"),
-        title = escaped(&title),
-    );
+    let version = env!("CARGO_PKG_VERSION");
+    let mut out = begin(&title) + &format!("<p class=\"muted\">vitfreeze {version}</p>\n");
     out += &table(runs);
     let together: String = charts::together(runs).iter().map(chart).collect();
     if !together.is_empty() {
@@ -53,7 +76,7 @@ pub fn page(runs: &[RunRead]) -> String {
     for run in runs {
         out += &section(run);
     }
-    out + "</main>\n</body>\n</html>\n"
+    out + END
 }
 
 /// A line for each run.
@@ -69,11 +92,7 @@ fn table(runs: &[RunRead]) -> String {
         "peak memory",
         "saved by freezing",
     ];
-    let mut out = String::from("<div class=\"wide\"><table>\n<thead><tr>");
-    for head in heads {
-        out += &format!("<th scope=\"col\">{head}</th>");
-    }
-    out += "</tr></thead>\n<tbody>\n";
+    let mut rows = Vec::new();
     let none = || "\u{2013}".to_owned();
     for run in runs {
         let result = run.result.as_ref();
@@ -95,13 +114,9 @@ fn table(runs: &[RunRead]) -> String {
                 .and_then(|r| r.saved)
                 .map_or_else(none, |s| percent(s / 100.0)),
         ];
-        out += "<tr>";
-        for cell in cells {
-            out += &format!("<td>{}</td>", escaped(&cell));
-        }
-        out += "</tr>\n";
+        rows.push(cells.into());
     }
-    out + "</tbody></table></div>\n"
+    rows_of(&heads.map(str::to_owned), &rows)
 }
 
 fn told(bytes: u64) -> String {

@@ -1,5 +1,5 @@
 //! A document as Markdown and as one HTML page with its pictures in it, nothing to fetch.
-use crate::commands::report::page::STYLE;
+use crate::commands::report::page::{begin, rows_of, END};
 use crate::draw::svg::escaped;
 use crate::draw::Svg;
 
@@ -48,18 +48,12 @@ pub fn markdown(document: &Document) -> String {
 
 /// All of it.
 pub fn html(document: &Document) -> String {
-    let title = escaped(&document.title);
-    let mut out = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <link rel=\"icon\" href=\"data:,\">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n\
-         <h1>{title}</h1>\n"
-    );
+    let mut out = begin(&document.title);
     for block in &document.blocks {
         match block {
             Block::Heading(text) => out += &format!("<h2>{}</h2>\n", escaped(text)),
             Block::Text(text) => out += &format!("<p>{}</p>\n", escaped(text)),
-            Block::Table(table) => out += &table_html(table),
+            Block::Table(table) => out += &rows_of(&table.head, &table.rows),
             Block::Picture(svg) => out += &svg.document(),
             Block::Folded(name, svg) => {
                 let (name, svg) = (escaped(name), svg.document());
@@ -67,21 +61,5 @@ pub fn html(document: &Document) -> String {
             }
         }
     }
-    out + "</main>\n</body>\n</html>\n"
-}
-
-fn table_html(table: &Table) -> String {
-    let mut out = String::from("<div class=\"wide\"><table>\n<thead><tr>");
-    for cell in &table.head {
-        out += &format!("<th scope=\"col\">{}</th>", escaped(cell));
-    }
-    out += "</tr></thead>\n<tbody>\n";
-    for row in &table.rows {
-        let cells: Vec<String> = row
-            .iter()
-            .map(|cell| format!("<td>{}</td>", escaped(cell)))
-            .collect();
-        out += &format!("<tr>{}</tr>\n", cells.concat());
-    }
-    out + "</tbody></table></div>\n"
+    out + END
 }
