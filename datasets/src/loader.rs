@@ -121,6 +121,8 @@ pub struct Loader {
 struct Shared {
     source: Arc<dyn Source>,
     transform: Box<dyn Transform>,
+    /// Those that take its place later: from this (epoch, batch) on, ascending.
+    later: Vec<((usize, usize), Box<dyn Transform>)>,
     config: LoaderConfig,
     skipped: Mutex<BTreeMap<usize, Skipped>>,
     /// What the images that are decoded take, in all workers together.
@@ -179,12 +181,41 @@ impl Loader {
             shared: Arc::new(Shared {
                 source,
                 transform: Box::new(transform),
+                later: Vec::new(),
                 config,
                 skipped: Mutex::default(),
                 memory: DecodeMemory::default(),
                 buffers: Mutex::default(),
             }),
         })
+    }
+
+    /// The same, but from batch `from.1` of epoch `from.0` on images are made by `transform`, which may give them another
+    /// size. What is drawn at random for an image does not depend on where the change lies.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`]: a setting makes no sense, `from` does not lie behind the change before, or a stream of this
+    /// loader has begun.
+    pub fn then(
+        mut self,
+        from: (usize, usize),
+        transform: impl Transform + 'static,
+    ) -> Result<Self, Error> {
+        transform.check()?;
+        let Some(shared) = Arc::get_mut(&mut self.shared) else {
+            return Err(Error::InvalidArgument(
+                "a stream of this loader has begun; say before which transforms follow".into(),
+            ));
+        };
+        let before = shared.later.last().map_or((0, 0), |(before, _)| *before);
+        if from <= before || from.1 >= shared.batches_per_epoch() {
+            return Err(Error::InvalidArgument(format!(
+                "another transform from epoch {}, batch {} on; expected a batch of an epoch, behind epoch {}, batch {}",
+                from.0, from.1, before.0, before.1
+            )));
+        }
+        shared.later.push((from, Box::new(transform)));
+        Ok(self)
     }
 
     /// Batches in an epoch.
@@ -209,6 +240,12 @@ impl Loader {
 }
 
 impl Shared {
+    /// What makes the images of this (epoch, batch).
+    fn transform(&self, at: (usize, usize)) -> &dyn Transform {
+        let later = self.later.iter().rfind(|(from, _)| *from <= at);
+        later.map_or(&*self.transform, |(_, transform)| &**transform)
+    }
+
     fn batches_per_epoch(&self) -> usize {
         let (len, all) = (self.source.len(), self.together());
         if self.config.keep_last {

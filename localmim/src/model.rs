@@ -86,6 +86,11 @@ impl LocalMim {
         }
     }
 
+    /// The numbers of the model.
+    pub fn config(&self) -> &LocalMimConfig {
+        &self.cfg
+    }
+
     /// `(B, 3, H, W), masking -> loss`: encode the visible patches; for each live stage decode and compare with its HOG
     /// target on the removed patches; sum.
     ///

@@ -26,6 +26,13 @@ pub(super) struct Draft {
     pub done: Sender<Result<Batch, Error>>,
 }
 
+impl Draft {
+    /// Which batch it is of which epoch.
+    fn place(&self) -> (usize, usize) {
+        (self.epoch, self.batch)
+    }
+}
+
 /// An image of the dataset, and which of its repetitions in the epoch.
 #[derive(Clone, Copy)]
 pub(super) struct Pick {
@@ -89,7 +96,7 @@ pub(super) fn work(shared: &Shared, jobs: &Receiver<Job>, stop: &AtomicBool) {
 
 /// Makes one image; returns the batch if it was the last one missing.
 fn make(shared: &Shared, draft: &Draft, slot: usize) -> Result<Option<Batch>, Error> {
-    let sample = sample(shared, draft.epoch, draft.picks[slot])?;
+    let sample = sample(shared, draft, draft.picks[slot])?;
     let mut samples = draft.samples.lock().unwrap_or_else(PoisonError::into_inner);
     samples.slots[slot] = sample;
     samples.missing -= 1;
@@ -101,8 +108,9 @@ fn make(shared: &Shared, draft: &Draft, slot: usize) -> Result<Option<Batch>, Er
 }
 
 /// Reads and augments an image; if it is bad, the first good one after it, or none.
-fn sample(shared: &Shared, epoch: usize, pick: Pick) -> Result<Option<Sample>, Error> {
+fn sample(shared: &Shared, draft: &Draft, pick: Pick) -> Result<Option<Sample>, Error> {
     let Pick { mut index, copy } = pick;
+    let (epoch, transform) = (draft.epoch, shared.transform(draft.place()));
     // An image takes memory until it is cut and resized.
     let mut permit = shared.memory.permit();
     loop {
@@ -112,7 +120,7 @@ fn sample(shared: &Shared, epoch: usize, pick: Pick) -> Result<Option<Sample>, E
         let drawn = shared
             .source
             .read(index, &mut permit)
-            .and_then(|image| shared.transform.draw(&image, &mut rng));
+            .and_then(|image| transform.draw(&image, &mut rng));
         match drawn {
             Ok(drawn) => return Ok(Some(Sample { index, drawn })),
             // Were all images bad, this would be an error long before the search has gone round.
@@ -127,7 +135,8 @@ fn sample(shared: &Shared, epoch: usize, pick: Pick) -> Result<Option<Sample>, E
 
 /// Turns the samples into the batch.
 pub(super) fn finish(shared: &Shared, draft: &Draft, samples: &[Sample]) -> Result<Batch, Error> {
-    let (height, width) = shared.transform.size();
+    let transform = shared.transform(draft.place());
+    let (height, width) = transform.size();
     let floats = 3 * height * width;
     let buffers = shared.buffers.lock();
     let mut images = buffers
@@ -137,7 +146,7 @@ pub(super) fn finish(shared: &Shared, draft: &Draft, samples: &[Sample]) -> Resu
     // Every value is overwritten.
     images.resize(samples.len() * floats, 0.0);
     for (sample, out) in samples.iter().zip(images.chunks_exact_mut(floats)) {
-        sample.drawn.write(shared.transform.normalize(), out)?;
+        sample.drawn.write(transform.normalize(), out)?;
     }
     let labels = samples
         .iter()

@@ -213,7 +213,7 @@ impl Task for Finetune {
         groups(config, self.layers())
     }
 
-    fn model(&self, vb: VarBuilder) -> Result<Vit> {
+    fn model(&self, vb: VarBuilder, _step: usize) -> Result<Vit> {
         Ok(Vit::new(&self.cfg, vb)?.with_compute(&self.compute))
     }
 

@@ -210,7 +210,7 @@ impl Task for Probe {
         })
     }
 
-    fn model(&self, vb: VarBuilder) -> Result<Head> {
+    fn model(&self, vb: VarBuilder, _step: usize) -> Result<Head> {
         Head::new(self.pretrained.cfg.features(), self.classes.len(), vb)
     }
 

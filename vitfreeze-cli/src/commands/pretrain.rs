@@ -1,6 +1,7 @@
 //! `vitfreeze pretrain`: LocalMIM under FreezeOut.
 pub mod config;
 mod looks;
+pub mod sizes;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,6 +21,7 @@ use crate::input::splits::open_split;
 use crate::machine::budget::Budget;
 use crate::machine::Machine;
 use crate::run::checkpoint::Fingerprint;
+use crate::run::work::Work;
 use crate::train::{self, Feed, Images, Loss, Pace, Plan, RunArgs, Seen, Task};
 use crate::usage::usage;
 use config::Config;
@@ -76,10 +78,22 @@ pub fn batches(config: &Config) -> Result<usize> {
 /// A LocalMIM model: an encoder, and decoders that hang on some of its blocks.
 struct Pretrain {
     config: Config,
+    /// The model as it is at the end.
     cfg: LocalMimConfig,
+    /// The same for each size of the images, with its first step.
+    models: Vec<(usize, LocalMimConfig)>,
+    work: Work,
     compute: Compute,
     device: Device,
     looks: Looks,
+}
+
+impl Pretrain {
+    /// The model as it is in this step; behind the last one, as it is at the end.
+    fn at(&self, step: usize) -> &LocalMimConfig {
+        let at = self.models.iter().rfind(|(first, _)| *first <= step);
+        at.map_or(&self.cfg, |(_, cfg)| cfg)
+    }
 }
 
 impl Task for Pretrain {
@@ -97,14 +111,22 @@ impl Task for Pretrain {
         let source = open_split(training.data(), "train", training.samples, size)?;
         let (fingerprint, count) = (Fingerprint::of(&*source), source.len());
         let description = source.describe();
-        let transform = PretrainTransform {
+        let transform = |size: usize| PretrainTransform {
             scale: (training.crop_scale, 1.0),
             ..PretrainTransform::imagenet(size)
         };
         let drawn = (training.seed, config.mask_ratio);
         let looks = Looks::new(source.clone(), &cfg, drawn);
-        let loader = training.loader(machine);
-        let feed = Feed::Images(Loader::new(source, transform, loader).map_err(usage)?);
+        let (loader, first) = (training.loader(machine), transform(config.sizes()?.first()));
+        let mut loader = Loader::new(source, first, loader).map_err(usage)?;
+        let plan = training.plan(loader.batches_per_epoch(), machine.workers.size())?;
+        let models = config.models(&plan.steps)?;
+        for (step, cfg) in &models[1..] {
+            let from = (plan.steps.epoch(*step), plan.steps.first_batch(*step));
+            let larger = transform(cfg.vit.image_size);
+            loader = loader.then(from, larger).map_err(usage)?;
+        }
+        let (feed, work) = (Feed::Images(loader), config.work(&plan.steps)?);
         let compute = training.compute(&machine.device)?;
         let (config, device) = (config.clone(), machine.device.clone());
         let images = Images {
@@ -117,6 +139,8 @@ impl Task for Pretrain {
             Self {
                 config,
                 cfg,
+                models,
+                work,
                 compute,
                 device,
                 looks,
@@ -126,12 +150,16 @@ impl Task for Pretrain {
     }
 
     fn describe(&self) -> String {
-        let vit = &self.cfg.vit;
+        let size = |(step, cfg): &(usize, LocalMimConfig)| match step {
+            0 => format!("{} px", cfg.vit.image_size),
+            step => format!("{} px from step {step} on", cfg.vit.image_size),
+        };
+        let sizes: Vec<String> = self.models.iter().map(size).collect();
         format!(
-            "{} {} px, patch {}, {}",
+            "{} {}, patch {}, {}",
             self.config.model,
-            vit.image_size,
-            vit.patch_size,
+            sizes.join(", "),
+            self.cfg.vit.patch_size,
             counted(self.cfg.stages.len(), "decoder")
         )
     }
@@ -171,7 +199,7 @@ impl Task for Pretrain {
     fn vars(&mut self) -> Result<VarMap> {
         let vars = VarMap::new();
         let seed = self.config.training.seed;
-        self.model(vit::seeded(&vars, seed, DType::F32, &self.device))?;
+        self.model(vit::seeded(&vars, seed, DType::F32, &self.device), 0)?;
         Ok(vars)
     }
 
@@ -184,15 +212,24 @@ impl Task for Pretrain {
         Optimizer::new(config.adamw())
     }
 
-    fn model(&self, vb: VarBuilder) -> Result<LocalMim> {
-        Ok(LocalMim::new(&self.cfg, vb)?.with_compute(&self.compute))
+    fn model(&self, vb: VarBuilder, step: usize) -> Result<LocalMim> {
+        Ok(LocalMim::new(self.at(step), vb)?.with_compute(&self.compute))
+    }
+
+    fn image_size(&self, step: usize) -> Option<usize> {
+        (self.models.len() > 1).then(|| self.at(step).vit.image_size)
+    }
+
+    fn work(&self) -> Work {
+        self.work.clone()
     }
 
     fn loss(&self, model: &LocalMim, batch: Batch) -> Result<Loss> {
-        let (seed, patches) = (self.config.training.seed, self.cfg.vit.patches());
+        let (seed, vit) = (self.config.training.seed, &model.config().vit);
+        let patches = vit.patches();
         let noise = datasets::rng::noise(seed, "mask", &batch, patches);
         let masking = Masking::from_noise(&noise, patches, self.config.mask_ratio)?;
-        let (count, size) = (batch.labels.len(), self.cfg.vit.image_size);
+        let (count, size) = (batch.labels.len(), vit.image_size);
         let images = Tensor::from_vec(batch.images, (count, 3, size, size), &self.device)?;
         let loss = model.loss(&images, &masking)?;
         Ok(Loss {

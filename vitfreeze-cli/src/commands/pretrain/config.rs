@@ -2,13 +2,16 @@
 use std::path::Path;
 
 use anyhow::Result;
-use freezeout::{AdamW, LayerLr, Schedule, Spacing, Warmup};
+use freezeout::{AdamW, Costs, LayerLr, Schedule, Spacing, Steps, Warmup};
 use localmim::{LocalMimConfig, Masking};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 use vit::VitConfig;
 
+use super::sizes::ImageSizes;
 use crate::architecture::{preset, stages};
+use crate::costs;
+use crate::run::work::Work;
 use crate::settings::{bounded, name, not_negative, parse, Given, Settings};
 use crate::train::{Adaptive, Plan, TrainSettings, Training};
 use crate::usage::usage;
@@ -28,9 +31,10 @@ pub struct Config {
         help_heading = "Model"
     )]
     pub model: String,
-    /// Side of the image in pixels [default: 224]
+    /// Side of the image in pixels [default: 224]; or sizes that grow, each but the last with the part of the run or the
+    /// epoch where it ends, as in 128:80%,224
     #[arg(long, value_name = "PX", help_heading = "Model")]
-    pub image_size: Option<usize>,
+    pub image_size: Option<ImageSizes>,
     /// Side of a patch in pixels; divides the image size [default: 16, vit-huge 14]
     #[arg(long, value_name = "PX", help_heading = "Model")]
     pub patch_size: Option<usize>,
@@ -164,19 +168,23 @@ impl Settings for Config {
 
     fn resolve(&mut self) -> Result<()> {
         let preset = preset(&self.model)?;
-        let size = *self.image_size.get_or_insert(preset.image_size);
+        let sizes = self.image_size.clone();
+        let sizes = sizes.unwrap_or(ImageSizes::one(preset.image_size));
+        self.image_size = Some(sizes.clone());
         let patch = *self.patch_size.get_or_insert(preset.patch_size);
         let bins = if preset.depth > 12 { 18 } else { 9 };
         let bins = *self.hog_bins.get_or_insert(bins);
         self.training.resolve()?;
+        let sides: Vec<_> = sizes.all().map(|size| ("image-size", size, 4096)).collect();
+        bounded(&sides)?;
         bounded(&[
-            ("image-size", size, 4096),
             ("patch-size", patch, 4096),
             ("hog-bins", bins, 4096),
             ("decoder-dim", self.decoder_dim, 8192),
             ("decoder-depth", self.decoder_depth, 64),
         ])?;
-        self.training.check_batch(size)?;
+        self.training.check_batch(sizes.last())?;
+        sizes.check(self.training.epochs)?;
         for (key, value) in [("beta1", self.beta1), ("beta2", self.beta2)] {
             if !(0.0..1.0).contains(&value) {
                 return Err(usage(format!("{key} is {value}, it must lie in [0, 1)")));
@@ -185,8 +193,16 @@ impl Settings for Config {
         not_negative(&[("eps", self.eps)])?;
         let freezes = self.freeze != Spacing::None;
         Adaptive::check(self.policy(), freezes, self.layer_lr)?;
+        for size in sizes.all() {
+            let fits = self.model_at(size).and_then(|model| {
+                Masking::visible(model.vit.patches(), self.mask_ratio).map_err(usage)
+            });
+            fits.map_err(|e| match sizes.grow() {
+                true => usage(format!("image-size {sizes}: {size} px: {e:#}")),
+                false => e,
+            })?;
+        }
         let model = self.model()?;
-        Masking::visible(model.vit.patches(), self.mask_ratio).map_err(usage)?;
         // How many steps an epoch has is not known yet, so that a plan in steps must wait.
         if !matches!(self.freeze, Spacing::At(_)) {
             self.schedule(&self.training.plan(1, 1)?, model.layers())?;
@@ -196,11 +212,62 @@ impl Settings for Config {
 }
 
 impl Config {
-    /// The model.
+    /// The model, for images of the size that it has at the run's end.
     pub fn model(&self) -> Result<LocalMimConfig> {
+        self.model_at(self.sizes()?.last())
+    }
+
+    /// The models of a run of these steps, one for each size of its images, each with its first step.
+    pub fn models(&self, steps: &Steps) -> Result<Vec<(usize, LocalMimConfig)>> {
+        let sizes = self.sizes()?.by_step(steps)?.into_iter();
+        sizes
+            .map(|(step, size)| Ok((step, self.model_at(size)?)))
+            .collect()
+    }
+
+    /// What a step costs with so many layers frozen, by the size of its images.
+    pub fn costs_by_size(&self) -> Result<Vec<(usize, Costs)>> {
+        let cost = |size| {
+            Ok((
+                size,
+                costs::costs(&self.model_at(size)?, self.mask_ratio),
+            ))
+        };
+        self.sizes()?.all().map(cost).collect()
+    }
+
+    /// The same by the first step of each size, in a run of these steps.
+    pub fn costs(&self, steps: &Steps) -> Result<Vec<(usize, Costs)>> {
+        let starts = self.sizes()?.by_step(steps)?.into_iter();
+        let costs = starts.zip(self.costs_by_size()?);
+        Ok(costs
+            .map(|((step, _), (_, costs))| (step, costs))
+            .collect())
+    }
+
+    /// How much of the run's work its steps are: each as much as it computes, nothing frozen.
+    pub fn work(&self, steps: &Steps) -> Result<Work> {
+        let sizes = self.sizes()?;
+        if !sizes.grow() {
+            return Ok(Work::even());
+        }
+        let costs = self.costs(steps)?.into_iter();
+        let parts = costs.map(|(step, costs)| (step, costs.step(0).compute));
+        Ok(Work::by_step(parts.collect()))
+    }
+
+    /// The sizes of the images.
+    pub fn sizes(&self) -> Result<ImageSizes> {
+        let preset = preset(&self.model)?;
+        let sizes = self.image_size.clone();
+        Ok(sizes.unwrap_or(ImageSizes::one(preset.image_size)))
+    }
+
+    /// The model for images of this size.
+    fn model_at(&self, size: usize) -> Result<LocalMimConfig> {
         let preset = preset(&self.model)?;
         let vit = VitConfig {
-            image_size: self.image_size.unwrap_or(preset.image_size),
+            image_size: size,
             patch_size: self.patch_size.unwrap_or(preset.patch_size),
             ..preset
         };
