@@ -58,6 +58,9 @@ fn resuming_across_the_change_is_exact() {
     let encoder = tensors(&straight.join("encoder.safetensors"));
     let table = encoder.iter().find(|(name, _)| name == "pos_embed").unwrap();
     assert_eq!(table.1.len(), 4 * (1 + 16) * 192);
+    let mut inspect = vitfreeze(["inspect"]);
+    inspect.arg(straight.join("checkpoint.safetensors"));
+    assert!(ok(inspect).contains("16 px"));
     let page = std::fs::read_to_string(straight.join("report.html")).unwrap();
     assert!(page.contains("16 px") && page.contains("<th scope=\"col\">px</th>"));
     let mut watch = vitfreeze(["watch", "--once"]);

@@ -137,7 +137,7 @@ impl Description {
                     .as_str()
                     .and_then(VitConfig::preset)
                     .map(|cfg| cfg.num_heads),
-                image: Keys::of(&json)?.object("config")?.pixels("image-size")?,
+                image: size_of_run(&Keys::of(&json)?.object("config")?)?,
                 norm_eps: Some(1e-6),
                 pos_embed: Some(PosEmbed::SinCos),
                 ..Hints::default()
@@ -149,6 +149,19 @@ impl Description {
             self.preprocess = Some(read);
         }
         Ok(())
+    }
+}
+
+/// The size that a run's images have at its end: `224`, or the last of `128:80%,224`.
+fn size_of_run(config: &Keys) -> Result<Option<(usize, usize)>, String> {
+    const KEY: &str = "image-size";
+    let Some(Value::String(sizes)) = config.get(KEY) else {
+        return config.pixels(KEY);
+    };
+    let last = sizes.rsplit(',').next().and_then(|size| size.parse().ok());
+    match last.filter(|size: &usize| *size > 0) {
+        Some(size) => Ok(Some((size, size))),
+        None => config.wrong(KEY, "a size, or several of which the last has no end"),
     }
 }
 
