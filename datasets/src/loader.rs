@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::first;
-use crate::{DecodeMemory, Error, Source, Transform};
+use crate::{DecodeMemory, Error, Recipe, Source};
 
 pub use batches::Batches;
 
@@ -77,10 +77,10 @@ impl OnBad {
     }
 }
 
-/// One batch: B images of S x S pixels.
+/// One batch: B images of C channels (3 of RGB) and S x S pixels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// `[B, 3, S, S]`, normalised.
+    /// `[B, C, S, S]`, normalised.
     pub images: Vec<f32>,
     /// `[B]`: labels.
     pub labels: Vec<u32>,
@@ -120,9 +120,9 @@ pub struct Loader {
 /// What the loader, its streams and their workers have in common.
 struct Shared {
     source: Arc<dyn Source>,
-    transform: Box<dyn Transform>,
+    recipe: Recipe,
     /// Those that take its place later: from this (epoch, batch) on, ascending.
-    later: Vec<((usize, usize), Box<dyn Transform>)>,
+    later: Vec<((usize, usize), Recipe)>,
     config: LoaderConfig,
     skipped: Mutex<BTreeMap<usize, Skipped>>,
     /// What the images that are decoded take, in all workers together.
@@ -135,10 +135,11 @@ impl Loader {
     /// Checks the settings; nothing is read yet.
     pub fn new(
         source: Arc<dyn Source>,
-        transform: impl Transform + 'static,
+        transform: impl Into<Recipe>,
         config: LoaderConfig,
     ) -> Result<Self, Error> {
-        transform.check()?;
+        let recipe = transform.into();
+        recipe.check()?;
         for (name, value) in [
             ("batch size", config.batch_size),
             ("loader threads", config.threads),
@@ -180,7 +181,7 @@ impl Loader {
         Ok(Self {
             shared: Arc::new(Shared {
                 source,
-                transform: Box::new(transform),
+                recipe,
                 later: Vec::new(),
                 config,
                 skipped: Mutex::default(),
@@ -199,9 +200,10 @@ impl Loader {
     pub fn then(
         mut self,
         from: (usize, usize),
-        transform: impl Transform + 'static,
+        transform: impl Into<Recipe>,
     ) -> Result<Self, Error> {
-        transform.check()?;
+        let recipe = transform.into();
+        recipe.check()?;
         let Some(shared) = Arc::get_mut(&mut self.shared) else {
             return Err(Error::InvalidArgument(
                 "a stream of this loader has begun; say before which transforms follow".into(),
@@ -214,7 +216,7 @@ impl Loader {
                 from.0, from.1, before.0, before.1
             )));
         }
-        shared.later.push((from, Box::new(transform)));
+        shared.later.push((from, recipe));
         Ok(self)
     }
 
@@ -241,9 +243,9 @@ impl Loader {
 
 impl Shared {
     /// What makes the images of this (epoch, batch).
-    fn transform(&self, at: (usize, usize)) -> &dyn Transform {
+    fn recipe(&self, at: (usize, usize)) -> &Recipe {
         let later = self.later.iter().rfind(|(from, _)| *from <= at);
-        later.map_or(&*self.transform, |(_, transform)| &**transform)
+        later.map_or(&self.recipe, |(_, recipe)| recipe)
     }
 
     fn batches_per_epoch(&self) -> usize {

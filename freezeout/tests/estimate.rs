@@ -76,7 +76,9 @@ fn a_step_by_hand() {
     close(growing.compute, 1.0 - spent / full);
     close(growing.gradients, estimate.gradients);
     for wrong in [&[][..], &[(1, &costs)], &[(0, &costs), (0, &small)]] {
-        let error = Estimate::of_stretches(&plan, wrong).unwrap_err().to_string();
+        let error = Estimate::of_stretches(&plan, wrong)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("must begin at step 0"), "{error}");
     }
     let error = Estimate::new(&at(&[], 3), &costs).unwrap_err().to_string();

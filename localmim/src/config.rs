@@ -65,6 +65,11 @@ impl LocalMimConfig {
         self.vit.grid().0
     }
 
+    /// Numbers of a target cell: the bins of each of the images' channels.
+    pub fn outputs(&self) -> usize {
+        self.vit.in_chans * self.hog_bins
+    }
+
     /// Cells along one side of a stage's grid.
     pub fn grid(&self, stage: &Stage) -> usize {
         (self.side() as f64 * stage.scale) as usize

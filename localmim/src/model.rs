@@ -40,7 +40,7 @@ pub struct Loss {
 pub struct StageOutput {
     /// The encoder's tokens after the stage's norm (B, 1 + K, D).
     pub latent: Tensor,
-    /// The prediction (B, L, 3 * bins).
+    /// The prediction (B, L, C * bins).
     pub pred: Tensor,
 }
 
@@ -91,7 +91,7 @@ impl LocalMim {
         &self.cfg
     }
 
-    /// `(B, 3, H, W), masking -> loss`: encode the visible patches; for each live stage decode and compare with its HOG
+    /// `(B, C, H, W), masking -> loss`: encode the visible patches; for each live stage decode and compare with its HOG
     /// target on the removed patches; sum.
     ///
     /// # Errors

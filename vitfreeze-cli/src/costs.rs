@@ -10,7 +10,7 @@ pub fn layers(cfg: &LocalMimConfig, mask_ratio: f64) -> Vec<LayerCost> {
     let vit = &cfg.vit;
     let visible = (vit.patches() as f64 * (1.0 - mask_ratio)).floor();
     let (dim, tokens) = (vit.embed_dim as f64, visible + 1.0);
-    let pixels = 3.0 * (vit.patch_size * vit.patch_size) as f64;
+    let pixels = (vit.in_chans * vit.patch_size * vit.patch_size) as f64;
     let (heads, ratio) = (vit.num_heads as f64, vit.mlp_ratio);
     let embed = LayerCost {
         forward: visible * pixels * dim,
@@ -45,7 +45,9 @@ pub fn of_step(stretches: &[(usize, Costs)], step: usize, frozen: usize) -> f64 
 
 /// Compute, or time if the costs are times, of so many such steps with nothing frozen.
 pub fn unfrozen(stretches: &[(usize, Costs)], steps: usize) -> f64 {
-    let parts = stretches.iter().map(|(first, costs)| (*first, costs.step(0).compute));
+    let parts = stretches
+        .iter()
+        .map(|(first, costs)| (*first, costs.step(0).compute));
     Work::by_step(parts.collect()).of_first(steps)
 }
 
@@ -99,7 +101,7 @@ fn decoder(cfg: &LocalMimConfig, stage: &Stage, tokens: f64) -> LayerCost {
     if stage.scale < 1.0 {
         cells /= 4.0;
     }
-    let bins = 3.0 * cfg.hog_bins as f64;
+    let bins = cfg.outputs() as f64;
     out.forward += cells * channels * bins;
     out.activations += cells * (channels + bins);
     out.parameters += (channels + 1.0) * bins;

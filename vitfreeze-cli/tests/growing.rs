@@ -53,10 +53,16 @@ fn resuming_across_the_change_is_exact() {
     ok(again);
     assert_same_state(&straight, &at("again"));
     let line = fails(resume(&straight, &["--image-size=8:60%,16"]), 2);
-    assert!(line.contains("image-size: \"8:50%,16\" -> \"8:60%,16\""), "{line}");
+    assert!(
+        line.contains("image-size: \"8:50%,16\" -> \"8:60%,16\""),
+        "{line}"
+    );
     // The encoder's table is that of the last size: 1 + 4 x 4 places.
     let encoder = tensors(&straight.join("encoder.safetensors"));
-    let table = encoder.iter().find(|(name, _)| name == "pos_embed").unwrap();
+    let table = encoder
+        .iter()
+        .find(|(name, _)| name == "pos_embed")
+        .unwrap();
     assert_eq!(table.1.len(), 4 * (1 + 16) * 192);
     let mut inspect = vitfreeze(["inspect"]);
     inspect.arg(straight.join("checkpoint.safetensors"));
@@ -137,7 +143,10 @@ fn what_does_not_fit_is_one_line() {
             "10:50%,16",
             "image-size 10:50%,16: 10 px: image size 10 is not divisible by patch size 4",
         ),
-        ("12:50%,16", "12 px: stage at block 11: 3 x 3 patches cannot be pooled"),
+        (
+            "12:50%,16",
+            "12 px: stage at block 11: 3 x 3 patches cannot be pooled",
+        ),
         ("4:50%,16", "4 px: "),
         ("8:50%,9999", "image-size is 9999, it must be 1 to 4096"),
         ("0:50%,16", "image-size is 0"),
@@ -148,7 +157,10 @@ fn what_does_not_fit_is_one_line() {
     }
     let file = dir.path().join("run.toml");
     for (value, said) in [
-        ("\"8,16\"", "line 1: image-size: '8' does not say until when"),
+        (
+            "\"8,16\"",
+            "line 1: image-size: '8' does not say until when",
+        ),
         ("-8", "line 1: image-size: "),
         ("true", "expected a size in pixels"),
     ] {
@@ -198,11 +210,20 @@ fn a_schedule_tells_what_growing_saves() {
     let whole = |sizes: &str| {
         let said = schedule(&[&workers[..], &[&format!("--image-size={sizes}")]].concat());
         let line = said.lines().find(|l| l.starts_with("whole run")).unwrap();
-        line["whole run".len()..].trim().split("  ").next().unwrap().to_owned()
+        line["whole run".len()..]
+            .trim()
+            .split("  ")
+            .next()
+            .unwrap()
+            .to_owned()
     };
     // 62600 steps of 2048 images.
     assert_eq!(whole("224"), "71 h 13 min");
     let hours = 71.225 * (1.0 - alone / 100.0);
     let told = whole("112:80%,224");
-    assert_eq!(told.split(' ').next().unwrap(), (hours as u64).to_string(), "{told}");
+    assert_eq!(
+        told.split(' ').next().unwrap(),
+        (hours as u64).to_string(),
+        "{told}"
+    );
 }

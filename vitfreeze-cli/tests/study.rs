@@ -58,7 +58,9 @@ fn study(plan: &Path, out: &Path) -> Command {
 fn cells(line: &str) -> Vec<String> {
     let mut cells = vec![String::new()];
     for (i, part) in line.split('"').enumerate() {
-        let mut pieces = part.split(',').take(if i % 2 == 0 { usize::MAX } else { 0 });
+        let mut pieces = part
+            .split(',')
+            .take(if i % 2 == 0 { usize::MAX } else { 0 });
         let first = pieces.next().unwrap_or(part);
         cells.last_mut().unwrap().push_str(first);
         cells.extend(pieces.map(str::to_owned));
@@ -127,7 +129,9 @@ baselines = ["train-less"]
     // At 8 px nothing freezes; at 16 px steps with 0 and 8 frozen layers.
     assert_eq!(paces.len(), 2);
     let pace = |counts: usize| -> Vec<f64> {
-        let seconds = paces.values().map(|pace| pace["seconds"].as_array().unwrap());
+        let seconds = paces
+            .values()
+            .map(|pace| pace["seconds"].as_array().unwrap());
         let mut of = seconds.filter(|seconds| seconds.len() == counts);
         let seconds = of.next().unwrap().iter();
         seconds.map(|s| s.as_f64().unwrap()).collect()

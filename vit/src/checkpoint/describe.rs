@@ -5,7 +5,7 @@ mod timm;
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{json, Value};
 
 use super::keys::Keys;
 use super::preprocess::{self, Preprocess};
@@ -124,7 +124,13 @@ impl Description {
         let before = std::mem::take(&mut self.hints);
         self.labels = labels(&json["labels"]);
         let run = &json["config"];
-        self.hints = before.or(match serde_json::from_str::<VitConfig>(text) {
+        let read = serde_json::from_str::<VitConfig>(text);
+        let of_run = || Keys::of(&json)?.object("config")?.count("channels");
+        let channels = match &read {
+            Ok(cfg) => cfg.in_chans,
+            Err(_) => of_run()?.unwrap_or(3),
+        };
+        self.hints = before.or(match read {
             // An encoder's own says nothing: masked pretraining has no pooling.
             Ok(cfg) if cfg.num_classes == 0 => Hints {
                 pool: Some(Pool::Avg),
@@ -144,8 +150,14 @@ impl Description {
             },
         });
         if let Some(image) = self.hints.image {
-            let usual = Preprocess::usual(image);
-            let read = preprocess::of_ours(&json["preprocess"], usual)?;
+            let usual = Preprocess::usual(image).in_channels(channels);
+            // A training state has its run's.
+            let of_run = json!({ "mean": run["mean"], "std": run["std"] });
+            let told = match (&json["preprocess"], &run["mean"]) {
+                (Value::Null, Value::Array(_)) => &of_run,
+                (told, _) => told,
+            };
+            let read = preprocess::of_ours(told, usual)?;
             self.preprocess = Some(read);
         }
         Ok(())

@@ -16,7 +16,9 @@ use localmim::{LocalMim, LocalMimConfig, Masking};
 use vit::ops::Compute;
 
 use crate::console::counted;
+use crate::input::channels::{pretrain_recipe, RGB};
 use crate::input::dataset;
+use crate::input::pretrained::eval_transform;
 use crate::input::splits::open_split;
 use crate::machine::budget::Budget;
 use crate::machine::Machine;
@@ -111,12 +113,17 @@ impl Task for Pretrain {
         let source = open_split(training.data(), "train", training.samples, size)?;
         let (fingerprint, count) = (Fingerprint::of(&*source), source.len());
         let description = source.describe();
-        let transform = |size: usize| PretrainTransform {
-            scale: (training.crop_scale, 1.0),
-            ..PretrainTransform::imagenet(size)
+        let preprocess = config.preprocess()?;
+        let transform = |size: usize| {
+            let like = PretrainTransform {
+                scale: (training.crop_scale, 1.0),
+                ..PretrainTransform::imagenet(size)
+            };
+            pretrain_recipe(&like, &preprocess)
         };
         let drawn = (training.seed, config.mask_ratio);
-        let looks = Looks::new(source.clone(), &cfg, drawn);
+        let judged = eval_transform(&preprocess, cfg.vit.image());
+        let looks = Looks::new(source.clone(), &cfg, judged, drawn);
         let (loader, first) = (training.loader(machine), transform(config.sizes()?.first()));
         let mut loader = Loader::new(source, first, loader).map_err(usage)?;
         let plan = training.plan(loader.batches_per_epoch(), machine.workers.size())?;
@@ -230,7 +237,8 @@ impl Task for Pretrain {
         let noise = datasets::rng::noise(seed, "mask", &batch, patches);
         let masking = Masking::from_noise(&noise, patches, self.config.mask_ratio)?;
         let (count, size) = (batch.labels.len(), vit.image_size);
-        let images = Tensor::from_vec(batch.images, (count, 3, size, size), &self.device)?;
+        let shape = (count, vit.in_chans, size, size);
+        let images = Tensor::from_vec(batch.images, shape, &self.device)?;
         let loss = model.loss(&images, &masking)?;
         Ok(Loss {
             total: loss.total,
@@ -239,6 +247,9 @@ impl Task for Pretrain {
     }
 
     fn look(&self, model: &LocalMim, epochs: usize, frozen: usize) -> Result<Vec<Seen>> {
+        if self.cfg.vit.in_chans != RGB {
+            return Ok(Vec::new());
+        }
         let [targets, column] = self.looks.draw(model, (epochs, frozen), &self.device)?;
         let seen = |file: String, tag, svg| Seen { file, tag, svg };
         Ok(vec![
@@ -249,7 +260,13 @@ impl Task for Pretrain {
 
     fn export(&self, weights: &BTreeMap<String, Tensor>, path: &Path) -> Result<()> {
         let tensors = self.cfg.encoder_tensors(weights)?;
-        Ok(vit::save_encoder(path, &self.cfg.vit, &tensors)?)
+        let prepared = self.config.preprocess()?;
+        Ok(vit::save_encoder_prepared(
+            path,
+            &self.cfg.vit,
+            &prepared,
+            &tensors,
+        )?)
     }
 
     /// All three take this run's data unless told otherwise.

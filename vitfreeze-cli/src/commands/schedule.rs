@@ -98,7 +98,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let layers = costs::layers(&cfg, config.mask_ratio);
     let costs = config.costs(&plan.steps)?;
     let on_workers = args.workers.table(&config, &costs, &plan, &schedule)?;
-    print(table(images, &config, &cfg, &schedule, (&layers, &costs), &epoch)?)?;
+    print(table(
+        images,
+        &config,
+        &cfg,
+        &schedule,
+        (&layers, &costs),
+        &epoch,
+    )?)?;
     if let Some(text) = on_workers {
         print(text)?;
     }
@@ -218,7 +225,11 @@ fn table(
     }
     let of_run: Vec<(usize, &Costs)> = stretches.iter().map(|(step, c)| (*step, c)).collect();
     if let Ok(estimate) = Estimate::of_stretches(schedule, &of_run) {
-        let same = if sizes.grow() { " with the same images" } else { "" };
+        let same = if sizes.grow() {
+            " with the same images"
+        } else {
+            ""
+        };
         out += &format!("Against training every layer to the end{same} this {estimate}\n");
         out += "(counted in multiplications; the time of forward pass and data loading alone does not shrink).\n";
         if sizes.grow() {
@@ -267,5 +278,8 @@ fn sizes_table(
             100.0 * costs.step(0).compute / whole
         );
     }
-    out + &format!("(shares and steps are parts of an unfrozen step at {} px)\n\n", sizes.last())
+    out + &format!(
+        "(shares and steps are parts of an unfrozen step at {} px)\n\n",
+        sizes.last()
+    )
 }

@@ -385,7 +385,10 @@ mod tests {
             row.image_size = Some(if i < 20 { 128 } else { 224 });
         }
         let said = growing.saving();
-        assert!(said.contains("= 10.0 %") && said.contains("(median 1.000 s at 128 px)"), "{said}");
+        assert!(
+            said.contains("= 10.0 %") && said.contains("(median 1.000 s at 128 px)"),
+            "{said}"
+        );
         assert!(report(&steady, &times(0.8)).saved().is_some());
         assert_eq!(report(&scattered, &times(0.97)).saved(), None);
     }

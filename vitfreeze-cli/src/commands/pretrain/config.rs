@@ -6,11 +6,12 @@ use freezeout::{AdamW, Costs, LayerLr, Schedule, Spacing, Steps, Warmup};
 use localmim::{LocalMimConfig, Masking};
 use serde::{Deserialize, Serialize};
 use toml::Table;
-use vit::VitConfig;
+use vit::{Preprocess, VitConfig};
 
 use super::sizes::ImageSizes;
 use crate::architecture::{preset, stages};
 use crate::costs;
+use crate::input::channels::Channels;
 use crate::run::work::Work;
 use crate::settings::{bounded, name, not_negative, parse, Given, Settings};
 use crate::train::{Adaptive, Plan, TrainSettings, Training};
@@ -62,6 +63,9 @@ pub struct Config {
     #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Model")]
     pub decoder_heads: usize,
 
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub channels: Channels,
     #[command(flatten)]
     #[serde(flatten)]
     pub training: Training,
@@ -184,6 +188,7 @@ impl Settings for Config {
             ("decoder-depth", self.decoder_depth, 64),
         ])?;
         self.training.check_batch(sizes.last())?;
+        self.channels.check_new(self.training.data())?;
         sizes.check(self.training.epochs)?;
         for (key, value) in [("beta1", self.beta1), ("beta2", self.beta2)] {
             if !(0.0..1.0).contains(&value) {
@@ -227,12 +232,7 @@ impl Config {
 
     /// What a step costs with so many layers frozen, by the size of its images.
     pub fn costs_by_size(&self) -> Result<Vec<(usize, Costs)>> {
-        let cost = |size| {
-            Ok((
-                size,
-                costs::costs(&self.model_at(size)?, self.mask_ratio),
-            ))
-        };
+        let cost = |size| Ok((size, costs::costs(&self.model_at(size)?, self.mask_ratio)));
         self.sizes()?.all().map(cost).collect()
     }
 
@@ -240,9 +240,7 @@ impl Config {
     pub fn costs(&self, steps: &Steps) -> Result<Vec<(usize, Costs)>> {
         let starts = self.sizes()?.by_step(steps)?.into_iter();
         let costs = starts.zip(self.costs_by_size()?);
-        Ok(costs
-            .map(|((step, _), (_, costs))| (step, costs))
-            .collect())
+        Ok(costs.map(|((step, _), (_, costs))| (step, costs)).collect())
     }
 
     /// How much of the run's work its steps are: each as much as it computes, nothing frozen.
@@ -254,6 +252,14 @@ impl Config {
         let costs = self.costs(steps)?.into_iter();
         let parts = costs.map(|(step, costs)| (step, costs.step(0).compute));
         Ok(Work::by_step(parts.collect()))
+    }
+
+    /// How images become the encoder's input.
+    pub fn preprocess(&self) -> Result<Preprocess> {
+        let size = self.sizes()?.last();
+        let usual = Preprocess::usual((size, size));
+        self.channels
+            .prepared(usual.in_channels(self.channels.count()))
     }
 
     /// The sizes of the images.
@@ -268,6 +274,7 @@ impl Config {
         let preset = preset(&self.model)?;
         let vit = VitConfig {
             image_size: size,
+            in_chans: self.channels.count(),
             patch_size: self.patch_size.unwrap_or(preset.patch_size),
             ..preset
         };

@@ -89,12 +89,14 @@ impl ImageSizes {
         let starts: Vec<usize> = [0].into_iter().chain(ends.clone()).collect();
         let ends = ends.chain([steps.total()]);
         let sizes = starts.into_iter().zip(self.all());
-        let one = |((start, size), end)| match start < end {
+        let one = |((start, size), end)| {
+            match start < end {
             true => Ok((start, size)),
             false => Err(usage(format!(
                 "image-size {self}: none of the run's {} steps is left for {size} px; move the ends",
                 steps.total()
             ))),
+        }
         };
         sizes.zip(ends).map(one).collect()
     }
@@ -171,7 +173,9 @@ impl FromStr for ImageSizes {
         }
         let one = |part: &str| {
             let (size, until) = part.split_once(':').ok_or_else(|| {
-                format!("'{part}' does not say until when, and is not the last; expected {EXPECTED}")
+                format!(
+                    "'{part}' does not say until when, and is not the last; expected {EXPECTED}"
+                )
             })?;
             let until = match until.strip_suffix('%') {
                 Some(percent) => Until::Percent(percent.parse::<f64>().map_err(|_| {
@@ -284,7 +288,10 @@ mod tests {
             assert!(error.contains(said), "{text}: {error}");
         }
         let many = "8:1%,".repeat(16) + "9";
-        assert!(many.parse::<ImageSizes>().unwrap_err().contains("more than 16"));
+        assert!(many
+            .parse::<ImageSizes>()
+            .unwrap_err()
+            .contains("more than 16"));
         for (text, said) in [
             ("224:80%,128", "sizes must grow"),
             ("128:50%,128", "sizes must grow"),
@@ -313,7 +320,10 @@ mod tests {
         assert_eq!(json("224"), "224");
         assert_eq!(json("128:80%,224"), "\"128:80%,224\"");
         for wrong in ["-1", "true", "2.5", "\"128:1,\""] {
-            assert!(serde_json::from_str::<ImageSizes>(wrong).is_err(), "{wrong}");
+            assert!(
+                serde_json::from_str::<ImageSizes>(wrong).is_err(),
+                "{wrong}"
+            );
         }
     }
 }

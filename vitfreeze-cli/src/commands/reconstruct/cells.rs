@@ -5,11 +5,9 @@ use datasets::rng::{rng, uniform};
 use datasets::{EvalTransform, Transform as _};
 use localmim::{hog, LocalMim, LocalMimConfig, Masking};
 use vit::ops::Compute;
-use vit::Preprocess;
 
 use crate::draw::Pixels;
 use crate::input::look::{self, Look};
-use crate::input::pretrained::eval_transform;
 
 /// An image, and which of its patches are hidden.
 pub struct Shown {
@@ -69,12 +67,6 @@ impl Shown {
         };
         stages.iter().zip(targets).map(one).collect()
     }
-}
-
-/// Images as the encoder is judged on them: its size, the usual crop, the normalisation of its training.
-pub fn transform(cfg: &LocalMimConfig) -> EvalTransform {
-    let size = cfg.vit.image();
-    eval_transform(&Preprocess::usual(size), size)
 }
 
 pub fn stage_name(cfg: &LocalMimConfig, k: usize) -> String {

@@ -122,7 +122,10 @@ fn seconds(svg: &mut Svg, run: &RunRead, area: [f64; 4], x: Axis) {
             free = at;
         }
     }
-    if stretches.iter().any(|row| row.frozen != stretches[0].frozen) {
+    if stretches
+        .iter()
+        .any(|row| row.frozen != stretches[0].frozen)
+    {
         let at = (frame.right() + 8.0, area[1] - 8.0);
         svg.text(at, "layers frozen", Text::small());
     }

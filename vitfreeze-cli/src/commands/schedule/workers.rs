@@ -84,7 +84,8 @@ impl Flags {
         };
         let batch = config.training.batch_size;
         let second = batch as f64 / speed / at_end.step(0).compute;
-        let in_seconds = |(step, costs): &(usize, Costs)| (*step, costs.clone().scaled(second, 4.0));
+        let in_seconds =
+            |(step, costs): &(usize, Costs)| (*step, costs.clone().scaled(second, 4.0));
         let all: Vec<(usize, Costs)> = costs.iter().map(in_seconds).collect();
         let stretches: Vec<(usize, &Costs)> = all.iter().map(|(step, c)| (*step, c)).collect();
         let costs = &at_end.clone().scaled(second, 4.0);

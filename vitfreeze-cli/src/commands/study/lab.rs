@@ -148,9 +148,8 @@ impl Lab {
     fn step(&self, variant: usize, size: usize, frozen: usize) -> Result<f64> {
         let config = self.plan.variants[variant].config(self.plan.seeds[0]);
         let pace = self.paces.get(&pace_key(&at_size(&config, size))?);
-        pace.and_then(|pace| pace.step(frozen)).ok_or_else(|| {
-            anyhow!("no step at {size} px with {frozen} layers frozen was measured")
-        })
+        pace.and_then(|pace| pace.step(frozen))
+            .ok_or_else(|| anyhow!("no step at {size} px with {frozen} layers frozen was measured"))
     }
 
     /// Seconds of all steps of a run of this variant with nothing frozen, whose images have these sizes.
