@@ -241,8 +241,12 @@ fn damaged_files_are_errors() {
     for name in FILES {
         let whole = bytes(name);
         let channels = values()[name].0[2];
+        let all = decode_bands(&whole, channels).unwrap();
         for at in 0..whole.len() {
-            assert!(decode_bands(&whole[..at], channels).is_err(), "{name} {at}");
+            // All pixels may be there without what ends a PNG.
+            if let Ok(image) = decode_bands(&whole[..at], channels) {
+                assert!(image == all && at + 16 > whole.len(), "{name} {at}");
+            }
             for change in [1u8, 0x80, 0xff] {
                 let mut damaged = whole.clone();
                 damaged[at] ^= change;
