@@ -11,6 +11,7 @@ use image::codecs::webp::WebPDecoder;
 use image::{ColorType, ImageDecoder, ImageError, Limits};
 use libjpeg_turbo_rs::{ColorSpace, DecodeLimits, Decoder, JpegError, PixelFormat};
 
+use crate::bands::{npy_to_rgb, NPY};
 use crate::panics::caught;
 use crate::tiff::{palette, Palette};
 use crate::{DecodeMemory, Image, Permit};
@@ -45,7 +46,7 @@ pub enum DecodeError {
     #[error("empty file")]
     Empty,
     /// None of the formats we know.
-    #[error("none of JPEG, PNG, WebP, BMP, TIFF, GIF, PPM and PGM (first bytes {0:02x?})")]
+    #[error("none of JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM and .npy (first bytes {0:02x?})")]
     UnknownFormat(Vec<u8>),
     /// More pixels than the limit.
     #[error("{width} x {height} pixels, more than the limit of {limit}")]
@@ -101,13 +102,32 @@ pub enum DecodeError {
     /// A PPM, PGM or PBM that is damaged.
     #[error("bad PPM or PGM: {0}")]
     Pnm(String),
+    /// A .npy file that is damaged, or whose array is no image.
+    #[error("bad .npy: {0}")]
+    Npy(String),
+    /// Another number of channels than asked for.
+    #[error("{found} channels, {wanted} are wanted")]
+    Channels {
+        /// In the file.
+        found: usize,
+        /// Asked for.
+        wanted: usize,
+    },
+    /// A value that nothing can be computed of.
+    #[error("NaN or infinity in row {row}, column {column}; both counted from 0")]
+    NotFinite {
+        /// Its row.
+        row: usize,
+        /// Its column.
+        column: usize,
+    },
     /// The decoder panicked.
     #[error("decoder panicked: {0}")]
     Panicked(String),
 }
 
-/// Decodes a JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM or PBM; which of these, its first bytes say. Of several images in one
-/// file it is the first.
+/// Decodes a JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM, PBM, or a .npy of 8-bit RGB; which of these, its first bytes say. Of
+/// several images in one file it is the first.
 ///
 /// Pixels are those of Pillow's `convert("RGB")`: grey is repeated, palettes are looked up, alpha is dropped and not
 /// blended, CMYK is inverted as Adobe stores it, a rotation in the EXIF data is not carried out. There are three
@@ -138,22 +158,24 @@ pub fn decode_within(
 }
 
 /// Should a decoder panic on a strange file, that file is bad, and the training goes on.
-fn guarded(decode: impl FnOnce() -> Result<Image, DecodeError>) -> Result<Image, DecodeError> {
+pub(crate) fn guarded<T>(
+    decode: impl FnOnce() -> Result<T, DecodeError>,
+) -> Result<T, DecodeError> {
     caught(decode).unwrap_or_else(|panic| Err(DecodeError::Panicked(panic)))
 }
 
-fn decode_any(bytes: &[u8], max_pixels: u64, permit: &mut Permit) -> Result<Image, DecodeError> {
+pub(crate) fn decode_any(
+    bytes: &[u8],
+    max_pixels: u64,
+    permit: &mut Permit,
+) -> Result<Image, DecodeError> {
     let cursor = Cursor::new(bytes);
     match bytes {
         [] => Err(DecodeError::Empty),
         [0xff, 0xd8, ..] => decode_jpeg(bytes, max_pixels, permit),
-        [0x89, b'P', b'N', b'G', ..] => {
-            let mut limits = Limits::no_limits();
-            limits.max_alloc = Some(MAX_EXTRAS);
-            PngDecoder::with_limits(cursor, limits)
-                .map_err(|e| bad(e, DecodeError::Png))
-                .and_then(|decoder| read(decoder, 0, max_pixels, permit, DecodeError::Png))
-        }
+        [0x89, b'P', b'N', b'G', ..] => PngDecoder::with_limits(cursor, png_limits())
+            .map_err(|e| bad(e, DecodeError::Png))
+            .and_then(|decoder| read(decoder, 0, max_pixels, permit, DecodeError::Png)),
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => {
             WebPDecoder::new(cursor)
                 .map_err(|e| bad(e, DecodeError::WebP))
@@ -180,10 +202,18 @@ fn decode_any(bytes: &[u8], max_pixels: u64, permit: &mut Permit) -> Result<Imag
         [b'P', b'1'..=b'7', b' ' | b'\t' | b'\r' | b'\n' | b'#', ..] => PnmDecoder::new(cursor)
             .map_err(|e| bad(e, DecodeError::Pnm))
             .and_then(|decoder| read(decoder, 0, max_pixels, permit, DecodeError::Pnm)),
+        _ if bytes.starts_with(NPY) => npy_to_rgb(bytes, max_pixels, permit),
         _ => Err(DecodeError::UnknownFormat(
             bytes.iter().take(4).copied().collect(),
         )),
     }
+}
+
+/// For what a PNG holds besides its pixels.
+pub(crate) fn png_limits() -> Limits {
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MAX_EXTRAS);
+    limits
 }
 
 pub(crate) fn check_size(width: u64, height: u64, limit: u64) -> Result<(), DecodeError> {
@@ -198,7 +228,7 @@ pub(crate) fn check_size(width: u64, height: u64, limit: u64) -> Result<(), Deco
 }
 
 /// Takes what decoding an image needs of which a pixel takes so many bytes.
-fn take(
+pub(crate) fn take(
     permit: &mut Permit,
     (width, height): (u64, u64),
     pixel: u64,
@@ -383,7 +413,7 @@ fn read(
     Ok(Image { width, height, rgb })
 }
 
-fn bad(error: ImageError, kind: fn(String) -> DecodeError) -> DecodeError {
+pub(crate) fn bad(error: ImageError, kind: fn(String) -> DecodeError) -> DecodeError {
     match error {
         ImageError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
             DecodeError::Truncated
@@ -398,7 +428,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_a_bad_image() {
-        let error = guarded(|| panic!("index out of bounds")).unwrap_err();
+        let error = guarded::<Image>(|| panic!("index out of bounds")).unwrap_err();
         assert_eq!(error.to_string(), "decoder panicked: index out of bounds");
     }
 }

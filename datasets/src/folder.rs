@@ -10,14 +10,14 @@ use crate::files::{
     holds, holds_images, io_error, is_hidden, looked_through, malformed, open_file, subfolders,
     MAX_FILE_BYTES,
 };
-use crate::formats::{is_image, listed};
+use crate::formats::{is_array, is_image, listed};
 use crate::listing::{images, Others};
 use crate::source::counted;
-use crate::source::{decode_named, describe};
+use crate::source::{decode_bands_named, decode_named, describe};
 use crate::split::{
     choose, is_training, like_splits, split_folders, split_named, split_within, unnamed,
 };
-use crate::{Error, Image, Permit, Source, MAX_PIXELS};
+use crate::{Bands, Error, Image, Permit, Source, MAX_PIXELS};
 
 /// `<dir>/<split>/<class>/.../<image>`, the layout of torchvision's `ImageFolder`, in the same order; or images alone,
 /// `<dir>/<split>/<image>`, which have no labels.
@@ -61,12 +61,18 @@ impl ImageFolder {
         folder.is_part = folder.root != dir;
         let mut others = Others::default();
         folder.classes = class_names(&folder.root)?;
-        for class in 0..folder.classes.len() {
-            let class = folder.root.join(&folder.classes[class]);
-            folder.push(images(&class, usize::MAX, &mut others)?);
+        let mut lists = Vec::new();
+        for class in &folder.classes {
+            lists.push(images(&folder.root.join(class), usize::MAX, &mut others)?);
+        }
+        leave_out_arrays(&mut lists, &mut others);
+        for list in lists {
+            folder.push(list);
             folder.class_ends.push(folder.path_ends.len());
         }
-        let direct = images(&folder.root, 1, &mut others)?;
+        let mut direct = [images(&folder.root, 1, &mut others)?];
+        leave_out_arrays(&mut direct, &mut others);
+        let [direct] = direct;
         if !folder.path_ends.is_empty() {
             folder.check_classes()?;
             let odd = folder.check_levels(dir)?;
@@ -252,6 +258,13 @@ impl Source for ImageFolder {
         })
     }
 
+    fn bands(&self, index: usize, channels: usize, permit: &mut Permit) -> Result<Bands, Error> {
+        let bytes = self.bytes(index);
+        decode_bands_named(bytes, channels, self.max_pixels, permit, || {
+            self.name(index)
+        })
+    }
+
     fn name(&self, index: usize) -> String {
         self.path(index).display().to_string()
     }
@@ -270,6 +283,23 @@ impl Source for ImageFolder {
 
     fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+}
+
+/// Arrays are images where there are no others.
+fn leave_out_arrays(lists: &mut [Vec<String>], others: &mut Others) {
+    let is_image = |path: &String| !is_array(Path::new(path));
+    if !lists.iter().flatten().any(is_image) {
+        return;
+    }
+    for list in lists {
+        list.retain(|path| {
+            let stays = is_image(path);
+            if !stays {
+                others.add_named(Path::new(path));
+            }
+            stays
+        });
     }
 }
 

@@ -30,6 +30,11 @@ pub(crate) fn is_image(path: &Path) -> bool {
     is_image_ending(&extension(path))
 }
 
+/// Whether a file is a NumPy array, by its name. It may be an image; beside images it is something else.
+pub(crate) fn is_array(path: &Path) -> bool {
+    extension(path) == "npy"
+}
+
 /// Whether a file is an image of a format that is not read, by its name.
 pub(crate) fn is_unread_image(path: &Path) -> bool {
     NOT_READ.contains(&extension(path).as_str())

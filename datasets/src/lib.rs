@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod bands;
 mod cache;
 mod cifar;
 mod decode;
@@ -30,6 +31,7 @@ mod tiff;
 mod transform;
 mod webdataset;
 
+pub use bands::{decode_bands, decode_bands_within, Bands, ChannelStats};
 pub use cache::{write_cache, CacheFile};
 pub use cifar::Cifar;
 pub use decode::{decode, decode_within, DecodeError, MAX_PIXELS};
@@ -52,8 +54,9 @@ pub use source::{Image, Source};
 pub use split::{files_of as files_of_split, is_split};
 pub use tar_images::TarImages;
 pub use transform::{
-    turn_hue, ColorJitter, Drawn, EraseFill, EvalTransform, FinetuneTransform, Geometry, Op,
-    PretrainTransform, RandAugment, RandomErasing, RandomResizedCrop, Transform,
+    turn_hue, BandsTransform, ColorJitter, Drawn, EraseFill, EvalTransform, FinetuneTransform,
+    Geometry, Op, PretrainTransform, RandAugment, RandomErasing, RandomResizedCrop, Recipe,
+    Transform,
 };
 pub use webdataset::open_webdataset;
 

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use walkdir::WalkDir;
 
 use crate::files::{is_hidden, of_system, walk_error};
-use crate::formats::{extension, is_image, is_unread_image};
+use crate::formats::{extension, is_array, is_image, is_unread_image};
 use crate::source::counted;
 use crate::Error;
 
@@ -217,7 +217,7 @@ pub(crate) fn images(
     let mut paths = Vec::new();
     walk(folder, depth, others, |found, others| {
         let path = match found {
-            Found::File(path) | Found::Dead(path) if is_image(&path) => path,
+            Found::File(path) | Found::Dead(path) if is_image(&path) || is_array(&path) => path,
             Found::File(path) => {
                 others.add_named(&path);
                 return Ok(());

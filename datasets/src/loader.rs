@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::first;
-use crate::{DecodeMemory, Error, Source, Transform};
+use crate::{DecodeMemory, Error, Recipe, Source};
 
 pub use batches::Batches;
 
@@ -77,10 +77,10 @@ impl OnBad {
     }
 }
 
-/// One batch: B images of S x S pixels.
+/// One batch: B images of C channels (3 of RGB) and S x S pixels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// `[B, 3, S, S]`, normalised.
+    /// `[B, C, S, S]`, normalised.
     pub images: Vec<f32>,
     /// `[B]`: labels.
     pub labels: Vec<u32>,
@@ -120,7 +120,9 @@ pub struct Loader {
 /// What the loader, its streams and their workers have in common.
 struct Shared {
     source: Arc<dyn Source>,
-    transform: Box<dyn Transform>,
+    recipe: Recipe,
+    /// Those that take its place later: from this (epoch, batch) on, ascending.
+    later: Vec<((usize, usize), Recipe)>,
     config: LoaderConfig,
     skipped: Mutex<BTreeMap<usize, Skipped>>,
     /// What the images that are decoded take, in all workers together.
@@ -133,10 +135,11 @@ impl Loader {
     /// Checks the settings; nothing is read yet.
     pub fn new(
         source: Arc<dyn Source>,
-        transform: impl Transform + 'static,
+        transform: impl Into<Recipe>,
         config: LoaderConfig,
     ) -> Result<Self, Error> {
-        transform.check()?;
+        let recipe = transform.into();
+        recipe.check()?;
         for (name, value) in [
             ("batch size", config.batch_size),
             ("loader threads", config.threads),
@@ -178,13 +181,43 @@ impl Loader {
         Ok(Self {
             shared: Arc::new(Shared {
                 source,
-                transform: Box::new(transform),
+                recipe,
+                later: Vec::new(),
                 config,
                 skipped: Mutex::default(),
                 memory: DecodeMemory::default(),
                 buffers: Mutex::default(),
             }),
         })
+    }
+
+    /// The same, but from batch `from.1` of epoch `from.0` on images are made by `transform`, which may give them another
+    /// size. What is drawn at random for an image does not depend on where the change lies.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`]: a setting makes no sense, `from` does not lie behind the change before, or a stream of this
+    /// loader has begun.
+    pub fn then(
+        mut self,
+        from: (usize, usize),
+        transform: impl Into<Recipe>,
+    ) -> Result<Self, Error> {
+        let recipe = transform.into();
+        recipe.check()?;
+        let Some(shared) = Arc::get_mut(&mut self.shared) else {
+            return Err(Error::InvalidArgument(
+                "a stream of this loader has begun; say before which transforms follow".into(),
+            ));
+        };
+        let before = shared.later.last().map_or((0, 0), |(before, _)| *before);
+        if from <= before || from.1 >= shared.batches_per_epoch() {
+            return Err(Error::InvalidArgument(format!(
+                "another transform from epoch {}, batch {} on; expected a batch of an epoch, behind epoch {}, batch {}",
+                from.0, from.1, before.0, before.1
+            )));
+        }
+        shared.later.push((from, recipe));
+        Ok(self)
     }
 
     /// Batches in an epoch.
@@ -209,6 +242,12 @@ impl Loader {
 }
 
 impl Shared {
+    /// What makes the images of this (epoch, batch).
+    fn recipe(&self, at: (usize, usize)) -> &Recipe {
+        let later = self.later.iter().rfind(|(from, _)| *from <= at);
+        later.map_or(&self.recipe, |(_, recipe)| recipe)
+    }
+
     fn batches_per_epoch(&self) -> usize {
         let (len, all) = (self.source.len(), self.together());
         if self.config.keep_last {

@@ -88,8 +88,11 @@ impl Mixup {
         seed: u64,
     ) -> Result<Vec<f32>, Error> {
         self.check()?;
-        let (count, size) = (batch.labels.len(), 3 * height * width);
-        if batch.images.len() != count * size {
+        let (count, plane) = (batch.labels.len(), height * width);
+        // All channels of an image.
+        let size = batch.images.len() / count.max(1);
+        let whole = plane > 0 && size.is_multiple_of(plane) && (size > 0 || count == 0);
+        if !whole || batch.images.len() != count * size {
             let got = batch.images.len();
             return Err(Error::InvalidArgument(format!(
                 "a batch of {count} images of {height} x {width} with {got} values"
@@ -103,7 +106,13 @@ impl Mixup {
             let (head, tail) = batch.images.split_at_mut((last - i) * size);
             // The one in the middle of an odd number has no partner.
             if let Some(a) = head.get_mut(i * size..(i + 1) * size) {
-                mix_two(a, &mut tail[..size], mixes[i], mixes[last - i], width);
+                mix_two(
+                    a,
+                    &mut tail[..size],
+                    mixes[i],
+                    mixes[last - i],
+                    (width, plane),
+                );
             }
         }
         let shares: Vec<f32> = mixes.iter().map(|m| m.share(height, width)).collect();
@@ -235,16 +244,16 @@ impl Mix {
 }
 
 /// Mixes two partners, each from the other as it was.
-fn mix_two(a: &mut [f32], b: &mut [f32], to_a: Mix, to_b: Mix, width: usize) {
+fn mix_two(a: &mut [f32], b: &mut [f32], to_a: Mix, to_b: Mix, size: (usize, usize)) {
     if let (Mix::Nothing, Mix::Nothing) = (to_a, to_b) {
         return;
     }
     let was = a.to_vec();
-    mix_into(a, b, to_a, width);
-    mix_into(b, &was, to_b, width);
+    mix_into(a, b, to_a, size);
+    mix_into(b, &was, to_b, size);
 }
 
-fn mix_into(image: &mut [f32], partner: &[f32], mix: Mix, width: usize) {
+fn mix_into(image: &mut [f32], partner: &[f32], mix: Mix, (width, plane): (usize, usize)) {
     match mix {
         Mix::Nothing => {}
         Mix::Blend(share) => {
@@ -253,10 +262,12 @@ fn mix_into(image: &mut [f32], partner: &[f32], mix: Mix, width: usize) {
             }
         }
         Mix::Cut(part) => {
-            let plane = image.len() / 3;
-            for channel in 0..3 {
+            let channels = image
+                .chunks_exact_mut(plane)
+                .zip(partner.chunks_exact(plane));
+            for (image, partner) in channels {
                 for row in part.top..part.top + part.height {
-                    let start = channel * plane + row * width + part.left;
+                    let start = row * width + part.left;
                     image[start..start + part.width]
                         .copy_from_slice(&partner[start..start + part.width]);
                 }

@@ -15,8 +15,8 @@ use crate::error::first_ten;
 use crate::files::{io_error, malformed, mistaken, open_file, read_range, MAX_FILE_BYTES};
 use crate::listing::{count_beside, Others};
 use crate::panics::caught;
-use crate::source::{decode_named, describe};
-use crate::{DecodeMemory, Error, Image, Permit, Source};
+use crate::source::{decode_bands_named, decode_named, describe};
+use crate::{Bands, DecodeMemory, Error, Image, Permit, Source};
 
 mod labels;
 mod pages;
@@ -449,6 +449,11 @@ impl Source for ParquetImages {
     fn read(&self, index: usize, permit: &mut Permit) -> Result<Image, Error> {
         let bytes = self.bytes(index, permit);
         decode_named(bytes, self.max_pixels, permit, || self.name(index))
+    }
+
+    fn bands(&self, index: usize, channels: usize, permit: &mut Permit) -> Result<Bands, Error> {
+        let (bytes, most) = (self.bytes(index, permit), self.max_pixels);
+        decode_bands_named(bytes, channels, most, permit, || self.name(index))
     }
 
     fn name(&self, index: usize) -> String {

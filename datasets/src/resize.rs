@@ -3,7 +3,7 @@
 mod pass;
 
 use crate::{Error, Image};
-use pass::Taps;
+pub(crate) use pass::Taps;
 
 /// A rectangle of pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,13 +21,17 @@ pub struct CropBox {
 impl CropBox {
     /// An error unless it lies within `image` and has pixels.
     pub(crate) fn check(&self, image: &Image) -> Result<(), Error> {
+        self.check_within((image.width, image.height))
+    }
+
+    /// The same of an image of this width and height.
+    pub(crate) fn check_within(&self, (w, h): (usize, usize)) -> Result<(), Error> {
         let fits = |start: usize, len: usize, all: usize| {
             len > 0 && start.checked_add(len).is_some_and(|end| end <= all)
         };
-        if fits(self.top, self.height, image.height) && fits(self.left, self.width, image.width) {
+        if fits(self.top, self.height, h) && fits(self.left, self.width, w) {
             return Ok(());
         }
-        let (w, h) = (image.width, image.height);
         Err(Error::InvalidArgument(format!(
             "{self:?} does not lie within the image of {w} x {h} pixels"
         )))
@@ -102,6 +106,18 @@ pub(crate) fn resize_window(
         height: window.height,
         rgb: pass::down(&rows, 3 * window.width, &taps),
     })
+}
+
+/// What `len` of `to` pixels from `start` on depend on, of a side of `from` pixels: the first pixel, the one behind the last,
+/// and the weights of those between.
+pub(crate) fn part_of(
+    from: usize,
+    to: usize,
+    (start, len): (usize, usize),
+    filter: Interpolation,
+) -> (usize, usize, Taps) {
+    let part = Part::new(from, to, start, len, filter);
+    (part.first, part.last, part.taps(len, filter))
 }
 
 /// What a window depends on, along one side of the original.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::{decode_within, DecodeMemory, Error, Permit};
+use crate::{decode_bands_within, decode_within, Bands, DecodeMemory, Error, Permit};
 
 /// A decoded image: RGB, 8 bits a channel, row after row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,16 @@ pub trait Source: Send + Sync {
     /// one image: the loader takes another in its place.
     fn read(&self, index: usize, permit: &mut Permit) -> Result<Image, Error>;
 
+    /// The same with so many channels, where its file has them; of one channel it is grey. Only RGB without more ado, where a
+    /// source says nothing of it.
+    fn bands(&self, index: usize, channels: usize, permit: &mut Permit) -> Result<Bands, Error> {
+        let image = self.read(index, permit)?;
+        Bands::of_rgb(&image, channels).map_err(|e| Error::Image {
+            name: self.name(index),
+            reason: e.to_string(),
+        })
+    }
+
     /// Reads image `index` by itself. Whoever reads many at a time uses [`read`](Self::read).
     fn image(&self, index: usize) -> Result<Image, Error> {
         self.read(index, &mut DecodeMemory::default().permit())
@@ -125,6 +135,24 @@ pub(crate) fn decode_named(
     name: impl FnOnce() -> String,
 ) -> Result<Image, Error> {
     let decoded = |b: Vec<u8>| decode_within(&b, max_pixels, permit).map_err(|e| e.to_string());
+    let image = bytes.and_then(decoded);
+    image.map_err(|reason| Error::Image {
+        name: name(),
+        reason,
+    })
+}
+
+/// The same with so many channels.
+pub(crate) fn decode_bands_named(
+    bytes: Result<Vec<u8>, String>,
+    channels: usize,
+    max_pixels: u64,
+    permit: &mut Permit,
+    name: impl FnOnce() -> String,
+) -> Result<Bands, Error> {
+    let decoded = |b: Vec<u8>| {
+        decode_bands_within(&b, channels, max_pixels, permit).map_err(|e| e.to_string())
+    };
     let image = bytes.and_then(decoded);
     image.map_err(|reason| Error::Image {
         name: name(),

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::files::{io_error, malformed, mistaken, open_file, read_range, Window};
 use crate::listing::Others;
-use crate::source::{decode_named, describe};
-use crate::{Error, Image, Permit, Source};
+use crate::source::{decode_bands_named, decode_named, describe};
+use crate::{Bands, Error, Image, Permit, Source};
 
 /// A file within a tar.
 pub(crate) struct Entry {
@@ -160,6 +160,13 @@ impl TarImages {
         self.max_pixels = max_pixels;
         self
     }
+
+    fn bytes(&self, index: usize) -> Result<Vec<u8>, String> {
+        match self.items.get(index) {
+            Some(item) => read_range(&self.tars[item.tar as usize], item.offset, item.size),
+            None => Err(format!("there are only {} images", self.items.len())),
+        }
+    }
 }
 
 impl Source for TarImages {
@@ -176,11 +183,13 @@ impl Source for TarImages {
     }
 
     fn read(&self, index: usize, permit: &mut Permit) -> Result<Image, Error> {
-        let bytes = match self.items.get(index) {
-            Some(item) => read_range(&self.tars[item.tar as usize], item.offset, item.size),
-            None => Err(format!("there are only {} images", self.items.len())),
-        };
+        let bytes = self.bytes(index);
         decode_named(bytes, self.max_pixels, permit, || self.name(index))
+    }
+
+    fn bands(&self, index: usize, channels: usize, permit: &mut Permit) -> Result<Bands, Error> {
+        let (bytes, most) = (self.bytes(index), self.max_pixels);
+        decode_bands_named(bytes, channels, most, permit, || self.name(index))
     }
 
     fn name(&self, index: usize) -> String {

@@ -1,6 +1,7 @@
 //! From a decoded image to the numbers a network sees.
 
 mod affine;
+mod bands;
 mod crop;
 mod erasing;
 mod eval;
@@ -10,6 +11,7 @@ mod ops;
 mod pretrain;
 mod rand_augment;
 
+pub use bands::{BandsTransform, Recipe};
 pub use crop::RandomResizedCrop;
 pub use erasing::{EraseFill, RandomErasing};
 pub use eval::EvalTransform;

@@ -120,7 +120,7 @@ fn what_is_no_image_is_named() {
     assert_eq!(message(b""), "empty file");
     assert_eq!(
         message(b"%PDF-1.7"),
-        "none of JPEG, PNG, WebP, BMP, TIFF, GIF, PPM and PGM (first bytes [25, 50, 44, 46])"
+        "none of JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM and .npy (first bytes [25, 50, 44, 46])"
     );
     assert!(message(b"GIF89a").starts_with("bad GIF: "));
     assert!(message(b"P6\n2 2\n255\nabc").contains("truncated"));

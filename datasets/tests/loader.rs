@@ -119,6 +119,51 @@ fn a_stream_can_begin_anywhere() {
     }
 }
 
+/// Each batch is that of a loader whose images always had its size, wherever the stream begins, with any threads.
+#[test]
+fn images_may_grow_from_a_batch_on() {
+    let shapes: Arc<dyn Source> = Arc::new(Shapes::new(0, 16, 30));
+    let of = |size: usize, threads: usize| {
+        let config = LoaderConfig { threads, ..CONFIG };
+        let transform = PretrainTransform::imagenet(size);
+        Loader::new(Arc::clone(&shapes), transform, config).unwrap()
+    };
+    let growing = |threads| {
+        let next = PretrainTransform::imagenet;
+        let loader = of(4, threads).then((0, 5), next(8)).unwrap();
+        loader.then((1, 0), next(12)).unwrap()
+    };
+    let sizes = [(4, 0..5), (8, 5..7), (12, 7..12)];
+    let want: Vec<Batch> = sizes
+        .into_iter()
+        .flat_map(|(size, batches)| take(&of(size, 1), 0, batches.start, batches.len()))
+        .collect();
+    assert_eq!(want[11].images.len(), 4 * 3 * 12 * 12);
+    for threads in [1, 2, 5] {
+        let loader = growing(threads);
+        for start in [0, 4, 5, 6, 7, 11] {
+            assert!(take(&loader, 0, start, 12 - start) == want[start..]);
+        }
+    }
+    // Memory of small batches is filled with large ones.
+    let loader = growing(2);
+    let mut stream = loader.stream(0, 0);
+    for want in &want {
+        let batch = stream.next().unwrap().unwrap();
+        assert!(batch == *want);
+        stream.recycle(batch.images);
+    }
+    for from in [(0, 0), (1, 0), (0, 9), (2, 7)] {
+        let again = growing(1).then(from, PretrainTransform::imagenet(16));
+        let error = again.err().unwrap().to_string();
+        assert!(error.contains("behind epoch 1, batch 0"), "{error}");
+    }
+    let begun = growing(1);
+    let _stream = begun.stream(0, 0);
+    let late = begun.then((3, 0), PretrainTransform::imagenet(16));
+    assert!(late.err().unwrap().to_string().contains("has begun"));
+}
+
 #[test]
 fn the_order_is_the_permutation_of_the_epoch() {
     let loader = loader(fake(30, &[]), CONFIG);

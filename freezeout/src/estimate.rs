@@ -122,7 +122,32 @@ impl Estimate {
     /// # Errors
     /// A schedule out of range, or costs for another number of layers.
     pub fn new(schedule: &Schedule, costs: &Costs) -> Result<Self, Error> {
-        Self::timed(schedule, costs, |frozen| Ok(costs.step(frozen).compute))
+        Self::of_stretches(schedule, &[(0, costs)])
+    }
+
+    /// The same where a step costs more or less as the run goes on, as with images that grow: from each of these steps on, the
+    /// first of which is 0, what is beside it. What is saved is saved against such steps with nothing frozen.
+    ///
+    /// ```
+    /// use freezeout::{Costs, Estimate, LayerCost, Schedule};
+    /// # fn main() -> Result<(), freezeout::Error> {
+    /// let layer = LayerCost { forward: 2e9, ..Default::default() };
+    /// let large = Costs::of_layers(&[layer; 12], LayerCost::default());
+    /// let small = large.clone().scaled(0.25, 1.0);
+    /// let schedule = Schedule::cubic(0.5, 12, 1000);
+    /// let growing = Estimate::of_stretches(&schedule, &[(0, &small), (800, &large)])?;
+    /// // Layers freeze late, where steps are long.
+    /// assert!(growing.compute > Estimate::new(&schedule, &large)?.compute);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`Estimate::new`]; stretches that do not begin at step 0 or do not ascend.
+    pub fn of_stretches(schedule: &Schedule, stretches: &[(usize, &Costs)]) -> Result<Self, Error> {
+        Self::timed(schedule, stretches, |costs, frozen| {
+            Ok(costs.step(frozen).compute)
+        })
     }
 
     /// The same on many workers, with costs in seconds and bytes.
@@ -145,48 +170,72 @@ impl Estimate {
     /// # Errors
     /// Those of [`Estimate::new`] and of [`Cluster::step`].
     pub fn on(schedule: &Schedule, costs: &Costs, cluster: &Cluster) -> Result<Self, Error> {
-        let seconds = |frozen| Ok(cluster.step(costs, frozen)?.seconds());
-        Self::timed(schedule, costs, seconds)
+        Self::of_stretches_on(schedule, &[(0, costs)], cluster)
+    }
+
+    /// [`Estimate::of_stretches`] on many workers, with costs in seconds and bytes.
+    ///
+    /// # Errors
+    /// Those of [`Estimate::of_stretches`] and of [`Cluster::step`].
+    pub fn of_stretches_on(
+        schedule: &Schedule,
+        stretches: &[(usize, &Costs)],
+        cluster: &Cluster,
+    ) -> Result<Self, Error> {
+        Self::timed(schedule, stretches, |costs, frozen| {
+            Ok(cluster.step(costs, frozen)?.seconds())
+        })
     }
 
     fn timed(
         schedule: &Schedule,
-        costs: &Costs,
-        time: impl Fn(usize) -> Result<f64, Error>,
+        stretches: &[(usize, &Costs)],
+        time: impl Fn(&Costs, usize) -> Result<f64, Error>,
     ) -> Result<Self, Error> {
         schedule.validate()?;
-        if costs.0.len() != schedule.layers + 1 {
+        let ascend = stretches.is_sorted_by(|a, b| a.0 < b.0);
+        if !ascend || stretches.first().is_none_or(|(first, _)| *first != 0) {
+            return Err(Error::Schedule(
+                "costs must begin at step 0, and each later ones at a later step".into(),
+            ));
+        }
+        if let Some((_, costs)) = stretches.iter().find(|s| s.1.layers() != schedule.layers) {
             return Err(Error::Schedule(format!(
                 "costs are for {} layers, the schedule has {}",
                 costs.layers(),
                 schedule.layers
             )));
         }
-        let (mut spent, mut spent_time) = (StepCost::default(), 0.0);
-        let (mut frozen, mut since) = (0, 0);
-        let changes = schedule.changes();
-        let ends = changes.iter().map(|change| (change.step, change.frozen));
-        for (step, next) in ends.chain([(schedule.steps, 0)]) {
-            let (cost, steps) = (costs.step(frozen), (step - since) as f64);
-            spent.compute += steps * cost.compute;
-            spent.activations += steps * cost.activations;
-            spent.gradients += steps * cost.gradients;
-            spent_time += steps * time(frozen)?;
-            (frozen, since) = (next, step);
-        }
-        let (full, steps) = (costs.step(0), schedule.steps as f64);
-        let saved = |spent: f64, full: f64| {
-            if full > 0.0 {
-                1.0 - spent / (steps * full)
-            } else {
-                0.0
+        let mut starts: Vec<usize> = stretches.iter().map(|(first, _)| *first).collect();
+        starts.extend(schedule.changes().iter().map(|change| change.step));
+        starts.retain(|start| *start < schedule.steps);
+        starts.sort_unstable();
+        starts.dedup();
+        let ends = starts.iter().copied().skip(1).chain([schedule.steps]);
+        let (mut spent, mut full) = ([0.0; 4], [0.0; 4]);
+        for (&start, end) in starts.iter().zip(ends) {
+            let Some((_, costs)) = stretches.iter().rfind(|(first, _)| *first <= start) else {
+                continue;
+            };
+            let steps = (end - start) as f64;
+            for (sums, frozen) in [(&mut spent, schedule.frozen(start)), (&mut full, 0)] {
+                let cost = costs.step(frozen);
+                let seconds = time(costs, frozen)?;
+                let parts = [cost.compute, cost.activations, cost.gradients, seconds];
+                for (sum, part) in sums.iter_mut().zip(parts) {
+                    *sum += steps * part;
+                }
             }
+        }
+        let saved = |part: usize| match full[part] > 0.0 {
+            true => 1.0 - spent[part] / full[part],
+            false => 0.0,
         };
         Ok(Self {
-            compute: saved(spent.compute, full.compute),
-            activations: saved(spent.activations, full.activations),
-            gradients: saved(spent.gradients, full.gradients),
-            time: saved(spent_time, time(0)?),
+            compute: saved(0),
+            activations: saved(1),
+            gradients: saved(2),
+            time: saved(3),
         })
     }
 }

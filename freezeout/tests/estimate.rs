@@ -67,6 +67,20 @@ fn a_step_by_hand() {
         text.starts_with("saves ") && text.contains("% of compute"),
         "{text}"
     );
+    // A quarter of the costs until step 60: 104 and 89 become 26 and 22.25.
+    let small = costs.clone().scaled(0.25, 1.0);
+    let plan = at(&[(50, 1), (75, 2)], 2);
+    let growing = Estimate::of_stretches(&plan, &[(0, &small), (60, &costs)]).unwrap();
+    let full = 60.0 * 26.0 + 40.0 * 104.0;
+    let spent = 50.0 * 26.0 + 10.0 * 22.25 + 15.0 * 89.0 + 25.0 * 32.0;
+    close(growing.compute, 1.0 - spent / full);
+    close(growing.gradients, estimate.gradients);
+    for wrong in [&[][..], &[(1, &costs)], &[(0, &costs), (0, &small)]] {
+        let error = Estimate::of_stretches(&plan, wrong)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("must begin at step 0"), "{error}");
+    }
     let error = Estimate::new(&at(&[], 3), &costs).unwrap_err().to_string();
     assert!(
         error.contains("costs are for 2 layers, the schedule has 3"),

@@ -62,6 +62,7 @@ impl LocalMimConfig {
     ) -> Result<Begun, Error> {
         let options = LoadOptions {
             image: Some(self.vit.image()),
+            channels: Some(self.vit.in_chans),
             head: Head::Drop,
             dtype: DType::F32,
             device: device.clone(),

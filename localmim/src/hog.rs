@@ -3,9 +3,9 @@ use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use vit::ops::Compute;
 
-/// HOG targets of `images` (B, 3, H, W), one tensor (B, (H/p) * (W/p), 3 * bins) for each cell size p in `pools`.
+/// HOG targets of `images` (B, C, H, W), one tensor (B, (H/p) * (W/p), C * bins) for each cell size p in `pools`.
 ///
-/// Per RGB channel of the normalised image, with reflected borders:
+/// Per channel of the normalised image, with reflected borders:
 ///
 /// ```text
 /// gx = image * [[1,0,-1],[2,0,-2],[1,0,-1]]        gy = image * its transpose (both as cross-correlation)
@@ -14,7 +14,7 @@ use vit::ops::Compute;
 /// cell[bin] = mean of the magnitudes in the cell   then L2-normalised over the bins (eps 1e-12), no block norm
 /// ```
 ///
-/// The last dimension is the red channel's bins, then green's, then blue's. Source: Dalal and Triggs (2005), in the form
+/// The last dimension is the first channel's bins, then the second's, ...: red's, green's, blue's. Source: Dalal and Triggs (2005), in the form
 /// of MaskFeat (arXiv 2112.09133) and LocalMIM (arXiv 2303.05251).
 ///
 /// The map is computed once: every cell is the mean of cells of the size `finest`. That is an argument of its own so that
@@ -30,7 +30,7 @@ pub fn hog(
     compute: &Compute,
 ) -> Result<Vec<Tensor>> {
     let (batch, channels, height, width) = images.dims4()?;
-    if channels != 3 || height < 2 || width < 2 {
+    if channels == 0 || height < 2 || width < 2 {
         candle_core::bail!("hog: images of shape {:?}", images.dims());
     }
     for &pool in pools {
@@ -53,19 +53,20 @@ pub fn hog(
     let pixels = vit::ops::cpu_f32(&host)?;
     let edges = Edges::new(bins);
     let plane = height * width;
-    // [image][pool] -> cells, 3 * bins
+    let length = channels * bins;
+    // [image][pool] -> cells, C * bins
     let per_image: Vec<Vec<Vec<f32>>> = pixels
-        .par_chunks(3 * plane)
+        .par_chunks(channels * plane)
         .map(|image| {
-            let mut sums = vec![0f32; plane / (finest * finest) * 3 * bins];
+            let mut sums = vec![0f32; plane / (finest * finest) * length];
             for (channel, plane) in image.chunks_exact(plane).enumerate() {
-                edges.histograms(plane, width, finest, 3 * bins, channel * bins, &mut sums);
+                edges.histograms(plane, width, finest, length, channel * bins, &mut sums);
             }
             pools
                 .iter()
                 .map(|pool| {
                     let factor = pool / finest;
-                    let mut cells = merge(&sums, width / finest, factor, 3 * bins);
+                    let mut cells = merge(&sums, width / finest, factor, length);
                     normalise(&mut cells, bins, 1.0 / (pool * pool) as f32);
                     cells
                 })
@@ -82,7 +83,7 @@ pub fn hog(
             .collect();
         targets.push(Tensor::from_vec(
             data,
-            (batch, cells, 3 * bins),
+            (batch, cells, length),
             images.device(),
         )?);
     }

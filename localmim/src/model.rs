@@ -86,7 +86,12 @@ impl LocalMim {
         }
     }
 
-    /// `(B, 3, H, W), masking -> loss`: encode the visible patches; for each live stage decode and compare with its
+    /// The numbers of the model.
+    pub fn config(&self) -> &LocalMimConfig {
+        &self.cfg
+    }
+
+    /// `(B, C, H, W), masking -> loss`: encode the visible patches; for each live stage decode and compare with its
     /// target on the removed patches; sum.
     ///
     /// # Errors

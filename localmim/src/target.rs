@@ -23,12 +23,12 @@ impl LocalMimConfig {
     /// Numbers that a stage predicts of each of its cells.
     pub fn outputs(&self, stage: &Stage) -> usize {
         match self.target {
-            Target::Hog => 3 * self.hog_bins,
-            Target::Pixel { .. } => 3 * self.pool(stage) * self.pool(stage),
+            Target::Hog => self.vit.in_chans * self.hog_bins,
+            Target::Pixel { .. } => self.vit.in_chans * self.pool(stage).pow(2),
         }
     }
 
-    /// `(B, 3, H, W) -> [(B, (S * scale)^2, outputs)]`: what these stages are to predict. None of it gets a gradient.
+    /// `(B, C, H, W) -> [(B, (S * scale)^2, outputs)]`: what these stages are to predict. None of it gets a gradient.
     ///
     /// # Errors
     /// Images of another size.

@@ -11,6 +11,9 @@ pub struct VitConfig {
     /// Width of the input image in pixels, where it is not square.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_width: Option<usize>,
+    /// Channels of the images: 3 for RGB.
+    #[serde(default = "rgb", skip_serializing_if = "is_rgb")]
+    pub in_chans: usize,
     /// Side of a square patch, in pixels; divides height and width.
     pub patch_size: usize,
     /// Width of a token, D.
@@ -108,11 +111,21 @@ fn yes() -> bool {
     true
 }
 
+fn rgb() -> usize {
+    3
+}
+
+/// Files of models of RGB images stay as they are.
+fn is_rgb(channels: &usize) -> bool {
+    *channels == rgb()
+}
+
 impl Default for VitConfig {
     fn default() -> Self {
         Self {
             image_size: 224,
             image_width: None,
+            in_chans: rgb(),
             patch_size: 16,
             embed_dim: 768,
             depth: 12,
@@ -207,6 +220,7 @@ impl VitConfig {
         let sizes = [
             ("image height", height, 1 << 16),
             ("image width", width, 1 << 16),
+            ("in_chans", self.in_chans, 1 << 10),
             ("patch size", self.patch_size, 1 << 10),
             ("embed_dim", self.embed_dim, 1 << 16),
             ("depth", self.depth, 1 << 10),

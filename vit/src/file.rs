@@ -134,13 +134,28 @@ fn flush(path: &Path) -> io::Result<()> {
 
 /// Writes an encoder under timm's names, so that `timm.create_model(.., num_classes=0)` loads it with nothing missing and
 /// nothing unexpected: `pos_embed` included, `norm` the final norm. The metadata key `vitfreeze` holds the [`VitConfig`]
-/// as JSON, and beside its own keys `preprocess`: this is for encoders pretrained with ImageNet's mean and deviation.
+/// as JSON, and beside its own keys `preprocess`: ImageNet's mean and deviation are what such encoders are pretrained with
+/// unless told otherwise, see [`save_encoder_prepared`].
 ///
 /// # Errors
 /// [`Error::Write`].
 pub fn save_encoder(
     path: &Path,
     cfg: &VitConfig,
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<(), Error> {
+    let usual = Preprocess::usual(cfg.image()).in_channels(cfg.in_chans);
+    save_encoder_prepared(path, cfg, &usual, tensors)
+}
+
+/// The same of an encoder that was pretrained on images prepared so.
+///
+/// # Errors
+/// [`Error::Write`].
+pub fn save_encoder_prepared(
+    path: &Path,
+    cfg: &VitConfig,
+    preprocess: &Preprocess,
     tensors: &BTreeMap<String, Tensor>,
 ) -> Result<(), Error> {
     // A fixed table is written like a learnt one, and read as one.
@@ -152,7 +167,7 @@ pub fn save_encoder(
         ..*cfg
     };
     let mut json = serde_json::to_value(cfg).map_err(|e| Error::Config(e.to_string()))?;
-    json["preprocess"] = to_ours(&Preprocess::usual(cfg.image()));
+    json["preprocess"] = to_ours(preprocess);
     save_atomic(path, tensors, ("vitfreeze", json.to_string()))
 }
 

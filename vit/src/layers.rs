@@ -118,7 +118,7 @@ impl LayerNorm {
 }
 
 /// Patch embedding: a convolution with kernel and stride `patch`, computed as a matrix product on flattened patches.
-/// Variables `proj.weight` (D, 3, P, P) and, unless the model is pre-normed (CLIP), `proj.bias` (D).
+/// Variables `proj.weight` (D, C, P, P) of images with C channels and, unless the model is pre-normed (CLIP), `proj.bias` (D).
 #[derive(Debug, Clone)]
 pub struct PatchEmbed {
     weight: Tensor,
@@ -128,16 +128,16 @@ pub struct PatchEmbed {
 }
 
 impl PatchEmbed {
-    /// For RGB images.
+    /// For images of `cfg.in_chans` channels.
     ///
     /// # Errors
     /// A variable that is missing or has another shape.
     pub fn new(cfg: &VitConfig, vb: VarBuilder) -> Result<Self> {
         let vb = vb.pp("proj");
-        let (dim, patch) = (cfg.embed_dim, cfg.patch_size);
-        let law = glorot(3 * patch * patch, dim);
+        let (dim, patch, channels) = (cfg.embed_dim, cfg.patch_size, cfg.in_chans);
+        let law = glorot(channels * patch * patch, dim);
         Ok(Self {
-            weight: vb.get_with_hints((dim, 3, patch, patch), "weight", law)?,
+            weight: vb.get_with_hints((dim, channels, patch, patch), "weight", law)?,
             bias: match cfg.pre_norm {
                 true => Tensor::zeros(dim, vb.dtype(), vb.device())?,
                 false => vb.get_with_hints(dim, "bias", ZERO)?,
@@ -154,7 +154,7 @@ impl PatchEmbed {
         self
     }
 
-    /// `(B, 3, H, W) -> (B, K, D)`: all patches row by row, or only those whose numbers `ids_keep` (B * K) gives, image
+    /// `(B, C, H, W) -> (B, K, D)`: all patches row by row, or only those whose numbers `ids_keep` (B * K) gives, image
     /// by image. What is not kept is not computed.
     ///
     /// # Errors

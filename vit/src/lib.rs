@@ -22,13 +22,13 @@ mod record;
 pub use block::Block;
 pub use candle_core as candle;
 pub use checkpoint::{
-    Checkpoint, Family, Filter, Head, Hints, Layout, LoadOptions, Preprocess, Pretrained,
-    StoredTensor, StoredType,
+    adapt_input_channels, Checkpoint, Family, Filter, Head, Hints, Layout, LoadOptions, Preprocess,
+    Pretrained, StoredTensor, StoredType,
 };
 pub use config::{Activation, Pool, PosEmbed, VitConfig};
 pub use drop::Drops;
 pub use error::{printable, shown, Error, Mismatch};
-pub use file::{save_atomic, save_encoder, write_atomic, Staged};
+pub use file::{save_atomic, save_encoder, save_encoder_prepared, write_atomic, Staged};
 pub use finetune::layer_of;
 #[cfg(feature = "hub")]
 pub use hub::{Hub, OnProgress};

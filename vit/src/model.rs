@@ -10,7 +10,7 @@ use crate::{sincos_2d, Block, LayerNorm, Linear, PatchEmbed, Pool, PosEmbed, Vit
 /// A Vision Transformer (Dosovitskiy et al., arXiv 2010.11929) and its variants: pure forward, no training logic, timm's
 /// variable names.
 ///
-/// B images, N patches, K visible patches, P tokens before them (class, distillation, registers), D width.
+/// B images of C channels, N patches, K visible patches, P tokens before them (class, distillation, registers), D width.
 #[derive(Debug, Clone)]
 pub struct Vit {
     cfg: VitConfig,
@@ -132,7 +132,7 @@ impl Vit {
         &self.cfg
     }
 
-    /// `(B, 3, H, W) -> (B, P + K, D)`: what the first block sees; only the patches in `ids_keep` (B * K numbers), or all.
+    /// `(B, C, H, W) -> (B, P + K, D)`: what the first block sees; only the patches in `ids_keep` (B * K numbers), or all.
     ///
     /// # Errors
     /// Shapes that do not fit.
@@ -146,7 +146,13 @@ impl Vit {
         ids_keep: Option<&[u32]>,
         drops: Option<Drops>,
     ) -> Result<Tensor> {
-        let (_, _, height, width) = images.dims4()?;
+        let (_, channels, height, width) = images.dims4()?;
+        if channels != self.cfg.in_chans {
+            candle_core::bail!(
+                "images of {channels} channels for a model of {}; load it for as many channels",
+                self.cfg.in_chans
+            );
+        }
         if (height, width) != self.cfg.image() {
             candle_core::bail!(
                 "images of {height} x {width} pixels for a model of {:?}; resize them, or load it with another image size",
@@ -184,7 +190,7 @@ impl Vit {
         }
     }
 
-    /// `(B, 3, H, W) -> [(B, P + K, D)]`: the tokens after each of `blocks` (0-based, ascending), before any norm.
+    /// `(B, C, H, W) -> [(B, P + K, D)]`: the tokens after each of `blocks` (0-based, ascending), before any norm.
     ///
     /// # Errors
     /// Shapes that do not fit, a block that is not there.
@@ -212,7 +218,7 @@ impl Vit {
         Ok(features)
     }
 
-    /// `(B, 3, H, W) -> (B, P + N, D)`: all blocks and the final norm (which comes later with `fc_norm`), as timm's
+    /// `(B, C, H, W) -> (B, P + N, D)`: all blocks and the final norm (which comes later with `fc_norm`), as timm's
     /// `forward_features`.
     ///
     /// # Errors
@@ -271,7 +277,7 @@ impl Vit {
         (head.forward(&token(0)?)? + head_dist.forward(&token(1)?)?)? * 0.5
     }
 
-    /// `(B, 3, H, W) -> (B, classes)`: logits.
+    /// `(B, C, H, W) -> (B, classes)`: logits.
     ///
     /// # Errors
     /// Shapes that do not fit, a model without a head.

@@ -405,7 +405,7 @@ fn a_classifier_in_one_file() {
         tensors: tensors.collect(),
         labels: names.into_iter().enumerate().collect(),
         preprocess: Preprocess {
-            mean: [0.5; 3],
+            mean: vec![0.5; 3],
             known: true,
             ..Preprocess::usual((32, 32))
         },

@@ -2,13 +2,15 @@
 use freezeout::{Costs, Error, Estimate, LayerCost, Schedule};
 use localmim::{LocalMimConfig, Stage};
 
+use crate::run::work::Work;
+
 /// Multiplications of one image's forward pass, floats that the backward pass needs of it, and parameters, by layer: the
 /// patch embedding, then the blocks, each with the decoder that hangs on it.
 pub fn layers(cfg: &LocalMimConfig, mask_ratio: f64) -> Vec<LayerCost> {
     let vit = &cfg.vit;
     let visible = (vit.patches() as f64 * (1.0 - mask_ratio)).floor();
     let (dim, tokens) = (vit.embed_dim as f64, visible + 1.0);
-    let pixels = 3.0 * (vit.patch_size * vit.patch_size) as f64;
+    let pixels = (vit.in_chans * vit.patch_size * vit.patch_size) as f64;
     let (heads, ratio) = (vit.num_heads as f64, vit.mlp_ratio);
     let embed = LayerCost {
         forward: visible * pixels * dim,
@@ -32,6 +34,21 @@ pub fn layers(cfg: &LocalMimConfig, mask_ratio: f64) -> Vec<LayerCost> {
 /// The cost of a step for every number of frozen layers.
 pub fn costs(cfg: &LocalMimConfig, mask_ratio: f64) -> Costs {
     Costs::of_layers(&layers(cfg, mask_ratio), LayerCost::default())
+}
+
+/// What this step computes with so many layers frozen, of a run whose costs change: from each of these steps on, the first of
+/// which is 0, they are what is beside it.
+pub fn of_step(stretches: &[(usize, Costs)], step: usize, frozen: usize) -> f64 {
+    let at = stretches.iter().rfind(|(first, _)| *first <= step);
+    at.map_or(0.0, |(_, costs)| costs.step(frozen).compute)
+}
+
+/// Compute, or time if the costs are times, of so many such steps with nothing frozen.
+pub fn unfrozen(stretches: &[(usize, Costs)], steps: usize) -> f64 {
+    let parts = stretches
+        .iter()
+        .map(|(first, costs)| (*first, costs.step(0).compute));
+    Work::by_step(parts.collect()).of_first(steps)
 }
 
 /// The part of compute, or of time if the costs are times, that a cubic schedule with t0 = 0.8 saves: 100 epochs, 10 of them

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use datasets::{Batch, EvalTransform, Loader, LoaderConfig, OnBad, Source};
+use datasets::{Batch, Loader, LoaderConfig, OnBad, Source};
 use vit::ops::{Compute, Hold};
 use vit::Vit;
 
 use crate::console::Progress;
+use crate::input::channels::Judged;
 use crate::machine::budget::Budget;
 
 /// What to compute of an image.
@@ -25,7 +26,7 @@ pub enum Output {
 pub fn extract(
     model: &Vit,
     source: &Arc<dyn Source>,
-    transform: EvalTransform,
+    judged: &Judged,
     batch_size: usize,
     threads: usize,
     device: &Device,
@@ -45,10 +46,10 @@ pub fn extract(
         on_bad: OnBad::LeaveOut,
         ..LoaderConfig::default()
     };
-    let (height, width) = transform.size;
+    let (channels, (height, width)) = (judged.channels(), judged.size());
     let budget = Budget::inference(model.config(), batch_size, model.compute().precision);
     budget.beside_weights().check(device)?;
-    let loader = Loader::new(Arc::clone(source), transform, config)?;
+    let loader = Loader::new(Arc::clone(source), judged.recipe(), config)?;
     let batches = loader.stream(0, 0).take(loader.batches_per_epoch());
     let mut told = BTreeSet::new();
     // All batches see the same weights.
@@ -69,7 +70,8 @@ pub fn extract(
         }
         let count = batch.labels.len();
         if count > 0 {
-            let images = Tensor::from_slice(&batch.images, (count, 3, height, width), device)?;
+            let shape = (count, channels, height, width);
+            let images = Tensor::from_slice(&batch.images, shape, device)?;
             let tokens = model.forward_features(&images)?;
             let out = match what {
                 Output::Pooled => model.pool(&tokens)?,

@@ -1,4 +1,5 @@
 //! What comes from outside: files, datasets, checkpoints.
+pub mod channels;
 pub mod classes;
 pub mod dataset;
 pub mod files;

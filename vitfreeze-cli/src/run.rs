@@ -6,3 +6,4 @@ pub mod folder;
 pub mod metrics;
 pub mod report;
 pub mod result;
+pub mod work;

@@ -32,6 +32,7 @@ use crate::machine::workers::{self, Workers};
 use crate::machine::{interrupt, Machine};
 use crate::run::checkpoint::Fingerprint;
 use crate::run::report::Report;
+use crate::run::work::Work;
 use crate::settings::{Given, Settings};
 use crate::watch::Inside;
 use run::Run;
@@ -86,8 +87,18 @@ pub trait Task: Sized {
         Box::new(Group::of)
     }
 
-    /// The model from these variables: live ones, or plain tensors to be evaluated.
-    fn model(&self, vb: VarBuilder) -> Result<Self::Model>;
+    /// The model from these variables, live ones, or plain tensors to be evaluated, as it is in this step.
+    fn model(&self, vb: VarBuilder, step: usize) -> Result<Self::Model>;
+
+    /// Side of the images of a step, where it changes during the run; the model is then made anew.
+    fn image_size(&self, _step: usize) -> Option<usize> {
+        None
+    }
+
+    /// How much of the run's work its steps are.
+    fn work(&self) -> Work {
+        Work::even()
+    }
 
     /// Whether the loss needs what the other workers compute at the same time.
     const TOGETHER: bool = false;

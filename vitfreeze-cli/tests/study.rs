@@ -54,13 +54,27 @@ fn study(plan: &Path, out: &Path) -> Command {
     command
 }
 
-/// The rows of results.csv by column. No cell of these plans has a comma.
+/// The cells of a line of CSV. No cell of these plans has a quote in it.
+fn cells(line: &str) -> Vec<String> {
+    let mut cells = vec![String::new()];
+    for (i, part) in line.split('"').enumerate() {
+        let mut pieces = part
+            .split(',')
+            .take(if i % 2 == 0 { usize::MAX } else { 0 });
+        let first = pieces.next().unwrap_or(part);
+        cells.last_mut().unwrap().push_str(first);
+        cells.extend(pieces.map(str::to_owned));
+    }
+    cells
+}
+
+/// The rows of results.csv by column.
 fn results(out: &Path) -> Vec<BTreeMap<String, String>> {
     let text = std::fs::read_to_string(out.join("results.csv")).unwrap();
-    let mut lines = text.lines().map(|line| line.split(','));
-    let head: Vec<String> = lines.next().unwrap().map(str::to_owned).collect();
+    let mut lines = text.lines().map(cells);
+    let head = lines.next().unwrap();
     lines
-        .map(|cells| head.iter().cloned().zip(cells.map(str::to_owned)).collect())
+        .map(|cells| head.iter().cloned().zip(cells).collect())
         .collect()
 }
 
@@ -81,6 +95,67 @@ fn row<'a>(
         row["variant"] == variant && row["baseline"] == baseline && row["seed"] == seed
     };
     rows.iter().find(fits).unwrap()
+}
+
+/// Each size of the images has a pace of its own, which a variant that always has it shares.
+#[test]
+fn growing_images_beside_training_less() {
+    let dir = tempfile::tempdir().unwrap();
+    let variants = r#"
+[[variant]]
+name = "none"
+freeze = "none"
+[[variant]]
+name = "grow"
+image-size = "8:50%,16"
+freeze = "none"
+baselines = ["train-less", "stop-early"]
+[[variant]]
+name = "both"
+image-size = "8:1,16"
+freeze = "at:4=8"
+against = "grow"
+baselines = ["train-less"]
+[after.knn]
+"#;
+    let file = plan(dir.path(), "plan.toml", &["seeds = [0]\n", BASE, variants]);
+    let out = dir.path().join("out");
+    ok(study(&file, &out));
+    let rows = results(&out);
+    assert_eq!(rows.len(), 6, "{rows:?}");
+    assert!(rows.iter().all(|row| row["status"] == "done"), "{rows:?}");
+    let paces = std::fs::read_to_string(out.join("steps.json")).unwrap();
+    let paces: BTreeMap<String, serde_json::Value> = serde_json::from_str(&paces).unwrap();
+    // At 8 px nothing freezes; at 16 px steps with 0 and 8 frozen layers.
+    assert_eq!(paces.len(), 2);
+    let pace = |counts: usize| -> Vec<f64> {
+        let seconds = paces
+            .values()
+            .map(|pace| pace["seconds"].as_array().unwrap());
+        let mut of = seconds.filter(|seconds| seconds.len() == counts);
+        let seconds = of.next().unwrap().iter();
+        seconds.map(|s| s.as_f64().unwrap()).collect()
+    };
+    let (small, large) = (pace(1)[0], pace(2));
+    let close = |variant: &str, baseline: &str, want: f64| {
+        let told = &row(&rows, variant, baseline, "0")["seconds_measured"];
+        let told: f64 = told.parse().unwrap();
+        assert!((told - want).abs() < 0.0051, "{variant} {told} {want}");
+    };
+    close("none", "", 6.0 * large[0]);
+    close("grow", "", 3.0 * small + 3.0 * large[0]);
+    close("both", "", 3.0 * small + large[0] + 2.0 * large[1]);
+    // One epoch of the growing run: half of its three steps, to the nearest one, are small.
+    let less = row(&rows, "both", "train less", "0");
+    let shorter = match &less["epochs"][..] {
+        "1" => 2.0 * small + large[0],
+        _ => 3.0 * small + 3.0 * large[0],
+    };
+    close("both", "train less", shorter);
+    let refused = VARIANTS.replace("freeze = \"at:3=8\"", "freeze = \"none\"");
+    let file = plan(dir.path(), "bad.toml", &["seeds = [0]\n", BASE, &refused]);
+    let line = fails(study(&file, &dir.path().join("bad")), 2);
+    assert!(line.contains("that freeze, or whose images grow"), "{line}");
 }
 
 #[test]

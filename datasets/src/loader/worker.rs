@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::{Batch, OnBad, Shared};
 use crate::panics::panic_message;
 use crate::rng::rng;
-use crate::{Drawn, Error};
+use crate::{ChaCha8Rng, Drawn, Error, Permit, Recipe};
 
 /// A batch in the making.
 pub(super) struct Draft {
@@ -24,6 +24,13 @@ pub(super) struct Draft {
     pub samples: Mutex<Samples>,
     /// Takes one message: the batch, or the first error.
     pub done: Sender<Result<Batch, Error>>,
+}
+
+impl Draft {
+    /// Which batch it is of which epoch.
+    fn place(&self) -> (usize, usize) {
+        (self.epoch, self.batch)
+    }
 }
 
 /// An image of the dataset, and which of its repetitions in the epoch.
@@ -52,7 +59,48 @@ impl Samples {
 pub(super) struct Sample {
     /// Its own index, which is not the one asked for if that was bad.
     index: usize,
-    drawn: Drawn,
+    made: Made,
+}
+
+enum Made {
+    Rgb(Drawn),
+    /// All planes, as they go into the batch.
+    Bands(Vec<f32>),
+}
+
+impl Made {
+    /// Reads and augments image `index`.
+    fn new(
+        shared: &Shared,
+        recipe: &Recipe,
+        index: usize,
+        permit: &mut Permit,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Self, Error> {
+        match recipe {
+            Recipe::Rgb(transform) => {
+                let image = shared.source.read(index, permit)?;
+                Ok(Self::Rgb(transform.draw(&image, rng)?))
+            }
+            Recipe::Bands(transform) => {
+                let image = shared.source.bands(index, transform.channels(), permit)?;
+                Ok(Self::Bands(transform.draw(&image, rng)?))
+            }
+        }
+    }
+
+    fn write(&self, recipe: &Recipe, out: &mut [f32]) -> Result<(), Error> {
+        match (self, recipe) {
+            (Self::Rgb(drawn), Recipe::Rgb(transform)) => drawn.write(transform.normalize(), out),
+            (Self::Bands(planes), _) if planes.len() == out.len() => {
+                out.copy_from_slice(planes);
+                Ok(())
+            }
+            _ => Err(Error::InvalidArgument(
+                "an image that was made by another transform than its batch".into(),
+            )),
+        }
+    }
 }
 
 /// Make one image of one batch.
@@ -89,7 +137,7 @@ pub(super) fn work(shared: &Shared, jobs: &Receiver<Job>, stop: &AtomicBool) {
 
 /// Makes one image; returns the batch if it was the last one missing.
 fn make(shared: &Shared, draft: &Draft, slot: usize) -> Result<Option<Batch>, Error> {
-    let sample = sample(shared, draft.epoch, draft.picks[slot])?;
+    let sample = sample(shared, draft, draft.picks[slot])?;
     let mut samples = draft.samples.lock().unwrap_or_else(PoisonError::into_inner);
     samples.slots[slot] = sample;
     samples.missing -= 1;
@@ -101,20 +149,17 @@ fn make(shared: &Shared, draft: &Draft, slot: usize) -> Result<Option<Batch>, Er
 }
 
 /// Reads and augments an image; if it is bad, the first good one after it, or none.
-fn sample(shared: &Shared, epoch: usize, pick: Pick) -> Result<Option<Sample>, Error> {
+fn sample(shared: &Shared, draft: &Draft, pick: Pick) -> Result<Option<Sample>, Error> {
     let Pick { mut index, copy } = pick;
+    let (epoch, recipe) = (draft.epoch, shared.recipe(draft.place()));
     // An image takes memory until it is cut and resized.
     let mut permit = shared.memory.permit();
     loop {
         // No dataset has 2^48 images.
         let place = index as u64 | (copy as u64) << 48;
         let mut rng = rng(shared.config.seed, "augment", epoch as u64, place);
-        let drawn = shared
-            .source
-            .read(index, &mut permit)
-            .and_then(|image| shared.transform.draw(&image, &mut rng));
-        match drawn {
-            Ok(drawn) => return Ok(Some(Sample { index, drawn })),
+        match Made::new(shared, recipe, index, &mut permit, &mut rng) {
+            Ok(made) => return Ok(Some(Sample { index, made })),
             // Were all images bad, this would be an error long before the search has gone round.
             Err(error) => shared.skip(index, error)?,
         }
@@ -127,8 +172,9 @@ fn sample(shared: &Shared, epoch: usize, pick: Pick) -> Result<Option<Sample>, E
 
 /// Turns the samples into the batch.
 pub(super) fn finish(shared: &Shared, draft: &Draft, samples: &[Sample]) -> Result<Batch, Error> {
-    let (height, width) = shared.transform.size();
-    let floats = 3 * height * width;
+    let recipe = shared.recipe(draft.place());
+    let (height, width) = recipe.size();
+    let floats = recipe.channels() * height * width;
     let buffers = shared.buffers.lock();
     let mut images = buffers
         .unwrap_or_else(PoisonError::into_inner)
@@ -137,7 +183,7 @@ pub(super) fn finish(shared: &Shared, draft: &Draft, samples: &[Sample]) -> Resu
     // Every value is overwritten.
     images.resize(samples.len() * floats, 0.0);
     for (sample, out) in samples.iter().zip(images.chunks_exact_mut(floats)) {
-        sample.drawn.write(shared.transform.normalize(), out)?;
+        sample.made.write(recipe, out)?;
     }
     let labels = samples
         .iter()

@@ -49,7 +49,7 @@ fn sinc(x: f64) -> f64 {
 }
 
 /// Which pixels a resized one is the weighted mean of, for each along one side.
-pub(super) struct Taps {
+pub(crate) struct Taps {
     /// First pixel, and where its weights begin.
     starts: Vec<(usize, usize)>,
     weights: Vec<f32>,
@@ -78,6 +78,12 @@ impl Taps {
             weights.extend(some.iter().map(|w| (w * scale) as f32));
         }
         Self { starts, weights }
+    }
+
+    /// The first pixel that resized pixel `i` depends on, and the weights of it and those behind it.
+    pub fn of(&self, i: usize) -> (usize, &[f32]) {
+        let (first, begin) = self.starts[i];
+        (first, &self.weights[begin..self.end(i)])
     }
 
     /// Where the weights of resized pixel `i` end.

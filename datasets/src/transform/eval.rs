@@ -52,8 +52,14 @@ impl EvalTransform {
     pub fn crop(&self, image: &Image) -> Result<Image, Error> {
         self.check()?;
         image.check()?;
-        let ((height, width), (resized_height, resized_width)) =
-            (self.size, self.resized(image.height, image.width));
+        let (to, window) = self.window(image.height, image.width);
+        resize_window(image, to, window, self.interpolation)
+    }
+
+    /// What an image of this height and width is resized to, as width and height, and the part of that which is taken.
+    pub(crate) fn window(&self, height: usize, width: usize) -> ((usize, usize), CropBox) {
+        let ((resized_height, resized_width), (height, width)) =
+            (self.resized(height, width), self.size);
         let middle = |all: usize, part: usize| {
             let margin = all.saturating_sub(part);
             match self.floor_margin {
@@ -67,8 +73,7 @@ impl EvalTransform {
             height,
             width,
         };
-        let to = (resized_width, resized_height);
-        resize_window(image, to, window, self.interpolation)
+        ((resized_width, resized_height), window)
     }
 
     /// Height and width after resizing, before the crop.

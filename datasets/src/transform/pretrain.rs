@@ -36,7 +36,7 @@ impl PretrainTransform {
         }
     }
 
-    fn crop(&self) -> RandomResizedCrop {
+    pub(crate) fn crop(&self) -> RandomResizedCrop {
         RandomResizedCrop {
             size: self.size,
             scale: self.scale,

@@ -1,15 +1,16 @@
 // HOG targets and the masked error.
 
-// images (B, 3, height, width) -> (B, rows * columns, 3 * bins): of each cell, the magnitudes by orientation, summed. One
+// images (B, C, height, width) -> (B, rows * columns, C * bins): of each cell, the magnitudes by orientation, summed. One
 // thread for one cell of one channel; the formulas and their order are those of hog.rs.
 extern "C" __global__ void hog_sums(float *sums, const float *images, const float *edges, int n, int height, int width,
-                                    int cell, int bins) {
+                                    int cell, int bins, int channels) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) return;
     int columns = width / cell, rows = height / cell;
-    int column = i % columns, row = i / columns % rows, channel = i / columns / rows % 3, image = i / columns / rows / 3;
-    const float *plane = images + ((size_t)image * 3 + channel) * height * width;
-    float *histogram = sums + ((((size_t)image * rows + row) * columns + column) * 3 + channel) * bins;
+    int column = i % columns, row = i / columns % rows, channel = i / columns / rows % channels;
+    int image = i / columns / rows / channels;
+    const float *plane = images + ((size_t)image * channels + channel) * height * width;
+    float *histogram = sums + ((((size_t)image * rows + row) * columns + column) * channels + channel) * bins;
     for (int k = 0; k < bins; k++) histogram[k] = 0.f;
     for (int y = row * cell; y < (row + 1) * cell; y++) {
         const float *a = plane + (y == 0 ? 1 : y - 1) * width, *b = plane + y * width;
@@ -39,18 +40,19 @@ extern "C" __global__ void hog_sums(float *sums, const float *images, const floa
 // sums of cells -> targets of cells `factor` times as wide, each histogram divided by its length. One thread for one
 // histogram.
 extern "C" __global__ void hog_cells(float *out, const float *sums, int n, int rows, int columns, int factor, int bins,
-                                     float scale) {
+                                     int channels, float scale) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) return;
     int wide = columns / factor, high = rows / factor;
-    int channel = i % 3, column = i / 3 % wide, row = i / 3 / wide % high, image = i / 3 / wide / high;
+    int channel = i % channels, cell = i / channels;
+    int column = cell % wide, row = cell / wide % high, image = cell / wide / high;
     out += (size_t)i * bins;
     float squares = 0.f;
     for (int k = 0; k < bins; k++) {
         float sum = 0.f;
         for (int y = row * factor; y < (row + 1) * factor; y++)
             for (int x = column * factor; x < (column + 1) * factor; x++)
-                sum += sums[((((size_t)image * rows + y) * columns + x) * 3 + channel) * bins + k];
+                sum += sums[((((size_t)image * rows + y) * columns + x) * channels + channel) * bins + k];
         sum *= scale;
         squares += sum * sum;
         out[k] = sum;

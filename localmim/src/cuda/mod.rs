@@ -22,7 +22,7 @@ pub fn hog(
         name: "hog_sums",
         shape: Shape::from((batch, rows * columns, channels * bins)),
         grid: element_grid(count),
-        ints: &[count, height, width, finest, bins],
+        ints: &[count, height, width, finest, bins, channels],
         floats: &[],
     };
     let images = images.detach().contiguous()?;
@@ -37,7 +37,7 @@ pub fn hog(
                 name: "hog_cells",
                 shape: Shape::from((batch, cells, channels * bins)),
                 grid: element_grid(count),
-                ints: &[count, rows, columns, pool / finest, bins],
+                ints: &[count, rows, columns, pool / finest, bins, channels],
                 floats: &[1.0 / (pool * pool) as f32],
             };
             kernel.of(&[&sums])

@@ -5,7 +5,7 @@ mod timm;
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{json, Value};
 
 use super::keys::Keys;
 use super::preprocess::{self, Preprocess};
@@ -126,7 +126,15 @@ impl Description {
         let before = std::mem::take(&mut self.hints);
         self.labels = labels(&json["labels"]);
         let run = &json["config"];
-        self.hints = before.or(match serde_json::from_str::<VitConfig>(text) {
+        let read = serde_json::from_str::<VitConfig>(text);
+        let channels = match &read {
+            Ok(cfg) => cfg.in_chans,
+            Err(_) => {
+                let config = Keys::of(&json)?.object("config")?;
+                config.count("channels")?.unwrap_or(3)
+            }
+        };
+        self.hints = before.or(match read {
             // An encoder's own says nothing: masked pretraining has no pooling.
             Ok(cfg) if cfg.num_classes == 0 => Hints {
                 pool: Some(Pool::Avg),
@@ -134,14 +142,20 @@ impl Description {
             },
             Ok(cfg) => Hints::of(&cfg),
             Err(_) => Hints {
-                image: Keys::of(&json)?.object("config")?.pixels("image-size")?,
+                image: size_of_run(&Keys::of(&json)?.object("config")?)?,
                 ..of_run(run)?
             },
         });
         self.run = run.is_object().then(|| run.to_string());
         if let Some(image) = self.hints.image {
-            let usual = Preprocess::usual(image);
-            let read = preprocess::of_ours(&json["preprocess"], usual)?;
+            let usual = Preprocess::usual(image).in_channels(channels);
+            // A training state has its run's.
+            let of_run = json!({ "mean": run["mean"], "std": run["std"] });
+            let told = match (&json["preprocess"], &run["mean"]) {
+                (Value::Null, Value::Array(_)) => &of_run,
+                (told, _) => told,
+            };
+            let read = preprocess::of_ours(told, usual)?;
             self.preprocess = Some(read);
         }
         Ok(())
@@ -167,6 +181,19 @@ fn of_run(run: &Value) -> Result<Hints, String> {
         pos_embed: Some(PosEmbed::SinCos),
         ..Hints::default()
     })
+}
+
+/// The size that a run's images have at its end: `224`, or the last of `128:80%,224`.
+fn size_of_run(config: &Keys) -> Result<Option<(usize, usize)>, String> {
+    const KEY: &str = "image-size";
+    let Some(Value::String(sizes)) = config.get(KEY) else {
+        return config.pixels(KEY);
+    };
+    let last = sizes.rsplit(',').next().and_then(|size| size.parse().ok());
+    match last.filter(|size: &usize| *size > 0) {
+        Some(size) => Ok(Some((size, size))),
+        None => config.wrong(KEY, "a size, or several of which the last has no end"),
+    }
 }
 
 /// The MLP's non-linearity under this key.

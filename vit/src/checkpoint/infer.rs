@@ -17,9 +17,9 @@ pub(crate) fn infer(
 ) -> Result<(VitConfig, Vec<String>), String> {
     let mut notes = Vec::new();
     let shape = |name: &str| shapes.get(name).map(Vec::as_slice);
-    let Some(&[embed_dim, 3, patch_size, width]) = shape("patch_embed.proj.weight") else {
+    let Some(&[embed_dim, in_chans, patch_size, width]) = shape("patch_embed.proj.weight") else {
         return Err(format!(
-            "the patch embedding has shape {:?}; expected (width, 3, patch, patch)",
+            "the patch embedding has shape {:?}; expected (width, channels, patch, patch)",
             shape("patch_embed.proj.weight").unwrap_or_default()
         ));
     };
@@ -84,6 +84,7 @@ pub(crate) fn infer(
     };
     let reg_tokens = shape("reg_token").and_then(|s| s.get(1).copied());
     let mut cfg = VitConfig {
+        in_chans,
         patch_size,
         embed_dim,
         depth,

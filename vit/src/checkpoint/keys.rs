@@ -100,18 +100,10 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Images have three channels here.
-    pub fn three_channels(&self, key: &str) -> Result<(), String> {
-        match self.count(key)? {
-            None | Some(3) => Ok(()),
-            Some(_) => self.wrong(key, "3: images are RGB"),
-        }
-    }
-
     /// One number per channel, or one for all.
-    pub fn three(&self, key: &str, default: [f32; 3]) -> Result<[f32; 3], String> {
+    pub fn by_channel(&self, key: &str, default: &[f32]) -> Result<Vec<f32>, String> {
         let Some(value) = self.get(key) else {
-            return Ok(default);
+            return Ok(default.to_vec());
         };
         let number = |x: &Value| {
             let x = x.as_f64()? as f32;
@@ -119,20 +111,20 @@ impl<'a> Keys<'a> {
         };
         let numbers: Option<Vec<f32>> = match value {
             Value::Array(items) => items.iter().map(number).collect(),
-            one => number(one).map(|x| vec![x; 3]),
+            one => number(one).map(|x| vec![x]),
         };
-        match numbers.and_then(|n| <[f32; 3]>::try_from(n).ok()) {
-            Some(three) => Ok(three),
-            None => self.wrong(key, "three finite numbers"),
+        match numbers.filter(|numbers| !numbers.is_empty()) {
+            Some(numbers) => Ok(numbers),
+            None => self.wrong(key, "a finite number for each channel"),
         }
     }
 
     /// The same for what values are divided by.
-    pub fn deviations(&self, key: &str, default: [f32; 3]) -> Result<[f32; 3], String> {
-        let three = self.three(key, default)?;
-        match three.iter().all(|x| *x > 0.0) {
-            true => Ok(three),
-            false => self.wrong(key, "three numbers above 0"),
+    pub fn deviations(&self, key: &str, default: &[f32]) -> Result<Vec<f32>, String> {
+        let numbers = self.by_channel(key, default)?;
+        match numbers.iter().all(|x| *x > 0.0) {
+            true => Ok(numbers),
+            false => self.wrong(key, "a number above 0 for each channel"),
         }
     }
 

@@ -6,7 +6,7 @@ use candle_nn::{VarBuilder, VarMap};
 use rayon::prelude::*;
 
 use super::family::{Family, Recipe};
-use super::{Checkpoint, Preprocess, StoredType};
+use super::{adapt_input_channels, Checkpoint, Preprocess, StoredType};
 use crate::error::Mismatch;
 use crate::init;
 use crate::record::{variables, Variable};
@@ -34,6 +34,9 @@ pub enum Head {
 pub struct LoadOptions {
     /// Height and width of the images, where they are to differ from the checkpoint's: its position table is resampled.
     pub image: Option<(usize, usize)>,
+    /// Channels of the images, where there are to be others than the checkpoint's: its patch embedding is adapted
+    /// ([`adapt_input_channels`]).
+    pub channels: Option<usize>,
     /// The head.
     pub head: Head,
     /// Type of the loaded numbers.
@@ -46,6 +49,7 @@ impl Default for LoadOptions {
     fn default() -> Self {
         Self {
             image: None,
+            channels: None,
             head: Head::Keep,
             dtype: DType::F32,
             device: Device::Cpu,
@@ -118,6 +122,7 @@ impl Checkpoint {
         if let Head::New { classes, .. } = options.head {
             cfg.num_classes = classes;
         }
+        cfg.in_chans = options.channels.unwrap_or(cfg.in_chans);
         cfg.validate()?;
         let tensors: Result<BTreeMap<String, Tensor>, Error> = needed
             .par_iter()
@@ -127,6 +132,9 @@ impl Checkpoint {
                     let prefix = cfg.embedded_prefix();
                     let how = self.resampling();
                     tensor = resample_pos_embed(&tensor, prefix, stored.grid(), cfg.grid(), how)?;
+                }
+                if name == "patch_embed.proj.weight" {
+                    tensor = adapt_input_channels(&tensor, cfg.in_chans)?;
                 }
                 let tensor = tensor.to_device(&options.device)?.to_dtype(options.dtype)?;
                 Ok((name.clone(), tensor))
@@ -143,7 +151,7 @@ impl Checkpoint {
                 Head::Keep => self.description.labels.clone(),
                 _ => BTreeMap::new(),
             },
-            preprocess: self.prepared(cfg.image()),
+            preprocess: self.prepared(cfg.image()).in_channels(cfg.in_chans),
         })
     }
 

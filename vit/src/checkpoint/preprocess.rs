@@ -85,10 +85,10 @@ pub struct Preprocess {
     pub floor_margin: bool,
     /// How to resize.
     pub filter: Filter,
-    /// Subtracted from each channel, of values between 0 and 1.
-    pub mean: [f32; 3],
+    /// Subtracted from each channel, of values between 0 and 1; a number for each.
+    pub mean: Vec<f32>,
     /// Each channel is then divided by it.
-    pub std: [f32; 3],
+    pub std: Vec<f32>,
     /// Whether the checkpoint's files say so; else it is what is usual.
     pub known: bool,
 }
@@ -106,8 +106,8 @@ impl Preprocess {
             squash: false,
             floor_margin: false,
             filter: Filter::Bicubic,
-            mean: IMAGENET.0,
-            std: IMAGENET.1,
+            mean: IMAGENET.0.into(),
+            std: IMAGENET.1.into(),
             known: false,
         }
     }
@@ -115,11 +115,42 @@ impl Preprocess {
     /// How a model that we train on images of this size is judged: its own normalisation, the rest as usual.
     pub fn judged(&self, image: (usize, usize)) -> Self {
         Self {
-            mean: self.mean,
-            std: self.std,
+            mean: self.mean.clone(),
+            std: self.std.clone(),
             known: true,
             ..Self::usual(image)
         }
+    }
+
+    /// The same for images of so many channels, as weights become those of so many: one channel has the means of all
+    /// numbers, more have them again and again.
+    pub fn in_channels(self, channels: usize) -> Self {
+        let fit = |numbers: Vec<f32>| match (numbers.len(), channels) {
+            (own, wanted) if own == wanted => numbers,
+            (own, 1) => vec![numbers.iter().sum::<f32>() / own as f32],
+            _ => numbers.iter().copied().cycle().take(channels).collect(),
+        };
+        Self {
+            mean: fit(self.mean),
+            std: fit(self.std),
+            ..self
+        }
+    }
+
+    /// What files say, of a model of so many channels: a number for all is one for each.
+    ///
+    /// # Errors
+    /// Another number of numbers.
+    pub(super) fn of_channels(self, channels: usize) -> Result<Self, String> {
+        for (what, numbers) in [("mean", &self.mean), ("deviation", &self.std)] {
+            if numbers.len() != 1 && numbers.len() != channels {
+                return Err(format!(
+                    "its files give a {what} of {} numbers for images of {channels} channels; give one for each channel",
+                    numbers.len()
+                ));
+            }
+        }
+        Ok(self.in_channels(channels))
     }
 
     /// `crop_pct` as files tell it: one number, or those of height and width where they differ.

@@ -152,6 +152,9 @@ impl Pretrained {
             "global_pool": pool,
             "fc_norm": cfg.fc_norm,
         });
+        if cfg.in_chans != 3 {
+            args["in_chans"] = json!(cfg.in_chans);
+        }
         match cfg.activation {
             Activation::GeluTanh => args["act_layer"] = json!("gelu_tanh"),
             Activation::QuickGelu => args["act_layer"] = json!("quick_gelu"),

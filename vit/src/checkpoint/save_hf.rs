@@ -250,7 +250,7 @@ fn config(kind: Kind, model: &Pretrained, dtype: DType) -> Result<Value, Error> 
         "layer_norm_eps": cfg.norm_eps,
         "image_size": if height == width { json!(height) } else { json!([height, width]) },
         "patch_size": cfg.patch_size,
-        "num_channels": 3,
+        "num_channels": cfg.in_chans,
         "qkv_bias": cfg.qkv_bias,
         "dtype": match dtype {
             DType::F16 => "float16",

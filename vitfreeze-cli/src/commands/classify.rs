@@ -4,11 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor, D};
-use datasets::Transform as _;
 use vit::{printable, Head};
 
 use crate::console::{note, print};
-use crate::input::pretrained::{input_size, load, open, transform, ModelArgs, CHECKPOINT};
+use crate::input::pretrained::{input_size, judged, load, open, ModelArgs, CHECKPOINT};
 use crate::machine::device::{self, Dtype};
 use crate::usage::usage;
 
@@ -45,20 +44,18 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     let model_args = input_size(&checkpoint, args.model);
     let pretrained = load(&checkpoint, &model_args, Head::Keep, &Device::Cpu)?;
-    let transform = transform(&pretrained);
-    transform.check().map_err(usage)?;
+    let judged = judged(&pretrained);
+    judged.check()?;
     let compute = Dtype::F32.compute(&Device::Cpu)?;
     let model = pretrained.model()?.with_compute(&compute);
-    let (height, width) = transform.size;
+    let (channels, (height, width)) = (judged.channels(), judged.size());
     let mut failed = 0;
     for paths in args.images.chunks(BATCH) {
         let (mut pixels, mut read) = (Vec::new(), Vec::new());
         for path in paths {
             let one = || -> Result<Vec<f32>> {
                 let bytes = crate::input::files::bytes(path)?;
-                let mut pixels = vec![0f32; 3 * height * width];
-                transform.apply(&datasets::decode(&bytes)?, &mut pixels)?;
-                Ok(pixels)
+                Ok(judged.input(&bytes)?)
             };
             match one().with_context(|| path.display().to_string()) {
                 Ok(image) => {
@@ -74,7 +71,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         if read.is_empty() {
             continue;
         }
-        let images = Tensor::from_vec(pixels, (read.len(), 3, height, width), &Device::Cpu)?;
+        let images = Tensor::from_vec(pixels, (read.len(), channels, height, width), &Device::Cpu)?;
         let logits = model.forward(&images)?;
         let rows = candle_nn::ops::softmax(&logits, D::Minus1)?.to_vec2::<f32>()?;
         for (path, row) in read.iter().zip(rows) {

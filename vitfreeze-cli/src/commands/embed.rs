@@ -52,7 +52,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let source = dataset::open(&args.data, &args.split, MAX_PIXELS)?;
     let Encoder {
         pretrained,
-        transform,
+        judged,
         model,
         compute,
     } = encoder(&args.checkpoint, &args.compute, &device)?;
@@ -64,7 +64,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let skipped = extract(
         &model,
         &source,
-        transform,
+        &judged,
         args.batch_size as usize,
         threads,
         &device,

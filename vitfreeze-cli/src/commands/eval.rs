@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{bail, Result};
 use candle_core::Device;
-use datasets::{EvalTransform, Source, Transform as _};
+use datasets::Source;
 use serde_json::{json, Value};
 use vit::ops::Compute;
 use vit::{Head, Pretrained};
@@ -20,8 +20,9 @@ use crate::accuracy::Accuracy;
 use crate::console::{counted, duration, note, print, Progress, Unit};
 use crate::draw;
 use crate::features::{extract, Output};
+use crate::input::channels::Judged;
 use crate::input::classes::Relabelled;
-use crate::input::pretrained::{input_size, load, open, transform, ComputeArgs, CHECKPOINT};
+use crate::input::pretrained::{input_size, judged, load, open, ComputeArgs, CHECKPOINT};
 use crate::input::splits::{check_labels, open_split};
 use crate::machine::{device, interrupt};
 use crate::run::data::RunData;
@@ -91,15 +92,15 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     let size = input_size(&checkpoint, args.compute.model.clone());
     let pretrained = load(&checkpoint, &size, Head::Keep, &device)?;
-    let transform = transform(&pretrained);
-    transform.check().map_err(usage)?;
+    let judged = judged(&pretrained);
+    judged.check()?;
     let (given, samples) = (args.data.as_deref(), args.samples);
     let of_run = RunData::asked_or_of(given, None, samples, &args.checkpoint)?;
     let data = match (&of_run.val_data, args.split.as_str()) {
         (Some(val_data), "val") => val_data,
         _ => &of_run.data,
     };
-    let source = open_split(data, &args.split, of_run.samples(), transform.size.0)?;
+    let source = open_split(data, &args.split, of_run.samples(), judged.size().0)?;
     if source.is_empty() {
         return Err(usage(format!(
             "{data}: the split '{}' has no images",
@@ -153,7 +154,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         compute,
         source: &source,
         labels: &labels,
-        transform,
+        judged,
         threads,
         device: &device,
     };
@@ -180,7 +181,7 @@ struct Judge<'a> {
     compute: Compute,
     source: &'a Arc<dyn Source>,
     labels: &'a Labels,
-    transform: EvalTransform,
+    judged: Judged,
     threads: usize,
     device: &'a Device,
 }
@@ -193,7 +194,10 @@ impl Judge<'_> {
         let mut table = path.map(Table::predictions).transpose()?;
         let (accuracy, mistakes) = self.accuracy(table.as_mut())?;
         let seconds = self.write(dir, &accuracy, table, started)?;
-        let drawn = mistakes.draw(self.source, &self.labels.names, &self.transform);
+        // Of other channels there is no picture.
+        let drawn = self.judged.rgb().map_or(Ok(None), |transform| {
+            mistakes.draw(self.source, &self.labels.names, transform)
+        });
         let drawn = drawn.and_then(|picture| match picture {
             Some(picture) => draw::save(&dir.join("mistakes.png"), &picture),
             None => Ok(()),
@@ -213,7 +217,7 @@ impl Judge<'_> {
         let left_out = extract(
             &model,
             self.source,
-            self.transform,
+            &self.judged,
             self.args.batch_size as usize,
             self.threads,
             self.device,
@@ -280,7 +284,8 @@ impl Judge<'_> {
                 "data": self.data,
                 "split": args.split,
                 "classes": self.record,
-                "image-size": self.transform.size,
+                "image-size": self.judged.size(),
+                "channels": self.judged.channels(),
                 "crop-pct": self.pretrained.preprocess.crop_told(),
                 "dtype": self.args.compute.dtype,
                 "bf16-unit": self.compute.bf16_unit(),

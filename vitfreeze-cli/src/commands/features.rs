@@ -17,6 +17,7 @@ use vit::{Pretrained, Vit};
 use crate::console::{note, percent, print, Progress, Unit};
 use crate::draw;
 use crate::features::{extract, Output};
+use crate::input::channels::Judged;
 use crate::input::dataset;
 use crate::input::look::{pixels, Look};
 use crate::input::pretrained::{encoder, ComputeArgs, Encoder, CHECKPOINT};
@@ -103,13 +104,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let source = dataset::open(&args.source, &args.split, MAX_PIXELS)?;
     let Encoder {
         pretrained,
-        transform,
+        judged,
         model,
         ..
     } = encoder(&args.checkpoint, &args.compute, &device)?;
+    let transform = judged.rgb_only("features")?;
     note(source.describe());
 
-    let (mut rows, features) = shown(&args, &source, &transform, &pretrained, &model, &device)?;
+    let (mut rows, features) = shown(&args, &source, transform, &pretrained, &model, &device)?;
     let (width, grid) = (pretrained.cfg.embed_dim, pretrained.cfg.grid());
     let told = picture::color(&mut rows, &features, width, grid, args.foreground);
     let map = match args.map_images {
@@ -118,7 +120,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             count,
             &args,
             Arc::clone(&source),
-            transform,
+            &judged,
             threads,
             &model,
             &device,
@@ -192,7 +194,7 @@ fn mapped(
     count: usize,
     args: &Args,
     source: Arc<dyn Source>,
-    transform: EvalTransform,
+    judged: &Judged,
     threads: usize,
     model: &Vit,
     device: &Device,
@@ -204,7 +206,7 @@ fn mapped(
     extract(
         model,
         &subset,
-        transform,
+        judged,
         BATCH,
         threads,
         device,

@@ -11,8 +11,8 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use datasets::rng::{keys, normal, rng};
 use datasets::{
-    Batch, EraseFill, EvalTransform, FinetuneTransform, Loader, Mixup, RandomErasing,
-    RandomResizedCrop, Source,
+    BandsTransform, Batch, EraseFill, FinetuneTransform, Loader, Mixup, RandomErasing,
+    RandomResizedCrop, Recipe, Source,
 };
 use freezeout::{layer_decay, AdamW, Optimizer, Schedule, Spacing};
 use vit::ops::Compute;
@@ -22,7 +22,7 @@ use crate::accuracy::Accuracy;
 use crate::architecture::preset;
 use crate::console::{counted, note, Progress, Unit};
 use crate::features::{extract, Output};
-use crate::input::pretrained::{eval_transform, normalize};
+use crate::input::channels::{normalize, Judged};
 use crate::input::splits::Data;
 use crate::input::subset::Share;
 use crate::machine::budget::Budget;
@@ -85,7 +85,7 @@ struct Finetune {
     threads: usize,
     device: Device,
     val: Arc<dyn Source>,
-    judged: EvalTransform,
+    judged: Judged,
 }
 
 impl Task for Finetune {
@@ -112,24 +112,13 @@ impl Task for Finetune {
         if let Err(error) = Layout::HuggingFace.check(&pretrained.cfg) {
             note(format!("note: what this trains {error}"));
         }
-        let p = &pretrained.preprocess;
-        let transform = FinetuneTransform {
-            crop: RandomResizedCrop {
-                scale: (training.crop_scale, 1.0),
-                ..FinetuneTransform::imagenet(size).crop
-            },
-            rand_augment: config.rand_augment()?,
-            erasing: (config.erasing > 0.0)
-                .then(|| RandomErasing::new(config.erasing, EraseFill::Pixel)),
-            normalize: normalize(p),
-            ..FinetuneTransform::imagenet(size)
-        };
+        let recipe = recipe(config, &pretrained.preprocess, size)?;
         config.check_workers(machine.workers.size())?;
         let loader = training.loader(machine);
-        let loader = Loader::new(Arc::clone(&data.train), transform, loader).map_err(usage)?;
+        let loader = Loader::new(Arc::clone(&data.train), recipe, loader).map_err(usage)?;
         let compute = training.compute(device)?;
         let preprocess = pretrained.preprocess.judged((size, size));
-        let judged = eval_transform(&preprocess, (size, size));
+        let judged = Judged::new(&preprocess, (size, size));
         let images = Images {
             feed: Feed::Images(loader),
             count: data.train.len(),
@@ -169,7 +158,7 @@ impl Task for Finetune {
                 Pool::TokenAvg => "class token and mean of the patches",
             },
             self.origin,
-            match self.judged.crop_pct.0 {
+            match self.judged.crop_pct() {
                 1.0 => "whole images".to_owned(),
                 part => format!("the middle {:.1} %", 100.0 * part),
             }
@@ -213,16 +202,17 @@ impl Task for Finetune {
         groups(config, self.layers())
     }
 
-    fn model(&self, vb: VarBuilder) -> Result<Vit> {
+    fn model(&self, vb: VarBuilder, _step: usize) -> Result<Vit> {
         Ok(Vit::new(&self.cfg, vb)?.with_compute(&self.compute))
     }
 
     fn loss(&self, model: &Vit, mut batch: Batch) -> Result<Loss> {
         let (count, (height, width)) = (batch.labels.len(), self.cfg.image());
+        let shape = (count, self.cfg.in_chans, height, width);
         let targets = self.mixup.apply(&mut batch, (height, width), self.seed)?;
         let targets = Tensor::from_vec(targets, (count, self.cfg.num_classes), &self.device)?;
         let drops = keys(self.seed, "drop", &batch);
-        let images = Tensor::from_vec(batch.images, (count, 3, height, width), &self.device)?;
+        let images = Tensor::from_vec(batch.images, shape, &self.device)?;
         let logits = model.forward_train(&images, Drops(&drops))?;
         Ok(vit::soft_target_cross_entropy(&logits, &targets)?.into())
     }
@@ -233,7 +223,7 @@ impl Task for Finetune {
         extract(
             model,
             &self.val,
-            self.judged,
+            &self.judged,
             self.batch_size,
             self.threads,
             &self.device,
@@ -287,6 +277,34 @@ fn groups(config: &Config, layers: usize) -> Groups {
     Box::new(layer_decay(config.layer_decay.unwrap_or(1.0), layers))
 }
 
+/// How training images are made. What changes colours, or fills with them, is for RGB.
+fn recipe(config: &Config, p: &Preprocess, size: usize) -> Result<Recipe> {
+    let usual = FinetuneTransform::imagenet(size);
+    let crop = RandomResizedCrop {
+        scale: (config.training.crop_scale, 1.0),
+        ..usual.crop
+    };
+    let (rand_augment, erasing) = (config.rand_augment()?, config.erasing);
+    let Some(normalize) = normalize(p) else {
+        if rand_augment.is_some() || erasing > 0.0 {
+            note(format!(
+                "note: RandAugment and random erasing are for RGB; images of {} are cropped and mirrored",
+                counted(p.mean.len(), "channel")
+            ));
+        }
+        let (mean, std) = (p.mean.clone(), p.std.clone());
+        return Ok(BandsTransform::random(crop, usual.flip, mean, std).into());
+    };
+    Ok(FinetuneTransform {
+        crop,
+        rand_augment,
+        erasing: (erasing > 0.0).then(|| RandomErasing::new(erasing, EraseFill::Pixel)),
+        normalize,
+        ..usual
+    }
+    .into())
+}
+
 /// First weights of the model that the flags describe. The position table starts as the sin-cos one, as a pretrained
 /// encoder's and MAE's from scratch (arXiv 2111.06377, A.2).
 fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
@@ -294,6 +312,7 @@ fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
     let preset = preset(config.model.as_deref().unwrap_or_default())?;
     let cfg = VitConfig {
         image_size: config.supervised.image_size.unwrap_or(preset.image_size),
+        in_chans: config.supervised.channels.count(),
         patch_size: config.patch_size.unwrap_or(preset.patch_size),
         pos_embed: PosEmbed::SinCos,
         pool: config.supervised.pool.map_or(Pool::Avg, Pool::from),
@@ -301,6 +320,8 @@ fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
     };
     cfg.validate().map_err(usage)?;
     training.check_batch(cfg.image_size)?;
+    let channels = &config.supervised.channels;
+    channels.check_new(training.data())?;
     // Before the weights are made; a plan may keep layers frozen from the start, which its steps tell later.
     let (batch, precision) = (training.batch_size, training.dtype.precision());
     let budget = match &config.freeze {
@@ -321,7 +342,8 @@ fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
             cfg,
             tensors: tensors.collect(),
             labels: BTreeMap::new(),
-            preprocess: Preprocess::usual(cfg.image()),
+            preprocess: channels
+                .prepared(Preprocess::usual(cfg.image()).in_channels(cfg.in_chans))?,
         },
         classifier: false,
     })

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use vit::{shown, Activation, Checkpoint, Pool, PosEmbed, StoredTensor, StoredType};
 
 use crate::console::{amount, counted, print};
+use crate::input::channels::RGB;
 use crate::input::pretrained::{explain, note_other_size, open, ModelArgs, CHECKPOINT};
 use crate::machine::device;
 
@@ -71,6 +72,10 @@ fn summary(checkpoint: &Checkpoint) -> Vec<String> {
         Activation::SwiGlu => "SwiGLU",
     };
     let (height, width) = cfg.image();
+    let channels = match cfg.in_chans {
+        RGB => String::new(),
+        other => format!(", {}", counted(other, "channel")),
+    };
     let mut parts = vec!["class token".to_owned()];
     if cfg.dist_token {
         parts.push("distillation token".into());
@@ -123,7 +128,10 @@ fn summary(checkpoint: &Checkpoint) -> Vec<String> {
             cfg.mlp_hidden(),
             cfg.norm_eps,
         ),
-        format!("images        {height} x {width}, patch {}", cfg.patch_size),
+        format!(
+            "images        {height} x {width}{channels}, patch {}",
+            cfg.patch_size
+        ),
         format!("tokens        {}", parts.join(", ")),
         format!("pooling       {pool}{norm}{assumed}"),
         format!("head          {head}"),

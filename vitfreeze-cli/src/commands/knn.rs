@@ -8,16 +8,15 @@ use std::time::Instant;
 
 use anyhow::{bail, Result};
 use candle_core::Device;
-use datasets::{EvalTransform, Source, Transform as _};
+use datasets::Source;
 use serde_json::json;
 use vit::ops::Compute;
 use vit::{Head, Pretrained, Vit};
 
 use crate::console::{counted, duration, note, print, Progress, Unit};
 use crate::features::{extract, Output};
-use crate::input::pretrained::{
-    input_size, load, open, pooling, transform, ComputeArgs, CHECKPOINT,
-};
+use crate::input::channels::Judged;
+use crate::input::pretrained::{input_size, judged, load, open, pooling, ComputeArgs, CHECKPOINT};
 use crate::input::splits::Data;
 use crate::input::subset::Subset;
 use crate::machine::device::peak_bytes;
@@ -89,12 +88,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let mut pretrained = load(&checkpoint, &size, Head::Drop, &device)?;
     pretrained.cfg.pool = pool;
     pretrained.cfg.validate().map_err(usage)?;
-    let transform = transform(&pretrained);
-    transform.check().map_err(usage)?;
+    let judged = judged(&pretrained);
+    judged.check()?;
     let (given, val_data) = (args.data.as_deref(), args.val_data.as_deref());
     let of_run = RunData::asked_or_of(given, val_data, args.samples, &args.checkpoint)?;
     let names = (of_run.data.as_str(), of_run.val_data.as_deref());
-    let data = Data::open_both(names, of_run.samples(), transform.size.0)?;
+    let data = Data::open_both(names, of_run.samples(), judged.size().0)?;
     let compute = args.compute.dtype.compute(&device)?;
     note(data.describe());
     let dir = claim(args.out.as_deref(), "knn")?;
@@ -106,7 +105,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         data,
         &pretrained,
         &compute,
-        transform,
+        judged,
         threads,
         &device,
         started,
@@ -131,7 +130,7 @@ fn compare_all(
     data: Data,
     pretrained: &Pretrained,
     compute: &Compute,
-    transform: EvalTransform,
+    judged: Judged,
     threads: usize,
     device: &Device,
     started: Instant,
@@ -141,7 +140,7 @@ fn compare_all(
     let (train, val) = (part(data.train), part(data.val));
     let extractor = Extractor {
         model: pretrained.model()?.with_compute(compute),
-        transform,
+        judged,
         batch_size: args.batch_size as usize,
         threads,
         device,
@@ -211,7 +210,8 @@ fn compare_all(
             "temperature": TEMPERATURE,
             "max-images": args.max_images,
             "seed": args.seed,
-            "image-size": transform.size,
+            "image-size": extractor.judged.size(),
+            "channels": pretrained.cfg.in_chans,
             "training-images": bank.len(),
             "dtype": args.compute.dtype,
             "bf16-unit": compute.bf16_unit(),
@@ -251,7 +251,7 @@ fn list(ks: &[usize]) -> String {
 
 struct Extractor<'a> {
     model: Vit,
-    transform: EvalTransform,
+    judged: Judged,
     batch_size: usize,
     threads: usize,
     device: &'a Device,
@@ -265,7 +265,7 @@ impl Extractor<'_> {
         let left_out = extract(
             &self.model,
             source,
-            self.transform,
+            &self.judged,
             self.batch_size,
             self.threads,
             self.device,

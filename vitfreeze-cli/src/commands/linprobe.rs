@@ -10,14 +10,14 @@ use std::sync::Arc;
 use anyhow::{bail, Result};
 use candle_core::{Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
-use datasets::{Batch, EvalTransform, Loader, PretrainTransform, Source};
+use datasets::{Batch, Loader, PretrainTransform, Source};
 use freezeout::{Lars, Optimizer, Schedule};
 use vit::{Pretrained, Vit, VitConfig};
 
 use crate::accuracy::Accuracy;
 use crate::console::{counted, note, Progress, Unit};
 use crate::features::{extract, Output};
-use crate::input::pretrained::{eval_transform, normalize};
+use crate::input::channels::{pretrain_recipe, Judged};
 use crate::input::splits::Data;
 use crate::input::subset::Share;
 use crate::machine::budget::Budget;
@@ -110,14 +110,14 @@ impl Task for Probe {
             )));
         }
         pretrained.preprocess = pretrained.preprocess.judged((size, size));
-        let transform = eval_transform(&pretrained.preprocess, (size, size));
+        let judged = Judged::new(&pretrained.preprocess, (size, size));
         let encoder = pretrained.model()?;
         let encoder = encoder.with_compute(&training.compute(device)?);
         let features = |split, source| {
             let batch_size = training.batch_size.min(64);
             note(format!("computing the features of the {split} images"));
             let (mut features, hash) =
-                features(&encoder, source, transform, (batch_size, threads), device)?;
+                features(&encoder, source, &judged, (batch_size, threads), device)?;
             (features.batch_size, features.seed) = (training.batch_size, training.seed);
             Ok::<_, anyhow::Error>((features, hash))
         };
@@ -135,14 +135,14 @@ impl Task for Probe {
                 Feed::Features(train)
             }
             false => {
-                let transform = PretrainTransform {
+                let like = PretrainTransform {
                     scale: (training.crop_scale, 1.0),
-                    normalize: normalize(&pretrained.preprocess),
                     ..PretrainTransform::imagenet(size)
                 };
+                let recipe = pretrain_recipe(&like, &pretrained.preprocess);
                 let loader = training.loader(machine);
                 let train = Arc::clone(&data.train);
-                Feed::Images(Loader::new(train, transform, loader).map_err(usage)?)
+                Feed::Images(Loader::new(train, recipe, loader).map_err(usage)?)
             }
         };
         let images = Images {
@@ -210,7 +210,7 @@ impl Task for Probe {
         })
     }
 
-    fn model(&self, vb: VarBuilder) -> Result<Head> {
+    fn model(&self, vb: VarBuilder, _step: usize) -> Result<Head> {
         Head::new(self.pretrained.cfg.features(), self.classes.len(), vb)
     }
 
@@ -273,8 +273,9 @@ impl Probe {
             let width = self.pretrained.cfg.features();
             return Ok(Tensor::from_vec(values, (count, width), &self.device)?);
         }
-        let (height, width) = self.pretrained.cfg.image();
-        let images = Tensor::from_vec(values, (count, 3, height, width), &self.device)?;
+        let (channels, (height, width)) =
+            (self.pretrained.cfg.in_chans, self.pretrained.cfg.image());
+        let images = Tensor::from_vec(values, (count, channels, height, width), &self.device)?;
         let tokens = self.encoder.forward_features(&images)?;
         Ok(self.encoder.pool(&tokens)?)
     }
@@ -285,7 +286,7 @@ impl Probe {
 fn features(
     encoder: &Vit,
     source: &Arc<dyn Source>,
-    transform: EvalTransform,
+    judged: &Judged,
     (batch_size, threads): (usize, usize),
     device: &Device,
 ) -> Result<(Features, u64)> {
@@ -300,7 +301,7 @@ fn features(
     extract(
         encoder,
         source,
-        transform,
+        judged,
         batch_size,
         threads,
         device,

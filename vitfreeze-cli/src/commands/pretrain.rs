@@ -2,6 +2,7 @@
 pub mod config;
 mod init;
 mod looks;
+pub mod sizes;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,11 +17,14 @@ use localmim::{LocalMim, LocalMimConfig, Masking};
 use vit::ops::Compute;
 
 use crate::console::counted;
+use crate::input::channels::{pretrain_recipe, RGB};
 use crate::input::dataset;
+use crate::input::pretrained::eval_transform;
 use crate::input::splits::open_split;
 use crate::machine::budget::Budget;
 use crate::machine::Machine;
 use crate::run::checkpoint::Fingerprint;
+use crate::run::work::Work;
 use crate::train::{self, Feed, Images, Loss, Pace, Plan, RunArgs, Seen, Task};
 use crate::usage::usage;
 use config::Config;
@@ -83,10 +87,22 @@ pub fn batches(config: &Config) -> Result<usize> {
 /// A LocalMIM model: an encoder, and decoders that hang on some of its blocks.
 struct Pretrain {
     config: Config,
+    /// The model as it is at the end.
     cfg: LocalMimConfig,
+    /// The same for each size of the images, with its first step.
+    models: Vec<(usize, LocalMimConfig)>,
+    work: Work,
     compute: Compute,
     device: Device,
     looks: Looks,
+}
+
+impl Pretrain {
+    /// The model as it is in this step; behind the last one, as it is at the end.
+    fn at(&self, step: usize) -> &LocalMimConfig {
+        let at = self.models.iter().rfind(|(first, _)| *first <= step);
+        at.map_or(&self.cfg, |(_, cfg)| cfg)
+    }
 }
 
 impl Task for Pretrain {
@@ -104,14 +120,27 @@ impl Task for Pretrain {
         let source = open_split(training.data(), "train", training.samples, size)?;
         let (fingerprint, count) = (Fingerprint::of(&*source), source.len());
         let description = source.describe();
-        let transform = PretrainTransform {
-            scale: (training.crop_scale, 1.0),
-            ..PretrainTransform::imagenet(size)
+        let preprocess = config.preprocess()?;
+        let transform = |size: usize| {
+            let like = PretrainTransform {
+                scale: (training.crop_scale, 1.0),
+                ..PretrainTransform::imagenet(size)
+            };
+            pretrain_recipe(&like, &preprocess)
         };
         let drawn = (training.seed, config.mask_ratio);
-        let looks = Looks::new(source.clone(), &cfg, drawn);
-        let loader = training.loader(machine);
-        let feed = Feed::Images(Loader::new(source, transform, loader).map_err(usage)?);
+        let judged = eval_transform(&preprocess, cfg.vit.image());
+        let looks = Looks::new(source.clone(), &cfg, judged, drawn);
+        let (loader, first) = (training.loader(machine), transform(config.sizes()?.first()));
+        let mut loader = Loader::new(source, first, loader).map_err(usage)?;
+        let plan = training.plan(loader.batches_per_epoch(), machine.workers.size())?;
+        let models = config.models(&plan.steps)?;
+        for (step, cfg) in &models[1..] {
+            let from = (plan.steps.epoch(*step), plan.steps.first_batch(*step));
+            let larger = transform(cfg.vit.image_size);
+            loader = loader.then(from, larger).map_err(usage)?;
+        }
+        let (feed, work) = (Feed::Images(loader), config.work(&plan.steps)?);
         let compute = training.compute(&machine.device)?;
         let (config, device) = (config.clone(), machine.device.clone());
         let images = Images {
@@ -124,6 +153,8 @@ impl Task for Pretrain {
             Self {
                 config,
                 cfg,
+                models,
+                work,
                 compute,
                 device,
                 looks,
@@ -133,14 +164,18 @@ impl Task for Pretrain {
     }
 
     fn describe(&self) -> String {
-        let vit = &self.cfg.vit;
+        let size = |(step, cfg): &(usize, LocalMimConfig)| match step {
+            0 => format!("{} px", cfg.vit.image_size),
+            step => format!("{} px from step {step} on", cfg.vit.image_size),
+        };
+        let sizes: Vec<String> = self.models.iter().map(size).collect();
         let begun = self.config.init.iter();
         let begun: String = begun.map(|init| format!(", begun with {init}")).collect();
         format!(
-            "{} {} px, patch {}, {}{begun}",
+            "{} {}, patch {}, {}{begun}",
             self.config.name(),
-            vit.image_size,
-            vit.patch_size,
+            sizes.join(", "),
+            self.cfg.vit.patch_size,
             counted(self.cfg.stages.len(), "decoder")
         )
     }
@@ -180,7 +215,7 @@ impl Task for Pretrain {
     fn vars(&mut self) -> Result<VarMap> {
         let vars = VarMap::new();
         let seed = self.config.training.seed;
-        self.model(vit::seeded(&vars, seed, DType::F32, &self.device))?;
+        self.model(vit::seeded(&vars, seed, DType::F32, &self.device), 0)?;
         Ok(vars)
     }
 
@@ -197,16 +232,26 @@ impl Task for Pretrain {
         Optimizer::new(config.adamw())
     }
 
-    fn model(&self, vb: VarBuilder) -> Result<LocalMim> {
-        Ok(LocalMim::new(&self.cfg, vb)?.with_compute(&self.compute))
+    fn model(&self, vb: VarBuilder, step: usize) -> Result<LocalMim> {
+        Ok(LocalMim::new(self.at(step), vb)?.with_compute(&self.compute))
+    }
+
+    fn image_size(&self, step: usize) -> Option<usize> {
+        (self.models.len() > 1).then(|| self.at(step).vit.image_size)
+    }
+
+    fn work(&self) -> Work {
+        self.work.clone()
     }
 
     fn loss(&self, model: &LocalMim, batch: Batch) -> Result<Loss> {
-        let (seed, patches) = (self.config.training.seed, self.cfg.vit.patches());
+        let (seed, vit) = (self.config.training.seed, &model.config().vit);
+        let patches = vit.patches();
         let noise = datasets::rng::noise(seed, "mask", &batch, patches);
         let masking = Masking::from_noise(&noise, patches, self.config.mask_ratio)?;
-        let (count, size) = (batch.labels.len(), self.cfg.vit.image_size);
-        let images = Tensor::from_vec(batch.images, (count, 3, size, size), &self.device)?;
+        let (count, size) = (batch.labels.len(), vit.image_size);
+        let shape = (count, vit.in_chans, size, size);
+        let images = Tensor::from_vec(batch.images, shape, &self.device)?;
         let loss = model.loss(&images, &masking)?;
         Ok(Loss {
             total: loss.total,
@@ -215,6 +260,9 @@ impl Task for Pretrain {
     }
 
     fn look(&self, model: &LocalMim, epochs: usize, frozen: usize) -> Result<Vec<Seen>> {
+        if self.cfg.vit.in_chans != RGB {
+            return Ok(Vec::new());
+        }
         let [targets, column] = self.looks.draw(model, (epochs, frozen), &self.device)?;
         let seen = |file: String, tag, svg| Seen { file, tag, svg };
         Ok(vec![
@@ -225,7 +273,13 @@ impl Task for Pretrain {
 
     fn export(&self, weights: &BTreeMap<String, Tensor>, path: &Path) -> Result<()> {
         let tensors = self.cfg.encoder_tensors(weights)?;
-        Ok(vit::save_encoder(path, &self.cfg.vit, &tensors)?)
+        let prepared = self.config.preprocess()?;
+        Ok(vit::save_encoder_prepared(
+            path,
+            &self.cfg.vit,
+            &prepared,
+            &tensors,
+        )?)
     }
 
     /// All three take this run's data unless told otherwise.

@@ -14,7 +14,9 @@ use localmim::{LocalMim, LocalMimConfig, Masking};
 use crate::commands::pretrain::config::Config;
 use crate::console::{counted, note, print};
 use crate::draw;
+use crate::input::channels::RGB;
 use crate::input::look::Look;
+use crate::input::pretrained::eval_transform;
 use crate::input::splits::open_split;
 use crate::machine::device;
 use crate::run::checkpoint::{Checkpoint, Header};
@@ -88,7 +90,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     for line in &dropped {
         note(format!("note: {line}"));
     }
-    let transform = cells::transform(&run.cfg);
+    let transform = eval_transform(&run.config.preprocess()?, run.cfg.vit.image());
     let mut look = Look::new(source, args.seed);
     let mut rows = Vec::new();
     while rows.len() < args.images {
@@ -159,6 +161,12 @@ impl Run {
         let header = checkpoint.header;
         let config = Config::of_checkpoint(&header.config, &Given::nothing())?;
         let cfg = config.model()?;
+        if cfg.vit.in_chans != RGB {
+            return Err(usage(format!(
+                "vitfreeze reconstruct draws RGB images; this run's have {}",
+                counted(cfg.vit.in_chans, "channel")
+            )));
+        }
         let tensors = checkpoint.tensors.into_iter().collect();
         let weights = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
         let model = LocalMim::new(&cfg, weights)

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use datasets::MAX_PIXELS;
-use freezeout::{freezeout_speedup, Estimate, LayerCost, Schedule, Spacing};
+use freezeout::{freezeout_speedup, Costs, Estimate, LayerCost, Schedule, Spacing};
 use localmim::LocalMimConfig;
 
 use crate::commands::pretrain::config::Config;
+use crate::commands::pretrain::sizes::ImageSizes;
 use crate::console::{counted, note, percent, print};
 use crate::costs;
 use crate::draw;
@@ -95,8 +96,16 @@ pub fn run(args: Args) -> Result<ExitCode> {
         draw::check(path)?;
     }
     let layers = costs::layers(&cfg, config.mask_ratio);
-    let on_workers = args.workers.table(&config, &cfg, &plan, &schedule)?;
-    print(table(images, &config, &cfg, &schedule, &layers, &epoch))?;
+    let costs = config.costs(&plan.steps)?;
+    let on_workers = args.workers.table(&config, &costs, &plan, &schedule)?;
+    print(table(
+        images,
+        &config,
+        &cfg,
+        &schedule,
+        (&layers, &costs),
+        &epoch,
+    )?)?;
     if let Some(text) = on_workers {
         print(text)?;
     }
@@ -157,16 +166,16 @@ fn table(
     config: &Config,
     cfg: &LocalMimConfig,
     schedule: &Schedule,
-    layers: &[LayerCost],
+    (layers, stretches): (&[LayerCost], &[(usize, Costs)]),
     epoch: &dyn Fn(usize) -> f64,
-) -> String {
-    let training = &config.training;
-    let costs = costs::costs(cfg, config.mask_ratio);
-    let whole = costs.step(0).compute;
+) -> Result<String> {
+    let (training, sizes) = (&config.training, config.sizes()?);
+    let last = sizes.last();
+    // An unfrozen step at the size that the images have at the end.
+    let whole = costs::of_step(stretches, schedule.steps, 0);
     let mut out = format!(
-        "{} {} px, {}: {} of {}, {} of warm-up, learning rate {:.2e}\n\n",
+        "{} {sizes} px, {}: {} of {}, {} of warm-up, learning rate {:.2e}\n\n",
         config.name(),
-        cfg.vit.image_size,
         counted(images, "image"),
         counted(training.epochs, "epoch"),
         counted(schedule.steps / training.epochs, "step"),
@@ -186,7 +195,7 @@ fn table(
             .find(|&step| !schedule.is_frozen(step, layer));
         let first = first_step.map_or(0.0, |step| schedule.lr(step, Some(layer)));
         let then = freezes.map_or(String::new(), |step| {
-            let cost = costs.step(schedule.frozen(step)).compute;
+            let cost = costs::of_step(stretches, step, schedule.frozen(step));
             format!("{:>7.1} %", 100.0 * cost / whole)
         });
         let freezes = freezes.map_or("never".to_owned(), |step| format!("{:.1}", epoch(step)));
@@ -211,11 +220,29 @@ fn table(
         }
         out.push('\n');
     }
-    if let Ok(estimate) = Estimate::new(schedule, &costs) {
-        out += &format!("Against training every layer to the end this {estimate}\n");
-        out += "(counted in multiplications; the time of forward pass and data loading alone does not shrink).\n";
+    if sizes.grow() {
+        out += &sizes_table(&sizes, schedule, stretches, whole, epoch);
     }
-    if !matches!(schedule.spacing, Spacing::At(_)) {
+    let of_run: Vec<(usize, &Costs)> = stretches.iter().map(|(step, c)| (*step, c)).collect();
+    if let Ok(estimate) = Estimate::of_stretches(schedule, &of_run) {
+        let same = if sizes.grow() {
+            " with the same images"
+        } else {
+            ""
+        };
+        out += &format!("Against training every layer to the end{same} this {estimate}\n");
+        out += "(counted in multiplications; the time of forward pass and data loading alone does not shrink).\n";
+        if sizes.grow() {
+            let part = costs::unfrozen(stretches, schedule.steps) / (schedule.steps as f64 * whole);
+            out += &format!(
+                "Against {last} px from the beginning growing images save {} of compute, with what freezes {}.\n",
+                percent(1.0 - part),
+                percent(1.0 - part * (1.0 - estimate.compute))
+            );
+        }
+    }
+    // It takes all steps of a layer for as expensive.
+    if !matches!(schedule.spacing, Spacing::At(_)) && !sizes.grow() {
         let forward: Vec<f64> = layers
             .iter()
             .map(|layer| layer.forward + layer.branch)
@@ -228,5 +255,31 @@ fn table(
     if config.train_cls_token {
         out += "With train-cls-token the frozen blocks' backward pass runs on: only decoders and optimiser steps are saved.\n";
     }
-    out
+    Ok(out)
+}
+
+/// How long each size of the images lasts, and what its steps cost.
+fn sizes_table(
+    sizes: &ImageSizes,
+    schedule: &Schedule,
+    stretches: &[(usize, Costs)],
+    whole: f64,
+    epoch: &dyn Fn(usize) -> f64,
+) -> String {
+    let mut out = "images  from epoch   steps  unfrozen step\n".to_owned();
+    let ends = stretches.iter().skip(1).map(|(step, _)| *step);
+    let ends = ends.chain([schedule.steps]);
+    for ((size, (start, costs)), end) in sizes.all().zip(stretches).zip(ends) {
+        out += &format!(
+            "{:>6}  {:>10.1}  {:>6}  {:>11.1} %\n",
+            format!("{size} px"),
+            epoch(*start),
+            end - start,
+            100.0 * costs.step(0).compute / whole
+        );
+    }
+    out + &format!(
+        "(shares and steps are parts of an unfrozen step at {} px)\n\n",
+        sizes.last()
+    )
 }

@@ -3,7 +3,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use datasets::{Error, Image, Permit, Source};
+use datasets::{Bands, Error, Image, Permit, Source};
 use unicode_normalization::UnicodeNormalization;
 
 /// For each of `names` the place of the class that is called the same, among `known` (place, name). A name that several
@@ -148,6 +148,10 @@ impl Source for Relabelled {
 
     fn read(&self, index: usize, permit: &mut Permit) -> Result<Image, Error> {
         self.source.read(self.images[index].0, permit)
+    }
+
+    fn bands(&self, index: usize, channels: usize, permit: &mut Permit) -> Result<Bands, Error> {
+        self.source.bands(self.images[index].0, channels, permit)
     }
 
     fn name(&self, index: usize) -> String {

@@ -7,7 +7,8 @@ use datasets::{EvalTransform, Interpolation, Normalize, Transform as _};
 use vit::ops::Compute;
 use vit::{Checkpoint, Filter, Head, Hints, LoadOptions, Preprocess, Pretrained, Vit};
 
-use crate::console::note;
+use crate::console::{counted, note};
+use crate::input::channels::{normalize, Judged};
 use crate::machine::device::{self, Dtype};
 use crate::usage::usage;
 
@@ -24,14 +25,23 @@ pub struct ModelArgs {
     /// Height and width of the images in pixels, 384 or 256x192; the position table is resampled [default: the checkpoint's]
     #[arg(long, value_name = "PX|HxW", value_parser = image_size)]
     image_size: Option<(usize, usize)>,
+    /// Channels of the images; the patch embedding of a checkpoint for others is adapted [default: the checkpoint's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    channels: Option<u32>,
 }
 
 impl ModelArgs {
-    /// So many heads, images of this height and width.
-    pub fn new(heads: Option<usize>, image_size: Option<(usize, usize)>) -> Self {
+    /// So many heads, images of this height and width and so many channels.
+    pub fn new(
+        heads: Option<usize>,
+        image_size: Option<(usize, usize)>,
+        channels: Option<usize>,
+    ) -> Self {
+        let small = |n: Option<usize>| n.and_then(|n| u32::try_from(n).ok());
         Self {
-            heads: heads.and_then(|n| u32::try_from(n).ok()),
+            heads: small(heads),
             image_size,
+            channels: small(channels),
         }
     }
 }
@@ -65,7 +75,7 @@ impl ComputeArgs {
 /// An encoder without its head, and how it sees images.
 pub struct Encoder {
     pub pretrained: Pretrained,
-    pub transform: EvalTransform,
+    pub judged: Judged,
     pub model: Vit,
     pub compute: Compute,
 }
@@ -77,12 +87,12 @@ pub fn encoder(origin: &str, args: &ComputeArgs, device: &Device) -> Result<Enco
     let mut pretrained = load(&checkpoint, &size, Head::Drop, device)?;
     pretrained.cfg.pool = pooling(&checkpoint, None);
     let compute = args.dtype.compute(device)?;
-    let transform = transform(&pretrained);
-    transform.check().map_err(usage)?;
+    let judged = judged(&pretrained);
+    judged.check()?;
     Ok(Encoder {
         model: pretrained.model()?.with_compute(&compute),
         pretrained,
-        transform,
+        judged,
         compute,
     })
 }
@@ -159,10 +169,22 @@ pub fn load(
     }
     let options = LoadOptions {
         image: args.image_size,
+        channels: args.channels.map(|n| n as usize),
         head,
         dtype: DType::F32,
         device: device.clone(),
     };
+    let own = checkpoint.config().in_chans;
+    if let Some(channels) = options.channels.filter(|channels| *channels != own) {
+        let how = match channels {
+            1 => "summed",
+            _ => "repeated and scaled",
+        };
+        note(format!(
+            "note: the checkpoint is for images of {}; its patch embedding is {how} for {channels}",
+            counted(own, "channel")
+        ));
+    }
     checkpoint.load(&options).map_err(explain)
 }
 
@@ -204,8 +226,8 @@ pub fn input_size(checkpoint: &Checkpoint, args: ModelArgs) -> ModelArgs {
     }
 }
 
-/// The transform from decoded images to the model's input.
-pub fn transform(pretrained: &Pretrained) -> EvalTransform {
+/// How decoded images become the model's input.
+pub fn judged(pretrained: &Pretrained) -> Judged {
     let p = &pretrained.preprocess;
     if !p.known {
         note(format!(
@@ -214,10 +236,10 @@ pub fn transform(pretrained: &Pretrained) -> EvalTransform {
             p.filter.name()
         ));
     }
-    eval_transform(p, pretrained.cfg.image())
+    Judged::new(p, pretrained.cfg.image())
 }
 
-/// These preparations for images of this height and width.
+/// These preparations for RGB images of this height and width; for others all but the normalisation.
 pub fn eval_transform(p: &Preprocess, size: (usize, usize)) -> EvalTransform {
     EvalTransform {
         size,
@@ -232,15 +254,7 @@ pub fn eval_transform(p: &Preprocess, size: (usize, usize)) -> EvalTransform {
             Filter::Box => Interpolation::Box,
             Filter::Hamming => Interpolation::Hamming,
         },
-        normalize: normalize(p),
-    }
-}
-
-/// The last step alone.
-pub fn normalize(p: &Preprocess) -> Normalize {
-    Normalize {
-        mean: p.mean,
-        std: p.std,
+        normalize: normalize(p).unwrap_or(Normalize::IMAGENET),
     }
 }
 

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use datasets::rng::{permutation, rng};
-use datasets::{Error, Image, Permit, Source};
+use datasets::{Bands, Error, Image, Permit, Source};
 
 use crate::console::note;
 use crate::machine::workers::Workers;
@@ -62,6 +62,10 @@ impl Source for Subset {
 
     fn read(&self, index: usize, permit: &mut Permit) -> Result<Image, Error> {
         self.source.read(self.indices[index], permit)
+    }
+
+    fn bands(&self, index: usize, channels: usize, permit: &mut Permit) -> Result<Bands, Error> {
+        self.source.bands(self.indices[index], channels, permit)
     }
 
     fn name(&self, index: usize) -> String {

@@ -167,7 +167,7 @@ pub fn always_frozen(schedule: &Schedule) -> usize {
 
 fn pixels(cfg: &VitConfig) -> f64 {
     let (height, width) = cfg.image();
-    BATCHES * F32 * 3.0 * height as f64 * width as f64
+    BATCHES * F32 * (cfg.in_chans * height * width) as f64
 }
 
 /// Parameters of a ViT of so many blocks, but for vectors.
@@ -175,7 +175,9 @@ fn parameters(cfg: &VitConfig, blocks: usize) -> f64 {
     let dim = cfg.embed_dim as f64;
     let patch = (cfg.patch_size * cfg.patch_size) as f64;
     let head = (cfg.features() * cfg.num_classes) as f64;
-    3.0 * patch * dim + blocks as f64 * (4.0 + 2.0 * cfg.mlp_ratio) * dim * dim + head
+    cfg.in_chans as f64 * patch * dim
+        + blocks as f64 * (4.0 + 2.0 * cfg.mlp_ratio) * dim * dim
+        + head
 }
 
 /// Blocks that train at some time: layer 0 is the patch embedding.

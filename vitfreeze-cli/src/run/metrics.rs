@@ -34,6 +34,9 @@ pub struct Row {
     pub lr: Vec<f64>,
     /// Frozen layers, counted from the input.
     pub frozen: usize,
+    /// Side of the images in pixels, of a run in which they grow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<usize>,
     /// Nodes that the backward pass walked.
     pub graph_nodes: usize,
     /// The gradients' global norm before clipping, where there is clipping.

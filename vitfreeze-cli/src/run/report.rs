@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::console::{counted, duration, is_held, is_quiet, note, percent, warn};
 use crate::run::metrics::{median, median_and_error, Row, Seconds};
+use crate::run::work::Work;
 
 /// How often a plain line appears when there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -29,6 +30,7 @@ pub struct Report {
     epochs: usize,
     per_epoch: usize,
     layers: usize,
+    work: Work,
     rows: Vec<Row>,
     started: Instant,
     first: usize,
@@ -63,12 +65,18 @@ impl Report {
             epochs,
             per_epoch,
             layers,
+            work: Work::even(),
             first: done,
             rows,
             started: Instant::now(),
             last_line: Instant::now(),
             pending: None,
         }
+    }
+
+    /// The same of a run whose steps have so much work.
+    pub fn with_work(self, work: Work) -> Self {
+        Self { work, ..self }
     }
 
     /// One line above the bar.
@@ -94,8 +102,8 @@ impl Report {
     /// A step has been done.
     pub fn step(&mut self, row: Row) {
         let done = row.step + 1;
-        let rate = self.started.elapsed().as_secs_f64() / (done - self.first) as f64;
-        let eta = duration(rate * self.stop.saturating_sub(done) as f64);
+        let rate = self.started.elapsed().as_secs_f64() / self.work.between(self.first, done);
+        let eta = duration(rate * self.work.between(done, self.stop));
         let live = row.lr.get(row.frozen..).unwrap_or_default();
         let (low, high) = live
             .iter()
@@ -109,8 +117,10 @@ impl Report {
             0 | 1 => String::new(),
             layers => format!("  frozen {}/{layers}", row.frozen),
         };
+        let size = row.image_size;
+        let size = size.map_or(String::new(), |size| format!("  {size} px"));
         let text = format!(
-            "ETA {eta}  loss {:.4}{frozen}  {:.0} img/s  lr {lr}  epoch {}/{}",
+            "ETA {eta}  loss {:.4}{frozen}{size}  {:.0} img/s  lr {lr}  epoch {}/{}",
             row.loss,
             row.images_per_second,
             row.epoch + 1,
@@ -147,10 +157,12 @@ impl Report {
         let Some(step) = self.pending.take() else {
             return;
         };
-        let (before, after): (Vec<&Row>, Vec<&Row>) = self.rows.iter().partition(|r| r.step < step);
-        let (Some(last), Some(first)) = (before.last(), after.first()) else {
+        let (before, mut after): (Vec<&Row>, Vec<&Row>) =
+            self.rows.iter().partition(|r| r.step < step);
+        let (Some(last), Some(&first)) = (before.last(), after.first()) else {
             return;
         };
+        after.retain(|row| row.image_size == first.image_size);
         if first.frozen == 0 {
             return;
         }
@@ -165,11 +177,12 @@ impl Report {
         ));
     }
 
-    /// Median seconds of these steps and the part of an unfrozen step that they save, if that is more than chance: three
-    /// standard errors.
+    /// Median seconds of these steps, whose images are of one size, and the part that they save of an unfrozen step of that
+    /// size, if that is more than chance: three standard errors.
     fn told_saving(&self, frozen: &[&Row]) -> Option<(f64, f64)> {
+        let unfrozen = unfrozen_rows(&self.rows, frozen.first()?.image_size);
+        let unfrozen: Vec<f64> = unfrozen.map(|r| r.seconds.total).collect();
         let frozen: Vec<f64> = frozen.iter().map(|r| r.seconds.total).collect();
-        let unfrozen: Vec<f64> = unfrozen_rows(&self.rows).map(|r| r.seconds.total).collect();
         let (is, error) = median_and_error(&frozen)?;
         let (was, other_error) = median_and_error(&unfrozen)?;
         (was - is > 3.0 * error.hypot(other_error)).then_some((is, 1.0 - is / was))
@@ -253,26 +266,51 @@ impl Report {
 
     /// The part of the time that freezing saved, against the run's own unfrozen steps, if that is more than chance.
     pub fn saved(&self) -> Option<f64> {
-        let unfrozen = unfrozen_step(&self.rows)?;
-        let frozen: Vec<&Row> = self.rows.iter().filter(|r| r.frozen > 0).collect();
-        self.told_saving(&frozen)?;
-        let saved: f64 = frozen.iter().map(|r| unfrozen - r.seconds.total).sum();
-        let part = saved / (unfrozen * self.rows.len() as f64);
-        (part > 0.0).then_some(part)
+        self.saved_seconds().map(|(saved, whole)| saved / whole)
+    }
+
+    /// Seconds that freezing saved, and that the steps would have taken unfrozen: of each size of the images whose unfrozen
+    /// steps are known.
+    fn saved_seconds(&self) -> Option<(f64, f64)> {
+        let (mut saved, mut whole) = (0.0, 0.0);
+        for (size, unfrozen) in self.unfrozen_steps() {
+            let of_size: Vec<&Row> = self.rows.iter().filter(|r| r.image_size == size).collect();
+            whole += unfrozen * of_size.len() as f64;
+            let frozen: Vec<&Row> = of_size.into_iter().filter(|r| r.frozen > 0).collect();
+            if self.told_saving(&frozen).is_some() {
+                let seconds = frozen.iter().map(|r| unfrozen - r.seconds.total);
+                saved += seconds.sum::<f64>();
+            }
+        }
+        (saved > 0.0).then_some((saved, whole))
+    }
+
+    /// Median seconds of an unfrozen step, by the size of its images.
+    fn unfrozen_steps(&self) -> Vec<(Option<usize>, f64)> {
+        let sizes: BTreeSet<_> = self.rows.iter().map(|r| r.image_size).collect();
+        let one = |size| Some((size, unfrozen_step(&self.rows, size)?));
+        sizes.into_iter().filter_map(one).collect()
     }
 
     fn saving(&self) -> String {
-        let Some(unfrozen) = unfrozen_step(&self.rows) else {
+        let unfrozen = self.unfrozen_steps();
+        if unfrozen.is_empty() {
             return String::new();
+        }
+        let median = |(size, seconds): &(Option<usize>, f64)| match size {
+            Some(size) => format!("{seconds:.3} s at {size} px"),
+            None => format!("{seconds:.3} s"),
         };
-        match self.saved() {
-            Some(part) => format!(
-                "  freezing saved {} = {} against its own unfrozen steps (median {unfrozen:.3} s)\n",
-                duration(part * unfrozen * self.rows.len() as f64),
-                percent(part),
+        let medians: Vec<String> = unfrozen.iter().map(median).collect();
+        let medians = medians.join(", ");
+        match self.saved_seconds() {
+            Some((saved, whole)) => format!(
+                "  freezing saved {} = {} against its own unfrozen steps (median {medians})\n",
+                duration(saved),
+                percent(saved / whole),
             ),
             None if self.rows.iter().any(|r| r.frozen > 0) => format!(
-                "  what freezing saved is less than the steps' own scatter (median of unfrozen ones {unfrozen:.3} s)\n"
+                "  what freezing saved is less than the steps' own scatter (median of unfrozen ones {medians})\n"
             ),
             None if self.layers < 2 => String::new(),
             None => "  no layer was frozen in these steps\n".into(),
@@ -280,14 +318,15 @@ impl Report {
     }
 }
 
-/// Median seconds of an unfrozen step.
-fn unfrozen_step(rows: &[Row]) -> Option<f64> {
-    median(unfrozen_rows(rows).map(|r| r.seconds.total))
+/// Median seconds of an unfrozen step whose images have this size.
+pub fn unfrozen_step(rows: &[Row], size: Option<usize>) -> Option<f64> {
+    median(unfrozen_rows(rows, size).map(|r| r.seconds.total))
 }
 
 /// The unfrozen steps without the first two of the run, which warm things up.
-fn unfrozen_rows(rows: &[Row]) -> impl Iterator<Item = &Row> {
-    rows.iter().skip(2).filter(|r| r.frozen == 0)
+fn unfrozen_rows(rows: &[Row], size: Option<usize>) -> impl Iterator<Item = &Row> {
+    let rows = rows.iter().skip(2);
+    rows.filter(move |r| r.frozen == 0 && r.image_size == size)
 }
 
 #[cfg(test)]
@@ -305,6 +344,7 @@ mod tests {
             stage_losses: Vec::new(),
             lr: Vec::new(),
             frozen,
+            image_size: None,
             graph_nodes: 10,
             grad_norm: None,
             images: 1,
@@ -338,6 +378,17 @@ mod tests {
             assert!(said.contains("scatter"), "{said}");
         }
         assert!(saving(&steady, &[]).contains("no layer was frozen"));
+        // Larger images take longer: they are held against unfrozen steps of their own size alone.
+        let mut growing = report(&steady, &times(0.8));
+        growing.rows.extend(report(&[], &times(3.0)).rows);
+        for (i, row) in growing.rows.iter_mut().enumerate() {
+            row.image_size = Some(if i < 20 { 128 } else { 224 });
+        }
+        let said = growing.saving();
+        assert!(
+            said.contains("= 10.0 %") && said.contains("(median 1.000 s at 128 px)"),
+            "{said}"
+        );
         assert!(report(&steady, &times(0.8)).saved().is_some());
         assert_eq!(report(&scattered, &times(0.97)).saved(), None);
     }

@@ -23,7 +23,7 @@ pub fn load_encoder(
     device: &Device,
 ) -> Result<Encoder> {
     let size = supervised.image_size.map(|n| (n, n));
-    let args = ModelArgs::new(supervised.heads, size);
+    let args = ModelArgs::new(supervised.heads, size, supervised.channels.channels);
     let checkpoint = open(origin, &args)?;
     let classes = checkpoint.config().num_classes;
     let args = input_size(&checkpoint, args);
@@ -40,6 +40,7 @@ pub fn load_encoder(
             counted(classes, "class")
         ));
     }
+    encoder.preprocess = supervised.channels.prepared(encoder.preprocess)?;
     encoder.cfg.pool = pooling(&checkpoint, supervised.pool.map(Into::into));
     encoder.cfg.validate().map_err(usage)?;
     training.check_batch(height)?;

@@ -59,7 +59,7 @@ impl Pace {
             for at in order {
                 let frozen = frozen[at];
                 freeze.freeze_first(frozen);
-                let model = task.model(freeze.vars())?;
+                let model = task.model(freeze.vars(), 0)?;
                 device::release_memory(&machine.device);
                 let mut times = Vec::new();
                 for step in 0..=STEPS {

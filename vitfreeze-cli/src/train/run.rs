@@ -235,7 +235,7 @@ impl<T: Task> Run<T> {
         let run = Self {
             layers,
             save_every: training.save_every.unwrap_or(steps.per_epoch()),
-            model: task.model(freeze.vars())?,
+            model: task.model(freeze.vars(), step)?,
             groups: task.groups(&config),
             data: images.fingerprint,
             feed: Arc::new(images.feed),
@@ -360,17 +360,11 @@ impl<T: Task> Run<T> {
     pub fn report(&mut self, stop: usize) -> Report {
         let (epochs, layers) = (self.training().epochs, self.task.layers());
         let rows = std::mem::take(&mut self.rows);
-        Report::new(
-            self.step,
-            stop,
-            epochs,
-            self.steps.per_epoch(),
-            layers,
-            rows,
-        )
+        let per_epoch = self.steps.per_epoch();
+        Report::new(self.step, stop, epochs, per_epoch, layers, rows).with_work(self.task.work())
     }
 
-    /// Moves to `step`: freezes and unfreezes what is due.
+    /// Moves to `step`: freezes and unfreezes what is due, and takes larger images where these begin.
     pub fn advance(&mut self, step: usize, report: &mut Report) -> Result<()> {
         let schedule = self.freeze.schedule();
         let before = match self.config.policy() {
@@ -378,9 +372,14 @@ impl<T: Task> Run<T> {
             // A run made or resumed at this step has frozen its layers already.
             None => schedule.frozen(step.saturating_sub(1)),
         };
-        if self.freeze.advance(step)? {
-            self.model = self.task.model(self.freeze.vars())?;
+        let size = self.task.image_size(step);
+        let grown = size.filter(|_| step > 0 && size != self.task.image_size(step - 1));
+        if self.freeze.advance(step)? || grown.is_some() {
+            self.model = self.task.model(self.freeze.vars(), step)?;
             device::release_memory(&self.machine.device);
+        }
+        if let Some(size) = grown {
+            report.say(format!("step {step}: images of {size} px from here on"));
         }
         let name = |layer| self.task.layer_name(layer);
         if let Some(what) = changed_layers(before, self.freeze.frozen(), name) {

@@ -4,6 +4,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::input::channels::Channels;
 use crate::input::pretrained::CHECKPOINT;
 use crate::run::data::RunData;
 use crate::settings::{absolute, bounded};
@@ -29,6 +30,9 @@ pub struct Supervised {
     #[arg(long, value_enum, value_name = "NAME", help_heading = "Model")]
     pub pool: Option<Pool>,
 
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub channels: Channels,
     /// Where the validation images are, if not in --data
     #[arg(long, value_name = "SRC", help_heading = "Data")]
     pub val_data: Option<String>,
@@ -76,6 +80,7 @@ impl Supervised {
                 *path = absolute(key, path)?;
             }
         }
+        self.channels.check()?;
         bounded(&[
             ("eval-every", self.eval_every, 1_000_000),
             ("image-size", self.image_size.unwrap_or(1), 4096),

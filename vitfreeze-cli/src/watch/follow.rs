@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::commands::pretrain::config::Config;
 use crate::run::folder::checkpoint_path;
 use crate::run::metrics::{again, median, Row, Said, Seconds};
+use crate::run::work::Work;
 use crate::train::Plan;
 
 /// Read at once; a longer line is no line.
@@ -30,6 +31,7 @@ pub struct Step {
     pub stages: Vec<Option<f64>>,
     pub lr: f64,
     pub frozen: usize,
+    pub image_size: Option<usize>,
     pub layers: usize,
     pub images_per_second: f64,
     pub seconds: Seconds,
@@ -43,6 +45,7 @@ impl From<Row> for Step {
             loss: row.loss,
             lr: row.lr.iter().copied().fold(0.0, f64::max),
             frozen: row.frozen,
+            image_size: row.image_size,
             layers: row.lr.len(),
             stages: row.stage_losses,
             images_per_second: row.images_per_second,
@@ -59,6 +62,7 @@ pub struct Planned {
     pub steps: Steps,
     /// Of pretraining.
     pub schedule: Option<Schedule>,
+    pub work: Work,
 }
 
 /// What a run is doing.
@@ -213,9 +217,11 @@ impl Followed {
 
     /// Those whose speed is the speed now.
     pub fn recent(&self) -> &[Step] {
-        let frozen = self.steps.last().map_or(0, |s| s.frozen);
+        let kind = |step: &Step| (step.frozen, step.image_size);
+        let now = self.steps.last().map(kind);
         let near = &self.steps[self.steps.len().saturating_sub(RECENT)..];
-        &near[near.partition_point(|s| s.frozen != frozen)..]
+        let before = near.iter().rposition(|step| Some(kind(step)) != now);
+        &near[before.map_or(0, |before| before + 1)..]
     }
 
     /// Now.
@@ -223,16 +229,20 @@ impl Followed {
         median(self.recent().iter().map(|s| s.seconds.total))
     }
 
-    /// Median of a step without frozen layers, the first two, which warm up, left out.
+    /// Median of a step without frozen layers and with images as large as now, the first two, which warm up, left out.
     pub fn unfrozen_step(&self) -> Option<f64> {
+        let size = self.steps.last()?.image_size;
         let unfrozen = self.steps.iter().skip(2).take_while(|s| s.frozen == 0);
+        let unfrozen = unfrozen.filter(|s| s.image_size == size);
         median(unfrozen.map(|s| s.seconds.total))
     }
 
-    /// Seconds that the other steps take at the speed of now.
+    /// Seconds that the other steps take at the speed of now, those with larger images by what they compute.
     pub fn left(&self) -> Option<f64> {
-        let steps = self.total()?.checked_sub(self.done())?;
-        Some(steps as f64 * self.seconds_per_step()?)
+        let (work, done, total) = (&self.planned.as_ref()?.work, self.done(), self.total()?);
+        let steps = work.between(done, total) / work.between(done.checked_sub(1)?, done);
+        (done <= total).then_some(())?;
+        Some(steps * self.seconds_per_step()?)
     }
 
     /// The next freeze (or thaw): (its step, layers frozen from it on).
@@ -299,17 +309,22 @@ fn planned(dir: &Path) -> Option<Planned> {
     let batches = images.checked_div(of_batch)?;
     let steps = Steps::new(batches, number("accum")?, epochs).ok()?;
     let command = header["command"].as_str().unwrap_or("pretrain");
-    let schedule = || {
-        let config: Config = serde_json::from_value(config.clone()).ok()?;
+    let pretraining = (command == "pretrain").then(|| serde_json::from_value(config.clone()).ok());
+    let pretraining: Option<Config> = pretraining.flatten();
+    let schedule = |config: &Config| {
         let images = of_batch.checked_mul(steps.largest())?;
         let layers = config.model().ok()?.layers();
         config.schedule(&Plan { steps, images }, layers).ok()
     };
     Some(Planned {
         // A policy decides as it goes.
-        schedule: (command == "pretrain" && config["policy"].is_null())
-            .then(schedule)
-            .flatten(),
+        schedule: pretraining
+            .as_ref()
+            .filter(|config| config.policy.is_none())
+            .and_then(schedule),
+        work: pretraining
+            .and_then(|config| config.work(&steps).ok())
+            .unwrap_or(Work::even()),
         command: vit::printable(command),
         model: vit::printable(config["model"].as_str().unwrap_or_default()),
         epochs,

@@ -364,7 +364,9 @@ fn numbers_line(run: &Followed) -> Line<'static> {
     let (Some(last), Some(now)) = (run.steps.last(), run.seconds_per_step()) else {
         return Line::raw("");
     };
-    let mut text = format!("loss {}  {} s/step", short(last.loss), short(now));
+    let size = last.image_size;
+    let size = size.map_or(String::new(), |size| format!("{size} px  "));
+    let mut text = format!("{size}loss {}  {} s/step", short(last.loss), short(now));
     if let (Some(was), true) = (run.unfrozen_step(), last.frozen > 0) {
         let less = 1.0 - now / was;
         text += &match less >= 0.0 {

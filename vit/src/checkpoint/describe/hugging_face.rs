@@ -75,7 +75,6 @@ const HEADS: usize = 12;
 
 pub(super) fn read(json: &Value, into: &mut Description) -> Result<Hints, String> {
     let keys = Keys::of(json)?;
-    keys.three_channels("num_channels")?;
     keys.note_others(&KNOWN, "config.json", &mut into.notes);
     if let Some(value) = keys.get("id2label") {
         if !value.is_object() && !value.is_array() {
@@ -139,6 +138,7 @@ fn claims(keys: &Keys, claims: &mut Vec<Claim>) -> Result<(), String> {
     let mut counts: Vec<(&'static str, Found)> = vec![
         ("num_hidden_layers", |cfg| cfg.depth.into()),
         ("hidden_size", |cfg| cfg.embed_dim.into()),
+        ("num_channels", |cfg| cfg.in_chans.into()),
     ];
     let swiglu = keys.told("use_swiglu_ffn")?;
     if let Some(swiglu) = swiglu {

@@ -87,8 +87,12 @@ pub(super) fn read(name: &str, json: &Value, into: &mut Description) -> Result<H
     into.preprocess = Some(read);
     into.labels = names(json);
     args.note_others(&ARGS, "config.json, 'model_args'", &mut into.notes);
-    args.three_channels("in_chans")?;
-    Keys::of(cfg)?.three_channels("in_chans")?;
+    for keys in [&args, &Keys::of(cfg)?] {
+        if let Some(said) = keys.count("in_chans")? {
+            into.claims
+                .push(Claim::new("in_chans", said, |cfg| cfg.in_chans.into()));
+        }
+    }
     if let Some(said) = args.count("depth")? {
         into.claims
             .push(Claim::new("depth", said, |cfg| cfg.depth.into()));

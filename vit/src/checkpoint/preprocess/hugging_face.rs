@@ -235,18 +235,21 @@ pub(in super::super) fn read(
     // Here values between 0 and 1 are normalised; theirs are what 'rescale_factor' makes of 0 to 255.
     let (mean, std) = match keys.flag("do_normalize", true)? {
         true => (
-            keys.three("image_mean", class.normal.0)?,
-            keys.deviations("image_std", class.normal.1)?,
+            keys.by_channel("image_mean", &class.normal.0)?,
+            keys.deviations("image_std", &class.normal.1)?,
         ),
-        false => ([0.0; 3], [1.0; 3]),
+        false => (vec![0.0], vec![1.0]),
     };
     let most = match keys.flag("do_rescale", true)? {
         true => 255.0 * keys.positive("rescale_factor", 1.0 / 255.0, 1e6)?,
         false => 255.0,
     };
-    let scaled = |three: [f32; 3]| match (most - 1.0).abs() < 1e-6 {
-        true => three,
-        false => three.map(|x| (f64::from(x) / most) as f32),
+    let scaled = |numbers: Vec<f32>| match (most - 1.0).abs() < 1e-6 {
+        true => numbers,
+        false => {
+            let one = |x: f32| (f64::from(x) / most) as f32;
+            numbers.into_iter().map(one).collect()
+        }
     };
     keys.note_others(&KNOWN, "preprocessor_config.json", notes);
     Ok(Preprocess {

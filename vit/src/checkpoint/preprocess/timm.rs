@@ -48,13 +48,13 @@ pub(in super::super) fn read(json: &Value, notes: &mut Vec<String>) -> Result<Pr
     let size = match keys.get("input_size").map(Value::as_array) {
         None => None,
         Some(Some(items)) => match &items[..] {
-            [c, h, w] if c.as_u64() == Some(3) => side(h).zip(side(w)),
+            [c, h, w] if side(c).is_some() => side(h).zip(side(w)),
             _ => None,
         },
         Some(None) => None,
     };
     if size.is_none() && keys.get("input_size").is_some() {
-        return keys.wrong("input_size", "[3, height, width]");
+        return keys.wrong("input_size", "[channels, height, width]");
     }
     let squash = match keys.text("crop_mode")? {
         None | Some("center") => false,
@@ -93,8 +93,8 @@ pub(in super::super) fn read(json: &Value, notes: &mut Vec<String>) -> Result<Pr
         squash,
         floor_margin: false,
         filter,
-        mean: keys.three("mean", IMAGENET.0)?,
-        std: keys.deviations("std", IMAGENET.1)?,
+        mean: keys.by_channel("mean", &IMAGENET.0)?,
+        std: keys.deviations("std", &IMAGENET.1)?,
         known: true,
     })
 }
@@ -110,7 +110,7 @@ pub(in super::super) fn write(
         config[FLOOR_MARGIN] = json!(true);
     }
     let cfg = &mut config["pretrained_cfg"];
-    cfg["input_size"] = json!([3, image.0, image.1]);
+    cfg["input_size"] = json!([p.mean.len(), image.0, image.1]);
     cfg["fixed_input_size"] = json!(true);
     cfg["interpolation"] = json!(p.filter.name());
     cfg["crop_pct"] = json!(p.crop_pct.0);

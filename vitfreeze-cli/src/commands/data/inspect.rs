@@ -2,12 +2,13 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use datasets::{DecodeMemory, Error, Source};
+use datasets::{ChannelStats, DecodeMemory, Error, Source};
 use rayon::prelude::*;
 use vit::printable;
 
 use super::Which;
-use crate::console::{print, Progress, Unit};
+use crate::console::{counted, print, Progress, Unit};
+use crate::input::channels::RGB;
 use crate::machine::{device, interrupt};
 
 /// Without --check so many images are decoded, for their sizes.
@@ -20,7 +21,8 @@ const ALL_CLASSES: usize = 20;
 /// Flags of `vitfreeze data inspect`.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  vitfreeze data inspect imagenet\n  vitfreeze data inspect imagenet --split val --check\n\n\
+    after_help = "Examples:\n  vitfreeze data inspect imagenet\n  vitfreeze data inspect imagenet --split val --check\n  \
+                  vitfreeze data inspect multispectral --channels 13 --stats\n\n\
                   Exit code 1 if --check finds bad images."
 )]
 pub struct Args {
@@ -29,6 +31,12 @@ pub struct Args {
     /// Decode every image and list those that cannot be read
     #[arg(long)]
     check: bool,
+    /// Decode every image, and print mean and deviation of each channel: what training normalises by (--mean, --std)
+    #[arg(long)]
+    stats: bool,
+    /// Channels of the images: 1 is grey; of PNG, TIFF and .npy files as many as they have
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    channels: u32,
     /// Threads, 0 = one per core
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
@@ -43,7 +51,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if source.labelled() {
         classes(&*source)?;
     }
-    let (len, all) = (source.len(), args.check);
+    let (len, all) = (source.len(), args.check || args.stats);
     let looked_at: Vec<usize> = if all {
         (0..len).collect()
     } else {
@@ -53,20 +61,33 @@ pub fn run(args: Args) -> Result<ExitCode> {
     interrupt::listen_saying("stopping")?;
     let progress = Progress::new(looked_at.len() as u64, Unit::Images);
     let memory = DecodeMemory::default();
+    let channels = args.channels as usize;
     let (mut sizes, mut bad) = (Vec::new(), Vec::new());
+    let mut stats = ChannelStats::default();
     for chunk in looked_at.chunks(CHUNK) {
         if interrupt::asked() {
             progress.close();
             return Ok(ExitCode::from(interrupt::exit_code()));
         }
         let read = |&index: &usize| {
-            let image = source.read(index, &mut memory.permit())?;
-            Ok((image.width, image.height))
+            let mut permit = memory.permit();
+            if channels == RGB && !args.stats {
+                let image = source.read(index, &mut permit)?;
+                return Ok(((image.width, image.height), None));
+            }
+            let image = source.bands(index, channels, &mut permit)?;
+            let stats = args.stats.then(|| ChannelStats::of(&image));
+            Ok(((image.width, image.height), stats))
         };
-        let results: Vec<Result<(usize, usize), Error>> = chunk.par_iter().map(read).collect();
+        type Read = ((usize, usize), Option<ChannelStats>);
+        let results: Vec<Result<Read, Error>> = chunk.par_iter().map(read).collect();
+        // In the order of the images, whatever threads there are.
         for result in results {
             match result {
-                Ok(size) => sizes.push(size),
+                Ok((size, of_image)) => {
+                    sizes.push(size);
+                    of_image.iter().for_each(|of_image| stats.merge(of_image));
+                }
                 Err(error) => bad.push(error),
             }
         }
@@ -90,6 +111,18 @@ pub fn run(args: Args) -> Result<ExitCode> {
             let middle = sides[sides.len() / 2];
             print(format!("  {what:<7} {first} / {middle} / {last}"))?;
         }
+    }
+    if args.stats && !sizes.is_empty() {
+        let list = |numbers: Vec<f64>| {
+            let numbers: Vec<String> = numbers.iter().map(|x| format!("{x:.6}")).collect();
+            numbers.join(",")
+        };
+        print(format!(
+            "mean and deviation of each channel, over {}",
+            counted(sizes.len(), "image")
+        ))?;
+        let (mean, std) = (list(stats.mean()), list(stats.deviation()));
+        print(format!("  --mean={mean} --std={std}"))?;
     }
     for error in &bad {
         print(format!("bad: {}", printable(&error.to_string())))?;

@@ -3,14 +3,18 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use freezeout::{AdamW, LayerLr, Schedule, Spacing, Warmup};
+use freezeout::{AdamW, Costs, LayerLr, Schedule, Spacing, Steps, Warmup};
 use localmim::{LocalMimConfig, Masking, Target};
 use serde::{Deserialize, Serialize};
 use toml::Table;
-use vit::{PosEmbed, VitConfig};
+use vit::{PosEmbed, Preprocess, VitConfig};
 
+use super::sizes::ImageSizes;
 use crate::architecture::{preset, stages, Architecture, DEFAULT};
+use crate::costs;
+use crate::input::channels::Channels;
 use crate::input::pretrained::CHECKPOINT;
+use crate::run::work::Work;
 use crate::settings::{absolute, bounded, name, not_negative, parse, Given, Settings};
 use crate::train::{Adaptive, Plan, TrainSettings, Training};
 use crate::usage::usage;
@@ -37,9 +41,10 @@ pub struct Config {
     #[arg(long, value_name = "JSON", hide = true)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoder: Option<Architecture>,
-    /// Side of the image in pixels [default: 224, with --init the checkpoint's]
+    /// Side of the image in pixels [default: 224, with --init the checkpoint's]; or sizes that grow, each but the last with
+    /// the part of the run or the epoch where it ends, as in 128:80%,224
     #[arg(long, value_name = "PX", help_heading = "Model")]
-    pub image_size: Option<usize>,
+    pub image_size: Option<ImageSizes>,
     /// Side of a patch in pixels; divides the image size [default: 16, vit-huge 14, with --init the checkpoint's]
     #[arg(long, value_name = "PX", help_heading = "Model")]
     pub patch_size: Option<usize>,
@@ -75,6 +80,9 @@ pub struct Config {
     #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Model")]
     pub decoder_heads: usize,
 
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub channels: Channels,
     #[command(flatten)]
     #[serde(flatten)]
     pub training: Training,
@@ -211,19 +219,23 @@ impl Settings for Config {
         self.follow_init()?;
         self.model.get_or_insert_with(|| DEFAULT.to_owned());
         let preset = self.preset()?;
-        let size = *self.image_size.get_or_insert(preset.image_size);
+        let sizes = self.sizes()?;
+        self.image_size = Some(sizes.clone());
         let patch = *self.patch_size.get_or_insert(preset.patch_size);
         let bins = if preset.depth > 12 { 18 } else { 9 };
         let bins = *self.hog_bins.get_or_insert(bins);
         self.training.resolve()?;
+        let sides: Vec<_> = sizes.all().map(|size| ("image-size", size, 4096)).collect();
+        bounded(&sides)?;
         bounded(&[
-            ("image-size", size, 4096),
             ("patch-size", patch, 4096),
             ("hog-bins", bins, 4096),
             ("decoder-dim", self.decoder_dim, 8192),
             ("decoder-depth", self.decoder_depth, 64),
         ])?;
-        self.training.check_batch(size)?;
+        self.training.check_batch(sizes.last())?;
+        self.channels.check_new(self.training.data())?;
+        sizes.check(self.training.epochs)?;
         for (key, value) in [("beta1", self.beta1), ("beta2", self.beta2)] {
             if !(0.0..1.0).contains(&value) {
                 return Err(usage(format!("{key} is {value}, it must lie in [0, 1)")));
@@ -235,8 +247,21 @@ impl Settings for Config {
         }
         let freezes = self.freeze != Spacing::None;
         Adaptive::check(self.policy(), freezes, self.layer_lr)?;
+        for size in sizes.all() {
+            let fits = self.model_at(size).and_then(|model| {
+                Masking::visible(model.vit.patches(), self.mask_ratio).map_err(usage)
+            });
+            fits.map_err(|e| match sizes.grow() {
+                true => usage(format!("image-size {sizes}: {size} px: {e:#}")),
+                false => e,
+            })?;
+        }
         let model = self.model()?;
-        Masking::visible(model.vit.patches(), self.mask_ratio).map_err(usage)?;
+        if sizes.grow() && model.vit.pos_embed == PosEmbed::Learnt {
+            return Err(usage(format!(
+                "image-size {sizes}: the checkpoint's position table is for one size and trains; images grow where it is the fixed sin-cos one"
+            )));
+        }
         // How many steps an epoch has is not known yet, so that a plan in steps must wait.
         if !matches!(self.freeze, Spacing::At(_)) {
             self.schedule(&self.training.plan(1, 1)?, model.layers())?;
@@ -262,11 +287,64 @@ impl Config {
         }
     }
 
-    /// The model.
+    /// The model, for images of the size that it has at the run's end.
     pub fn model(&self) -> Result<LocalMimConfig> {
+        self.model_at(self.sizes()?.last())
+    }
+
+    /// The models of a run of these steps, one for each size of its images, each with its first step.
+    pub fn models(&self, steps: &Steps) -> Result<Vec<(usize, LocalMimConfig)>> {
+        let sizes = self.sizes()?.by_step(steps)?.into_iter();
+        sizes
+            .map(|(step, size)| Ok((step, self.model_at(size)?)))
+            .collect()
+    }
+
+    /// What a step costs with so many layers frozen, by the size of its images.
+    pub fn costs_by_size(&self) -> Result<Vec<(usize, Costs)>> {
+        let cost = |size| Ok((size, costs::costs(&self.model_at(size)?, self.mask_ratio)));
+        self.sizes()?.all().map(cost).collect()
+    }
+
+    /// The same by the first step of each size, in a run of these steps.
+    pub fn costs(&self, steps: &Steps) -> Result<Vec<(usize, Costs)>> {
+        let starts = self.sizes()?.by_step(steps)?.into_iter();
+        let costs = starts.zip(self.costs_by_size()?);
+        Ok(costs.map(|((step, _), (_, costs))| (step, costs)).collect())
+    }
+
+    /// How much of the run's work its steps are: each as much as it computes, nothing frozen.
+    pub fn work(&self, steps: &Steps) -> Result<Work> {
+        let sizes = self.sizes()?;
+        if !sizes.grow() {
+            return Ok(Work::even());
+        }
+        let costs = self.costs(steps)?.into_iter();
+        let parts = costs.map(|(step, costs)| (step, costs.step(0).compute));
+        Ok(Work::by_step(parts.collect()))
+    }
+
+    /// How images become the encoder's input.
+    pub fn preprocess(&self) -> Result<Preprocess> {
+        let size = self.sizes()?.last();
+        let usual = Preprocess::usual((size, size));
+        self.channels
+            .prepared(usual.in_channels(self.channels.count()))
+    }
+
+    /// The sizes of the images.
+    pub fn sizes(&self) -> Result<ImageSizes> {
+        let preset = self.preset()?;
+        let sizes = self.image_size.clone();
+        Ok(sizes.unwrap_or(ImageSizes::one(preset.image_size)))
+    }
+
+    /// The model for images of this size.
+    fn model_at(&self, size: usize) -> Result<LocalMimConfig> {
         let preset = self.preset()?;
         let vit = VitConfig {
-            image_size: self.image_size.unwrap_or(preset.image_size),
+            image_size: size,
+            in_chans: self.channels.count(),
             patch_size: self.patch_size.unwrap_or(preset.patch_size),
             ..preset
         };

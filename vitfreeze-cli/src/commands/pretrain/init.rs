@@ -5,11 +5,13 @@ use anyhow::Result;
 use candle_core::Device;
 use candle_nn::VarMap;
 use localmim::{Begun, LocalMimConfig};
-use vit::{Checkpoint, Preprocess};
+use vit::Checkpoint;
 
 use super::config::Config;
+use super::sizes::ImageSizes;
 use crate::architecture::{name_of, preset, Architecture};
 use crate::console::{counted, note};
+use crate::input::channels::RGB;
 use crate::input::pretrained::{self, explain, ModelArgs};
 use crate::run::folder::checkpoint_path;
 use crate::usage::usage;
@@ -25,7 +27,8 @@ impl Config {
             Some(encoder) => encoder,
             None => {
                 let checkpoint = open(origin)?;
-                let size = match (self.image_size, checkpoint.config().image()) {
+                let asked = self.image_size.as_ref().map(ImageSizes::last);
+                let size = match (asked, checkpoint.config().image()) {
                     (Some(size), _) => size,
                     (None, (height, width)) if height == width => height,
                     (None, (height, width)) => {
@@ -56,7 +59,11 @@ impl Config {
                 size_of(&cfg)
             )));
         }
-        self.image_size.get_or_insert(cfg.image_size);
+        self.image_size
+            .get_or_insert(ImageSizes::one(cfg.image_size));
+        if cfg.in_chans != RGB {
+            self.channels.channels.get_or_insert(cfg.in_chans);
+        }
         self.encoder = Some(encoder);
         Ok(())
     }
@@ -80,10 +87,10 @@ pub fn begin(config: &Config, cfg: &LocalMimConfig, vars: &VarMap, device: &Devi
     for line in checkpoint.notes() {
         note(format!("note: {line}"));
     }
-    let (own, ours) = (checkpoint.preprocess(), Preprocess::usual(cfg.vit.image()));
-    if own.known && (own.mean, own.std) != (ours.mean, ours.std) {
+    let (own, ours) = (checkpoint.preprocess(), config.preprocess()?);
+    if own.known && (&own.mean, &own.std) != (&ours.mean, &ours.std) {
         note(format!(
-            "note: {origin} was trained on images of mean {:?} and deviation {:?}; here they are normalised to ImageNet's {:?} and {:?}",
+            "note: {origin} was trained on images of mean {:?} and deviation {:?}; here they are normalised by {:?} and {:?}",
             own.mean, own.std, ours.mean, ours.std
         ));
     }

@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{bail, Result};
 use candle_core::Device;
-use datasets::Source;
+use datasets::{EvalTransform, Source};
 use localmim::{LocalMim, LocalMimConfig};
 
-use crate::commands::reconstruct::cells::{stage_name, transform, Shown};
+use crate::commands::reconstruct::cells::{stage_name, Shown};
 use crate::draw::color::GRID;
 use crate::draw::{font, Stroke, Svg, Text, SMALL};
 use crate::input::look::{hide, Look};
@@ -25,17 +25,24 @@ const ROW: f64 = SIDE + 20.0;
 pub struct Looks {
     source: Arc<dyn Source>,
     cfg: LocalMimConfig,
+    transform: EvalTransform,
     seed: u64,
     ratio: f64,
     shown: Mutex<Vec<Shown>>,
 }
 
 impl Looks {
-    pub fn new(source: Arc<dyn Source>, cfg: &LocalMimConfig, (seed, ratio): (u64, f64)) -> Self {
+    pub fn new(
+        source: Arc<dyn Source>,
+        cfg: &LocalMimConfig,
+        transform: EvalTransform,
+        (seed, ratio): (u64, f64),
+    ) -> Self {
         let (cfg, shown) = (cfg.clone(), Mutex::default());
         Self {
             source,
             cfg,
+            transform,
             seed,
             ratio,
             shown,
@@ -53,9 +60,9 @@ impl Looks {
         let mut all = self.shown.lock().unwrap_or_else(|e| e.into_inner());
         if all.is_empty() {
             let mut look = Look::new(Arc::clone(&self.source), self.seed);
-            let (transform, drawn) = (transform(&self.cfg), (self.seed, self.ratio));
+            let drawn = (self.seed, self.ratio);
             while all.len() < IMAGES {
-                match Shown::next(&mut look, &self.cfg, &transform, drawn)? {
+                match Shown::next(&mut look, &self.cfg, &self.transform, drawn)? {
                     Some(shown) => all.push(shown),
                     None => break,
                 }

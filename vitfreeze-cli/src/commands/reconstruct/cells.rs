@@ -5,13 +5,11 @@ use datasets::rng::{rng, uniform};
 use datasets::{EvalTransform, Normalize, Transform as _};
 use localmim::{mean_and_deviation, LocalMim, LocalMimConfig, Masking, Stage, Target};
 use vit::ops::Compute;
-use vit::Preprocess;
 
 use super::glyphs;
 use crate::draw::color::GRID;
 use crate::draw::{Pixels, Stroke, Svg};
 use crate::input::look::{self, Look};
-use crate::input::pretrained::eval_transform;
 
 /// An image, and which of its patches are hidden.
 pub struct Shown {
@@ -119,12 +117,6 @@ impl Shown {
     }
 }
 
-/// Images as the encoder is judged on them: its size, the usual crop, the normalisation of its training.
-pub fn transform(cfg: &LocalMimConfig) -> EvalTransform {
-    let size = cfg.vit.image();
-    eval_transform(&Preprocess::usual(size), size)
-}
-
 pub fn stage_name(cfg: &LocalMimConfig, k: usize) -> String {
     format!("stage {k}, block {}", cfg.stages[k].block)
 }
@@ -212,7 +204,7 @@ mod tests {
         let input: Vec<f32> = (0..3 * 32 * 32)
             .map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0)
             .collect();
-        let norm = *transform(&cfg).normalize();
+        let norm = Normalize::IMAGENET;
         let noise: Vec<f32> = (0..16).map(|i| (i * 7 % 16) as f32).collect();
         let shown = Shown {
             index: 0,

@@ -77,12 +77,13 @@ fn smooth(points: &[(f64, f64)], around: usize) -> Vec<(f64, f64)> {
     (0..points.len()).map(at).collect()
 }
 
-/// Where the number of frozen layers changes: (step, layers frozen from it on).
-fn changes(steps: &[Row]) -> Vec<(f64, usize)> {
-    let mut all: Vec<(f64, usize)> = Vec::new();
+/// The first steps of stretches with the same number of frozen layers and the same size of images.
+fn stretches(steps: &[Row]) -> Vec<&Row> {
+    let mut all: Vec<&Row> = Vec::new();
     for row in steps {
-        if all.last().is_none_or(|(_, frozen)| *frozen != row.frozen) {
-            all.push((row.step as f64, row.frozen));
+        let same = |last: &&Row| last.frozen == row.frozen && last.image_size == row.image_size;
+        if !all.last().is_some_and(same) {
+            all.push(row);
         }
     }
     all
@@ -105,31 +106,46 @@ fn seconds(svg: &mut Svg, run: &RunRead, area: [f64; 4], x: Axis) {
     };
     frame.y_axis(svg, "seconds per step");
     frame.x_axis(svg, Some("step"));
-    let changes = changes(&run.steps);
+    let stretches = stretches(&run.steps);
     let mut free = f64::NEG_INFINITY;
-    for &(step, frozen) in changes.iter().filter(|(step, _)| *step > 0.0) {
-        let at = frame.at((step, 0.0)).0;
+    for pair in stretches.windows(2) {
+        let (before, row) = (pair[0], pair[1]);
+        let at = frame.at((row.step as f64, 0.0)).0;
         let line = [(at, area[1]), (at, frame.bottom())];
         svg.line(&line, Stroke::new(MUTED, 0.7).faint(0.5).dashed(true));
-        let text = frozen.to_string();
+        let text = match row.image_size {
+            Some(size) if before.image_size != row.image_size => format!("{size} px"),
+            _ => row.frozen.to_string(),
+        };
         if at - free >= font::width(&text, BODY) + 4.0 {
             svg.text((at, area[1] - 8.0), &text, Text::small().middle());
             free = at;
         }
     }
-    if changes.len() > 1 {
+    if stretches
+        .iter()
+        .any(|row| row.frozen != stretches[0].frozen)
+    {
         let at = (frame.right() + 8.0, area[1] - 8.0);
         svg.text(at, "layers frozen", Text::small());
     }
     frame.base(svg);
     let mut labels = Vec::new();
-    if let (Some(costs), Some(unfrozen)) = (&run.costs, run.unfrozen_step()) {
-        let whole = costs.step(0).compute;
+    let counted = |row: &Row, frozen: usize| {
+        let costs = run.costs_of(row.image_size)?;
+        Some(costs.step(frozen).compute)
+    };
+    let whole = stretches.first().and_then(|first| counted(first, 0));
+    if let (Some(whole), Some(unfrozen)) = (whole, run.unfrozen_step()) {
         let mut points = Vec::new();
-        for (i, &(step, frozen)) in changes.iter().enumerate() {
-            let y = unfrozen * costs.step(frozen).compute / whole;
-            let end = changes.get(i + 1).map_or(x.high, |next| next.0);
-            points.extend([(step, y), (end, y)]);
+        for (i, row) in stretches.iter().enumerate() {
+            let Some(cost) = counted(row, row.frozen) else {
+                continue;
+            };
+            let y = unfrozen * cost / whole;
+            let end = stretches.get(i + 1);
+            let end = end.map_or(x.high, |next| next.step as f64);
+            points.extend([(row.step as f64, y), (end, y)]);
         }
         let color: Color = color::series(1);
         labels.push(EndLabel {

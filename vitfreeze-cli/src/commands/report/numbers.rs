@@ -13,8 +13,12 @@ pub fn table(run: &RunRead) -> String {
     }
     let stages = run.steps.iter().map(|row| row.stage_losses.len()).max();
     let stages = stages.unwrap_or(0);
-    let mut heads = vec!["steps".to_owned(), "frozen".into(), "s/step".into()];
-    heads.push("images/s".into());
+    let mut heads = vec!["steps".to_owned(), "frozen".into()];
+    let grows = run.steps.iter().any(|row| row.image_size.is_some());
+    if grows {
+        heads.push("px".into());
+    }
+    heads.extend(["s/step".into(), "images/s".into()]);
     match stages {
         0 => heads.push("loss".into()),
         _ => heads.extend((0..stages).map(|k| format!("loss {k}"))),
@@ -37,14 +41,18 @@ pub fn table(run: &RunRead) -> String {
             Some(x) => format!("{x:.digits$}"),
             None => "\u{2013}".into(),
         };
-        let frozen = match first.frozen == last.frozen {
-            true => last.frozen.to_string(),
-            false => format!("{}\u{2013}{}", first.frozen, last.frozen),
+        let range = |from: usize, to: usize| match from == to {
+            true => to.to_string(),
+            false => format!("{from}\u{2013}{to}"),
         };
         let mut cells = vec![
             format!("{}\u{2013}{}", first.step + 1, last.step + 1),
-            frozen,
+            range(first.frozen, last.frozen),
         ];
+        if grows {
+            let size = |row: &Row| row.image_size.unwrap_or_default();
+            cells.push(range(size(first), size(last)));
+        }
         cells.push(number(of(&|row| Some(row.seconds.total)), 3));
         cells.push(number(of(&|row| Some(row.images_per_second)), 1));
         match stages {

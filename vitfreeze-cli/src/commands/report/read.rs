@@ -9,10 +9,10 @@ use toml::Table;
 
 use crate::commands::pretrain::config::Config;
 use crate::console::{counted, note};
-use crate::costs;
 use crate::input::files;
 use crate::run::folder::{checkpoint_path, SEEN};
-use crate::run::metrics::{again, median, Row, Said};
+use crate::run::metrics::{again, Row, Said};
+use crate::run::report::unfrozen_step;
 use crate::run::result::RunResult;
 use crate::settings::{Given, Settings as _};
 
@@ -38,8 +38,8 @@ pub struct RunRead {
     pub steps: Vec<Row>,
     /// (step, top-1) after each evaluation.
     pub evaluations: Vec<(usize, f64)>,
-    /// What a step costs with so many layers frozen, counted; of pretraining.
-    pub costs: Option<Costs>,
+    /// What a step costs with so many layers frozen, counted, by its images' size; of pretraining.
+    pub costs: Vec<(usize, Costs)>,
     /// confusion.png and mistakes.png as data URLs.
     pub confusion: Option<String>,
     pub mistakes: Option<String>,
@@ -100,7 +100,7 @@ impl RunRead {
         Ok(Self {
             dir: dir.to_owned(),
             name: vit::printable(&name),
-            costs: config.as_deref().and_then(|_| counted_costs(dir)),
+            costs: counted_costs(dir).unwrap_or_default(),
             confusion: picture(&dir.join("confusion.png")),
             mistakes: picture(&dir.join("mistakes.png")),
             targets: picture(&dir.join(SEEN).join("targets.png")),
@@ -148,10 +148,16 @@ impl RunRead {
         self.result.as_ref().map_or(steps, |result| result.seconds)
     }
 
-    /// Median seconds of a step without frozen layers, the first two, which warm up, left out.
+    /// What a step with such images costs, counted, by its number of frozen layers.
+    pub fn costs_of(&self, size: Option<usize>) -> Option<&Costs> {
+        let mut costs = self.costs.iter();
+        let of = |(at, _): &&(usize, Costs)| size.is_none_or(|size| size == *at);
+        costs.find(of).map(|(_, costs)| costs)
+    }
+
+    /// Median seconds of a step without frozen layers, with the images that the run began with.
     pub fn unfrozen_step(&self) -> Option<f64> {
-        let rows = self.steps.iter().skip(2).filter(|row| row.frozen == 0);
-        median(rows.map(|row| row.seconds.total))
+        unfrozen_step(&self.steps, self.steps.first()?.image_size)
     }
 }
 
@@ -200,9 +206,10 @@ fn seen(dir: &Path) -> Vec<(usize, String)> {
 }
 
 /// Of a run of pretraining, whose configuration says its model.
-fn counted_costs(dir: &Path) -> Option<Costs> {
-    let config = Config::of_run(&dir.join("config.toml"), &Given::nothing()).ok()?;
-    Some(costs::costs(&config.model().ok()?, config.mask_ratio))
+fn counted_costs(dir: &Path) -> Option<Vec<(usize, Costs)>> {
+    let file = dir.join("config.toml");
+    let config = Config::of_run(&file, &Given::nothing()).ok()?;
+    config.costs_by_size().ok()
 }
 
 fn picture(path: &Path) -> Option<String> {

@@ -5,8 +5,9 @@ use localmim::LocalMimConfig;
 
 use crate::architecture::preset;
 use crate::commands::pretrain::config::Config;
-use crate::console::{counted, note, percent};
+use crate::console::{counted, duration, note, percent};
 use crate::costs;
+use crate::run::work::Work;
 use crate::train::Plan;
 use crate::usage::usage;
 
@@ -66,21 +67,29 @@ impl Flags {
     pub fn table(
         &self,
         config: &Config,
-        cfg: &LocalMimConfig,
+        costs: &[(usize, Costs)],
         plan: &Plan,
         schedule: &Schedule,
     ) -> Result<Option<String>> {
         let Some(workers) = self.workers else {
             return Ok(None);
         };
-        let costs = costs::costs(cfg, config.mask_ratio);
+        // What is given is the speed at the size that the images have at the end.
+        let Some((_, at_end)) = costs.last() else {
+            return Ok(None);
+        };
         let speed = match self.images_per_second {
             Some(speed) => speed,
-            None => h100(&costs)?,
+            None => h100(at_end)?,
         };
         let batch = config.training.batch_size;
-        let whole = costs.step(0).compute;
-        let costs = costs.scaled(batch as f64 / speed / whole, 4.0);
+        let second = batch as f64 / speed / at_end.step(0).compute;
+        let in_seconds =
+            |(step, costs): &(usize, Costs)| (*step, costs.clone().scaled(second, 4.0));
+        let all: Vec<(usize, Costs)> = costs.iter().map(in_seconds).collect();
+        let stretches: Vec<(usize, &Costs)> = all.iter().map(|(step, c)| (*step, c)).collect();
+        let costs = &at_end.clone().scaled(second, 4.0);
+        let sizes = config.sizes()?;
         let cluster = Cluster {
             micro_steps: plan.steps.largest(),
             ..Cluster::new(workers as usize, self.bandwidth.unwrap_or(f64::INFINITY))
@@ -94,7 +103,7 @@ impl Flags {
             counted(plan.images, "image"),
             (100.0 * speed).round() / 100.0
         );
-        let bytes = [0, last].map(|frozen| cluster.step(&costs, frozen).map(|step| step.bytes));
+        let bytes = [0, last].map(|frozen| cluster.step(costs, frozen).map(|step| step.bytes));
         let [first_bytes, last_bytes] = bytes;
         out += &format!(
             "gradients that each reduces: {} with nothing frozen, {} at the end ({last} frozen)\n\n",
@@ -113,13 +122,12 @@ impl Flags {
             out += &format!("{name:<42}{:>16}{:>18}\n", cell(after)?, cell(meanwhile)?);
             Ok(())
         };
-        let seconds = |cluster: &Cluster, frozen: usize| -> Result<String> {
-            let seconds = cluster.step(&costs, frozen)?.seconds();
+        let seconds = |cluster: &Cluster, costs: &Costs, frozen: usize| -> Result<String> {
+            let seconds = cluster.step(costs, frozen)?.seconds();
             Ok(format!("{seconds:.3} s"))
         };
-        let saved = |cluster: Cluster| -> Result<String> {
-            Ok(percent(Estimate::on(schedule, &costs, &cluster)?.time))
-        };
+        let on = |cluster: &Cluster| Estimate::of_stretches_on(schedule, &stretches, cluster);
+        let saved = |cluster: &Cluster| -> Result<String> { Ok(percent(on(cluster)?.time)) };
         row("gradients go", &|cluster| {
             let when = match cluster.overlap {
                 true => "during backward",
@@ -127,14 +135,27 @@ impl Flags {
             };
             Ok(when.to_owned())
         })?;
-        row("step with nothing frozen", &|c| seconds(c, 0))?;
-        row("step at the end", &|c| seconds(c, last))?;
-        row("saved of compute", &|_| {
-            Ok(percent(Estimate::new(schedule, &costs)?.compute))
+        for (size, (_, costs)) in sizes.all().zip(&all) {
+            let at = match sizes.grow() {
+                true => format!(" at {size} px"),
+                false => String::new(),
+            };
+            let name = format!("step{at} with nothing frozen");
+            row(&name, &|c| seconds(c, costs, 0))?;
+        }
+        row("step at the end", &|c| seconds(c, costs, last))?;
+        row("whole run", &|cluster| {
+            let mut unfrozen = Vec::new();
+            for (step, costs) in &all {
+                unfrozen.push((*step, cluster.step(costs, 0)?.seconds()));
+            }
+            let unfrozen = Work::by_step(unfrozen).of_first(schedule.steps);
+            Ok(duration(unfrozen * (1.0 - on(cluster)?.time)))
         })?;
-        row("saved of wall clock", &|c| saved(*c))?;
+        row("saved of compute", &|c| Ok(percent(on(c)?.compute)))?;
+        row("saved of wall clock", &saved)?;
         row("saved if frozen layers were reduced too", &|c| {
-            saved(Cluster {
+            saved(&Cluster {
                 frozen_sent: true,
                 ..*c
             })

@@ -1,17 +1,20 @@
 //! What a study consists of: its runs in their order, how long they take, which are done.
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, Context, Result};
+use freezeout::Steps;
 use serde_json::Value;
 
-use super::plan::{fingerprint, pace_key, shortened, Derived, Judge, Plan};
+use super::plan::{at_size, fingerprint, pace_key, shortened, Derived, Judge, Plan};
 use crate::commands::pretrain::{self, config::Config};
 use crate::console::{counted, note};
 use crate::input::files;
 use crate::run::checkpoint::fnv;
 use crate::run::metrics::Row;
 use crate::run::result::RunResult;
+use crate::run::work::Work;
 use crate::settings::{Given, Settings as _};
 use crate::train::Pace;
 use crate::usage::usage;
@@ -105,10 +108,12 @@ impl Lab {
         }
         let mut counts: BTreeMap<String, (BTreeSet<usize>, Config)> = BTreeMap::new();
         for variant in &self.plan.variants {
-            let config = variant.config(self.plan.seeds[0]);
-            let entry = counts.entry(pace_key(&config)?);
-            let (counts, _) = entry.or_insert((BTreeSet::new(), config));
-            counts.extend(variant.frozen_counts());
+            for (size, frozen) in variant.frozen_counts() {
+                let config = at_size(&variant.config(self.plan.seeds[0]), size);
+                let entry = counts.entry(pace_key(&config)?);
+                let (counts, _) = entry.or_insert((BTreeSet::new(), config));
+                counts.extend(frozen);
+            }
         }
         for (key, (counts, config)) in counts {
             let known = self.paces.remove(&key);
@@ -139,12 +144,19 @@ impl Lab {
         Ok(())
     }
 
-    /// Seconds of a step of this variant with so many layers frozen.
-    pub fn step(&self, variant: usize, frozen: usize) -> Result<f64> {
+    /// Seconds of a step of this variant with images of this size and so many layers frozen.
+    fn step(&self, variant: usize, size: usize, frozen: usize) -> Result<f64> {
         let config = self.plan.variants[variant].config(self.plan.seeds[0]);
-        let pace = self.paces.get(&pace_key(&config)?);
+        let pace = self.paces.get(&pace_key(&at_size(&config, size))?);
         pace.and_then(|pace| pace.step(frozen))
-            .ok_or_else(|| anyhow!("no step with {frozen} layers frozen was measured"))
+            .ok_or_else(|| anyhow!("no step at {size} px with {frozen} layers frozen was measured"))
+    }
+
+    /// Seconds of all steps of a run of this variant with nothing frozen, whose images have these sizes.
+    fn unfrozen(&self, variant: usize, sizes: &[(usize, usize)]) -> Result<Work> {
+        let seconds = |&(first, size): &(usize, usize)| Ok((first, self.step(variant, size, 0)?));
+        let parts = sizes.iter().map(seconds);
+        Ok(Work::by_step(parts.collect::<Result<_>>()?))
     }
 
     /// All runs: of each seed everything, before the next begins. Several devices could share the list: runs depend on
@@ -209,8 +221,15 @@ impl Lab {
         let Arm { variant, derived } = self.arms[arm];
         let own = &self.plan.variants[variant];
         let sum = |frozen: Vec<usize>| {
-            let seconds = frozen.into_iter().map(|n| self.step(variant, n));
-            seconds.sum::<Result<f64>>()
+            let mut known: BTreeMap<(usize, usize), f64> = BTreeMap::new();
+            let mut sum = 0.0;
+            for (step, n) in frozen.into_iter().enumerate() {
+                sum += match known.entry((own.size(step), n)) {
+                    Entry::Occupied(seconds) => *seconds.get(),
+                    Entry::Vacant(new) => *new.insert(self.step(variant, own.size(step), n)?),
+                };
+            }
+            Ok::<f64, anyhow::Error>(sum)
         };
         let seconds = self.frozen(variant, seed)?.map(sum).transpose()?;
         let Some(derived) = derived else {
@@ -225,31 +244,45 @@ impl Lab {
             return Ok(None);
         };
         let base = &self.plan.variants[own.against];
-        let (config, step) = (base.config(seed), self.step(own.against, 0)?);
-        let per_epoch = base.steps_per_epoch();
+        let (config, per_epoch) = (base.config(seed), base.steps_per_epoch());
         let wanted = match derived {
             Derived::TrainLess => {
-                let epochs = epochs_in(seconds, step * per_epoch as f64);
                 // A variant may be slower than training without freezing: more than all of that is not less.
-                let epochs = epochs.min(config.training.epochs);
+                let epochs = nearest(seconds, config.training.epochs, |epochs| {
+                    self.shorter(own.against, epochs)
+                })?;
                 Wanted {
                     config: shortened(&config, epochs),
                     stop: None,
                     steps: epochs * per_epoch,
-                    seconds: Some(step * (epochs * per_epoch) as f64),
+                    seconds: Some(self.shorter(own.against, epochs)?),
                 }
             }
             Derived::StopEarly => {
-                let steps = epochs_in(seconds, step).min(base.schedule.steps);
+                let work = self.unfrozen(own.against, &base.sizes)?;
+                let time = |steps| Ok(work.of_first(steps));
+                let steps = nearest(seconds, base.schedule.steps, time)?;
                 Wanted {
                     config,
                     stop: Some(steps).filter(|&steps| steps < base.schedule.steps),
                     steps,
-                    seconds: Some(step * steps as f64),
+                    seconds: Some(work.of_first(steps)),
                 }
             }
         };
         Ok(Some(wanted))
+    }
+
+    /// Seconds of this variant without freezing, shortened to so many epochs.
+    fn shorter(&self, variant: usize, epochs: usize) -> Result<f64> {
+        let base = &self.plan.variants[variant];
+        let config = shortened(&base.config(self.plan.seeds[0]), epochs);
+        let steps = Steps::new(base.steps_per_epoch(), 1, epochs)?;
+        // So short that a size has no step: it could not be run.
+        let Ok(sizes) = config.sizes()?.by_step(&steps) else {
+            return Ok(0.0);
+        };
+        Ok(self.unfrozen(variant, &sizes)?.of_first(steps.total()))
     }
 
     /// The folder of the run with this hash, whatever its arm was called then.
@@ -369,7 +402,9 @@ impl Lab {
     fn expected_of(&self, job: &Job) -> f64 {
         let Arm { variant, derived } = self.arms[job.arm];
         let own = &self.plan.variants[variant];
-        let whole = self.step(variant, 0).unwrap_or(0.0) * own.schedule.steps as f64;
+        let work = self.unfrozen(variant, &own.sizes);
+        let work = work.unwrap_or(Work::by_step(Vec::new()));
+        let whole = work.of_first(own.schedule.steps);
         let Some(after) = job.after.map(|i| &self.plan.afters[i]) else {
             if derived == Some(Derived::StopEarly) {
                 return 0.0;
@@ -377,7 +412,9 @@ impl Lab {
             let wanted = self.wanted(job.arm, job.seed).ok().flatten();
             return wanted.and_then(|w| w.seconds).unwrap_or(whole);
         };
-        let epoch = self.step(variant, 0).unwrap_or(0.0) * own.steps_per_epoch() as f64;
+        // At the size of the run's end, as the encoder is judged.
+        let steps = own.schedule.steps;
+        let epoch = work.between(steps - own.steps_per_epoch().min(steps), steps);
         match after.judge {
             // A cached probe trains in seconds.
             Judge::Linprobe if !after.cached() => 1.25 * epoch * after.epochs as f64,
@@ -387,9 +424,19 @@ impl Lab {
     }
 }
 
-/// How many of so many seconds each are in all of them: the nearest number, at least 1.
-fn epochs_in(seconds: f64, each: f64) -> usize {
-    (seconds / each).round().max(1.0) as usize
+/// The number, from 1 to `most`, whose time is nearest to so many seconds; more take longer.
+fn nearest(seconds: f64, most: usize, time: impl Fn(usize) -> Result<f64>) -> Result<usize> {
+    // The first one whose time suffices.
+    let (mut low, mut high) = (1, most.max(1));
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match time(middle)? < seconds {
+            true => low = middle + 1,
+            false => high = middle,
+        }
+    }
+    let below = low > 1 && seconds - time(low - 1)? < time(low)? - seconds;
+    Ok(if below { low - 1 } else { low })
 }
 
 /// Text of a JSON file that is written last into a folder.
@@ -399,13 +446,20 @@ pub fn done_text() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::epochs_in;
+    use super::nearest;
+    use crate::run::work::Work;
 
     #[test]
     fn baselines_take_the_nearest_time() {
+        let of = |seconds, work: Work| nearest(seconds, 100, |n| Ok(work.of_first(n))).unwrap();
         // A variant of 100 epochs that saves an eighth: 87.5 epochs' time.
-        assert_eq!(epochs_in(87.5, 1.0), 88);
-        assert_eq!(epochs_in(87.4, 1.0), 87);
-        assert_eq!(epochs_in(0.2, 1.0), 1);
+        assert_eq!(of(87.5, Work::even()), 88);
+        assert_eq!(of(87.4, Work::even()), 87);
+        assert_eq!(of(0.2, Work::even()), 1);
+        assert_eq!(of(123.0, Work::even()), 100);
+        // 80 of half a second, then whole ones.
+        let growing = Work::by_step(vec![(0, 0.5), (80, 1.0)]);
+        assert_eq!(of(20.2, growing.clone()), 40);
+        assert_eq!(of(45.4, growing), 85);
     }
 }

@@ -1,5 +1,5 @@
 //! The plan of a study: what is tried, how often, and how it is judged.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -10,6 +10,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::commands::pretrain::config::Config;
+use crate::commands::pretrain::sizes::ImageSizes;
 use crate::commands::{finetune, knn, linprobe};
 use crate::input::files;
 use crate::run::checkpoint::{fnv, FNV};
@@ -95,6 +96,8 @@ pub struct Variant {
     config: Config,
     /// The schedule; without freezing under a policy.
     pub schedule: Schedule,
+    /// The sizes of its images, each with its first step.
+    pub sizes: Vec<(usize, usize)>,
 }
 
 impl Variant {
@@ -119,16 +122,40 @@ impl Variant {
         self.adaptive() || !self.schedule.changes().is_empty()
     }
 
-    /// All numbers of frozen layers that its steps may have.
-    pub fn frozen_counts(&self) -> BTreeSet<usize> {
-        match self.adaptive() {
-            true => (0..self.schedule.layers).collect(),
-            false => {
-                let changes = self.schedule.changes();
-                let counts = changes.iter().map(|change| change.frozen);
-                counts.chain([0]).collect()
+    /// Whether its images become larger as it goes on.
+    fn grows(&self) -> bool {
+        self.sizes.len() > 1
+    }
+
+    /// Whether it may take less time than another: it freezes, or begins with smaller images where that does not.
+    fn may_save(&self, other: &Self) -> bool {
+        self.freezes() || self.grows() && !other.grows()
+    }
+
+    /// Side of the images of a step.
+    pub fn size(&self, step: usize) -> usize {
+        let at = self.sizes.iter().rfind(|(first, _)| *first <= step);
+        at.map_or(0, |(_, size)| *size)
+    }
+
+    /// All numbers of frozen layers that its steps may have, by the size of their images.
+    pub fn frozen_counts(&self) -> BTreeMap<usize, BTreeSet<usize>> {
+        // No step that is not frozen is left out: others are compared with it.
+        let mut all: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+        for (_, size) in &self.sizes {
+            all.entry(*size).or_default().insert(0);
+        }
+        let changes = self.schedule.changes();
+        let changes = changes.iter().map(|change| change.step);
+        let starts = self.sizes.iter().map(|(first, _)| *first).chain(changes);
+        for step in starts {
+            let counts = all.entry(self.size(step)).or_default();
+            match self.adaptive() {
+                true => counts.extend(0..self.schedule.layers),
+                false => drop(counts.insert(self.schedule.frozen(step))),
             }
         }
+        all
     }
 
     /// The keys that differ from the base, as text.
@@ -244,6 +271,7 @@ impl Plan {
             let steps = config.training.plan(batches, 1).map_err(in_place)?;
             let layers = config.model()?.layers();
             let schedule = config.schedule(&steps, layers).map_err(in_place)?;
+            let sizes = config.sizes()?.by_step(&steps.steps).map_err(in_place)?;
             let against = match &variant.against {
                 Some(name) => index(name, &format!("[[variant]] {:?}: against", variant.name))?,
                 None => 0,
@@ -255,14 +283,15 @@ impl Plan {
                 keys: variant.keys.clone(),
                 config,
                 schedule,
+                sizes,
             });
         }
         for (i, variant) in file.variant.iter().enumerate() {
             let (own, other) = (&variants[i], &variants[variants[i].against]);
-            if !own.freezes() || variants[i].against == i {
+            if !own.may_save(other) || variants[i].against == i {
                 if variant.baselines.as_ref().is_some_and(|b| !b.is_empty()) {
                     return refuse(format!(
-                        "[[variant]] {:?}: baselines of equal time belong to variants that freeze and are compared with another",
+                        "[[variant]] {:?}: baselines of equal time belong to variants that freeze, or whose images grow, and are compared with another",
                         variant.name
                     ));
                 }
@@ -423,6 +452,10 @@ fn config_of(base: &Table, keys: &Table) -> Result<Config> {
 /// No freezing, so many epochs: the rest is that of `config`.
 pub fn shortened(config: &Config, epochs: usize) -> Config {
     let mut config = config.clone();
+    if let Some(sizes) = config.image_size.take_if(|sizes| sizes.grow()) {
+        // Each size keeps its part of the run.
+        config.image_size = Some(sizes.in_parts(config.training.epochs));
+    }
     config.training.epochs = epochs;
     config.training.warmup_epochs = config.training.warmup_epochs.min(epochs - 1);
     config
@@ -431,6 +464,14 @@ pub fn shortened(config: &Config, epochs: usize) -> Config {
 /// What tells a run from every other one: all its settings but those that change no result.
 pub fn fingerprint(config: &Config) -> Result<u64> {
     hash_without(config, &RUNNING)
+}
+
+/// The same with images of this size from beginning to end.
+pub fn at_size(config: &Config, size: usize) -> Config {
+    Config {
+        image_size: Some(ImageSizes::one(size)),
+        ..config.clone()
+    }
 }
 
 /// What tells how long a step takes.

@@ -126,7 +126,11 @@ impl<T: Task> Run<T> {
         let started = Instant::now();
         let workers = &self.machine.workers;
         let judge = |vb| -> Result<Accuracy> {
-            let mine = workers.agree(self.task.model(vb).and_then(|m| self.task.evaluate(&m)))?;
+            let mine = workers.agree(
+                self.task
+                    .model(vb, step)
+                    .and_then(|m| self.task.evaluate(&m)),
+            )?;
             Ok(mine.of_all(workers.comm().as_ref())?)
         };
         // Plain tensors: an evaluation records no graph.

@@ -41,7 +41,8 @@ impl<T: Task> Run<T> {
         let weights = freezeout::checkpoint::weights(&self.freeze);
         let weights = weights.into_iter().collect();
         let vars = VarBuilder::from_tensors(weights, DType::F32, &self.machine.device);
-        let model = self.task.model(vars)?;
+        // At the size of the run's end, so that all pictures are of the same images.
+        let model = self.task.model(vars, self.steps.total())?;
         let step = self.step.saturating_sub(1);
         let dir = self.dir.join(SEEN);
         for picture in self.task.look(&model, epochs, self.freeze.frozen())? {

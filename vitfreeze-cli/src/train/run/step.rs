@@ -92,6 +92,7 @@ impl<T: Task> Run<T> {
             stage_losses: Vec::new(),
             lr: self.layers.iter().copied().map(rate).collect(),
             frozen: self.freeze.frozen(),
+            image_size: self.task.image_size(step),
             graph_nodes: 0,
             grad_norm: None,
             images: self.images(micro),
@@ -200,6 +201,9 @@ impl<T: Task> Run<T> {
             events.scalar("train/grad_norm", row.step, norm)?;
         }
         events.scalar("frozen", row.step, row.frozen as f64)?;
+        if let Some(size) = row.image_size {
+            events.scalar("image_size", row.step, size as f64)?;
+        }
         events.scalar("images_per_second", row.step, row.images_per_second)
     }
 }

@@ -1,0 +1,197 @@
+//! Images of other channels than RGB: patch embeddings adapted as timm does, checkpoints of as many, in and out.
+use std::path::{Path, PathBuf};
+
+use candle_core::{safetensors, DType, Device, Tensor};
+use vit::{adapt_input_channels, Checkpoint, Layout, LoadOptions, Preprocess, Vit, VitConfig};
+
+const CPU: Device = Device::Cpu;
+
+fn fixture(name: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    root.join("tests/fixtures").join(name)
+}
+
+fn open(path: &Path) -> Checkpoint {
+    Checkpoint::open(path.to_str().unwrap()).unwrap()
+}
+
+fn largest(a: &Tensor, b: &Tensor) -> f32 {
+    let (a, b) = (
+        a.to_dtype(DType::F32).unwrap(),
+        b.to_dtype(DType::F32).unwrap(),
+    );
+    let distance = (a - b).unwrap().abs().unwrap().flatten_all().unwrap();
+    distance.max(0).unwrap().to_scalar().unwrap()
+}
+
+#[test]
+fn weights_become_what_timm_makes_of_them() {
+    let io = safetensors::load(fixture("channels/adapted.safetensors"), &CPU).unwrap();
+    for kind in ["weight", "half"] {
+        for channels in [1, 2, 4, 5, 13] {
+            let got = adapt_input_channels(&io[kind], channels).unwrap();
+            let want = &io[&format!("{kind}_{channels}")];
+            assert_eq!((got.dims(), got.dtype()), (want.dims(), want.dtype()));
+            let near = if kind == "half" { 2e-3 } else { 1e-6 };
+            let off = largest(&got, want);
+            assert!(off < near, "{kind} {channels}: {off}");
+        }
+        let same = adapt_input_channels(&io[kind], 3).unwrap();
+        assert_eq!(largest(&same, &io[kind]), 0.0);
+    }
+    // Like channels give what they gave: the sum over the channels stays.
+    let sum = |t: &Tensor| t.sum_keepdim(1).unwrap();
+    let twelve = adapt_input_channels(&io["weight"], 12).unwrap();
+    assert!(largest(&sum(&twelve), &sum(&io["weight"])) < 1e-5);
+    let back = adapt_input_channels(&twelve, 3).unwrap();
+    assert!(largest(&back, &io["weight"]) < 1e-6);
+    assert!(adapt_input_channels(&io["weight"], 0).is_err());
+}
+
+#[test]
+fn a_checkpoint_of_rgb_loads_for_others() {
+    let io = safetensors::load(fixture("channels/adapted.safetensors"), &CPU).unwrap();
+    let checkpoint = open(&fixture("checkpoints/timm_registers"));
+    assert_eq!(checkpoint.config().in_chans, 3);
+    let own = checkpoint.preprocess();
+    for channels in [1, 4] {
+        let options = LoadOptions {
+            channels: Some(channels),
+            ..LoadOptions::default()
+        };
+        let loaded = checkpoint.load(&options).unwrap();
+        assert_eq!(loaded.cfg.in_chans, channels);
+        let images = &io[&format!("images_{channels}")];
+        let got = loaded.model().unwrap().forward_features(images).unwrap();
+        let off = largest(&got, &io[&format!("tokens_{channels}")]);
+        assert!(off < 2e-5, "{channels}: {off}");
+        // Mean and deviation go with the weights.
+        let mean = &loaded.preprocess.mean;
+        match channels {
+            1 => assert!((mean[0] - own.mean.iter().sum::<f32>() / 3.0).abs() < 1e-6),
+            _ => assert_eq!(mean[..], [&own.mean[..], &own.mean[..1]].concat()),
+        }
+        let error = loaded
+            .model()
+            .unwrap()
+            .forward(&io["images_1"].repeat((1, 2, 1, 1)).unwrap());
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains("images of 2 channels for a model of"),
+            "{error}"
+        );
+    }
+    // The same is nothing new.
+    let three = LoadOptions {
+        channels: Some(3),
+        ..LoadOptions::default()
+    };
+    let (a, b) = (
+        checkpoint.load(&three).unwrap(),
+        checkpoint.load(&LoadOptions::default()).unwrap(),
+    );
+    let name = "patch_embed.proj.weight";
+    assert_eq!(largest(&a.tensors[name], &b.tensors[name]), 0.0);
+    assert_eq!(a.preprocess, b.preprocess);
+}
+
+#[test]
+fn a_checkpoint_of_two_channels_in_and_out() {
+    let io = safetensors::load(fixture("channels/two.io.safetensors"), &CPU).unwrap();
+    let checkpoint = open(&fixture("channels/two"));
+    assert_eq!(checkpoint.config().in_chans, 2);
+    let p = checkpoint.preprocess();
+    assert_eq!(
+        (&p.mean[..], &p.std[..]),
+        (&[0.25, 0.5][..], &[0.125, 0.25][..])
+    );
+    let loaded = checkpoint.load(&LoadOptions::default()).unwrap();
+    let features = |loaded: &vit::Pretrained| {
+        let model = loaded.model().unwrap();
+        model.forward_features(&io["images"]).unwrap()
+    };
+    let want = features(&loaded);
+    assert!(largest(&want, &io["tokens"]) < 2e-5);
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    loaded.save_file(&at("own.safetensors")).unwrap();
+    loaded.save(&at("timm"), Layout::Timm, DType::F32).unwrap();
+    loaded
+        .save(&at("hf"), Layout::HuggingFace, DType::F32)
+        .unwrap();
+    for name in ["own.safetensors", "timm", "hf"] {
+        let again = open(&at(name));
+        assert_eq!(again.config().in_chans, 2, "{name}");
+        assert_eq!(again.preprocess().mean, p.mean, "{name}");
+        let again = again.load(&LoadOptions::default()).unwrap();
+        assert_eq!(largest(&features(&again), &want), 0.0, "{name}");
+    }
+    let json = |name: &str| {
+        let text = std::fs::read(at(name).join("config.json")).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&text).unwrap()
+    };
+    assert_eq!(json("timm")["model_args"]["in_chans"], 2);
+    assert_eq!(json("timm")["pretrained_cfg"]["input_size"][0], 2);
+    assert_eq!(json("hf")["num_channels"], 2);
+}
+
+#[test]
+fn files_that_contradict_the_tensors_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = fixture("channels/two");
+    let weights = "model.safetensors";
+    std::fs::copy(from.join(weights), dir.path().join(weights)).unwrap();
+    let text = std::fs::read(from.join("config.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let refused = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut json = json.clone();
+        change(&mut json);
+        std::fs::write(dir.path().join("config.json"), json.to_string()).unwrap();
+        let opened = Checkpoint::open(dir.path().to_str().unwrap());
+        opened.unwrap_err().to_string()
+    };
+    let error = refused(&|json| json["model_args"]["in_chans"] = 4.into());
+    assert!(error.contains("'in_chans' is 4, the tensors 2"), "{error}");
+    let error = refused(&|json| json["pretrained_cfg"]["mean"] = vec![0.5; 3].into());
+    assert!(
+        error.contains("a mean of 3 numbers for images of 2 channels"),
+        "{error}"
+    );
+    let error = refused(&|json| json["pretrained_cfg"]["std"] = vec![0.5, 0.0].into());
+    assert!(
+        error.contains("a number above 0 for each channel"),
+        "{error}"
+    );
+}
+
+/// What our own files of RGB models say does not change, and what they do not say is RGB.
+#[test]
+fn models_of_rgb_say_nothing_of_it() {
+    let cfg = VitConfig::default();
+    let json = serde_json::to_value(cfg).unwrap();
+    assert!(json.get("in_chans").is_none());
+    assert_eq!(serde_json::from_value::<VitConfig>(json).unwrap(), cfg);
+    let five = VitConfig { in_chans: 5, ..cfg };
+    let json = serde_json::to_value(five).unwrap();
+    assert_eq!(json["in_chans"], 5);
+    for in_chans in [0, 100_000] {
+        let error = VitConfig { in_chans, ..cfg }.validate().unwrap_err();
+        assert!(error.to_string().contains("in_chans"), "{error}");
+    }
+    let one = Preprocess::usual((32, 32)).in_channels(1);
+    assert_eq!((one.mean.len(), one.std.len()), (1, 1));
+    // Every channel is drawn for a new model.
+    let vars = candle_nn::VarMap::new();
+    let small = VitConfig {
+        image_size: 16,
+        patch_size: 8,
+        embed_dim: 24,
+        num_heads: 3,
+        depth: 1,
+        in_chans: 5,
+        ..cfg
+    };
+    let model = Vit::new(&small, vit::seeded(&vars, 1, DType::F32, &CPU)).unwrap();
+    let images = Tensor::randn(0f32, 1.0, (2, 5, 16, 16), &CPU).unwrap();
+    assert_eq!(model.forward_features(&images).unwrap().dims(), [2, 5, 24]);
+}
