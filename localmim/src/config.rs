@@ -1,8 +1,8 @@
 //! The numbers of a LocalMIM model.
 use serde::{Deserialize, Serialize};
-use vit::VitConfig;
+use vit::{PosEmbed, VitConfig};
 
-use crate::Error;
+use crate::{Error, Target};
 
 /// What a stage's scale may be.
 const SCALES: [f64; 5] = [8.0, 4.0, 2.0, 1.0, 0.5];
@@ -19,7 +19,8 @@ pub struct Stage {
 /// Numbers of a LocalMIM model (Wang et al., arXiv 2303.05251).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LocalMimConfig {
-    /// The encoder.
+    /// The encoder. With [`PosEmbed::SinCos`] its position embedding is fixed, as published; with [`PosEmbed::Learnt`] it is a
+    /// variable, as that of many checkpoints (see [`LocalMimConfig::begin`]).
     pub vit: VitConfig,
     /// The stages, nearest the input first.
     pub stages: Vec<Stage>,
@@ -29,27 +30,35 @@ pub struct LocalMimConfig {
     pub decoder_depth: usize,
     /// Attention heads of every decoder. 8.
     pub decoder_num_heads: usize,
+    /// What is predicted.
+    #[serde(default)]
+    pub target: Target,
     /// Orientation bins of the HOG target. 9 (ViT-B) or 18 (ViT-L).
     pub hog_bins: usize,
 }
 
 impl LocalMimConfig {
-    /// The published numbers around an encoder: default stages, decoders 256 wide, one block, 8 heads, 9 bins.
+    /// The published numbers around an encoder: default stages, decoders 256 wide, one block, 8 heads, HOG with 9 bins, the
+    /// fixed position embedding.
     ///
     /// # Errors
     /// An encoder too shallow for the default stages.
     pub fn new(vit: VitConfig) -> Result<Self, Error> {
         Ok(Self {
             stages: Stage::default_for(vit.depth)?,
-            vit,
+            vit: VitConfig {
+                pos_embed: PosEmbed::SinCos,
+                ..vit
+            },
             decoder_embed_dim: 256,
             decoder_depth: 1,
             decoder_num_heads: 8,
+            target: Target::Hog,
             hog_bins: 9,
         })
     }
 
-    /// Pixels along one side of a HOG cell of a stage: patch size / scale.
+    /// Pixels along one side of a cell of a stage: patch size / scale.
     pub fn pool(&self, stage: &Stage) -> usize {
         (self.vit.patch_size as f64 / stage.scale) as usize
     }
@@ -70,15 +79,15 @@ impl LocalMimConfig {
         (self.side() as f64 * stage.scale) as usize
     }
 
-    /// Which FreezeOut layer a variable belongs to: 0 = patch embedding and class token, k + 1 = block k; a stage's
-    /// norm and decoder go with the block that feeds them. With `train_cls_token` the class token belongs to no layer
+    /// Which FreezeOut layer a variable belongs to: 0 = patch embedding, class token and what else comes before the blocks,
+    /// k + 1 = block k; a stage's norm and decoder go with the block that feeds them. With `train_cls_token` the class token belongs to no layer
     /// and trains to the end, as in the published code (which costs the whole saving of the frozen blocks).
     pub fn layer_of(&self, name: &str, train_cls_token: bool) -> Option<usize> {
         let mut parts = name.split('.');
         let first = parts.next()?;
         let number = || name.split('.').nth(1)?.parse::<usize>().ok();
         match first {
-            "patch_embed" => Some(0),
+            "patch_embed" | "pos_embed" | "dist_token" | "reg_token" | "norm_pre" => Some(0),
             "cls_token" => (!train_cls_token).then_some(0),
             "blocks" => number().map(|block| block + 1),
             "norm" | "decoder" => number().and_then(|k| Some(self.stages.get(k)?.block + 1)),
@@ -103,11 +112,6 @@ impl LocalMimConfig {
             return fail(format!(
                 "LocalMIM needs square images, not {height} x {width} pixels"
             ));
-        }
-        if self.vit.prefix_tokens() != 1 {
-            return fail(
-                "LocalMIM has a class token and patches: no distillation or register tokens".into(),
-            );
         }
         if self.stages.is_empty() {
             return fail("there are no stages".into());

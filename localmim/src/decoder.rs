@@ -62,7 +62,7 @@ impl Decoder {
                 .map(|i| Block::new(&plain, i, vb.pp("blocks").pp(i)))
                 .collect::<Result<_>>()?,
             norm: LayerNorm::new(dim, eps, vb.pp("norm"))?,
-            head: Head::new(stage.scale, dim, 3 * cfg.hog_bins, vb.pp("pred"))?,
+            head: Head::new(stage.scale, dim, cfg.outputs(stage), vb.pp("pred"))?,
             compute: Compute::default(),
             side,
         })
@@ -82,7 +82,7 @@ impl Decoder {
         }
     }
 
-    /// `(B, 1 + K, D) -> (B, (S * scale)^2, 3 * bins)`
+    /// `(B, 1 + K, D) -> (B, (S * scale)^2, outputs)`
     ///
     /// # Errors
     /// Shapes that do not fit.

@@ -3,6 +3,7 @@
 #![cfg_attr(not(feature = "cuda"), forbid(unsafe_code))]
 #![cfg_attr(feature = "cuda", deny(unsafe_code))]
 
+mod begin;
 mod config;
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code)]
@@ -14,7 +15,10 @@ mod hog;
 mod loss;
 mod masking;
 mod model;
+mod pixels;
+mod target;
 
+pub use begin::Begun;
 pub use candle_core as candle;
 pub use config::{LocalMimConfig, Stage};
 pub use decoder::Decoder;
@@ -23,3 +27,5 @@ pub use hog::hog;
 pub use loss::{masked_mse, masked_mse_plain};
 pub use masking::Masking;
 pub use model::{LocalMim, Loss, StageOutput};
+pub use pixels::{mean_and_deviation, pixels};
+pub use target::Target;

@@ -4,10 +4,10 @@ use candle_nn::VarBuilder;
 use vit::ops::Compute;
 use vit::{LayerNorm, Vit};
 
-use crate::{hog, masked_mse, Decoder, LocalMimConfig, Masking, Stage};
+use crate::{masked_mse, Decoder, LocalMimConfig, Masking, Stage};
 
 /// Local masked image modeling on a Vision Transformer (arXiv 2303.05251): the tokens after several encoder blocks are
-/// decoded, each stage against HOG targets of its own resolution.
+/// decoded, each stage against targets of its own resolution.
 ///
 /// Variables: the encoder's under timm's names, `norm.{k}.*` and `decoder.{k}.*` for stage k. A stage whose weights are
 /// plain tensors (frozen) is dead: neither decoder nor target nor loss is computed.
@@ -38,9 +38,9 @@ pub struct Loss {
 /// What one stage saw and said; for tests and pictures.
 #[derive(Debug, Clone)]
 pub struct StageOutput {
-    /// The encoder's tokens after the stage's norm (B, 1 + K, D).
+    /// The encoder's class token and visible patches after the stage's norm (B, 1 + K, D).
     pub latent: Tensor,
-    /// The prediction (B, L, 3 * bins).
+    /// The prediction (B, L, outputs).
     pub pred: Tensor,
 }
 
@@ -86,21 +86,15 @@ impl LocalMim {
         }
     }
 
-    /// `(B, 3, H, W), masking -> loss`: encode the visible patches; for each live stage decode and compare with its HOG
+    /// `(B, 3, H, W), masking -> loss`: encode the visible patches; for each live stage decode and compare with its
     /// target on the removed patches; sum.
     ///
     /// # Errors
     /// Shapes that do not fit, or no live stage.
     pub fn loss(&self, images: &Tensor, masking: &Masking) -> Result<Loss> {
         let live: Vec<&Head> = self.stages.iter().filter(|s| s.decoder.is_live()).collect();
-        let pools: Vec<usize> = live.iter().map(|s| self.cfg.pool(&s.stage)).collect();
-        let targets = hog(
-            images,
-            self.cfg.hog_bins,
-            self.cfg.finest_pool(),
-            &pools,
-            &self.compute,
-        )?;
+        let stages: Vec<Stage> = live.iter().map(|s| s.stage).collect();
+        let targets = self.cfg.targets(images, &stages, &self.compute)?;
         let outputs = self.decode(images, masking, &live)?;
         let mut losses = Vec::with_capacity(live.len());
         for ((head, output), target) in live.iter().zip(outputs).zip(targets) {
@@ -140,11 +134,21 @@ impl LocalMim {
             .iter()
             .zip(features)
             .map(|(head, tokens)| {
-                let latent = head.norm.forward(&tokens)?;
+                let latent = head.norm.forward(&self.decoded(tokens)?)?;
                 let pred = head.decoder.forward(&latent, &masking.ids_restore)?;
                 Ok(StageOutput { latent, pred })
             })
             .collect()
+    }
+
+    /// `(B, P + K, D) -> (B, 1 + K, D)`: decoders see the class token and the patches, no distillation token or registers.
+    fn decoded(&self, tokens: Tensor) -> Result<Tensor> {
+        let prefix = self.cfg.vit.prefix_tokens();
+        if prefix == 1 {
+            return Ok(tokens);
+        }
+        let patches = tokens.narrow(1, prefix, tokens.dim(1)? - prefix)?;
+        Tensor::cat(&[&tokens.narrow(1, 0, 1)?, &patches], 1)
     }
 
     fn mask(&self, masking: &Masking, stage: &Stage, pred: &Tensor) -> Result<Tensor> {

@@ -5,10 +5,10 @@ use std::sync::OnceLock;
 use candle_core::{safetensors, DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use freezeout::{AdamW, FreezeOut, Optimizer, Schedule, Spacing};
-use localmim::{hog, LocalMim, LocalMimConfig, Masking, Stage};
+use localmim::{hog, LocalMim, LocalMimConfig, Masking, Stage, Target};
 use serde_json::Value;
 use vit::ops::Compute;
-use vit::VitConfig;
+use vit::{PosEmbed, VitConfig};
 
 /// Where the model runs: on the CPU, or with `VITFREEZE_TEST_DEVICE=cuda` on a GPU (docs/gpu.md).
 fn device() -> Device {
@@ -55,12 +55,14 @@ fn config() -> LocalMimConfig {
             num_heads: 4,
             mlp_ratio: 4.0,
             norm_eps: 1e-6,
+            pos_embed: PosEmbed::SinCos,
             ..VitConfig::default()
         },
         stages: Stage::default_for(12).unwrap(),
         decoder_embed_dim: 32,
         decoder_depth: 1,
         decoder_num_heads: 4,
+        target: Target::Hog,
         hog_bins: 9,
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 
 use crate::checkpoint::{to_ours, Source};
-use crate::{Error, Preprocess, VitConfig};
+use crate::{Error, PosEmbed, Preprocess, VitConfig};
 
 /// Writes tensors and one metadata entry to `path`, as [`Staged`] tells. If writing fails, `path` is as it was.
 ///
@@ -143,6 +143,14 @@ pub fn save_encoder(
     cfg: &VitConfig,
     tensors: &BTreeMap<String, Tensor>,
 ) -> Result<(), Error> {
+    // A fixed table is written like a learnt one, and read as one.
+    let cfg = &VitConfig {
+        pos_embed: match tensors.contains_key("pos_embed") {
+            true => PosEmbed::Learnt,
+            false => cfg.pos_embed,
+        },
+        ..*cfg
+    };
     let mut json = serde_json::to_value(cfg).map_err(|e| Error::Config(e.to_string()))?;
     json["preprocess"] = to_ours(&Preprocess::usual(cfg.image()));
     save_atomic(path, tensors, ("vitfreeze", json.to_string()))

@@ -29,16 +29,12 @@ pub struct Vit {
 }
 
 impl Vit {
-    /// The encoder alone, without final norm and head, with the fixed sin-cos position embedding: what pretraining needs.
+    /// The encoder alone, without final norm and head: what pretraining needs.
     ///
     /// # Errors
     /// Sizes that do not fit, a variable that is missing or has another shape.
     pub fn encoder(cfg: &VitConfig, vb: VarBuilder) -> Result<Self> {
-        let cfg = VitConfig {
-            pos_embed: PosEmbed::SinCos,
-            ..*cfg
-        };
-        Self::build(&cfg, vb)
+        Self::build(cfg, vb)
     }
 
     /// The whole model. Variables beside those of [`PatchEmbed`] and [`Block`]: `cls_token`, `dist_token` (1, 1, D),

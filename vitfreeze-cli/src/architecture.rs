@@ -1,9 +1,28 @@
 //! Architectures by name.
+use std::fmt;
+use std::str::FromStr;
+
 use anyhow::Result;
 use localmim::Stage;
+use serde::{Deserialize, Serialize};
 use vit::VitConfig;
 
 use crate::usage::usage;
+
+/// Sizes that have a name.
+const SIZES: [&str; 7] = [
+    "vit-tiny",
+    "vit-small",
+    "vit-base",
+    "vit-large",
+    "vit-huge",
+    "vit-giant",
+    "vit-gigantic",
+];
+/// The one that is meant where none is named.
+pub const DEFAULT: &str = "vit-base";
+/// What a checkpoint's encoder is called that is none of them.
+const OTHER: &str = "vit";
 
 /// The architecture of this name; only the plain ones, which LocalMIM pretrains.
 pub fn preset(model: &str) -> Result<VitConfig> {
@@ -13,6 +32,57 @@ pub fn preset(model: &str) -> Result<VitConfig> {
             "model '{model}': expected vit-tiny, vit-small, vit-base, vit-large or vit-huge"
         ))
     })
+}
+
+/// What an encoder of a checkpoint is called: by its depth, width and heads.
+pub fn name_of(cfg: &VitConfig) -> &'static str {
+    let size = |cfg: &VitConfig| (cfg.depth, cfg.embed_dim, cfg.num_heads);
+    let same = |name: &&str| VitConfig::preset(name).is_some_and(|p| size(&p) == size(cfg));
+    SIZES.into_iter().find(same).unwrap_or(OTHER)
+}
+
+/// An architecture as a line of JSON, in which a configuration keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Architecture(pub VitConfig);
+
+impl Architecture {
+    /// As it is once it was written and read: the last bit of a number may be another.
+    pub fn new(cfg: VitConfig) -> Result<Self> {
+        Self(cfg).to_string().parse().map_err(usage)
+    }
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let json = serde_json::to_string(&self.0).map_err(|_| fmt::Error)?;
+        f.write_str(&json)
+    }
+}
+
+impl FromStr for Architecture {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let cfg: VitConfig =
+            serde_json::from_str(text).map_err(|e| format!("no architecture: {e}"))?;
+        cfg.validate().map_err(|e| e.to_string())?;
+        Ok(Self(cfg))
+    }
+}
+
+impl TryFrom<String> for Architecture {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Architecture> for String {
+    fn from(architecture: Architecture) -> Self {
+        architecture.to_string()
+    }
 }
 
 /// `default`, `all`, or `BLOCK:SCALE,...`.

@@ -2,6 +2,7 @@
 mod bench;
 mod classify;
 mod compare;
+mod completions;
 mod convert;
 mod data;
 mod embed;
@@ -11,6 +12,7 @@ mod finetune;
 mod inspect;
 mod knn;
 mod linprobe;
+mod man;
 pub mod pretrain;
 mod reconstruct;
 pub mod report;
@@ -61,11 +63,15 @@ pub enum Command {
     Classify(classify::Args),
     /// Look at a dataset, cache it, time its loader
     Data(data::Args),
+    /// Print what a shell needs to complete commands and flags
+    Completions(completions::Args),
+    /// Write manual pages
+    Man(man::Args),
 }
 
 impl Command {
-    /// Runs it.
-    pub fn run(self) -> Result<ExitCode> {
+    /// Runs it. `program` is what the command line was read by.
+    pub fn run(self, program: fn() -> clap::Command) -> Result<ExitCode> {
         match self {
             Self::Pretrain(args) => pretrain::run(*args),
             Self::Finetune(args) => finetune::run(*args),
@@ -85,6 +91,8 @@ impl Command {
             Self::Features(args) => features::run(args),
             Self::Classify(args) => classify::run(args),
             Self::Data(args) => data::run(args),
+            Self::Completions(args) => completions::run(args, program()),
+            Self::Man(args) => man::run(args, program()),
         }
     }
 }

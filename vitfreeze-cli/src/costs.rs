@@ -84,16 +84,17 @@ fn decoder(cfg: &LocalMimConfig, stage: &Stage, tokens: f64) -> LayerCost {
     if stage.scale < 1.0 {
         cells /= 4.0;
     }
-    let bins = 3.0 * cfg.hog_bins as f64;
-    out.forward += cells * channels * bins;
-    out.activations += cells * (channels + bins);
-    out.parameters += (channels + 1.0) * bins;
+    let outputs = cfg.outputs(stage) as f64;
+    out.forward += cells * channels * outputs;
+    out.activations += cells * (channels + outputs);
+    out.parameters += (channels + 1.0) * outputs;
     out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use localmim::Target;
     use vit::VitConfig;
 
     /// 15.7 % for ViT-B and 17.4 % for ViT-S under cubic 0.8, 100 epochs with 10 of warm-up, as counted in the thesis'
@@ -114,15 +115,18 @@ mod tests {
         let mut cfg = LocalMimConfig::new(VitConfig::preset("vit-tiny").unwrap()).unwrap();
         cfg.decoder_embed_dim = 128;
         cfg.decoder_depth = 2;
-        let vars = candle_nn::VarMap::new();
-        let vb = candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
-        localmim::LocalMim::new(&cfg, vb).unwrap();
-        let mut real = vec![0; cfg.layers()];
-        for (name, var) in vars.data().lock().unwrap().iter() {
-            real[cfg.layer_of(name, false).unwrap()] += var.elem_count();
-        }
-        for (layer, (counted, real)) in layers(&cfg, 0.75).iter().zip(real).enumerate() {
-            assert_eq!(counted.parameters, real as f64, "layer {layer}");
+        for target in [Target::Hog, Target::Pixel { normalise: true }] {
+            cfg.target = target;
+            let vars = candle_nn::VarMap::new();
+            let vb = candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+            localmim::LocalMim::new(&cfg, vb).unwrap();
+            let mut real = vec![0; cfg.layers()];
+            for (name, var) in vars.data().lock().unwrap().iter() {
+                real[cfg.layer_of(name, false).unwrap()] += var.elem_count();
+            }
+            for (layer, (counted, real)) in layers(&cfg, 0.75).iter().zip(real).enumerate() {
+                assert_eq!(counted.parameters, real as f64, "{target:?}, layer {layer}");
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ mod watch;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use commands::Command;
 
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     machine::interrupt::follow_leader();
     console::quiet_caught_panics();
     let result = match Cli::try_parse() {
-        Ok(cli) => cli.command.run(),
+        Ok(cli) => cli.command.run(Cli::command),
         Err(said) => console::print_clap(&said),
     };
     result.unwrap_or_else(|error| ExitCode::from(usage::tell(&error)))

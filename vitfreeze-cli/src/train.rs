@@ -68,6 +68,11 @@ pub trait Task: Sized {
     /// The first weights.
     fn vars(&mut self) -> Result<VarMap>;
 
+    /// Puts what a new run begins with in the places of first weights; one that is gone on with has its own.
+    fn begin(&self, _vars: &VarMap) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether to tell that what stays live keeps frozen layers in the graph.
     fn warns(&self) -> bool {
         true

@@ -69,6 +69,8 @@ pub(crate) struct Description {
     pub hints: Hints,
     /// Whether our own metadata are in the weights' file.
     pub told: bool,
+    /// Of our own training states, the run's numbers as JSON.
+    pub run: Option<String>,
     /// What the tensors tell as well.
     pub claims: Vec<Claim>,
     pub labels: BTreeMap<usize, String>,
@@ -131,18 +133,12 @@ impl Description {
                 ..Hints::of(&cfg)
             },
             Ok(cfg) => Hints::of(&cfg),
-            // Training states have no position table: it is fixed.
             Err(_) => Hints {
-                num_heads: run["model"]
-                    .as_str()
-                    .and_then(VitConfig::preset)
-                    .map(|cfg| cfg.num_heads),
                 image: Keys::of(&json)?.object("config")?.pixels("image-size")?,
-                norm_eps: Some(1e-6),
-                pos_embed: Some(PosEmbed::SinCos),
-                ..Hints::default()
+                ..of_run(run)?
             },
         });
+        self.run = run.is_object().then(|| run.to_string());
         if let Some(image) = self.hints.image {
             let usual = Preprocess::usual(image);
             let read = preprocess::of_ours(&json["preprocess"], usual)?;
@@ -150,6 +146,27 @@ impl Description {
         }
         Ok(())
     }
+}
+
+/// What a training state's run tells of its encoder, but for the images.
+fn of_run(run: &Value) -> Result<Hints, String> {
+    // Begun with a checkpoint: its architecture.
+    if let Some(text) = run["encoder"].as_str() {
+        let cfg = serde_json::from_str::<VitConfig>(text);
+        let cfg = cfg.map_err(|e| format!("'encoder' is no architecture: {e}"))?;
+        return Ok(Hints {
+            pool: None,
+            ..Hints::of(&cfg)
+        });
+    }
+    let preset = run["model"].as_str().and_then(VitConfig::preset);
+    Ok(Hints {
+        num_heads: preset.map(|cfg| cfg.num_heads),
+        norm_eps: Some(1e-6),
+        // There is no position table in it: it is fixed.
+        pos_embed: Some(PosEmbed::SinCos),
+        ..Hints::default()
+    })
 }
 
 /// The MLP's non-linearity under this key.

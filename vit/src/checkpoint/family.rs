@@ -97,6 +97,9 @@ pub(crate) struct Named {
     pub recipes: BTreeMap<String, Recipe>,
     /// Belong to the model's file but not to an encoder with its head: decoders, projection heads, mask tokens, poolers.
     pub beside: Vec<String>,
+    /// Of these, the decoders of masked pretraining and the norms before them under LocalMIM's names (`decoder.0.*`,
+    /// `norm.0.*`); MAE's decoder is number 0.
+    pub decoders: BTreeMap<String, Recipe>,
     /// Other networks, optimiser states.
     pub outside: Vec<String>,
     /// Nobody knows them.
@@ -138,6 +141,7 @@ pub(crate) fn recognise(tensors: &BTreeMap<String, StoredTensor>) -> Option<Name
         family: Family::Timm,
         recipes: BTreeMap::new(),
         beside: Vec::new(),
+        decoders: BTreeMap::new(),
         outside: Vec::new(),
         unexpected: Vec::new(),
     };
@@ -238,6 +242,14 @@ fn timm_names(inside: &[(&str, &String)], prefix: &str, named: &mut Named) {
             _ => first.starts_with("decoder_") || stage == Some(false),
         };
         if beside {
+            let decoder = match (family, first) {
+                (Family::LocalMim, "decoder" | "norm") => Some(name.to_owned()),
+                (Family::Mae, _) => mae_decoder(name),
+                _ => None,
+            };
+            if let Some(name) = decoder {
+                named.decoders.insert(name, Recipe::Copy(stored.clone()));
+            }
             named.beside.push(stored.clone());
             continue;
         }
@@ -266,6 +278,22 @@ fn timm_names(inside: &[(&str, &String)], prefix: &str, named: &mut Named) {
     }
     if registers {
         fold_class_position(named);
+    }
+}
+
+/// MAE's names of its decoder in LocalMIM's words.
+pub(super) fn mae_decoder(name: &str) -> Option<String> {
+    match name {
+        "mask_token" => return Some("decoder.0.mask_token".into()),
+        "decoder_pos_embed" => return Some("decoder.0.pos_embed".into()),
+        _ => {}
+    }
+    let (part, rest) = name.strip_prefix("decoder_")?.split_once('.')?;
+    match part {
+        "embed" | "blocks" | "norm" => Some(format!("decoder.0.{part}.{rest}")),
+        // The head's only step, at scale 1.
+        "pred" => Some(format!("decoder.0.pred.0.{rest}")),
+        _ => None,
     }
 }
 

@@ -1,7 +1,10 @@
 //! Hugging Face's names in timm's words.
 use std::collections::BTreeMap;
 
-use super::family::{fold_class_position, Family, Named, Recipe};
+use super::family::{fold_class_position, mae_decoder, Family, Named, Recipe};
+
+/// What the decoder's names begin with in ours.
+const DECODER: &str = "decoder.0.";
 
 /// Both of Hugging Face's ways to name a layer's parts: on disk, and in a `state_dict` of transformers 5.
 const LAYER: [(&str, &str); 20] = [
@@ -48,14 +51,21 @@ pub(super) fn rename(inside: &[(&str, &String)], named: &mut Named) {
             .iter()
             .find_map(|model| name.strip_prefix(model))
             .unwrap_or(name);
-        if ["pooler.", "decoder."].iter().any(|p| name.starts_with(p))
-            || ["embeddings.mask_token", "embeddings.position_ids"].contains(&name)
-        {
+        let decoder = name.strip_prefix("decoder.");
+        let beside = name.starts_with("pooler.")
+            || ["embeddings.mask_token", "embeddings.position_ids"].contains(&name);
+        if beside || decoder.is_some() {
             named.beside.push(stored.clone());
-            continue;
         }
-        let Some(target) = target(name, distillation) else {
-            named.unexpected.push(stored.clone());
+        let target = match decoder {
+            Some(name) => decoder_target(name),
+            None if beside => None,
+            None => target(name, distillation),
+        };
+        let Some(target) = target else {
+            if !beside && decoder.is_none() {
+                named.unexpected.push(stored.clone());
+            }
             continue;
         };
         // `attn.qkv.1.weight`: part 1 of `attn.qkv.weight`.
@@ -79,13 +89,28 @@ pub(super) fn rename(inside: &[(&str, &String)], named: &mut Named) {
         if stack.iter().map(|p| p.0).eq(0..wanted) {
             let names = stack.into_iter().map(|p| p.1).collect();
             named.recipes.insert(target, Recipe::Stack(names));
-        } else {
+        } else if !target.starts_with(DECODER) {
             // The whole is then missing, and these have no use.
             named.unexpected.extend(stack.into_iter().map(|p| p.1));
         }
     }
+    let recipes = std::mem::take(&mut named.recipes).into_iter();
+    (named.decoders, named.recipes) = recipes.partition(|(name, _)| name.starts_with(DECODER));
     if named.recipes.contains_key("reg_token") && named.family == Family::HfDinov2 {
         fold_class_position(named);
+    }
+}
+
+/// A name of ViTMAE's decoder, whose layers are called as the encoder's.
+fn decoder_target(name: &str) -> Option<String> {
+    // On disk as transformers 4 and 5 write it.
+    let layers = ["decoder_layers.", "decoder_encoder.layer."];
+    match layers.iter().find_map(|p| name.strip_prefix(p)) {
+        Some(layer) => Some(format!(
+            "{DECODER}{}",
+            target(&format!("layers.{layer}"), "")?
+        )),
+        None => mae_decoder(name),
     }
 }
 

@@ -6,11 +6,11 @@ use candle_nn::{VarBuilder, VarMap};
 use rayon::prelude::*;
 
 use super::family::{Family, Recipe};
-use super::{Checkpoint, Preprocess};
+use super::{Checkpoint, Preprocess, StoredType};
 use crate::error::Mismatch;
 use crate::init;
 use crate::record::{variables, Variable};
-use crate::{resample_pos_embed, Error, PosEmbed, Resample, Vit, VitConfig};
+use crate::{resample_pos_embed, sincos_2d, Error, PosEmbed, Resample, Vit, VitConfig};
 
 /// What becomes of a checkpoint's head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -145,6 +145,49 @@ impl Checkpoint {
             },
             preprocess: self.prepared(cfg.image()),
         })
+    }
+
+    /// The decoders of masked pretraining and the norms before them, as f32 on the CPU under LocalMIM's names
+    /// (`decoder.0.embed.weight`, `norm.0.weight`), where it has any: those of LocalMIM and of our own training states, and
+    /// MAE's and ViTMAE's, which is `decoder.0` and has its position table, `decoder.0.pos_embed`.
+    ///
+    /// # Errors
+    /// A tensor that cannot be read or has NaN or infinity in it, with file and name.
+    pub fn decoders(&self) -> Result<BTreeMap<String, Tensor>, Error> {
+        let recipes = self.named.decoders.iter();
+        recipes
+            .map(|(name, recipe)| Ok((name.clone(), self.make(recipe)?)))
+            .collect()
+    }
+
+    /// Whether its position table is the fixed one, [`sincos_2d`]: by its architecture, or because the stored one is that, up
+    /// to the rounding of its type.
+    ///
+    /// # Errors
+    /// A table that cannot be read.
+    pub fn has_sincos_table(&self) -> Result<bool, Error> {
+        let cfg = &self.cfg;
+        if cfg.pos_embed == PosEmbed::SinCos {
+            return Ok(true);
+        }
+        let alone = cfg.prefix_tokens() == 1 && cfg.embedded_prefix() == 1;
+        let stored = self.named.recipes.get("pos_embed");
+        let (Some(recipe), true) = (stored, alone && cfg.embed_dim.is_multiple_of(4)) else {
+            return Ok(false);
+        };
+        let narrow = |name: &&String| match self.tensors[*name].dtype {
+            StoredType::Bf16 => 4e-3,
+            StoredType::F16 => 1e-3,
+            _ => 1e-5f32,
+        };
+        let rounding = recipe.sources().iter().map(narrow).fold(0.0, f32::max);
+        let table = self.make(recipe)?;
+        let fixed = sincos_2d(cfg.embed_dim, cfg.grid(), table.device())?;
+        if table.dims() != fixed.dims() {
+            return Ok(false);
+        }
+        let far = (table - fixed)?.abs()?.flatten_all()?.max(0)?;
+        Ok(far.to_scalar::<f32>()? <= rounding)
     }
 
     /// Whether the tensors are those that the architecture needs, head included.

@@ -195,6 +195,11 @@ impl Checkpoint {
         lists.into_iter().flatten().map(String::as_str).collect()
     }
 
+    /// Of a training state of ours, the run's numbers as JSON.
+    pub fn run(&self) -> Option<&str> {
+        self.description.run.as_deref()
+    }
+
     /// Names of the classes, as far as config.json has them.
     pub fn labels(&self) -> &BTreeMap<usize, String> {
         &self.description.labels

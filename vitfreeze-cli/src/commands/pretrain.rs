@@ -1,5 +1,6 @@
 //! `vitfreeze pretrain`: LocalMIM under FreezeOut.
 pub mod config;
+mod init;
 mod looks;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ Examples:
   vitfreeze pretrain --data cifar10 --config configs/tiny-cifar.toml
   vitfreeze pretrain --data imagenet --model vit-small --batch-size 32 --accum 64
   vitfreeze pretrain --resume runs/pretrain-1            go on where a run stopped
+  vitfreeze pretrain --init runs/pretrain-1 --data DIR   a new run that begins with a checkpoint's weights
   vitfreeze pretrain --freeze none --out runs/unfrozen   the same without freezing, to compare
 
 Without --data and --config these keys take the places of the defaults:
@@ -51,6 +53,11 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: Args) -> Result<ExitCode> {
+    if args.run.resume.is_some() && args.run.flags.has("init") {
+        return Err(usage(
+            "--init begins a new run with a checkpoint's weights, --resume goes on with a run that has its own: give one of them",
+        ));
+    }
     train::run::<Pretrain>(&args.run)
 }
 
@@ -127,9 +134,11 @@ impl Task for Pretrain {
 
     fn describe(&self) -> String {
         let vit = &self.cfg.vit;
+        let begun = self.config.init.iter();
+        let begun: String = begun.map(|init| format!(", begun with {init}")).collect();
         format!(
-            "{} {} px, patch {}, {}",
-            self.config.model,
+            "{} {} px, patch {}, {}{begun}",
+            self.config.name(),
             vit.image_size,
             vit.patch_size,
             counted(self.cfg.stages.len(), "decoder")
@@ -173,6 +182,10 @@ impl Task for Pretrain {
         let seed = self.config.training.seed;
         self.model(vit::seeded(&vars, seed, DType::F32, &self.device))?;
         Ok(vars)
+    }
+
+    fn begin(&self, vars: &VarMap) -> Result<()> {
+        init::begin(&self.config, &self.cfg, vars, &self.device)
     }
 
     /// A class token that trains was asked for.

@@ -1,6 +1,6 @@
 //! `vitfreeze reconstruct`: what a pretraining run makes of the patches that it does not see.
 pub mod cells;
-pub mod glyphs;
+mod glyphs;
 mod picture;
 
 use std::path::{Path, PathBuf};
@@ -33,7 +33,9 @@ Examples:
 
 A row is an image: whole; what the encoder sees of it; then for each stage its target (histograms of
 oriented gradients) and its prediction. A line in a cell stands for an orientation, as an edge runs;
-the longer, the more of it. Cells that the encoder saw are grey: they do not count in the error.";
+the longer, the more of it. Cells that the encoder saw are grey: they do not count in the error.
+Of a run with --target pixel both are pictures: where the encoder saw the image, as it is, elsewhere as
+predicted, normalised cells with their own mean and deviation.";
 
 /// Flags of `vitfreeze reconstruct`.
 #[derive(clap::Parser)]
@@ -111,7 +113,6 @@ pub fn run(args: Args) -> Result<ExitCode> {
         when: &run.when(),
         ratio,
         side: run.cfg.side(),
-        bins: run.cfg.hog_bins,
         dropped: &dropped,
     };
     draw::save(&args.out, &picture::draw(&about, &rows))?;
@@ -217,7 +218,7 @@ impl Run {
         };
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
-        format!("{} ({})", vit::printable(&name), self.config.model)
+        format!("{} ({})", vit::printable(&name), self.config.name())
     }
 
     fn when(&self) -> String {

@@ -103,7 +103,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if let Some(path) = &args.plot {
         let title = format!(
             "{}, {}: freezing {} from t0 = {}, learning rates {}",
-            config.model,
+            config.name(),
             counted(training.epochs, "epoch"),
             config.freeze,
             config.t0,
@@ -165,7 +165,7 @@ fn table(
     let whole = costs.step(0).compute;
     let mut out = format!(
         "{} {} px, {}: {} of {}, {} of warm-up, learning rate {:.2e}\n\n",
-        config.model,
+        config.name(),
         cfg.vit.image_size,
         counted(images, "image"),
         counted(training.epochs, "epoch"),

@@ -100,6 +100,15 @@ fn image_size(text: &str) -> Result<(usize, usize), String> {
 
 /// Opens `origin`: a [`CHECKPOINT`].
 pub fn open(origin: &str, args: &ModelArgs) -> Result<Checkpoint> {
+    let checkpoint = open_quietly(origin, args)?;
+    for line in checkpoint.notes() {
+        note(format!("note: {line}"));
+    }
+    Ok(checkpoint)
+}
+
+/// The same without its notes.
+pub fn open_quietly(origin: &str, args: &ModelArgs) -> Result<Checkpoint> {
     let hints = Hints {
         num_heads: args.heads.map(|n| n as usize),
         fallback_image: args.image_size,
@@ -113,11 +122,7 @@ pub fn open(origin: &str, args: &ModelArgs) -> Result<Checkpoint> {
         }
         false => Checkpoint::open_with(origin, &hints),
     };
-    let checkpoint = checkpoint.map_err(explain)?;
-    for line in checkpoint.notes() {
-        note(format!("note: {line}"));
-    }
-    Ok(checkpoint)
+    checkpoint.map_err(explain)
 }
 
 #[cfg(feature = "hub")]

@@ -202,6 +202,9 @@ impl<T: Task> Run<T> {
         }
 
         let vars = task.vars()?;
+        if resumed.is_none() {
+            task.begin(&vars)?;
+        }
         let mut freeze = FreezeOut::new(&vars, schedule, |name| task.layer_of(name))?;
         match config.policy() {
             // It goes on from its own state.

@@ -2,14 +2,16 @@
 use std::path::Path;
 
 use anyhow::Result;
+use clap::ValueEnum;
 use freezeout::{AdamW, LayerLr, Schedule, Spacing, Warmup};
-use localmim::{LocalMimConfig, Masking};
+use localmim::{LocalMimConfig, Masking, Target};
 use serde::{Deserialize, Serialize};
 use toml::Table;
-use vit::VitConfig;
+use vit::{PosEmbed, VitConfig};
 
-use crate::architecture::{preset, stages};
-use crate::settings::{bounded, name, not_negative, parse, Given, Settings};
+use crate::architecture::{preset, stages, Architecture, DEFAULT};
+use crate::input::pretrained::CHECKPOINT;
+use crate::settings::{absolute, bounded, name, not_negative, parse, Given, Settings};
 use crate::train::{Adaptive, Plan, TrainSettings, Training};
 use crate::usage::usage;
 
@@ -20,23 +22,38 @@ pub const TINY_SHAPES: &str = include_str!("../../../configs/tiny-shapes.toml");
 #[derive(Debug, Clone, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Config {
-    /// vit-tiny, vit-small, vit-base, vit-large or vit-huge
+    /// vit-tiny, vit-small, vit-base, vit-large or vit-huge [default: vit-base, with --init the checkpoint's]
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    pub model: Option<String>,
     #[arg(
         long,
-        value_name = "NAME",
-        default_value = "vit-base",
-        help_heading = "Model"
+        value_name = "CHECKPOINT",
+        help_heading = "Model",
+        help = format!("Begin with this checkpoint's weights in the place of random ones (--resume goes on with a run of its own): {CHECKPOINT}"),
     )]
-    pub model: String,
-    /// Side of the image in pixels [default: 224]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
+    /// The architecture of --init's encoder: a run keeps it, so that going on needs no file but its own
+    #[arg(long, value_name = "JSON", hide = true)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<Architecture>,
+    /// Side of the image in pixels [default: 224, with --init the checkpoint's]
     #[arg(long, value_name = "PX", help_heading = "Model")]
     pub image_size: Option<usize>,
-    /// Side of a patch in pixels; divides the image size [default: 16, vit-huge 14]
+    /// Side of a patch in pixels; divides the image size [default: 16, vit-huge 14, with --init the checkpoint's]
     #[arg(long, value_name = "PX", help_heading = "Model")]
     pub patch_size: Option<usize>,
     /// Part of the patches that is hidden
     #[arg(long, value_name = "X", default_value = "0.75", help_heading = "Model")]
     pub mask_ratio: f64,
+    /// What is predicted
+    #[arg(long, value_enum, value_name = "NAME", default_value_t = Predicted::Hog, help_heading = "Model")]
+    #[serde(default)]
+    pub target: Predicted,
+    /// With --target pixel: each cell normalised by its own mean and deviation
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
+    #[serde(default)]
+    pub norm_pix: bool,
     /// Orientation bins of the HOG target [default: 9, vit-large and vit-huge 18]
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub hog_bins: Option<usize>,
@@ -115,6 +132,17 @@ pub struct Config {
     pub train_cls_token: bool,
 }
 
+/// What the decoders predict of the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Predicted {
+    /// Histograms of oriented gradients, as LocalMIM
+    #[default]
+    Hog,
+    /// The pixels themselves, as MAE
+    Pixel,
+}
+
 impl TrainSettings for Config {
     fn training(&self) -> &Training {
         &self.training
@@ -148,6 +176,15 @@ impl Settings for Config {
     fn complete(file: &mut Table, flags: &Table) {
         Training::complete(file, flags);
         Adaptive::complete(file, flags);
+        // Another checkpoint's, or for another grid.
+        let other = |key: &str| {
+            flags
+                .get(key)
+                .is_some_and(|value| file.get(key) != Some(value))
+        };
+        if other("init") || other("image-size") {
+            file.remove("encoder");
+        }
     }
 
     /// Without file and data, the embedded demonstration's.
@@ -156,14 +193,24 @@ impl Settings for Config {
         match file {
             Some(path) => Self::of_run(path, flags),
             None if data.is_none_or(|data| data == "shapes") => {
-                Self::merge(parse::<Self>(TINY_SHAPES, "tiny-shapes")?, flags)
+                let mut file = parse::<Self>(TINY_SHAPES, "tiny-shapes")?;
+                if flags.has("init") {
+                    // These are the checkpoint's.
+                    file.retain(|key, _| !["model", "image-size", "patch-size"].contains(&key));
+                }
+                Self::merge(file, flags)
             }
             None => Self::merge(Table::new(), flags),
         }
     }
 
     fn resolve(&mut self) -> Result<()> {
-        let preset = preset(&self.model)?;
+        if let Some(init) = &mut self.init {
+            *init = absolute("init", init)?;
+        }
+        self.follow_init()?;
+        self.model.get_or_insert_with(|| DEFAULT.to_owned());
+        let preset = self.preset()?;
         let size = *self.image_size.get_or_insert(preset.image_size);
         let patch = *self.patch_size.get_or_insert(preset.patch_size);
         let bins = if preset.depth > 12 { 18 } else { 9 };
@@ -183,6 +230,9 @@ impl Settings for Config {
             }
         }
         not_negative(&[("eps", self.eps)])?;
+        if self.norm_pix && self.target != Predicted::Pixel {
+            return Err(usage("norm-pix is for pixels: it needs --target pixel"));
+        }
         let freezes = self.freeze != Spacing::None;
         Adaptive::check(self.policy(), freezes, self.layer_lr)?;
         let model = self.model()?;
@@ -196,9 +246,25 @@ impl Settings for Config {
 }
 
 impl Config {
+    /// What its encoder is called.
+    pub fn name(&self) -> &str {
+        self.model.as_deref().unwrap_or(DEFAULT)
+    }
+
+    /// The encoder, but for the sizes that have a key of their own.
+    fn preset(&self) -> Result<VitConfig> {
+        match self.encoder {
+            Some(encoder) => Ok(encoder.0),
+            None => Ok(VitConfig {
+                pos_embed: PosEmbed::SinCos,
+                ..preset(self.name())?
+            }),
+        }
+    }
+
     /// The model.
     pub fn model(&self) -> Result<LocalMimConfig> {
-        let preset = preset(&self.model)?;
+        let preset = self.preset()?;
         let vit = VitConfig {
             image_size: self.image_size.unwrap_or(preset.image_size),
             patch_size: self.patch_size.unwrap_or(preset.patch_size),
@@ -210,6 +276,12 @@ impl Config {
             decoder_embed_dim: self.decoder_dim,
             decoder_depth: self.decoder_depth,
             decoder_num_heads: self.decoder_heads,
+            target: match self.target {
+                Predicted::Hog => Target::Hog,
+                Predicted::Pixel => Target::Pixel {
+                    normalise: self.norm_pix,
+                },
+            },
             hog_bins: self.hog_bins.unwrap_or(9),
         };
         model.validate().map_err(usage)?;

@@ -7,8 +7,7 @@ use candle_core::Device;
 use datasets::Source;
 use localmim::{LocalMim, LocalMimConfig};
 
-use crate::commands::reconstruct::cells::{stage_name, transform, Cells, Shown, StageCells};
-use crate::commands::reconstruct::glyphs;
+use crate::commands::reconstruct::cells::{stage_name, transform, Shown};
 use crate::draw::color::GRID;
 use crate::draw::{font, Stroke, Svg, Text, SMALL};
 use crate::input::look::{hide, Look};
@@ -86,7 +85,7 @@ impl Looks {
             targets.pixels(panel(1, row), &seen);
             let cells = shown.cells((&self.cfg, model), &stages, device)?;
             for (j, (cells, &stage)) in cells.iter().zip(&stages).enumerate() {
-                self.histograms(&mut targets, panel(2, row + j), cells, &cells.target);
+                cells.draw_target(&mut targets, panel(2, row + j));
                 below(&mut targets, 2, row + j, &stage_name(&self.cfg, stage));
                 let at = panel(0, row + j);
                 match self.cfg.stages[stage].block + 1 < frozen {
@@ -96,7 +95,7 @@ impl Looks {
                         predictions.text(middle, "dropped", Text::small().middle());
                     }
                     false => {
-                        self.histograms(&mut predictions, at, cells, &cells.prediction);
+                        cells.draw_prediction(&mut predictions, at);
                         let error = format!("error {:.4}", cells.error);
                         below(&mut predictions, 0, row + j, &error);
                     }
@@ -104,11 +103,6 @@ impl Looks {
             }
         }
         Ok([targets, predictions])
-    }
-
-    fn histograms(&self, svg: &mut Svg, at: [f64; 4], cells: &StageCells, drawn: &Cells) {
-        svg.outline(at, Stroke::new(GRID, 1.0));
-        glyphs::draw(svg, at, (&drawn.values, self.cfg.hog_bins), &cells.hidden);
     }
 }
 

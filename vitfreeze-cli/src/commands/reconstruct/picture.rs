@@ -2,7 +2,6 @@
 use localmim::Masking;
 
 use super::cells::StageCells;
-use super::glyphs;
 use crate::draw::color::{GRID, INK};
 use crate::draw::{font, whole_pixels, Pixels, Stroke, Svg, Text, BODY, SMALL, TITLE};
 use crate::input::look::hide;
@@ -28,14 +27,13 @@ pub struct About<'a> {
     pub ratio: f64,
     /// Patches along a side.
     pub side: usize,
-    pub bins: usize,
     pub dropped: &'a [String],
 }
 
 /// Draws all rows, of which there is at least one.
 pub fn draw(about: &About, rows: &[Row]) -> Svg {
     let stages = rows.first().map_or(&[][..], |row| row.stages.as_slice());
-    let finest = stages.iter().map(|stage| stage.target.across).max();
+    let finest = stages.iter().map(|stage| stage.across).max();
     let side = (CELL * finest.unwrap_or(0) as f64).clamp(SIDE.0, SIDE.1);
     let side = rows
         .first()
@@ -68,7 +66,7 @@ pub fn draw(about: &About, rows: &[Row]) -> Svg {
     for (k, stage) in stages.iter().enumerate() {
         let column = 2 + 2 * k;
         let (from, to) = (left(column), left(column + 1) + side);
-        let across = stage.target.across;
+        let across = stage.across;
         let name = format!("{}: {across} × {across} cells", stage.name);
         svg.text(((from + to) / 2.0, 54.0), &name, Text::body().middle());
         svg.line(&[(from, 65.0), (to, 65.0)], Stroke::new(GRID, 1.0));
@@ -86,11 +84,8 @@ pub fn draw(about: &About, rows: &[Row]) -> Svg {
         let caption = font::fit(&row.caption, SMALL, side);
         svg.text(below(0), &caption, Text::small().middle());
         for (k, stage) in row.stages.iter().enumerate() {
-            for (column, cells) in [(2 + 2 * k, &stage.target), (3 + 2 * k, &stage.prediction)] {
-                svg.outline(square(column), Stroke::new(GRID, 1.0));
-                let histograms = (&cells.values[..], about.bins);
-                glyphs::draw(&mut svg, square(column), histograms, &stage.hidden);
-            }
+            stage.draw_target(&mut svg, square(2 + 2 * k));
+            stage.draw_prediction(&mut svg, square(3 + 2 * k));
             let error = format!("error {:.4}", stage.error);
             svg.text(below(3 + 2 * k), &error, Text::small().color(INK).middle());
         }

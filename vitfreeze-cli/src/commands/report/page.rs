@@ -26,6 +26,7 @@ svg, img { display: block; width: 100%; height: auto; border-radius: 6px; }
 @media screen and (prefers-color-scheme: dark) {
   :root { --ink: #e8eaed; --paper: #17181a; --muted: #a8adb4; --line: #3c4043; }
   svg { filter: invert(0.9) hue-rotate(180deg) brightness(1.3); } }
+@page { margin: 12mm; }
 @media print { body { max-width: none; padding: 0; font-size: 12px; } pre { white-space: pre-wrap; }
   .wide > svg, .wide > img, .strip img, .strip img.three { min-width: 0; } section + section { break-before: page; }
   h3 { break-after: avoid; } svg, img, tr { break-inside: avoid; } }

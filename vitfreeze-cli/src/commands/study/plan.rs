@@ -19,9 +19,10 @@ use crate::usage::usage;
 /// Keys that change no result.
 const RUNNING: [&str; 3] = ["threads", "save-every", "tensorboard"];
 /// Keys that change no step's time.
-const TIMELESS: [&str; 17] = [
+const TIMELESS: [&str; 18] = [
     "save-every",
     "tensorboard",
+    "init",
     "freeze",
     "t0",
     "policy",
