@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cfg = checkpoint.config();
     println!(
         "{}: width {}, {} blocks, {} px, patches of {}",
-        checkpoint.family().name(),
+        checkpoint.family(),
         cfg.embed_dim,
         cfg.depth,
         cfg.image_size,
@@ -45,11 +45,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         interpolation: match p.filter {
             Filter::Bicubic => Interpolation::Bicubic,
             Filter::Bilinear => Interpolation::Bilinear,
-            other => return Err(format!("resizing by {} is not in this example", other.name()).into()),
+            other => {
+                return Err(format!("resizing by {} is not in this example", other.name()).into())
+            }
         },
         normalize: Normalize {
-            mean: p.mean,
-            std: p.std,
+            mean: p.mean[..].try_into()?,
+            std: p.std[..].try_into()?,
         },
     };
     let mut pixels = vec![0f32; 3 * height * width];
