@@ -246,3 +246,80 @@ fn plain_mae_goes_on() {
         "{said}"
     );
 }
+
+/// With images that grow and pixels to predict, across the change, and without the first run's folder.
+#[test]
+fn it_may_grow() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    ok(pretrain(&at("first"), &["--max-steps=4"]));
+    let init = format!("--init={}", at("first").display());
+    let flags = [
+        &init,
+        "--image-size=8:50%,16",
+        "--target=pixel",
+        "--norm-pix",
+        "--save-every=100",
+    ];
+    let said = ok(pretrain(&at("straight"), &flags));
+    assert!(said.contains("16 px from step 15 on"), "{said}");
+    assert!(said.contains("encoder (147)"), "{said}");
+    ok(pretrain(
+        &at("parts"),
+        &[&flags[..], &["--max-steps=14"]].concat(),
+    ));
+    std::fs::remove_dir_all(at("first")).unwrap();
+    ok(resume(&at("parts"), &["--max-steps=15"]));
+    ok(resume(&at("parts"), &[]));
+    assert_same_state(&at("straight"), &at("parts"));
+    // A table that trains is for one size.
+    let out = at("refused");
+    let line = fails(
+        begun(&checkpoint("hf_dinov2"), &out, &["--image-size=16:50%,32"]),
+        2,
+    );
+    assert!(
+        line.contains("image-size 16:50%,32: the checkpoint's position table"),
+        "{line}"
+    );
+    assert!(!out.exists());
+}
+
+/// The patch embedding of RGB is adapted to other channels, as everywhere.
+#[test]
+fn it_may_have_other_channels() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    ok(pretrain(&at("first"), &["--max-steps=4"]));
+    for class in ["a", "b"] {
+        std::fs::create_dir_all(at("grey").join(class)).unwrap();
+        for i in 0..12u8 {
+            let image = image::GrayImage::from_fn(20, 20, |x, y| {
+                image::Luma([(x * y) as u8 ^ i.wrapping_mul(19)])
+            });
+            let path = at("grey").join(class).join(format!("{i}.png"));
+            image.save(path).unwrap();
+        }
+    }
+    let data = format!("--data={}", at("grey").display());
+    let init = format!("--init={}", at("first").display());
+    for target in ["--target=hog", "--target=pixel"] {
+        let grey = ["--channels=1", "--mean=0.5", "--std=0.25", &data, &init];
+        let out = at(&target.replace("--target=", ""));
+        let said = ok(pretrain(&out, &[&grey[..], &STILL[..], &[target]].concat()));
+        assert!(said.contains("encoder (147)"), "{said}");
+        let patches = |run: &Path| {
+            let all = tensors(&run.join("encoder.safetensors")).into_iter();
+            let mut all = all.filter(|(name, _)| name == "patch_embed.proj.weight");
+            let (_, bytes) = all.next().unwrap();
+            let float = |b: &[u8]| f32::from_le_bytes(b.try_into().unwrap());
+            bytes.chunks_exact(4).map(float).collect::<Vec<f32>>()
+        };
+        let (rgb, one) = (patches(&at("first")), patches(&out));
+        assert_eq!((rgb.len(), one.len()), (192 * 3 * 16, 192 * 16));
+        for (i, value) in one.iter().enumerate() {
+            let of = |channel: usize| rgb[(i / 16 * 3 + channel) * 16 + i % 16];
+            assert!((value - (of(0) + of(1) + of(2))).abs() < 1e-6);
+        }
+    }
+}
