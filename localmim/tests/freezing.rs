@@ -6,9 +6,9 @@ use std::rc::Rc;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarMap;
 use freezeout::{AdamW, FreezeOut, Optimizer, Schedule};
-use localmim::{LocalMim, LocalMimConfig, Masking};
+use localmim::{LocalMim, LocalMimConfig, Masking, Target};
 use vit::ops::{Compute, Hold, Precision, Unit};
-use vit::VitConfig;
+use vit::{PosEmbed, VitConfig};
 
 const CPU: Device = Device::Cpu;
 const STEPS: usize = 14;
@@ -63,12 +63,34 @@ struct Trained {
     graph: Vec<(usize, usize)>,
 }
 
-/// A whole schedule. With `cut` the model is rebuilt at a freeze; without, only the optimiser skips frozen layers.
+/// What checkpoints bring along and the published model lacks: a learnt position table, registers. And pixels.
+fn other_config() -> LocalMimConfig {
+    let published = config();
+    LocalMimConfig {
+        vit: VitConfig {
+            pos_embed: PosEmbed::Learnt,
+            reg_tokens: 2,
+            ..published.vit
+        },
+        target: Target::Pixel { normalise: true },
+        ..published
+    }
+}
+
 fn train(cut: bool, train_cls_token: bool, compute: &Compute) -> Trained {
-    let cfg = config();
+    train_model(&config(), cut, train_cls_token, compute)
+}
+
+/// A whole schedule. With `cut` the model is rebuilt at a freeze; without, only the optimiser skips frozen layers.
+fn train_model(
+    cfg: &LocalMimConfig,
+    cut: bool,
+    train_cls_token: bool,
+    compute: &Compute,
+) -> Trained {
     let vars = VarMap::new();
     let vb = vit::seeded(&vars, 5, DType::F32, &CPU);
-    let mut model = LocalMim::new(&cfg, vb).unwrap().with_compute(compute);
+    let mut model = LocalMim::new(cfg, vb).unwrap().with_compute(compute);
     let schedule = Schedule {
         warmup_steps: 2,
         ..Schedule::cubic(0.5, cfg.layers(), STEPS)
@@ -83,7 +105,7 @@ fn train(cut: bool, train_cls_token: bool, compute: &Compute) -> Trained {
     let mut graph = Vec::new();
     for step in 0..STEPS {
         if freeze.advance(step).unwrap() && cut {
-            model = LocalMim::new(&cfg, freeze.vars()).unwrap();
+            model = LocalMim::new(cfg, freeze.vars()).unwrap();
             model = model.with_compute(compute);
         }
         let (images, masking) = batch(step);
@@ -125,6 +147,25 @@ fn cut_equals_uncut_bit_for_bit() {
         for (name, bits) in &cut.weights {
             assert_eq!(bits, &uncut.weights[name], "{precision:?}: {name}");
         }
+    }
+}
+
+#[test]
+fn pixels_registers_and_a_learnt_table_too() {
+    let cfg = other_config();
+    let compute = compute(Precision::F32);
+    let cut = train_model(&cfg, true, false, &compute);
+    let uncut = train_model(&cfg, false, false, &compute);
+    assert!(cut.graph.last().unwrap().1 < uncut.graph.last().unwrap().1);
+    assert!(cut.weights == uncut.weights);
+    assert!(cut.weights.contains_key("pos_embed") && cut.weights.contains_key("reg_token"));
+    for threads in [1, 3] {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        let other = pool.install(|| train_model(&cfg, true, false, &compute));
+        assert!(cut.weights == other.weights, "{threads} threads");
     }
 }
 

@@ -352,3 +352,33 @@ fn what_fails_is_told_and_the_rest_goes_on() {
     let line = fails(study(&file, dir.path()), 2);
     assert!(line.contains("is not empty and holds no study"), "{line}");
 }
+
+/// Steps of variants that compute otherwise are measured one after the other; here what they predict and what they begin with.
+#[test]
+fn variants_whose_steps_differ_are_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let encoder = format!(
+        "init = \"{}\"\nstages = \"0:2,1:1\"",
+        checkpoint("hf_dinov2").display()
+    );
+    let model = "model = \"vit-tiny\"\nimage-size = 16\npatch-size = 4";
+    let base = BASE.replace(model, &encoder);
+    let variants = r#"
+[[variant]]
+name = "hog"
+[[variant]]
+name = "pixel"
+target = "pixel"
+norm-pix = true
+[after.knn]
+"#;
+    let plan = plan(dir.path(), "plan.toml", &["seeds = [0]\n", &base, variants]);
+    let mut command = study(&plan, &dir.path().join("out"));
+    command.arg("--budget=0.01s");
+    assert!(fails(command, 2).contains("--budget is 0.0 s"));
+    // A key that does not fit is that variant's.
+    let text = std::fs::read_to_string(&plan).unwrap();
+    std::fs::write(&plan, text.replace("target = \"pixel\"\n", "")).unwrap();
+    let line = fails(study(&plan, &dir.path().join("out")), 2);
+    assert!(line.contains("\"pixel\": norm-pix is for pixels"), "{line}");
+}
