@@ -63,7 +63,7 @@ pub(super) struct Sample {
 }
 
 enum Made {
-    Rgb(Drawn),
+    Rgb(Box<Drawn>),
     /// All planes, as they go into the batch.
     Bands(Vec<f32>),
 }
@@ -80,7 +80,7 @@ impl Made {
         match recipe {
             Recipe::Rgb(transform) => {
                 let image = shared.source.read(index, permit)?;
-                Ok(Self::Rgb(transform.draw(&image, rng)?))
+                Ok(Self::Rgb(Box::new(transform.draw(&image, rng)?)))
             }
             Recipe::Bands(transform) => {
                 let image = shared.source.bands(index, transform.channels(), permit)?;
