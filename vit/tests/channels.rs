@@ -154,7 +154,7 @@ fn files_that_contradict_the_tensors_are_refused() {
     assert!(error.contains("'in_chans' is 4, the tensors 2"), "{error}");
     let error = refused(&|json| json["pretrained_cfg"]["mean"] = vec![0.5; 3].into());
     assert!(
-        error.contains("a mean of 3 numbers for images of 2 channels"),
+        error.contains("'mean' is [0.5,0.5,0.5]; expected a finite number for each of 2"),
         "{error}"
     );
     let error = refused(&|json| json["pretrained_cfg"]["std"] = vec![0.5, 0.0].into());

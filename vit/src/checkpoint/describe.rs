@@ -74,6 +74,8 @@ pub(crate) struct Description {
     /// What the tensors tell as well.
     pub claims: Vec<Claim>,
     pub labels: BTreeMap<usize, String>,
+    /// Of the images, where Hugging Face's config.json tells.
+    pub channels: Option<usize>,
     /// None where no file tells.
     pub preprocess: Option<Preprocess>,
     /// What is not heeded and what had to be assumed, in sentences for a person.
@@ -110,7 +112,7 @@ impl Description {
     /// What a key says that cannot be heeded.
     pub fn add_preprocessor(&mut self, json: &Value) -> Result<(), String> {
         let model = self.name.as_deref();
-        let read = preprocess::of_hugging_face(json, model, &mut self.notes)?;
+        let read = preprocess::of_hugging_face(json, model, self.channels, &mut self.notes)?;
         self.preprocess = Some(read);
         Ok(())
     }

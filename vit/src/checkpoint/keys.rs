@@ -1,6 +1,8 @@
 //! Values of a JSON object that are read as what they must be, or an error that names the key.
 use serde_json::{Map, Value};
 
+use super::preprocess::of_channels;
+
 /// An object of somebody else's file; `None` where it is left out.
 pub(super) struct Keys<'a>(Option<&'a Map<String, Value>>);
 
@@ -100,10 +102,15 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// One number per channel, or one for all.
-    pub fn by_channel(&self, key: &str, default: &[f32]) -> Result<Vec<f32>, String> {
+    /// One number for each of so many channels, or one for all.
+    pub fn by_channel(
+        &self,
+        key: &str,
+        channels: usize,
+        default: &[f32],
+    ) -> Result<Vec<f32>, String> {
         let Some(value) = self.get(key) else {
-            return Ok(default.to_vec());
+            return Ok(of_channels(default.to_vec(), channels));
         };
         let number = |x: &Value| {
             let x = x.as_f64()? as f32;
@@ -111,17 +118,25 @@ impl<'a> Keys<'a> {
         };
         let numbers: Option<Vec<f32>> = match value {
             Value::Array(items) => items.iter().map(number).collect(),
-            one => number(one).map(|x| vec![x]),
+            one => number(one).map(|x| vec![x; channels]),
         };
-        match numbers.filter(|numbers| !numbers.is_empty()) {
+        match numbers.filter(|numbers| numbers.len() == channels) {
             Some(numbers) => Ok(numbers),
-            None => self.wrong(key, "a finite number for each channel"),
+            None => self.wrong(
+                key,
+                &format!("a finite number for each of {channels} channels"),
+            ),
         }
     }
 
     /// The same for what values are divided by.
-    pub fn deviations(&self, key: &str, default: &[f32]) -> Result<Vec<f32>, String> {
-        let numbers = self.by_channel(key, default)?;
+    pub fn deviations(
+        &self,
+        key: &str,
+        channels: usize,
+        default: &[f32],
+    ) -> Result<Vec<f32>, String> {
+        let numbers = self.by_channel(key, channels, default)?;
         match numbers.iter().all(|x| *x > 0.0) {
             true => Ok(numbers),
             false => self.wrong(key, "a number above 0 for each channel"),

@@ -107,7 +107,7 @@ impl Checkpoint {
         let files::Read {
             sources,
             tensors,
-            mut description,
+            description,
         } = files::read(path)?;
         let unknown = |reason: String| Error::Unknown {
             origin: origin.to_owned(),
@@ -131,9 +131,6 @@ impl Checkpoint {
         let hints = hints.clone().or(description.hints.clone());
         let (cfg, mut notes) = infer::infer(&shapes, named.family, &hints)
             .map_err(|reason| unknown(reason + &crate::error::look_alikes(tensors.keys())))?;
-        let preprocess = description.preprocess.take();
-        let preprocess = preprocess.map(|p| p.of_channels(cfg.in_chans));
-        description.preprocess = preprocess.transpose().map_err(unknown)?;
         let contradiction = description.claims.iter().find_map(|c| c.contradicts(&cfg));
         if let Some(reason) = contradiction {
             return Err(unknown(reason));
@@ -218,7 +215,8 @@ impl Checkpoint {
     /// The same for images of this size, where no file tells.
     fn prepared(&self, image: (usize, usize)) -> Preprocess {
         let told = self.description.preprocess.clone();
-        told.unwrap_or_else(|| Preprocess::usual(image).in_channels(self.cfg.in_chans))
+        let told = told.unwrap_or_else(|| Preprocess::usual(image));
+        told.in_channels(self.cfg.in_chans)
     }
 
     /// timm's architecture or Hugging Face's model type, where config.json tells.

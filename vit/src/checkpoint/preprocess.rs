@@ -125,32 +125,11 @@ impl Preprocess {
     /// The same for images of so many channels, as weights become those of so many: one channel has the means of all
     /// numbers, more have them again and again.
     pub fn in_channels(self, channels: usize) -> Self {
-        let fit = |numbers: Vec<f32>| match (numbers.len(), channels) {
-            (own, wanted) if own == wanted => numbers,
-            (own, 1) => vec![numbers.iter().sum::<f32>() / own as f32],
-            _ => numbers.iter().copied().cycle().take(channels).collect(),
-        };
         Self {
-            mean: fit(self.mean),
-            std: fit(self.std),
+            mean: of_channels(self.mean, channels),
+            std: of_channels(self.std, channels),
             ..self
         }
-    }
-
-    /// What files say, of a model of so many channels: a number for all is one for each.
-    ///
-    /// # Errors
-    /// Another number of numbers.
-    pub(super) fn of_channels(self, channels: usize) -> Result<Self, String> {
-        for (what, numbers) in [("mean", &self.mean), ("deviation", &self.std)] {
-            if numbers.len() != 1 && numbers.len() != channels {
-                return Err(format!(
-                    "its files give a {what} of {} numbers for images of {channels} channels; give one for each channel",
-                    numbers.len()
-                ));
-            }
-        }
-        Ok(self.in_channels(channels))
     }
 
     /// `crop_pct` as files tell it: one number, or those of height and width where they differ.
@@ -186,6 +165,15 @@ impl Preprocess {
                  here at times"
             )
         })
+    }
+}
+
+/// Numbers of channels as numbers of so many: see [`Preprocess::in_channels`].
+pub(super) fn of_channels(numbers: Vec<f32>, channels: usize) -> Vec<f32> {
+    match (numbers.len(), channels) {
+        (own, wanted) if own == wanted => numbers,
+        (own, 1) => vec![numbers.iter().sum::<f32>() / own as f32],
+        _ => numbers.into_iter().cycle().take(channels).collect(),
     }
 }
 

@@ -55,7 +55,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         for path in paths {
             let one = || -> Result<Vec<f32>> {
                 let bytes = crate::input::files::bytes(path)?;
-                Ok(judged.input(&bytes)?)
+                judged.input(&bytes)
             };
             match one().with_context(|| path.display().to_string()) {
                 Ok(image) => {

@@ -121,7 +121,8 @@ pub fn peak_bytes(device: &Device) -> Option<u64> {
     }
 }
 
-/// Sets the number of threads of everything, 0 = one per core, and returns it. Call once, before any thread runs.
+/// Sets the number of threads of everything, 0 = one per core, and returns it. Call before any thread runs; a second call
+/// must say the same.
 pub fn set_threads(threads: usize) -> Result<usize> {
     set_threads_of(threads, 1)
 }
@@ -138,12 +139,15 @@ pub fn set_threads_of(threads: usize, workers: usize) -> Result<usize> {
     std::env::set_var("RAYON_NUM_THREADS", threads.to_string());
     // candle's second pool, for element-wise ops, spins while it waits and takes the cores from the first one.
     std::env::set_var("CANDLE_NUM_THREADS", "1");
-    let made = rayon::ThreadPoolBuilder::new()
+    let built = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global();
-    match made {
-        // A study measures the steps of several runs.
-        Err(_) if rayon::current_num_threads() == threads => Ok(threads),
-        made => Ok(made.map(|()| threads)?),
+    // A study measures the steps of several configurations one after the other: the pool that is there will do.
+    match built {
+        Err(_) if rayon::current_num_threads() != threads => Err(usage(format!(
+            "--threads {threads}: this process works with {} already",
+            rayon::current_num_threads()
+        ))),
+        _ => Ok(threads),
     }
 }

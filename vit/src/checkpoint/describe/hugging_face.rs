@@ -75,6 +75,7 @@ const HEADS: usize = 12;
 
 pub(super) fn read(json: &Value, into: &mut Description) -> Result<Hints, String> {
     let keys = Keys::of(json)?;
+    into.channels = keys.count("num_channels")?;
     keys.note_others(&KNOWN, "config.json", &mut into.notes);
     if let Some(value) = keys.get("id2label") {
         if !value.is_object() && !value.is_array() {

@@ -81,7 +81,11 @@ pub(super) fn read(name: &str, json: &Value, into: &mut Description) -> Result<H
             cfg
         }
     };
-    let mut read = preprocess::of_timm(cfg, &mut into.notes)?;
+    let channels = match args.count("in_chans")? {
+        None => Keys::of(cfg)?.count("in_chans")?,
+        told => told,
+    };
+    let mut read = preprocess::of_timm(cfg, channels, &mut into.notes)?;
     read.floor_margin = keys.flag(FLOOR_MARGIN, read.floor_margin)?;
     let size = read.size;
     into.preprocess = Some(read);

@@ -191,12 +191,14 @@ fn crop(keys: &Keys) -> Result<(usize, usize), String> {
 pub(in super::super) fn read(
     json: &Value,
     model_type: Option<&str>,
+    channels: Option<usize>,
     notes: &mut Vec<String>,
 ) -> Result<Preprocess, String> {
     let keys = Keys::of(json)?;
     if keys.text("image_processor_type")? == Some("TimmWrapperImageProcessor") {
-        return of_timm(&json["pretrained_cfg"], notes);
+        return of_timm(&json["pretrained_cfg"], channels, notes);
     }
+    let channels = channels.unwrap_or(3);
     let class = class_of(&keys, model_type, notes)?;
     let filter = match keys.get("resample") {
         None => class.filter,
@@ -235,10 +237,10 @@ pub(in super::super) fn read(
     // Here values between 0 and 1 are normalised; theirs are what 'rescale_factor' makes of 0 to 255.
     let (mean, std) = match keys.flag("do_normalize", true)? {
         true => (
-            keys.by_channel("image_mean", &class.normal.0)?,
-            keys.deviations("image_std", &class.normal.1)?,
+            keys.by_channel("image_mean", channels, &class.normal.0)?,
+            keys.deviations("image_std", channels, &class.normal.1)?,
         ),
-        false => (vec![0.0], vec![1.0]),
+        false => (vec![0.0; channels], vec![1.0; channels]),
     };
     let most = match keys.flag("do_rescale", true)? {
         true => 255.0 * keys.positive("rescale_factor", 1.0 / 255.0, 1e6)?,

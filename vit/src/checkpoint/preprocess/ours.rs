@@ -41,8 +41,8 @@ pub(in super::super) fn read(json: &Value, usual: Preprocess) -> Result<Preproce
         squash: keys.flag("squash", false)?,
         floor_margin: keys.flag("floor_margin", false)?,
         filter,
-        mean: keys.by_channel("mean", &usual.mean)?,
-        std: keys.deviations("std", &usual.std)?,
+        mean: keys.by_channel("mean", usual.mean.len(), &usual.mean)?,
+        std: keys.deviations("std", usual.std.len(), &usual.std)?,
         known: true,
     })
 }

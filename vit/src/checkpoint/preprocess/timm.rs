@@ -43,7 +43,12 @@ const KNOWN: [&str; 34] = [
     "url",
 ];
 
-pub(in super::super) fn read(json: &Value, notes: &mut Vec<String>) -> Result<Preprocess, String> {
+/// Of images of so many channels, where that is told elsewhere.
+pub(in super::super) fn read(
+    json: &Value,
+    channels: Option<usize>,
+    notes: &mut Vec<String>,
+) -> Result<Preprocess, String> {
     let keys = Keys::of(json)?;
     let size = match keys.get("input_size").map(Value::as_array) {
         None => None,
@@ -56,6 +61,7 @@ pub(in super::super) fn read(json: &Value, notes: &mut Vec<String>) -> Result<Pr
     if size.is_none() && keys.get("input_size").is_some() {
         return keys.wrong("input_size", "[channels, height, width]");
     }
+    let channels = channels.or(side(&json["input_size"][0])).unwrap_or(3);
     let squash = match keys.text("crop_mode")? {
         None | Some("center") => false,
         Some("squash") => true,
@@ -93,8 +99,8 @@ pub(in super::super) fn read(json: &Value, notes: &mut Vec<String>) -> Result<Pr
         squash,
         floor_margin: false,
         filter,
-        mean: keys.by_channel("mean", &IMAGENET.0)?,
-        std: keys.deviations("std", &IMAGENET.1)?,
+        mean: keys.by_channel("mean", channels, &IMAGENET.0)?,
+        std: keys.deviations("std", channels, &IMAGENET.1)?,
         known: true,
     })
 }
