@@ -391,7 +391,8 @@ fn impossible_settings_are_explained() {
         assert!(bad.check().unwrap_err().to_string().contains("must"));
     }
     let mut b = batch(4, 2, 2);
-    assert!(good.apply(&mut b, (2, 3), 0).is_err());
+    // 4 images of 12 numbers are none of 2 x 5 pixels, with any number of channels.
+    assert!(good.apply(&mut b, (2, 5), 0).is_err());
     b.labels[1] = 10;
     let error = good.apply(&mut b, (2, 2), 0).unwrap_err().to_string();
     assert_eq!(error, "label 10, but there are only 10 classes");
