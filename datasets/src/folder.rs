@@ -192,7 +192,7 @@ impl ImageFolder {
         let root = self.root.display();
         if in_split > 0 {
             odd.push(format!(
-                "{root}: {} in folders called as splits are ({names}), and read as others",
+                "{root}: {} in folders named like splits ({names}), read like all others",
                 counted(in_split, "image", "images")
             ));
         }
@@ -210,7 +210,7 @@ impl ImageFolder {
         let like_splits = like_splits(&self.classes);
         if !like_splits.is_empty() {
             odd.push(format!(
-                "{root}: class folders are called as splits are ({}), and taken for classes; if they are splits, name the \
+                "{root}: class folders are named like splits ({}), and read as classes; if they are splits, give the \
                  folder of one of them",
                 first(3, &like_splits, ", ")
             ));
@@ -364,7 +364,7 @@ fn split_folder(dir: &Path, split: &str, warnings: &mut Vec<String>) -> Result<P
     };
     if !left.is_empty() {
         warnings.push(format!(
-            "{}: only {chosen} is read; beside it lie images in {}",
+            "{}: only {chosen} is read; there are more images in {}",
             dir.display(),
             first(3, &left, ", ")
         ));

@@ -198,7 +198,7 @@ fn walk(
 }
 
 fn add_dead(others: &mut Others, path: &Path) {
-    let advice = "what they stand for is missing; mend or remove them";
+    let advice = "their targets are missing; repair or remove them";
     others.add_lost(
         "behind dead links".into(),
         || path.display().to_string(),

@@ -179,7 +179,7 @@ fn side_by_side(places: &[PathBuf], kind: &str) -> Result<(), Error> {
         let images = count(place, is_image);
         if archives > 0 && images > archives {
             let reason = format!(
-                "{} and {} lie side by side, and only one kind is read; move what is not meant to another folder",
+                "{} and {} are in one folder, and only one kind is read; move the other kind to another folder",
                 counted(images, "image", "images"),
                 counted(archives, &format!(".{kind} file"), &format!(".{kind} files"))
             );

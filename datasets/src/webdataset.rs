@@ -77,7 +77,7 @@ pub(crate) fn open_shards(
     }
     if dotted > 0 {
         source.warnings.push(format!(
-            "{} images are read by their name up to the last dot, such as {first_dotted}; WebDataset's own keys end at the first",
+            "{} images are read by their name up to the last dot, such as {first_dotted}; in WebDataset a key ends at the first dot",
             thousands(dotted)
         ));
     }

@@ -264,7 +264,7 @@ fn classes_with_the_word_of_a_split() {
         let source = ImageFolder::open(dir.path(), "train").unwrap();
         assert_eq!(source.classes().len(), classes.len(), "{classes:?}");
         let warnings = source.warnings().join("\n");
-        let found = warnings.contains("class folders are called as splits are");
+        let found = warnings.contains("class folders are named like splits");
         assert_eq!(found, told, "{classes:?}: {warnings}");
     }
 }
@@ -341,7 +341,7 @@ fn odd_levels_are_told() {
         (
             &["a/1.jpg", "b/2.jpg", "b/test/1.jpg"],
             2,
-            "DIR: 1 image in folders called as splits are (b/test), and read as others",
+            "DIR: 1 image in folders named like splits (b/test), read like all others",
         ),
         (
             &["bus/1.jpg", "train/1.jpg", "car/1.jpg"],

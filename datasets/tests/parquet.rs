@@ -232,7 +232,7 @@ fn what_lies_beside_the_files() {
     }
     let error = error(dir.path(), "train");
     assert!(
-        error.contains("3 images and 1 .parquet file lie side by side"),
+        error.contains("3 images and 1 .parquet file are in one folder"),
         "{error}"
     );
 }

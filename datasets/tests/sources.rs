@@ -563,7 +563,7 @@ fn what_lies_beside_shards() {
             }
             if refused {
                 let error = error(dir.path(), "train");
-                let expected = format!("{images} images and 1 .tar file lie side by side");
+                let expected = format!("{images} images and 1 .tar file are in one folder");
                 assert!(error.contains(&expected), "{error}");
             } else {
                 let source = opened(dir.path(), "train");

@@ -131,7 +131,7 @@ fn unshrunk(
         ),
         (true, 0) => "layer_of does not follow the order from input to output".to_owned(),
         (true, n) => format!(
-            "{n} variable(s) that FreezeOut was not told of train(s) below the boundary: make them before FreezeOut::new"
+            "{n} variable(s) that FreezeOut does not know train below the boundary: make them before FreezeOut::new"
         ),
     };
     Some(format!(

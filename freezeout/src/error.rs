@@ -35,8 +35,8 @@ pub enum Error {
     },
     /// Numbered blocks whose layers do not rise with their numbers: layer 0 must be nearest the input.
     #[error(
-        "'{later}' is in layer {later_layer}, before '{earlier}' in layer {earlier_layer}: layers count from the input; \
-         turn layer_of round, or, if the data really flows that way, say so with Layers and FreezeOut::with_layers"
+        "'{later}' is in layer {later_layer}, before '{earlier}' in layer {earlier_layer}: layers count from the input: \
+         reverse layer_of, or, if data really flow that way, describe the layers with Layers and use FreezeOut::with_layers"
     )]
     OutOfOrder {
         /// A variable of the block with the smaller number.

@@ -219,7 +219,7 @@ fn a_variable_of_unknown_origin_is_counted() {
     let warnings = warnings.lock().unwrap();
     let last = warnings.last().unwrap();
     assert!(
-        last.contains("1 variable(s) that FreezeOut was not told of"),
+        last.contains("1 variable(s) that FreezeOut does not know"),
         "{last}"
     );
 }

@@ -224,7 +224,10 @@ fn a_short_answer_again_and_again_is_an_error() {
     server.edit().ranges = Ranges::Ignored;
     server.edit().cut.insert(WEIGHTS.into(), vec![3000; 99]);
     let text = fetch(&server, cache.path()).unwrap_err();
-    let parts = [&format!("3000 of {}", weights(&server).len()), "go on"];
+    let parts = [
+        &format!("3000 of {}", weights(&server).len()),
+        "to continue",
+    ];
     assert!(parts.iter().all(|part| text.contains(*part)), "{text}");
     assert!(server.gets(WEIGHTS).len() < 10);
 }

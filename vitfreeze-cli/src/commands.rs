@@ -33,17 +33,17 @@ pub enum Command {
     Finetune(Box<finetune::Args>),
     /// Train a linear classifier on an encoder's features
     Linprobe(Box<linprobe::Args>),
-    /// Judge an encoder's features by their nearest neighbours (k-NN); trains nothing
+    /// Evaluate an encoder's features by their nearest neighbours (k-NN); trains nothing
     Knn(Box<knn::Args>),
-    /// Judge a classifier: top-1, top-5, loss, per class, confusion matrix, predictions
+    /// Evaluate a classifier: top-1, top-5, loss, accuracy by class, confusion matrix, predictions
     Eval(Box<eval::Args>),
     /// Print runs side by side and draw accuracy against wall time
     Compare(compare::Args),
-    /// Write what runs did as one page (.html) or picture: loss, seconds per step, rates, phases
+    /// Write a report of runs, as one page (.html) or picture: loss, seconds per step, rates, phases
     Report(report::Args),
     /// Follow a run on a terminal: loss, speed, frozen layers, time left
     Watch(watch::Args),
-    /// Run variants, seeds and the baselines of equal time that belong to them, and say what holds: freezing or training less
+    /// Compare freezing with training less for the same time, over variants and seeds
     Study(study::Args),
     /// Time the training step with more and more layers frozen
     Bench(bench::Args),
@@ -51,13 +51,13 @@ pub enum Command {
     Schedule(Box<schedule::Args>),
     /// Draw what a pretraining run predicts of patches it does not see, beside the targets
     Reconstruct(reconstruct::Args),
-    /// Say what a checkpoint is: family, architecture, tensors, norms, NaNs
+    /// Show what a checkpoint is: family, architecture, tensors, norms, NaNs
     Inspect(inspect::Args),
     /// Write a checkpoint of any family as a folder that timm or transformers loads
     Convert(convert::Args),
     /// Compute the features of a folder of images
     Embed(embed::Args),
-    /// Draw what an encoder makes of images: features as colours, attention, a map of all
+    /// Draw an encoder's features: as colours, attention by head, a map of all images
     Features(features::Args),
     /// Name the likeliest classes of images
     Classify(classify::Args),

@@ -193,7 +193,7 @@ pub struct RunArgs<S: Settings> {
     /// Each worker has a batch of its own
     #[command(flatten)]
     pub workers: workers::Flags,
-    /// Draw what 'vitfreeze watch' draws, in the place of the progress line
+    /// Draw what 'vitfreeze watch' draws, instead of the progress line
     #[arg(long)]
     pub watch: bool,
     /// Stop after this many optimiser steps of the whole run; the schedule stays that of the whole run
@@ -242,7 +242,7 @@ fn train<T: Task>(args: &RunArgs<T::Settings>, workers: &Workers) -> Result<Exit
             drop(view);
             report.close();
             note(format!(
-                "saved after step {} of {steps}; to go on:",
+                "saved after step {} of {steps}; to continue:",
                 run.step
             ));
             note(format!("  {}", run.resume_command()));

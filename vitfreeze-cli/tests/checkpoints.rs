@@ -158,9 +158,9 @@ fn convert_keeps_how_images_are_prepared() {
         .enumerate()
     {
         let (want, said) = features(&source, &at("data"), &at("want.safetensors"));
-        assert_eq!(said.contains("no file tells how images"), !ours, "{said}");
+        assert_eq!(said.contains("no file says how images"), !ours, "{said}");
         assert!(
-            !ours || !said.contains("no file tells the pooling"),
+            !ours || !said.contains("no file gives the pooling"),
             "{said}"
         );
         for layout in ["timm", "hf"] {
@@ -174,7 +174,7 @@ fn convert_keeps_how_images_are_prepared() {
                 &"--heads=3",
             ]));
             let (got, said) = features(&out, &at("data"), &at("got.safetensors"));
-            assert!(!said.contains("no file tells how images"), "{said}");
+            assert!(!said.contains("no file says how images"), "{said}");
             assert!(got == want, "{source:?} by {layout}");
         }
     }

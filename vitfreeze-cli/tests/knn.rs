@@ -113,7 +113,7 @@ fn pooling_is_the_checkpoints_own_in_every_command() {
         let result = std::fs::read(out.join("result.json")).unwrap();
         let result: serde_json::Value = serde_json::from_slice(&result).unwrap();
         assert_eq!(result["settings"]["pool"], pool, "{path:?}");
-        let times = text.matches("no file tells the pooling").count();
+        let times = text.matches("no file gives the pooling").count();
         assert_eq!(times, usize::from(assumed), "{path:?}: {text}");
         let mut command = vitfreeze(["embed", "--heads=3", "--image-size=32", "--checkpoint"]);
         command.arg(&path).arg("--data").arg(&data);
@@ -121,12 +121,12 @@ fn pooling_is_the_checkpoints_own_in_every_command() {
             .arg("--out")
             .arg(folder.path().join(format!("{number}.safetensors")));
         let text = ok(command);
-        let times = text.matches("no file tells the pooling").count();
+        let times = text.matches("no file gives the pooling").count();
         assert_eq!(times, usize::from(assumed), "{path:?}: {text}");
         // What the flag says is no assumption.
         let mut command = knn_of(&path, &data, &folder.path().join(format!("{number}-asked")));
         command.arg("--pool=token");
-        assert!(!ok(command).contains("tells the pooling"), "{path:?}");
+        assert!(!ok(command).contains("gives the pooling"), "{path:?}");
     }
 }
 

@@ -113,7 +113,7 @@ fn a_config_toml_that_is_no_file_is_told() {
         assert_eq!(output.status.code(), Some(2));
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(
-            error.contains("config.toml is no file or a link that leads nowhere"),
+            error.contains("config.toml is no file or a broken link"),
             "{error}"
         );
     }

@@ -250,7 +250,7 @@ fn killed_at_any_moment_it_goes_on() {
     let output = child.wait_with_output().unwrap();
     let said = text(&output);
     match output.status.code() {
-        Some(130) => assert!(said.contains("the same command goes on"), "{said}"),
+        Some(130) => assert!(said.contains("the same command continues"), "{said}"),
         code => assert_eq!(code, Some(0), "{said}"),
     }
     ok(study(&plan_file, &killed));
@@ -335,7 +335,7 @@ fn what_fails_is_told_and_the_rest_goes_on() {
         ("[after.knn]\ncheckpoint = \"x\"\n", "'checkpoint' is the study's to say"),
         ("[after.eval]\n", "unknown field `eval`"),
         ("freeze = \"cubic\"\n[[variant]]\nname = \"b\"\nfreeze = \"cubic\"\nbaselines = [\"train-less\"]\n[after.knn]\n", "freezes too"),
-        ("", "nothing judges"),
+        ("", "evaluates nothing"),
     ] {
         refused(&with_base, &format!("{variant}{more}"), 2, what);
     }

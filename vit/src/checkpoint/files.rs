@@ -137,7 +137,7 @@ pub(crate) fn read(path: &Path) -> Result<Read, Error> {
         }
     } else if !read.description.told && weights.with_file_name("config.json").is_file() {
         read.description.notes.push(format!(
-            "config.json beside '{}' is not heeded, it may be another model's; to heed it, give a folder with these two alone",
+            "config.json beside '{}' is not used: it may belong to another model; to use it, give a folder with these two files alone",
             shown(&name)
         ));
     }
@@ -148,7 +148,7 @@ pub(crate) fn read(path: &Path) -> Result<Read, Error> {
 fn said(weights: &Path, name: &str, reason: String) -> Error {
     Error::Read {
         path: weights.with_file_name(name),
-        reason: format!("{reason}; mend the file if it is wrong"),
+        reason: format!("{reason}; correct the file if it is wrong"),
     }
 }
 

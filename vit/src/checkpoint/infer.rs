@@ -54,13 +54,13 @@ pub(crate) fn infer(
     let num_heads = hints.num_heads.or_else(|| {
         let heads = usual_heads(embed_dim)?;
         notes.push(format!(
-            "no file tells the number of heads: {heads} assumed, as usual for width {embed_dim}"
+            "no file gives the number of heads: {heads} assumed, as usual for width {embed_dim}"
         ));
         Some(heads)
     });
     let Some(num_heads) = num_heads else {
         return Err(format!(
-            "no file tells the number of heads of this model of width {embed_dim}; give it (--heads N)"
+            "no file gives the number of heads of this model of width {embed_dim}; give it (--heads N)"
         ));
     };
     let activation = match hints.activation {
@@ -68,7 +68,7 @@ pub(crate) fn infer(
         Some(activation) => activation,
         None => {
             if pre_norm {
-                notes.push("no file tells CLIP's activation: exact GELU assumed (OpenAI's have quick-gelu)".into());
+                notes.push("no file gives CLIP's activation: exact GELU assumed (OpenAI's have quick-gelu)".into());
             }
             Activation::Gelu
         }
@@ -130,7 +130,7 @@ fn place_grid(cfg: &mut VitConfig, table: Option<&[usize]>, hints: &Hints) -> Re
                 return match cfg.pos_embed {
                     PosEmbed::Learnt => Ok(()), // 'pos_embed' will be reported as missing
                     PosEmbed::SinCos => {
-                        Err("no file tells the image size; give it (--image-size)".into())
+                        Err("no file gives the image size; give it (--image-size)".into())
                     }
                 };
             };

@@ -155,7 +155,7 @@ impl<'a> Keys<'a> {
         let others: Vec<String> = others.map(|(key, _)| key.clone()).collect();
         if !others.is_empty() {
             notes.push(format!(
-                "{place}: not known and not heeded: {}",
+                "{place}: unknown keys, not used: {}",
                 crate::error::some(&others)
             ));
         }

@@ -19,11 +19,11 @@ pub(super) fn assume(checkpoint: &Checkpoint) -> (Pool, Option<&'static str>) {
         Mae | LocalMim | HfVitMae => (Pool::Avg, None),
         Timm | HfVit | HfDeit if has_fixed_table(checkpoint) => (
             Pool::Avg,
-            Some("no file tells the pooling: mean of the patches assumed, as after masked pretraining, since the position table is the fixed one"),
+            Some("no file gives the pooling: mean of the patches assumed, as after masked pretraining, since the position table is the fixed one"),
         ),
         Timm | HfVit | HfDeit => (
             cfg.pool,
-            Some("no file tells the pooling: class token assumed"),
+            Some("no file gives the pooling: class token assumed"),
         ),
     }
 }

@@ -59,7 +59,7 @@ impl Hub {
         let info = info.map_err(|e| repo.explain(&e))?;
         // From here on all is of one commit.
         let commit = info.sha.filter(|sha| is_commit(sha));
-        let commit = commit.ok_or_else(|| repo.error("the Hub does not tell its commit"))?;
+        let commit = commit.ok_or_else(|| repo.error("the Hub does not give its commit"))?;
         let tree = handle.list_tree().revision(commit.clone());
         let tree = tree.recursive(true).limit(MAX_FILES).send();
         let tree = tree.map_err(|e| repo.explain(&e))?;

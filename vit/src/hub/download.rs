@@ -97,7 +97,7 @@ impl Part<'_> {
                 let size = self.size;
                 let problem = problem.map_or(String::new(), |p| format!(": {p}"));
                 return Err(Refusal::Transient(format!(
-                    "{now} of {size} bytes came{problem}; run the same again to go on"
+                    "{now} of {size} bytes arrived{problem}; run the same command again to continue"
                 )));
             }
             pause(failures.max(1));

@@ -29,7 +29,7 @@ const EXAMPLES: &str = "\
 Examples:
   vitfreeze bench                                        vit-small at 224 px, batch 16
   vitfreeze bench --model vit-base --steps 5 --frozen 0,12
-  vitfreeze bench --frozen 0,12 --profile                the dearest ops
+  vitfreeze bench --frozen 0,12 --profile                the costliest ops
   vitfreeze bench --frozen all                           and what a whole schedule saves
   vitfreeze bench --nproc 2 --model vit-base             two workers, 8 images each, and their communication
   vitfreeze bench --json > bench.json
@@ -69,10 +69,10 @@ pub struct Args {
     /// cpu, cuda, cuda:N or metal
     #[arg(long, default_value = "cpu", value_name = "NAME")]
     device: String,
-    /// Type of the operands of matrix products; f32 where there is no unit for bf16
+    /// Type of the operands of matrix products; f32 where the processor has no bf16 unit
     #[arg(long, value_enum, default_value = "f32", value_name = "NAME")]
     dtype: Dtype,
-    /// Also show which ops take the time (told apart on the CPU alone; on a GPU: the phases)
+    /// Also show which ops take the time (on a GPU: which phases)
     #[arg(long)]
     profile: bool,
     /// Print one JSON object instead of a table
@@ -131,7 +131,7 @@ struct Row {
     /// The step's multiplications a second as a part of the limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     of_limit: Option<f64>,
-    /// All ops, dearest first.
+    /// All ops, costliest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     profile: Vec<op_times::Row>,
 }
@@ -194,7 +194,7 @@ fn bench(args: &Args, workers: &Workers) -> Result<ExitCode> {
     ))?;
     if let Some(limit) = output.limit_gflops {
         print(format!(
-            "limit: {limit:.0} GFLOP/s, a loop in registers on all threads; the step's products are held against it"
+            "limit: {limit:.0} GFLOP/s, a loop in registers on all threads; 'of limit' compares the step's products with it"
         ))?;
     }
     let mut head = COLUMNS.map(|c| format!("{c:>10}")).concat();

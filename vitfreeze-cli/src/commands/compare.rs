@@ -25,9 +25,9 @@ Examples:
   vitfreeze compare runs/*
   vitfreeze compare runs/finetune-1 runs/finetune-2 runs/knn-1 --out accuracy.png
 
-'time' is a run's own; 'with pretraining' adds that of the runs that its checkpoint came from,
-where their folders are still there. 'saved' is what freezing saved of a run's time against its own
-unfrozen steps.";
+'time' is the run's own. 'with pretraining' adds the time of the runs from which its checkpoint came,
+if their folders are still there. 'saved' is how much shorter freezing made the run, compared with its
+own unfrozen steps.";
 
 /// Flags of `vitfreeze compare`.
 #[derive(clap::Parser)]
@@ -112,7 +112,7 @@ fn result_of(dir: &Path) -> Result<RunResult> {
     let path = dir.join("result.json");
     if !path.exists() && checkpoint_path(dir).is_file() {
         bail!(
-            "{} has no result yet: its run has not ended; go on with it by --resume",
+            "{} has no result yet: its run has not ended; continue it with --resume",
             dir.display()
         );
     }
@@ -153,7 +153,7 @@ impl Summary {
             let unknown = classes["images-of-unknown"].as_u64().unwrap_or(0);
             if judged < of || unknown > 0 {
                 note(format!(
-                    "note: {}: judged among {judged} of the checkpoint's {of} classes, {unknown} images of other classes left out",
+                    "note: {}: evaluated among {judged} of the checkpoint's {of} classes, {unknown} images of other classes left out",
                     dir.display().to_string().escape_debug()
                 ));
             }

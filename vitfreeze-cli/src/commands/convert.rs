@@ -31,7 +31,7 @@ pub struct Args {
     /// Folder to write; must be new or empty
     #[arg(value_name = "OUT")]
     output: PathBuf,
-    /// Whose layout
+    /// Layout to write
     #[arg(long, value_enum)]
     to: To,
     /// Type of the numbers
@@ -40,11 +40,11 @@ pub struct Args {
     /// Leave the head out
     #[arg(long)]
     drop_head: bool,
-    /// Upload the folder to this repository of the Hugging Face Hub, which is made if there is none; needs HF_TOKEN
+    /// Upload the folder to this repository of the Hugging Face Hub; it is created if needed; needs HF_TOKEN
     #[cfg(feature = "hub")]
     #[arg(long, value_name = "ORG/NAME[@BRANCH]")]
     upload: Option<String>,
-    /// A repository that is made is private
+    /// Create the repository as private
     #[cfg(feature = "hub")]
     #[arg(long, requires = "upload")]
     private: bool,

@@ -27,7 +27,7 @@ A dataset (SRC, and --data of the other commands) is recognised by what is there
   DIR/[train|val/]CLASS/*.jpg       ImageFolder; JPEG, PNG, WebP, BMP, TIFF, GIF, PPM
   DIR/[train|val/]*.jpg             the same without labels: for pretrain, embed, data
   cifar-10-binary.tar.gz            CIFAR-10 or -100, binary version, or unpacked
-  DIR/ILSVRC2012_img_train.tar      ImageNet as handed out; val.tar needs the devkit
+  DIR/ILSVRC2012_img_train.tar      ImageNet's own tars; val.tar needs the devkit
   DIR/*.tar, shard-{0000..0099}.tar WebDataset (.jpg, and .cls for labels)
   DIR/[data/]train-*.parquet        Hugging Face, downloaded
   hf://datasets/ORG/NAME[@REVISION] Hugging Face, fetched once into its cache
@@ -43,7 +43,7 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Say what a dataset is: images per class, sizes, and with --check which files are bad
+    /// Show what a dataset is: images per class, sizes, and with --check which files are bad
     Inspect(inspect::Args),
     /// Draw a grid of augmented samples, so that you see what the model sees
     Preview(preview::Args),
@@ -66,13 +66,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
 /// Which images.
 #[derive(clap::Args)]
 struct Which {
-    /// The dataset; see 'vitfreeze data --help' for what is understood
+    /// The dataset; 'vitfreeze data --help' lists the kinds
     #[arg(value_name = "SRC")]
     source: String,
     /// Part of the dataset: train or val, in any usual spelling (val also finds test data)
     #[arg(long, default_value = "train", value_name = "NAME")]
     split: String,
-    /// Images of more pixels are taken for bad
+    /// Images of more pixels count as bad
     #[arg(long, default_value_t = datasets::MAX_PIXELS, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_pixels: u64,
 }

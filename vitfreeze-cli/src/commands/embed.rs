@@ -21,7 +21,7 @@ Examples:
   vitfreeze embed --checkpoint hf://facebook/dinov2-small --data imagenet --split val --out dino.safetensors
 
 The file holds features (N, D) and, if the images have any, labels (N); its metadata key 'vitfreeze' is JSON with the file names, the classes and
-the checkpoint. Images that cannot be read are left out and told about.";
+the checkpoint. Images that cannot be read are skipped, with a warning.";
 
 /// Flags of `vitfreeze embed`.
 #[derive(clap::Parser)]

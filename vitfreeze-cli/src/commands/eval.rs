@@ -40,7 +40,7 @@ Examples:
   vitfreeze eval --checkpoint hf://google/vit-base-patch16-224 --data imagenet --predictions p.csv
 
 Writes to --out: result.json (accuracy, settings, seconds), per_class.csv, confusion.csv,
-confusion.png, mistakes.png (the wrong predictions it was surest of).";
+confusion.png, mistakes.png (the wrong predictions with the highest confidence).";
 
 /// What is written beside result.json.
 const FILES: [&str; 4] = [
@@ -56,7 +56,7 @@ const FILES: [&str; 4] = [
 pub struct Args {
     #[arg(long, value_name = "CHECKPOINT", help = CHECKPOINT)]
     checkpoint: String,
-    /// Dataset; see 'vitfreeze data --help' [default: that of the checkpoint's run]
+    /// Dataset; see 'vitfreeze data --help' [default: the dataset of the checkpoint's run]
     #[arg(long, value_name = "SRC")]
     data: Option<String>,
     /// Which split
@@ -86,7 +86,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let outputs = checkpoint.config().num_classes;
     if outputs == 0 {
         return Err(usage(format!(
-            "{}: has no head, so no classes; 'vitfreeze knn' and 'linprobe' judge encoders",
+            "{}: has no head, so no classes; use 'vitfreeze knn' or 'vitfreeze linprobe' for encoders",
             args.checkpoint
         )));
     }
@@ -121,7 +121,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             .filter(|(_, m)| m.is_none())
             .map(|(c, _)| c.as_str());
         note(format!(
-            "note: {left_out} of {} images are left out: their classes, {} of the data's {}, are not the checkpoint's, or more than one is called so ({})",
+            "note: {left_out} of {} images are left out: the checkpoint does not know {} of the data's {} classes, or knows several of that name ({})",
             source.len(),
             unknown.clone().count(),
             source.classes().len(),
@@ -317,7 +317,7 @@ impl Judge<'_> {
         })?;
         print("  confusion.png    the same as a picture")?;
         if dir.join("mistakes.png").is_file() {
-            print("  mistakes.png     the wrong predictions it was surest of")?;
+            print("  mistakes.png     the wrong predictions with the highest confidence")?;
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ Examples:
 A row is an image: whole; its patches' features, whose three largest principal components over all images
 shown are red, green and blue; how much the class token attends to each patch in the last block, by head.
 Below, all images' vectors (what k-NN compares) by their two largest components, or by t-SNE, which
-keeps neighbours together and tells nothing by distances between groups.";
+keeps neighbours together; distances between groups mean nothing.";
 
 /// Most images of a map: components cost little, t-SNE looks at all pairs.
 const MOST_MAPPED: usize = 100_000;
@@ -73,13 +73,13 @@ pub struct Args {
     /// Images on the map, 0 = no map
     #[arg(long, value_name = "N", default_value_t = 1000)]
     map_images: usize,
-    /// By what the map is made: the two largest components, or t-SNE (at most 5000 images)
+    /// How the map is made: the two largest components, or t-SNE (at most 5000 images)
     #[arg(long, value_enum, value_name = "NAME", default_value = "pca")]
     map: MapBy,
     /// Which images
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Colours for the foreground alone: the patches on the side of the first component that fewer corners lie on
+    /// Colour only the foreground: the side of the first component that holds fewer corners of the image
     #[arg(long)]
     foreground: bool,
     #[command(flatten)]

@@ -146,7 +146,7 @@ impl Task for Finetune {
     fn describe(&self) -> String {
         let cfg = &self.cfg;
         format!(
-            "{} of width {}, {} px, patch {}, head of {} on {}, from {}; judged on {}",
+            "{} of width {}, {} px, patch {}, head of {} on {}, from {}; evaluated on {}",
             counted(cfg.depth, "block"),
             cfg.embed_dim,
             cfg.image_size,

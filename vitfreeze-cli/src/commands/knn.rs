@@ -41,8 +41,9 @@ Examples:
   vitfreeze knn --checkpoint runs/pretrain-1
   vitfreeze knn --checkpoint hf://facebook/dinov2-small --data imagenet --max-images 20000
 
-Each image of the validation split is named by the k most similar training images (cosine of their
-features), whose votes count exp(similarity / 0.07): DINO's protocol, exact, for k = 10, 20, 100, 200.";
+The k most similar training images vote for the class of each validation image. Similarity is the
+cosine of the features; a vote counts exp(similarity / 0.07). This is DINO's protocol, for k = 10,
+20, 100, 200. The search is exact.";
 
 /// Flags of `vitfreeze knn`.
 #[derive(clap::Parser)]
@@ -50,7 +51,7 @@ features), whose votes count exp(similarity / 0.07): DINO's protocol, exact, for
 pub struct Args {
     #[arg(long, value_name = "CHECKPOINT", help = CHECKPOINT)]
     checkpoint: String,
-    /// Dataset with the splits train and val; see 'vitfreeze data --help' [default: that of the checkpoint's run]
+    /// Dataset with the splits train and val; see 'vitfreeze data --help' [default: the dataset of the checkpoint's run]
     #[arg(long, value_name = "SRC")]
     data: Option<String>,
     /// Dataset to take the split val from [default: --data]

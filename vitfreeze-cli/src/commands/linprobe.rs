@@ -37,7 +37,7 @@ Examples:
   vitfreeze linprobe --checkpoint hf://facebook/dinov2-small --pool token --data imagenet --cached
   vitfreeze linprobe --resume runs/linprobe-1                    go on where a run stopped
 
-The head sees what --pool makes of the tokens behind the checkpoint's last norm; for a LocalMIM
+The head sees the tokens behind the checkpoint's last norm, pooled as --pool says. For a LocalMIM
 encoder that is the norm in front of the last stage's decoder. docs/finetune.md says more.";
 
 /// Rows that the head computes at once in an evaluation.

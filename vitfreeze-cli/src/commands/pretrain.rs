@@ -286,7 +286,7 @@ impl Task for Pretrain {
     fn next(&self, dir: &str) -> Vec<String> {
         let mut next = vec![
             format!("vitfreeze knn --checkpoint {dir}         how good the features are; trains nothing"),
-            format!("vitfreeze linprobe --checkpoint {dir}    the same by a linear classifier"),
+            format!("vitfreeze linprobe --checkpoint {dir}    the same, with a linear classifier"),
             format!("vitfreeze finetune --checkpoint {dir}    a classifier"),
         ];
         if self.config.training.data() == "shapes" {

@@ -34,8 +34,8 @@ Examples:
   vitfreeze reconstruct --checkpoint runs/pretrain-1 --all-stages --mask-ratio 0.5 --out seen.png
 
 A row is an image: whole; what the encoder sees of it; then for each stage its target (histograms of
-oriented gradients) and its prediction. A line in a cell stands for an orientation, as an edge runs;
-the longer, the more of it. Cells that the encoder saw are grey: they do not count in the error.
+oriented gradients) and its prediction. A line in a cell shows an orientation, along the edge; the
+longer the line, the more of it. Cells that the encoder saw are grey: they do not count in the error.
 Of a run with --target pixel both are pictures: where the encoder saw the image, as it is, elsewhere as
 predicted, normalised cells with their own mean and deviation.";
 

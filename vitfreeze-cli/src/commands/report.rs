@@ -22,10 +22,10 @@ Examples:
   vitfreeze report runs/pretrain-1 runs/finetune-1 runs/eval-1 --out report.html     side by side
   vitfreeze report runs/pretrain-1 --out report.png                                  the charts alone
 
-The page is one file: what was run and how to run it again, loss by stage, seconds per step as layers
-freeze, learning rates, phases, memory, accuracies, what a pretraining run predicted while it trained, and
-of eval the confusion matrix and the worst mistakes. It loads nothing from elsewhere. Every training
-leaves one in its folder.";
+The page is one file and loads nothing from elsewhere. It has the settings and how to run it again, loss
+by stage, seconds per step as layers freeze, learning rates, phases, memory and accuracies. Of pretraining
+it shows predictions, of eval the confusion matrix and the worst mistakes. Every training leaves one in its
+folder.";
 
 /// The page that a training leaves in its folder.
 pub const NAME: &str = "report.html";
@@ -34,7 +34,7 @@ pub const NAME: &str = "report.html";
 #[derive(clap::Parser)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Folders of runs, also of such as still go on
+    /// Folders of runs; a run may still be going on
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
     /// Page (.html), or picture of one run's charts (.png or .svg)

@@ -27,7 +27,7 @@ Examples:
   vitfreeze schedule --model vit-large --freeze power:2 --t0 0.6 --plot schedule.svg
   vitfreeze schedule --model vit-base --accum 4 --workers 8 --bandwidth 10 --images-per-second 932
 
-All flags of vitfreeze pretrain are understood; images are counted, not read, and nothing is trained.";
+Takes all flags of vitfreeze pretrain. Images are counted, not read. Nothing is trained.";
 
 /// ImageNet-1K's training images, where nothing else is known.
 const IMAGENET: usize = 1_281_167;
@@ -36,7 +36,7 @@ const IMAGENET: usize = 1_281_167;
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, args_override_self = true, allow_negative_numbers = true)]
 pub struct Args {
-    /// Configuration file (TOML) of vitfreeze pretrain; flags go before it
+    /// Configuration file (TOML) of vitfreeze pretrain; flags override it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Number of training images [default: those of --data, where it is on this machine; with --model alone
@@ -66,7 +66,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let config = Config::new(args.config.as_deref(), &flags)?;
     if let Some(policy) = &config.policy {
         return Err(usage(format!(
-            "policy is {policy}: what it freezes is known once the run is done; vitfreeze report shows it then"
+            "policy is {policy}: what it freezes is known only after the run; vitfreeze report shows it"
         )));
     }
     let (cfg, training) = (config.model()?, &config.training);
@@ -133,7 +133,7 @@ fn count(training: &Training) -> Result<usize> {
     }
     if data.starts_with("hf://") || !may_be_here(data) {
         note(format!(
-            "note: {data} is not on this machine: ImageNet-1K's {IMAGENET} images assumed; --images N says another number"
+            "note: {data} is not on this machine: ImageNet-1K's {IMAGENET} images assumed; --images N sets another number"
         ));
         return Ok(IMAGENET);
     }
@@ -248,12 +248,12 @@ fn table(
             .map(|layer| layer.forward + layer.branch)
             .collect();
         out += &format!(
-            "FreezeOut's own estimator, which takes the backward pass to cost as much as the forward pass: {}.\n",
+            "FreezeOut's own estimator, which assumes that the backward pass costs as much as the forward pass: {}.\n",
             percent(freezeout_speedup(schedule, &forward))
         );
     }
     if config.train_cls_token {
-        out += "With train-cls-token the frozen blocks' backward pass runs on: only decoders and optimiser steps are saved.\n";
+        out += "With train-cls-token the frozen blocks still run their backward pass: only decoders and optimiser steps are saved.\n";
     }
     Ok(out)
 }

@@ -28,24 +28,24 @@ Examples:
   vitfreeze study configs/studies/cifar10.toml --data cifar10 --out studies/cifar10 --budget 12h
   vitfreeze study configs/studies/cifar10.toml --data cifar10 --out studies/cifar10    go on after a stop
 
-The same command goes on wherever it was stopped, by ctrl-C, kill -9 or a crash: what is done is recognised by its
-settings and not done again. DIR gets results.csv, report.md and report.html, as they are so far, after every run.
+After ctrl-C, kill -9 or a crash, the same command continues the study. Finished runs are recognised by their
+settings and not done again. After every run, DIR gets results.csv, report.md and report.html.
 docs/study.md says how a plan is written.";
 
 /// Flags of `vitfreeze study`.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The plan (TOML): base settings, variants, seeds, what judges them
+    /// The plan (TOML): base settings, variants, seeds, evaluations
     #[arg(value_name = "PLAN")]
     plan: PathBuf,
-    /// Folder for the study: its runs, logs, results and reports; a new one, or that of this study to go on with
+    /// Folder for the study's runs, logs, results and reports: a new one, or that of this study, to continue it
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Dataset in the place of the plan's
+    /// Dataset; overrides the plan's
     #[arg(long, value_name = "SRC")]
     data: Option<String>,
-    /// The time there is, as in 90m, 2h or 1h30m: a plan that takes longer is refused before anything runs
+    /// Time limit, as in 90m, 2h or 1h30m: a longer plan is refused before anything runs
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     budget: Option<f64>,
 }
@@ -119,7 +119,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         match worked.unwrap_or_else(|error| Ended::Failed(format!("{error:#}"))) {
             Ended::Done if interrupt::asked() => {
                 results::write(&lab)?;
-                note("stopped; the same command goes on");
+                note("stopped; the same command continues");
                 return Ok(ExitCode::from(interrupt::exit_code()));
             }
             Ended::Done => {}
@@ -130,7 +130,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             }
             Ended::Asked => {
                 results::write(&lab)?;
-                note("stopped; the same command goes on");
+                note("stopped; the same command continues");
                 return Ok(ExitCode::from(interrupt::exit_code()));
             }
         }

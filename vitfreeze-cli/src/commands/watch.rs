@@ -10,11 +10,11 @@ use crate::watch::{self, Followed};
 const EXAMPLES: &str = "\
 Examples:
   vitfreeze watch runs/pretrain-1              until q is pressed
-  vitfreeze watch runs/pretrain-1 --once       a few lines, then the end; so it is without a terminal
-  vitfreeze pretrain --watch                   the same in the place of the progress line
+  vitfreeze watch runs/pretrain-1 --once       prints a few lines and exits (also without a terminal)
+  vitfreeze pretrain --watch                   the same instead of the progress line
 
-Loss by stage, images per second, accuracy, frozen layers and the next to freeze, phases, the time that
-is left, and what deserves a look. It reads the run's files and nothing else: the run does not notice.
+Loss by stage, images per second, accuracy, frozen layers and the next to freeze, phases, time left, and
+what deserves a look. It only reads the run's files: the run is not affected.
 
 Keys:
   q   leave                l   loss on a logarithmic scale, or a linear one
@@ -26,7 +26,7 @@ Keys:
 pub struct Args {
     /// Folder of a run of pretrain, finetune or linprobe
     run: PathBuf,
-    /// Print how it stands, and end
+    /// Print the present state and exit
     #[arg(long)]
     once: bool,
 }

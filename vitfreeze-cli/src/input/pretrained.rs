@@ -55,7 +55,7 @@ pub struct ComputeArgs {
     /// cpu, cuda, cuda:N or metal
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     device: String,
-    /// Type of the operands of matrix products; f32 where there is no unit for bf16
+    /// Type of the operands of matrix products; f32 where the processor has no bf16 unit
     #[arg(long, value_enum, default_value = "f32", value_name = "NAME")]
     pub dtype: Dtype,
     #[command(flatten)]
@@ -207,7 +207,7 @@ pub fn note_other_size(checkpoint: &Checkpoint, args: &ModelArgs) {
         (two_sizes(checkpoint, args), checkpoint.preprocess().size)
     {
         note(format!(
-            "note: {text}, which is taken; --image-size {height}x{width} for the other"
+            "note: {text}; the former is used (--image-size {height}x{width} for the other)"
         ));
     }
 }
@@ -231,7 +231,7 @@ pub fn judged(pretrained: &Pretrained) -> Judged {
     let p = &pretrained.preprocess;
     if !p.known {
         note(format!(
-            "note: no file tells how images are prepared: ImageNet's mean and deviation, crop of {}, {} assumed",
+            "note: no file says how images are prepared: ImageNet's mean and deviation, crop of {}, {} assumed",
             p.crop_told(),
             p.filter.name()
         ));

@@ -124,7 +124,7 @@ fn same_classes(train: &[String], val: &[String]) -> Result<Option<Vec<Option<us
     let places = classes::places(train.iter().map(String::as_str).enumerate(), val);
     if places.iter().all(Option::is_some) {
         note(match train.len() - val.len() {
-            0 => "note: the classes of training and validation have another order: matched by name"
+            0 => "note: training and validation list their classes in different orders; matched by name"
                 .into(),
             missing => format!(
                 "note: validation has no images of {missing} of the {} classes",

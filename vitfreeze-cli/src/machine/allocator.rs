@@ -22,7 +22,7 @@ fn checked(memory: *mut u8, size: usize) -> *mut u8 {
         use std::io::Write;
         let _ = writeln!(
             std::io::stderr(),
-            "error: out of memory: another {} MiB are not to be had; take a smaller batch, model or image, or fewer threads",
+            "error: out of memory: {} MiB more are not available; use a smaller batch, model or image, or fewer threads",
             size.div_ceil(1 << 20)
         );
         std::process::exit(1);

@@ -47,7 +47,7 @@ impl Dtype {
         }
         if !device.is_cpu() {
             return Err(usage(
-                "--dtype bf16 is for the CPU: on a GPU products are f32; a run in bf16 goes on with --device cpu",
+                "--dtype bf16 is for the CPU: on a GPU products are f32; continue a run in bf16 with --device cpu",
             ));
         }
         compute.precision = self.precision();

@@ -97,7 +97,7 @@ impl Workers {
         let mpi = freezeout::distributed::Mpi::new(timeout)?;
         if mpi.size() != count {
             return Err(usage(format!(
-                "{launcher} started {count} workers, and MPI connects {}; the launcher is of another MPI than the one that this program was built with",
+                "{launcher} started {count} workers, and MPI connects {}; the launcher belongs to another MPI than this program",
                 mpi.size()
             )));
         }

@@ -38,7 +38,7 @@ impl RunData {
         }
         let Some(of_run) = Self::of(checkpoint) else {
             return Err(usage(format!(
-                "--data SRC is missing: {checkpoint} is of no run whose data could be taken"
+                "--data SRC is missing: {checkpoint} belongs to no run whose data could be used"
             )));
         };
         let all = Self {
@@ -58,7 +58,7 @@ impl RunData {
         config.symlink_metadata().ok()?;
         if !config.is_file() {
             note(vit::printable(&format!(
-                "warning: {} is no file or a link that leads nowhere: the data of the checkpoint's run are not known",
+                "warning: {} is no file or a broken link: the data of the checkpoint's run are unknown",
                 config.display()
             )));
             return None;

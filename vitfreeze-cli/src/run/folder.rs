@@ -84,7 +84,7 @@ pub fn resume<S: TrainSettings>(
         let (was, is) = (images(saved, then), images(&config, now));
         if was != is {
             return Err(usage(format!(
-                "{} was trained by {} in steps of {was} images; {} with batch-size {} and accum {} {} {is}: start as many again{}, or give the --batch-size{} with which it is {was} again",
+                "{} was trained by {} in steps of {was} images; {} with batch-size {} and accum {} {} {is}: start as many workers again{}, or give the --batch-size{} that makes {was} again",
                 dir.display(),
                 counted(then, "worker"),
                 counted(now, "worker"),
@@ -99,7 +99,7 @@ pub fn resume<S: TrainSettings>(
             )));
         }
         note(format!(
-            "note: {} began this run, {now} go on with it: the same to rounding",
+            "note: {} began this run, {now} continue it: losses are equal to rounding",
             counted(then, "worker")
         ));
     }
@@ -144,7 +144,7 @@ pub fn check_free(out: &Path) -> Result<()> {
     let dir = out.display();
     if checkpoint_path(out).exists() {
         return Err(usage(format!(
-            "--out {dir} holds a run already; go on with it by --resume {}, or choose another folder",
+            "--out {dir} holds a run already; continue it with --resume {}, or choose another folder",
             quoted(out)
         )));
     }

@@ -138,7 +138,7 @@ impl Adaptive {
         }
         if layer_lr != LayerLr::Shared {
             return Err(usage(format!(
-                "policy is {policy}, so that nobody knows beforehand when a layer freezes, as other rates than layer-lr = \"shared\" need"
+                "policy is {policy}: it decides while the run goes on when layers freeze, so layer-lr must be \"shared\""
             )));
         }
         Ok(())

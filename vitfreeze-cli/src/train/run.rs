@@ -185,7 +185,7 @@ impl<T: Task> Run<T> {
             let before = then.plan(batches, header.workers)?;
             if header.workers != workers.size() && !before.has_the_steps_of(&plan) {
                 return Err(usage(format!(
-                    "{} made {} of these {}, {} would make {}: the last images of an epoch are shared otherwise; take another --batch-size with the same product",
+                    "{} made {} of these {}, {} would make {}: the last images of an epoch are shared differently; use another --batch-size with the same product",
                     counted(header.workers, "worker"),
                     counted(before.steps.total(), "step"),
                     counted(images.count, "image"),
@@ -278,7 +278,7 @@ impl<T: Task> Run<T> {
         workers.agree(differences.and_then(|lines| match lines.is_empty() {
             true => Ok(()),
             false => Err(usage(format!(
-                "this worker has other settings than worker 1 ({}): all must be given the same",
+                "this worker has other settings than worker 1 ({}); all workers need the same",
                 lines.join(", ")
             ))),
         }))?;

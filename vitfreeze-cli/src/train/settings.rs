@@ -69,7 +69,7 @@ pub struct Training {
     /// files, a cache ('vitfreeze data --help'); 'shapes' = drawn by the program
     #[arg(long, value_name = "SRC", help_heading = "Data")]
     pub data: Option<String>,
-    /// Number of training images of 'shapes'; where a split validates, it has a quarter as many more
+    /// Number of training images of 'shapes'; a validation split has a quarter as many
     #[arg(long, value_name = "N", default_value_t = SAMPLES, help_heading = "Data")]
     pub samples: usize,
     /// Smallest area of a random crop, as a part of the image
@@ -105,7 +105,7 @@ pub struct Training {
     /// Weight decay, on matrices
     #[arg(long, value_name = "X", help_heading = "Training")]
     pub weight_decay: f64,
-    /// Everything random is a function of it
+    /// Seed of everything random
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Training")]
     pub seed: u64,
 
@@ -123,7 +123,7 @@ pub struct Training {
         help_heading = "Running"
     )]
     pub device: String,
-    /// Type of the operands of matrix products; f32 where there is no unit for bf16
+    /// Type of the operands of matrix products; f32 where the processor has no bf16 unit
     #[arg(long, value_enum, value_name = "NAME", default_value_t = Dtype::F32, help_heading = "Running")]
     #[serde(default)]
     pub dtype: Dtype,

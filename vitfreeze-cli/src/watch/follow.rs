@@ -267,9 +267,7 @@ impl Followed {
             all.push(format!("{lines} in metrics.jsonl"));
         }
         if self.planned.is_none() {
-            all.push(
-                "no checkpoint.safetensors that can be read: how long it takes is not known".into(),
-            );
+            all.push("no readable checkpoint.safetensors: the time left is unknown".into());
         }
         let sum = |part: fn(&Seconds) -> f64| -> f64 {
             self.recent().iter().map(|s| part(&s.seconds)).sum()
@@ -278,7 +276,7 @@ impl Followed {
         if waits > 0.2 {
             let percent = crate::console::percent(waits);
             all.push(format!(
-                "{percent} of the time it waits for images: vitfreeze data bench"
+                "waits for images {percent} of the time: see vitfreeze data bench"
             ));
         }
         all

@@ -128,7 +128,7 @@ fn classes(keys: &Keys, notes: &mut Vec<String>) -> Result<(), String> {
     match keys.text("problem_type")? {
         None | Some("single_label_classification") => {}
         Some(other) => notes.push(format!(
-            "config.json: 'problem_type' is '{other}', not heeded: probabilities are by softmax over all classes"
+            "config.json: 'problem_type' is '{other}', not used: probabilities are by softmax over all classes"
         )),
     }
     Ok(())

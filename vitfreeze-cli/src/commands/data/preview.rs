@@ -51,7 +51,7 @@ pub struct Args {
     /// Samples of each
     #[arg(long, default_value_t = 8, value_name = "N")]
     columns: usize,
-    /// Everything random is a function of it
+    /// Seed of everything random
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
     /// For 'pretrain': part of the patches that is hidden, 0 = none
@@ -120,7 +120,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     for column in 0..args.columns {
         let [x, ..] = place(0, column);
         let head = match column {
-            0 => "as judged".to_owned(),
+            0 => "as evaluated".to_owned(),
             _ => format!("epoch {column}"),
         };
         let head = font::fit(&head, 12.0, side);

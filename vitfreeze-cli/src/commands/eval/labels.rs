@@ -59,7 +59,7 @@ impl Labels {
         }
         if judged.len() < outputs {
             notes.push(format!(
-                "only {} of the checkpoint's {outputs} classes are in the data: judged among these alone",
+                "only {} of the checkpoint's {outputs} classes are in the data: evaluated among these alone",
                 judged.len()
             ));
         }
@@ -119,7 +119,7 @@ fn matched(
     if by_name.iter().any(Option::is_some) {
         let all = by_name.iter().all(Option::is_some);
         let note = (all && by_name.len() == outputs && by_name != in_order()).then(|| {
-            "the data's classes have another order than the checkpoint's: matched by name"
+            "the data and the checkpoint list their classes in different orders; matched by name"
                 .to_owned()
         });
         let notes = Vec::from_iter(note.into_iter().chain(short));
@@ -180,7 +180,7 @@ fn matched(
     }
     if known.is_empty() {
         return Err(format!(
-            "its head has {outputs} classes without names, the data {}; where they are not as many, name the folders by the classes' numbers (0 to {})",
+            "its head has {outputs} classes without names, the data {}; name the folders by the classes' numbers (0 to {})",
             classes.len(),
             outputs - 1
         ));

@@ -74,7 +74,7 @@ impl Mistakes {
         let rows = self.0.len().div_ceil(columns);
         let width = 2.0 * MARGIN + columns as f64 * (SIDE + GAP) - GAP;
         let mut svg = Svg::new(width, TOP + rows as f64 * ROW + 8.0, &about);
-        let title = "Wrong predictions it was surest of";
+        let title = "Wrong predictions with the highest confidence";
         svg.text((MARGIN, 28.0), title, Text::title());
         let look = Look::new(Arc::clone(source), 0);
         for (i, mistake) in self.0.iter().enumerate() {

@@ -33,7 +33,7 @@ pub struct Config {
     #[arg(long, default_value = "0.1", value_name = "X", help_heading = "Model")]
     pub drop_path: f64,
 
-    /// Each layer's learning rate is this times that of the next one [default: 0.75, from scratch 1]
+    /// Each layer's learning rate is this factor times that of the next layer [default: 0.75, from scratch 1]
     #[arg(long, value_name = "X", help_heading = "Training")]
     pub layer_decay: Option<f64>,
     /// Scale gradients down to this global norm [default: no clipping]
@@ -101,8 +101,8 @@ pub struct Config {
         help_heading = "Freezing"
     )]
     pub freeze: Freezing,
-    /// Let what is measured decide what freezes when, in the place of --freeze: autofreeze (gradients) or plasticity
-    /// (weights), with options after a colon, as in autofreeze:interval=50,percentile=50,start=0
+    /// Let measurements decide what freezes when, instead of --freeze: autofreeze (gradients) or plasticity (weights).
+    /// Options follow a colon: autofreeze:interval=50,percentile=50,start=0
     #[arg(long, value_name = "NAME", conflicts_with_all = ["freeze", "t0"], help_heading = "Freezing")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Adaptive>,
@@ -215,7 +215,7 @@ impl Settings for Config {
             (None, Some(_)) => true,
             (Some(_), Some(_)) => {
                 return Err(usage(
-                    "both checkpoint and model are given: --checkpoint goes on from an encoder, --model starts from scratch",
+                    "both checkpoint and model are given: --checkpoint starts from an encoder, --model from scratch",
                 ))
             }
             (None, None) => {
@@ -234,7 +234,7 @@ impl Settings for Config {
         }
         if self.supervised.heads.is_some() && scratch {
             return Err(usage(
-                "heads is the model's; it can be told only of a checkpoint (--checkpoint)",
+                "heads follows from --model; give it only with --checkpoint",
             ));
         }
         let decay = *self

@@ -18,7 +18,7 @@ pub struct Config {
     #[command(flatten)]
     #[serde(flatten)]
     pub training: Training,
-    /// Compute the features of all images once, as they are judged, and train on those: fast, without augmentation
+    /// Compute the features of all images once, prepared as for an evaluation, and train on those: fast, without augmentation
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "BOOL", help_heading = "Data")]
     pub cached: bool,
 }

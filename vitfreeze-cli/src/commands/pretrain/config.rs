@@ -115,8 +115,8 @@ pub struct Config {
     /// at:STEP=FROZEN,...
     #[arg(long, value_name = "NAME", default_value = "cubic", value_parser = name::<Spacing>, help_heading = "Freezing")]
     pub freeze: Spacing,
-    /// Let what is measured decide what freezes when, in the place of --freeze: autofreeze (gradients) or plasticity
-    /// (weights), with options after a colon, as in autofreeze:interval=50,percentile=50,start=0
+    /// Let measurements decide what freezes when, instead of --freeze: autofreeze (gradients) or plasticity (weights).
+    /// Options follow a colon: autofreeze:interval=50,percentile=50,start=0
     #[arg(long, value_name = "NAME", conflicts_with_all = ["freeze", "t0"], help_heading = "Freezing")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Adaptive>,
@@ -135,7 +135,7 @@ pub struct Config {
     /// Warm-up: common (all layers alike) or continuous (each to its own rate)
     #[arg(long, value_name = "NAME", default_value = "common", value_parser = name::<Warmup>, help_heading = "Freezing")]
     pub warmup: Warmup,
-    /// Never freeze the class token, as the published code (frozen blocks then save next to nothing)
+    /// Never freeze the class token, as in the published code (frozen blocks then save almost nothing)
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "BOOL", help_heading = "Freezing")]
     pub train_cls_token: bool,
 }

@@ -339,7 +339,7 @@ impl Plan {
             afters.push(after.map_err(|e| usage(format!("{origin}: {at}: {e:#}")))?);
         }
         if afters.is_empty() {
-            return refuse("nothing judges what comes out: give [after.knn], [after.linprobe] or [after.finetune]".into());
+            return refuse("the plan evaluates nothing: give [after.knn], [after.linprobe] or [after.finetune]".into());
         }
         Ok(Self {
             title: vit::printable(file.title.as_deref().unwrap_or("A study")),
@@ -369,7 +369,7 @@ impl After {
                 return Err(usage(format!("'{key}' is the study's to say")));
             }
             if judge != Judge::Knn && key == "seed" {
-                return Err(usage("the seed is that of the run that is judged"));
+                return Err(usage("the seed is that of the run that is evaluated"));
             }
             flags.push(match value {
                 Value::Table(_) | Value::Array(_) => {

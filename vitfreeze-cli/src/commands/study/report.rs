@@ -65,7 +65,7 @@ fn less_time(results: &Results, arm: usize, other: usize) -> Option<f64> {
 pub fn document(lab: &Lab, results: &Results) -> Result<Document> {
     let plan = &lab.plan;
     let mut blocks = vec![Block::Text(format!(
-        "{} of pretraining and their judges: {}, {} ({}). vitfreeze {}, plan.toml.",
+        "{} of pretraining and their evaluations: {}, {} ({}). vitfreeze {}, plan.toml.",
         counted(results.rows.len(), "run"),
         counted(plan.variants.len(), "variant"),
         counted(plan.seeds.len(), "seed"),

@@ -84,7 +84,7 @@ impl Workers {
         let other = all.iter().position(|other| *other != all[0]);
         self.agree(match other {
             Some(rank) if rank == self.rank() => Err(usage(format!(
-                "this worker has other {what} than worker 1: all must be given the same"
+                "this worker has other {what} than worker 1; all workers need the same"
             ))),
             _ => Ok(()),
         })
@@ -105,7 +105,7 @@ impl Workers {
                     std::thread::sleep(Duration::from_millis(200) * self.rank().min(25) as u32);
                     let own = format!("rank {} of {}: ", self.rank(), self.size());
                     let why = why.strip_prefix(&own).unwrap_or(why);
-                    anyhow!("{why} (--worker-timeout says how long all wait)")
+                    anyhow!("{why} (--worker-timeout sets how long workers wait)")
                 }
                 _ => error,
             }));

@@ -84,7 +84,7 @@ impl<T: Task> Run<T> {
                 self.save()?;
                 let (step, resume) = (self.step, self.resume_command());
                 let more =
-                    format!("saved after step {step}; to go on once that is mended: {resume}");
+                    format!("saved after step {step}; after repairing it, continue with: {resume}");
                 return Err(self.machine.workers.with_more(e, &more));
             }
         };
