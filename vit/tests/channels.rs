@@ -150,7 +150,11 @@ fn files_that_contradict_the_tensors_are_refused() {
         let opened = Checkpoint::open(dir.path().to_str().unwrap());
         opened.unwrap_err().to_string()
     };
-    let error = refused(&|json| json["model_args"]["in_chans"] = 4.into());
+    let error = refused(&|json| {
+        json["model_args"]["in_chans"] = 4.into();
+        json["pretrained_cfg"]["mean"] = vec![0.5; 4].into();
+        json["pretrained_cfg"]["std"] = vec![0.5; 4].into();
+    });
     assert!(error.contains("'in_chans' is 4, the tensors 2"), "{error}");
     let error = refused(&|json| json["pretrained_cfg"]["mean"] = vec![0.5; 3].into());
     assert!(

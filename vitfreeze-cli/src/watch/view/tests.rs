@@ -57,7 +57,7 @@ fn all_sizes_show_what_fits() {
         }
         assert!(text.contains("50.0 % less than unfrozen"), "{text}");
         assert!(text.contains("images per second") && text.contains("q leave"));
-        assert!(text.contains("how long it takes is not known"), "{text}");
+        assert!(text.contains("the time left is unknown"), "{text}");
     }
     for size in [(1, 1), (39, 11), (40, 12), (3, 60), (500, 2)] {
         let look = Look {
