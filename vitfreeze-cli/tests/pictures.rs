@@ -215,7 +215,7 @@ fn a_run_is_watched() {
     std::fs::remove_file(run.join("checkpoint.safetensors")).unwrap();
     let said = ok(vitfreeze(["watch".as_ref(), run.as_os_str()]));
     assert!(
-        said.contains("no checkpoint.safetensors that can be read"),
+        said.contains("no readable checkpoint.safetensors"),
         "{said}"
     );
     assert_eq!(std::fs::read_dir(&run).unwrap().count() + 1, before);

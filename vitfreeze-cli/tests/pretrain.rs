@@ -393,7 +393,7 @@ fn a_policy_decides_and_resumes_exactly() {
         "{line}"
     );
     let (both, _) = start("both", &["--policy=autofreeze", "--layer-lr=scaled"]);
-    assert!(fails(both, 2).contains("other rates than layer-lr"));
+    assert!(fails(both, 2).contains("layer-lr must be \"shared\""));
     let (both, _) = start("both", &["--policy=autofreeze", "--t0=0.5"]);
     let output = both_output(both);
     assert!(
@@ -410,7 +410,7 @@ fn a_policy_decides_and_resumes_exactly() {
     both.arg(&file);
     assert!(fails(both, 2).contains("one of them decides"));
     let schedule = fails(vitfreeze(["schedule", "--policy=autofreeze"]), 2);
-    assert!(schedule.contains("once the run is done"), "{schedule}");
+    assert!(schedule.contains("only after the run"), "{schedule}");
 }
 
 fn both_output(mut command: std::process::Command) -> String {

@@ -207,7 +207,7 @@ pub fn note_other_size(checkpoint: &Checkpoint, args: &ModelArgs) {
         (two_sizes(checkpoint, args), checkpoint.preprocess().size)
     {
         note(format!(
-            "note: {text}; the former is used (--image-size {height}x{width} for the other)"
+            "note: {text}; the table's size is used (--image-size {height}x{width} for the other)"
         ));
     }
 }
@@ -216,7 +216,7 @@ pub fn note_other_size(checkpoint: &Checkpoint, args: &ModelArgs) {
 pub fn input_size(checkpoint: &Checkpoint, args: ModelArgs) -> ModelArgs {
     if let Some(text) = two_sizes(checkpoint, &args) {
         note(format!(
-            "note: {text}; it is resampled to the former (--image-size chooses)"
+            "note: {text}; it is resampled to the files' size (--image-size sets another)"
         ));
     }
     let own = checkpoint.preprocess().size;
