@@ -107,19 +107,27 @@ fn seconds(svg: &mut Svg, run: &RunRead, area: [f64; 4], x: Axis) {
     frame.y_axis(svg, "seconds per step");
     frame.x_axis(svg, Some("step"));
     let stretches = stretches(&run.steps);
-    let mut free = f64::NEG_INFINITY;
+    let (mut sizes, mut counts) = (Vec::new(), Vec::new());
     for pair in stretches.windows(2) {
         let (before, row) = (pair[0], pair[1]);
         let at = frame.at((row.step as f64, 0.0)).0;
         let line = [(at, area[1]), (at, frame.bottom())];
         svg.line(&line, Stroke::new(MUTED, 0.7).faint(0.5).dashed(true));
-        let text = match row.image_size {
-            Some(size) if before.image_size != row.image_size => format!("{size} px"),
-            _ => row.frozen.to_string(),
-        };
-        if at - free >= font::width(&text, BODY) + 4.0 {
+        match row.image_size {
+            Some(size) if before.image_size != row.image_size => {
+                sizes.push((at, format!("{size} px")));
+            }
+            _ => counts.push((at, row.frozen.to_string())),
+        }
+    }
+    // Where there is no room for all, the few sizes come before the many counts.
+    let mut taken: Vec<[f64; 2]> = Vec::new();
+    for (at, text) in sizes.into_iter().chain(counts) {
+        let half = font::width(&text, BODY) / 2.0 + 2.0;
+        let (from, to) = (at - half, at + half);
+        if taken.iter().all(|[a, b]| to <= *a || *b <= from) {
             svg.text((at, area[1] - 8.0), &text, Text::small().middle());
-            free = at;
+            taken.push([from, to]);
         }
     }
     if stretches
