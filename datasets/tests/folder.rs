@@ -351,7 +351,7 @@ fn odd_levels_are_told() {
         (
             &["train/a/1.jpg", "train/b/1.jpg", "Training/a/1.jpg", "extra/a/1.jpg"],
             2,
-            "DIR: only train is read; beside it lie images in Training, extra",
+            "DIR: only train is read; there are more images in Training, extra",
         ),
     ] {
         let files: Vec<(&str, &str)> = paths.iter().map(|path| (*path, "photo.jpg")).collect();
