@@ -22,8 +22,8 @@ pub(crate) fn note_of_root(path: &Path) -> Option<String> {
     let inner = folder.strip_prefix(root).ok()?.display();
     (!names.is_empty()).then(|| {
         format!(
-            "{} at the repository's root is not heeded: the weights lie in '{inner}', and it may be another model's; to \
-             heed it, give a folder with both",
+            "{} at the repository's root is not used: the weights lie in '{inner}', and it may be another model's; to \
+             use it, give a folder with both",
             names.join(" and ")
         )
     })
