@@ -1,11 +1,13 @@
 //! `hf://org/name[/file][@revision]`: checkpoints (and `hf://datasets/..`) from the Hugging Face Hub, into the cache that
 //! huggingface_hub has.
-mod api;
 mod cache;
 mod dataset;
 mod download;
 mod http;
+mod listing;
 mod repo;
+mod tls;
+#[cfg(feature = "upload")]
 mod upload;
 mod weights;
 
@@ -141,6 +143,38 @@ impl Hub {
     pub fn fetch(&self, origin: &str, on_progress: OnProgress) -> Result<PathBuf, Error> {
         let repo = Repo::parse(origin)?;
         on_a_thread(|| Fetch::new(self, &repo, &on_progress)?.all())
+    }
+
+    /// Uploads the files of `folder` to the model repository `origin` (`hf://org/name`, or with a branch after `@`) in one
+    /// commit, and returns its page. The repository is made where there is none, `private` or public.
+    ///
+    /// # Errors
+    /// [`Error::Hub`]: no token, one that may not write there, no such branch, no connection; a build without the feature
+    /// `upload`.
+    pub fn upload(
+        &self,
+        folder: &Path,
+        origin: &str,
+        private: bool,
+        on_progress: OnProgress,
+    ) -> Result<String, Error> {
+        let repo = Repo::parse(origin)?;
+        if repo.file.is_some() {
+            return Err(repo.error("expected org/name: a folder is uploaded, not a file"));
+        }
+        if self.offline {
+            return Err(repo.error("HF_HUB_OFFLINE is set; unset it to upload"));
+        }
+        if self.token.is_none() {
+            return Err(repo.error("to upload, set HF_TOKEN to a token that may write there"));
+        }
+        self.send(folder, &repo, private, on_progress)?;
+        Ok(repo.page())
+    }
+
+    #[cfg(not(feature = "upload"))]
+    fn send(&self, _: &Path, repo: &Repo, _: bool, _: OnProgress) -> Result<(), Error> {
+        Err(repo.error("built without the feature 'upload'; releases have it"))
     }
 }
 
