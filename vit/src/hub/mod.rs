@@ -189,7 +189,6 @@ fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 
 /// Fetching the files of one repository.
 struct Fetch<'a> {
-    hub: &'a Hub,
     repo: &'a Repo,
     /// `None`: offline.
     http: Option<Http>,
@@ -204,7 +203,7 @@ struct Fetch<'a> {
 }
 
 impl<'a> Fetch<'a> {
-    fn new(hub: &'a Hub, repo: &'a Repo, on_progress: &'a OnProgress) -> Result<Self, Error> {
+    fn new(hub: &Hub, repo: &'a Repo, on_progress: &'a OnProgress) -> Result<Self, Error> {
         let http = match hub.offline {
             true => None,
             false => {
@@ -215,7 +214,6 @@ impl<'a> Fetch<'a> {
         let cached = cache.commit(&repo.revision);
         Ok(Self {
             commit: cached.filter(|c| http.is_none() || *c == repo.revision),
-            hub,
             repo,
             http,
             reached: false,
