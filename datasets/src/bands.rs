@@ -35,7 +35,7 @@ impl Bands {
     /// # Errors
     /// [`DecodeError::Channels`] for another number.
     pub fn of_rgb(image: &Image, channels: usize) -> Result<Self, DecodeError> {
-        let pick = Pick::new(3, channels)?;
+        let pick = Pick::of_colours(3, channels)?;
         let mut values = Vec::with_capacity(image.width * image.height * channels);
         for pixel in image.rgb.chunks_exact(3) {
             pick.push(
@@ -82,13 +82,20 @@ enum Pick {
 }
 
 impl Pick {
-    /// From so many channels to so many.
-    fn new(found: usize, wanted: usize) -> Result<Self, DecodeError> {
+    /// From so many channels, which are grey or RGB and perhaps alpha, to so many.
+    fn of_colours(found: usize, wanted: usize) -> Result<Self, DecodeError> {
         match (found, wanted) {
-            (found, wanted) if found == wanted => Ok(Self::First(found)),
             (2, 1) | (4, 3) => Ok(Self::First(wanted)),
             (3 | 4, 1) => Ok(Self::Luma),
-            _ => Err(DecodeError::Channels { found, wanted }),
+            _ => Self::all(found, wanted),
+        }
+    }
+
+    /// From channels of which nothing is known to as many.
+    fn all(found: usize, wanted: usize) -> Result<Self, DecodeError> {
+        match found == wanted {
+            true => Ok(Self::First(found)),
+            false => Err(DecodeError::Channels { found, wanted }),
         }
     }
 

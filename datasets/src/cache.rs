@@ -20,7 +20,7 @@ use crate::decode::check_size;
 use crate::files::{io_error, malformed, open_file};
 use crate::source::describe;
 use crate::split::{choose, unnamed};
-use crate::{Error, Image, Permit, Source};
+use crate::{Bands, Error, Image, Permit, Source};
 
 const MAGIC: &[u8; 16] = b"vitfreeze-cache1";
 const HEAD: u64 = 48;
@@ -286,6 +286,14 @@ impl Source for CacheFile {
         image.map_err(|reason| Error::Image {
             name: self.name(index),
             reason,
+        })
+    }
+
+    /// What the files had before they were made RGB of 8 bits, nobody can say.
+    fn bands(&self, index: usize, _: usize, _: &mut Permit) -> Result<Bands, Error> {
+        Err(Error::Image {
+            name: self.name(index),
+            reason: "a cache holds RGB of 8 bits, not what images of other channels had; read the images themselves".into(),
         })
     }
 

@@ -13,7 +13,7 @@ use libjpeg_turbo_rs::{ColorSpace, DecodeLimits, Decoder, JpegError, PixelFormat
 
 use crate::bands::{npy_to_rgb, NPY};
 use crate::panics::caught;
-use crate::tiff::{palette, Palette};
+use crate::tiff::{palette, tile_bytes, Palette};
 use crate::{DecodeMemory, Image, Permit};
 
 /// Larger images are refused from their header, before anything is allocated for them (Pillow's limit), unless another
@@ -350,9 +350,15 @@ fn cmyk_to_rgb(inverted: &[u8]) -> Vec<u8> {
 fn decode_tiff(bytes: &[u8], max_pixels: u64, permit: &mut Permit) -> Result<Image, DecodeError> {
     let palette = palette(bytes).map_err(DecodeError::Tiff)?;
     let file = palette.as_ref().map_or(bytes, |p| &p.file);
-    // This decoder bounds what it allocates by itself, and fills a buffer of its own first.
+    // What is damaged is for the other decoder to say.
+    let tile =
+        ::tiff::decoder::Decoder::new(Cursor::new(file)).map_or(0, |mut d| tile_bytes(&mut d));
+    // This decoder bounds what it allocates by itself but for tiles, and fills a buffer of its own first.
     let decoder = TiffDecoder::new(Cursor::new(file)).map_err(|e| bad(e, DecodeError::Tiff))?;
-    let mut image = read(decoder, TIFF_COPY, max_pixels, permit, DecodeError::Tiff)?;
+    let (width, height) = decoder.dimensions();
+    let tile = tile.div_ceil((u64::from(width) * u64::from(height)).max(1));
+    let extra = tile.saturating_add(TIFF_COPY);
+    let mut image = read(decoder, extra, max_pixels, permit, DecodeError::Tiff)?;
     if let Some(Palette { colours, .. }) = &palette {
         for pixel in image.rgb.chunks_exact_mut(3) {
             pixel.copy_from_slice(&colours[usize::from(pixel[0])]);
@@ -386,7 +392,7 @@ fn read(
     let pixel = channels * if wide { 2 } else { 1 };
     // Grey is spread into a buffer of its own, colour is packed where it lies.
     let grey = channels < 3;
-    let needed = pixel as u64 + extra + if grey { 3 } else { 0 };
+    let needed = extra.saturating_add(pixel as u64 + if grey { 3 } else { 0 });
     take(permit, (width.into(), height.into()), needed, max_pixels)?;
     let (width, height) = (width as usize, height as usize);
     let mut data = vec![0; width * height * pixel];

@@ -296,7 +296,11 @@ fn leave_out_arrays(lists: &mut [Vec<String>], others: &mut Others) {
         list.retain(|path| {
             let stays = is_image(path);
             if !stays {
-                others.add_named(Path::new(path));
+                others.add_lost(
+                    "that are arrays".into(),
+                    || path.clone(),
+                    "arrays are read where there are no images",
+                );
             }
             stays
         });

@@ -1,5 +1,27 @@
 //! What the `image` crate does not read of TIFF files: palettes are looked up here, floating-point pixels refused.
 
+use std::io::{Read, Seek};
+
+use ::tiff::decoder::{ChunkType, Decoder};
+use ::tiff::tags::Tag;
+
+/// Bytes of a tile, for which the decoder makes room however small the image is; 0 of an image in strips.
+pub(crate) fn tile_bytes<R: Read + Seek>(decoder: &mut Decoder<R>) -> u64 {
+    if decoder.get_chunk_type() != ChunkType::Tile {
+        return 0;
+    }
+    let (width, height) = decoder.chunk_dimensions();
+    let samples = decoder.find_tag_unsigned::<u16>(Tag::SamplesPerPixel);
+    let bits = decoder.find_tag_unsigned_vec::<u16>(Tag::BitsPerSample);
+    let bits = bits.ok().flatten().and_then(|bits| bits.into_iter().max());
+    let numbers = [
+        height.into(),
+        samples.ok().flatten().unwrap_or(1).into(),
+        u64::from(bits.unwrap_or(1)).div_ceil(8),
+    ];
+    (numbers.into_iter()).fold(width.into(), u64::saturating_mul)
+}
+
 /// Tags of a TIFF's directory.
 const BITS: u16 = 258;
 const KIND: u16 = 262;
@@ -28,7 +50,8 @@ pub(crate) fn palette(bytes: &[u8]) -> Result<Option<Palette>, String> {
     // Pillow takes them for 0 to 255, most programs for 0 to 1.
     if directory.first(FORMAT) == Some(FLOAT) {
         return Err(
-            "floating-point pixels, whose range the file does not say; convert them to 8 bits"
+            "floating-point pixels, whose range the file does not say; convert them to 8 bits, or say how many channels there are \
+             (--channels N), which reads them as numbers"
                 .into(),
         );
     }

@@ -126,6 +126,97 @@ fn grey_is_made_of_colour_and_alpha_is_dropped() {
     );
 }
 
+/// A little-endian TIFF with these entries (tag, type, count, value) and this behind its directory.
+fn tiff(entries: &[(u16, u16, u32, u32)], data: &[u8]) -> Vec<u8> {
+    let mut file = b"II*\0\x08\0\0\0".to_vec();
+    file.extend((entries.len() as u16).to_le_bytes());
+    for &(tag, kind, count, value) in entries {
+        file.extend(tag.to_le_bytes());
+        file.extend(kind.to_le_bytes());
+        file.extend(count.to_le_bytes());
+        file.extend(value.to_le_bytes());
+    }
+    file.extend([0; 4]);
+    file.extend(data);
+    file
+}
+
+#[test]
+fn depth_and_bands_are_kept_or_refused_never_dropped() {
+    // 16 bits of a PGM.
+    let mut pgm = b"P5 2 1 65535\n".to_vec();
+    pgm.extend([0, 7, 1, 0]);
+    let image = decode_bands(&pgm, 1).unwrap();
+    assert_eq!(image.values, [7.0 / 65535.0, 256.0 / 65535.0]);
+    // What is no colour is neither grey nor alpha.
+    for (shape, wanted) in [
+        ("(1, 1, 4)", 3),
+        ("(1, 1, 4)", 1),
+        ("(1, 1, 2)", 1),
+        ("(1, 1, 3)", 1),
+    ] {
+        let channels: usize = shape[7..8].parse().unwrap();
+        let head = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
+        let error = decode_bands(&npy(&head, 4 * channels), wanted).unwrap_err();
+        assert!(matches!(error, DecodeError::Channels { .. }), "{error}");
+    }
+    // RGB and infrared: one strip of one pixel behind 11 entries.
+    let at = 10 + 12 * 11 + 4;
+    let mut entries = [
+        (256, 3, 1, 1),
+        (257, 3, 1, 1),
+        (258, 3, 4, at),
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (273, 4, 1, at + 8),
+        (277, 3, 1, 4),
+        (278, 3, 1, 1),
+        (279, 4, 1, 4),
+        (284, 3, 1, 1),
+        (338, 3, 1, 0),
+    ];
+    let data = [8, 0, 8, 0, 8, 0, 8, 0, 10, 20, 30, 40];
+    for wanted in [3, 4] {
+        let error = decode_bands(&tiff(&entries, &data), wanted).unwrap_err();
+        assert!(error.to_string().contains("1 more bands than"), "{error}");
+    }
+    // The same with alpha.
+    entries[10].3 = 2;
+    let image = decode_bands(&tiff(&entries, &data), 3).unwrap();
+    near(
+        &image.values,
+        &[10.0 / 255.0, 20.0 / 255.0, 30.0 / 255.0],
+        1e-6,
+    );
+}
+
+#[test]
+fn a_small_image_in_a_huge_tile_takes_no_memory() {
+    // A pixel of 65535 bands in a tile of 4 294 967 280 pixels' width.
+    let entries = [
+        (256, 3, 1, 1),
+        (257, 3, 1, 1),
+        (258, 3, 1, 8),
+        (259, 3, 1, 1),
+        (262, 3, 1, 1),
+        (277, 3, 1, 1),
+        (322, 4, 1, 4_294_967_280),
+        (323, 4, 1, 16),
+        (324, 4, 1, 10 + 12 * 10 + 4),
+        (325, 4, 1, 16),
+    ];
+    let file = tiff(&entries, &[0; 16]);
+    for error in [
+        decode_bands(&file, 1).unwrap_err(),
+        decode(&file).unwrap_err(),
+    ] {
+        assert!(
+            matches!(error, DecodeError::TooMuchMemory { .. }),
+            "{error}"
+        );
+    }
+}
+
 /// A .npy with this dictionary and so many bytes behind it.
 fn npy(dictionary: &str, data: usize) -> Vec<u8> {
     let mut file = b"\x93NUMPY\x01\0".to_vec();
@@ -384,5 +475,5 @@ fn a_folder_of_arrays_is_loaded() {
     let mixed = ImageFolder::open(dir.path(), "train").unwrap();
     assert_eq!(mixed.len(), 1);
     let others = mixed.other_files();
-    assert_eq!(others, [("ending in .npy".to_owned(), 100)]);
+    assert_eq!(others, [("that are arrays".to_owned(), 100)]);
 }

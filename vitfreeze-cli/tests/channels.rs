@@ -26,17 +26,18 @@ fn grey(dir: &Path, count: u16) {
     }
 }
 
-/// The same as NumPy arrays of floating-point numbers with five channels.
-fn arrays(dir: &Path, count: usize) {
+/// The same as NumPy arrays of floating-point numbers.
+fn arrays(dir: &Path, count: usize, channels: usize) {
     for (name, level) in [("dry", -3.0f32), ("wet", 4.0)] {
         let dir = dir.join(name);
         std::fs::create_dir_all(&dir).unwrap();
         for i in 0..count {
-            let head = "{'descr': '<f4', 'fortran_order': False, 'shape': (18, 18, 5), }\n";
+            let shape = format!("(18, 18, {channels})");
+            let head = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
             let mut file = b"\x93NUMPY\x01\0".to_vec();
             file.extend((head.len() as u16).to_le_bytes());
             file.extend(head.as_bytes());
-            for at in 0..18 * 18 * 5 {
+            for at in 0..18 * 18 * channels {
                 let value = level + ((at * 7919 + i) % 13) as f32 / 9.0;
                 file.extend(value.to_le_bytes());
             }
@@ -150,7 +151,7 @@ fn grey_of_16_bits_from_statistics_to_a_classifier() {
     let mut features = vitfreeze(["features"]);
     features.arg(&data).arg("--checkpoint").arg(&straight);
     features.arg(out("features.png"));
-    assert!(fails(features, 2).contains("draws RGB images; the model is for images of 1 channels"));
+    assert!(fails(features, 2).contains("draws RGB images; the model is for images of 1 channel"));
     let mut reconstruct = vitfreeze(["reconstruct", "--checkpoint"]);
     reconstruct.arg(&straight).arg(out("cells.png"));
     assert!(fails(reconstruct, 2).contains("draws RGB images; this run's have 1 channel"));
@@ -161,8 +162,8 @@ fn grey_of_16_bits_from_statistics_to_a_classifier() {
 fn arrays_of_five_channels_and_an_encoder_of_three() {
     let dir = tempfile::tempdir().unwrap();
     let (data, at) = (dir.path().join("set"), |name: &str| dir.path().join(name));
-    arrays(&data.join("train"), 20);
-    arrays(&data.join("val"), 5);
+    arrays(&data.join("train"), 20, 5);
+    arrays(&data.join("val"), 5, 5);
     let normal = statistics(&data, "5");
     assert_eq!(normal[0].split(',').count(), 5, "{normal:?}");
     let from = format!("--data={}", data.display());
@@ -215,11 +216,67 @@ fn arrays_of_five_channels_and_an_encoder_of_three() {
 }
 
 #[test]
+fn three_channels_that_are_no_colours() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, at) = (dir.path().join("set"), |name: &str| dir.path().join(name));
+    arrays(&data.join("train"), 20, 3);
+    arrays(&data.join("val"), 5, 3);
+    let normal = statistics(&data, "3");
+    let from = format!("--data={}", data.display());
+    let mut flags = vec![&from[..], "--channels=3", &normal[0], &normal[1]];
+    flags.extend(RUN);
+    let (straight, parts) = (at("straight"), at("parts"));
+    ok(pretrain(&straight, &flags));
+    ok(pretrain(&parts, &[&flags[..], &["--max-steps=4"]].concat()));
+    ok(resume(&parts, &["--threads=1"]));
+    assert_same_state(&straight, &parts);
+    // All files of it tell how its images are read, what is converted too.
+    let out = |name: &str| format!("--out={}", at(name).display());
+    for layout in ["timm", "hf"] {
+        let mut convert = vitfreeze(["convert", "--to", layout]);
+        ok({
+            convert
+                .arg(straight.join("encoder.safetensors"))
+                .arg(at(layout));
+            convert
+        });
+    }
+    for of in ["encoder.safetensors", "checkpoint.safetensors"] {
+        let said = ok(with("knn", &straight.join(of), &data, &[&out(of)]));
+        assert!(said.contains("100.00"), "{said}");
+    }
+    for of in ["timm", "hf"] {
+        let said = ok(with("knn", &at(of), &data, &[&out(&format!("of-{of}"))]));
+        assert!(said.contains("100.00"), "{said}");
+    }
+    // RGB of 8 bits has no such values.
+    let line = fails(pretrain(&at("rgb"), &[&from[..], "--epochs=2"]), 1);
+    assert!(
+        line.contains("the number of channels must be said"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_cache_has_colours_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (set, cache) = (dir.path().join("set"), dir.path().join("set.cache"));
+    grey(&set, 10);
+    let mut make = vitfreeze(["data", "cache"]);
+    make.arg(&set).arg("--out").arg(&cache);
+    ok(make);
+    let data = format!("--data={}", cache.display());
+    let flags = [&data[..], "--channels=1", "--mean=0.4", "--std=0.3"];
+    let line = fails(pretrain(&dir.path().join("run"), &flags), 1);
+    assert!(line.contains("a cache holds RGB of 8 bits"), "{line}");
+}
+
+#[test]
 fn what_does_not_fit_is_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
     let set = dir.path().join("set");
-    arrays(&set, 20);
+    arrays(&set, 20, 5);
     let data = format!("--data={}", set.display());
     let three = "--mean=0.1,0.2,0.3";
     for (flags, said) in [

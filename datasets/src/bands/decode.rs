@@ -3,12 +3,15 @@
 use std::io::Cursor;
 
 use ::tiff::decoder::{Decoder, DecodingResult, Limits};
+use ::tiff::tags::Tag;
 use ::tiff::{ColorType, TiffError};
 use image::codecs::png::PngDecoder;
-use image::{ColorType as PngType, ImageDecoder};
+use image::codecs::pnm::PnmDecoder;
+use image::{ColorType as Type, ImageDecoder};
 
 use super::{npy, part_of_255, Bands, Pick};
 use crate::decode::{bad, check_size, decode_any, guarded, png_limits, take};
+use crate::tiff::tile_bytes;
 use crate::{DecodeError, DecodeMemory, Permit, MAX_PIXELS};
 
 /// Bytes that a pixel's channel takes here.
@@ -61,7 +64,28 @@ fn any(
         _ if bytes.starts_with(npy::MAGIC) => {
             return npy::decode(bytes, channels, max_pixels, permit)
         }
-        [0x89, b'P', b'N', b'G', ..] => Some(png(bytes, channels, max_pixels, permit)?),
+        [0x89, b'P', b'N', b'G', ..] => {
+            let decoder = PngDecoder::with_limits(Cursor::new(bytes), png_limits());
+            let decoder = decoder.map_err(|e| bad(e, DecodeError::Png))?;
+            Some(deep(
+                decoder,
+                channels,
+                max_pixels,
+                permit,
+                DecodeError::Png,
+            )?)
+        }
+        [b'P', b'2' | b'3' | b'5'..=b'7', ..] => {
+            let decoder = PnmDecoder::new(Cursor::new(bytes));
+            let decoder = decoder.map_err(|e| bad(e, DecodeError::Pnm))?;
+            Some(deep(
+                decoder,
+                channels,
+                max_pixels,
+                permit,
+                DecodeError::Pnm,
+            )?)
+        }
         [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => {
             tiff(bytes, channels, max_pixels, permit)?
         }
@@ -73,33 +97,29 @@ fn any(
     }
 }
 
-fn png(
-    bytes: &[u8],
+/// An image of a format that may have 16 bits; `kind` makes errors of that format.
+fn deep(
+    decoder: impl ImageDecoder,
     channels: usize,
     max_pixels: u64,
     permit: &mut Permit,
+    kind: fn(String) -> DecodeError,
 ) -> Result<Bands, DecodeError> {
-    let error = |e| bad(e, DecodeError::Png);
-    let decoder = PngDecoder::with_limits(Cursor::new(bytes), png_limits()).map_err(error)?;
     let (width, height) = decoder.dimensions();
     let size = (u64::from(width), u64::from(height));
     check_size(size.0, size.1, max_pixels)?;
     let (found, wide) = match decoder.color_type() {
-        PngType::L8 => (1, false),
-        PngType::La8 => (2, false),
-        PngType::Rgb8 => (3, false),
-        PngType::Rgba8 => (4, false),
-        PngType::L16 => (1, true),
-        PngType::La16 => (2, true),
-        PngType::Rgb16 => (3, true),
-        PngType::Rgba16 => (4, true),
-        other => {
-            return Err(DecodeError::Png(format!(
-                "pixels of type {other:?} are not supported"
-            )))
-        }
+        Type::L8 => (1, false),
+        Type::La8 => (2, false),
+        Type::Rgb8 => (3, false),
+        Type::Rgba8 => (4, false),
+        Type::L16 => (1, true),
+        Type::La16 => (2, true),
+        Type::Rgb16 => (3, true),
+        Type::Rgba16 => (4, true),
+        other => return Err(kind(format!("pixels of type {other:?} are not supported"))),
     };
-    let pick = Pick::new(found, channels)?;
+    let pick = Pick::of_colours(found, channels)?;
     let pixel = found * if wide { 2 } else { 1 };
     take(
         permit,
@@ -109,7 +129,7 @@ fn png(
     )?;
     let (width, height) = (width as usize, height as usize);
     let mut data = vec![0; width * height * pixel];
-    decoder.read_image(&mut data).map_err(error)?;
+    decoder.read_image(&mut data).map_err(|e| bad(e, kind))?;
     let mut values = Vec::with_capacity(width * height * channels);
     let mut numbers = [0.0; 4];
     for pixel in data.chunks_exact(pixel) {
@@ -147,24 +167,39 @@ fn tiff(
     let (width, height) = decoder.dimensions().map_err(error)?;
     let size = (u64::from(width), u64::from(height));
     check_size(size.0, size.1, max_pixels)?;
-    let (found, bits) = match decoder.colortype() {
-        Ok(ColorType::Gray(bits)) => (1, bits),
-        Ok(ColorType::GrayA(bits)) => (2, bits),
-        Ok(ColorType::RGB(bits)) => (3, bits),
-        Ok(ColorType::RGBA(bits)) => (4, bits),
+    let (found, bits, colours) = match decoder.colortype() {
+        Ok(ColorType::Gray(bits)) => (1, bits, true),
+        Ok(ColorType::GrayA(bits)) => (2, bits, true),
+        Ok(ColorType::RGB(bits)) => (3, bits, true),
+        Ok(ColorType::RGBA(bits)) => (4, bits, true),
         Ok(ColorType::Multiband {
             bit_depth,
             num_samples,
-        }) => (usize::from(num_samples), bit_depth),
+        }) => (usize::from(num_samples), bit_depth, false),
         _ => return Ok(None),
     };
     if !matches!(bits, 8 | 16 | 32 | 64) {
         return Ok(None);
     }
-    let pick = Pick::new(found, channels)?;
+    // Bands beside colours that are no alpha: this decoder drops them, and which are wanted is not known.
+    let samples = decoder.find_tag_unsigned::<u16>(Tag::SamplesPerPixel);
+    let samples = samples.map_err(error)?.map_or(found, usize::from);
+    if samples > found {
+        return Err(DecodeError::Tiff(format!(
+            "{} more bands than the colours it is said to be, which are not read; save all {samples} with the photometric \
+             interpretation 'minisblack', or as .npy",
+            samples - found
+        )));
+    }
+    let pick = match colours {
+        true => Pick::of_colours(found, channels)?,
+        false => Pick::all(found, channels)?,
+    };
     // The decoder fills a buffer of its own first.
     let sample = u64::from(bits) / 8;
+    let tile = tile_bytes(&mut decoder).div_ceil((size.0 * size.1).max(1));
     let pixel = 2 * sample * found as u64 + F32 * channels as u64;
+    let pixel = pixel.saturating_add(tile);
     take(permit, size, pixel, max_pixels)?;
     let (width, height) = (width as usize, height as usize);
     let count = width * height * found;
@@ -184,7 +219,8 @@ fn tiff(
         DecodingResult::F64(data) => data.into_iter().map(|x| x as f32).collect(),
         _ => {
             return Err(DecodeError::Tiff(format!(
-                "values of {bits} bits that are neither 8, 16 bits nor floating-point numbers"
+                "values of {bits} bits of a type that is not read; save whole numbers of 8 or 16 bits, or floating-point ones of 32 \
+                 or 64"
             )))
         }
     };

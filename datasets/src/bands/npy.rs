@@ -148,7 +148,11 @@ pub(super) fn decode(
     let header = Header::read(bytes)?;
     let Header { height, width, .. } = header;
     check_size(width as u64, height as u64, max_pixels)?;
-    let pick = Pick::new(header.channels, channels)?;
+    // Arrays of 8-bit colours are images for everyone.
+    let pick = match (header.kind, header.channels) {
+        (Kind::U8, 3) => Pick::of_colours(3, channels)?,
+        (_, found) => Pick::all(found, channels)?,
+    };
     let (each, data) = (header.kind.bytes(), &bytes[header.start..]);
     let pixel = each.checked_mul(header.channels);
     let pixels = height.checked_mul(width);

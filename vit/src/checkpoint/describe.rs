@@ -152,9 +152,12 @@ impl Description {
         if let Some(image) = self.hints.image {
             let usual = Preprocess::usual(image).in_channels(channels);
             // A training state has its run's.
-            let of_run = json!({ "mean": run["mean"], "std": run["std"] });
+            // Three channels that were asked for are not RGB.
+            let bands = run["channels"] == 3;
+            let of_run = json!({ "mean": run["mean"], "std": run["std"], "bands": bands });
             let told = match (&json["preprocess"], &run["mean"]) {
                 (Value::Null, Value::Array(_)) => &of_run,
+                (Value::Null, _) if bands => &of_run,
                 (told, _) => told,
             };
             let read = preprocess::of_ours(told, usual)?;

@@ -20,6 +20,8 @@ const WHOLE: usize = 64;
 /// [`Preprocess::floor_margin`] in files of others' layouts that we write, where their readers do otherwise: they pass over
 /// it, and we read what we wrote.
 pub(super) const FLOOR_MARGIN: &str = "vitfreeze_floor_margin";
+/// [`Preprocess::bands`] there, where it is set.
+pub(super) const BANDS: &str = "vitfreeze_bands";
 
 /// How pixels are weighted when an image is resized, in Pillow's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +91,9 @@ pub struct Preprocess {
     pub mean: Vec<f32>,
     /// Each channel is then divided by it.
     pub std: Vec<f32>,
+    /// Whether images of three channels are read as numbers, of 16 bits or floating point too, and not as colours of 8 bits;
+    /// those of other numbers of channels always are.
+    pub bands: bool,
     /// Whether the checkpoint's files say so; else it is what is usual.
     pub known: bool,
 }
@@ -108,6 +113,7 @@ impl Preprocess {
             filter: Filter::Bicubic,
             mean: IMAGENET.0.into(),
             std: IMAGENET.1.into(),
+            bands: false,
             known: false,
         }
     }
@@ -117,6 +123,7 @@ impl Preprocess {
         Self {
             mean: self.mean.clone(),
             std: self.std.clone(),
+            bands: self.bands,
             known: true,
             ..Self::usual(image)
         }

@@ -24,7 +24,7 @@ Examples:
 
 A dataset (SRC, and --data of the other commands) is recognised by what is there:
   shapes                            drawn by the program
-  DIR/[train|val/]CLASS/*.jpg       ImageFolder; JPEG, PNG, WebP, BMP, TIFF, GIF, PPM
+  DIR/[train|val/]CLASS/*.jpg       ImageFolder; JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, .npy
   DIR/[train|val/]*.jpg             the same without labels: for pretrain, embed, data
   cifar-10-binary.tar.gz            CIFAR-10 or -100, binary version, or unpacked
   DIR/ILSVRC2012_img_train.tar      ImageNet's own tars; val.tar needs the devkit

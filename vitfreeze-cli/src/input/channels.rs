@@ -7,6 +7,7 @@ use datasets::{
 use serde::{Deserialize, Serialize};
 use vit::Preprocess;
 
+use crate::console::counted;
 use crate::input::pretrained::eval_transform;
 use crate::settings::bounded;
 use crate::usage::usage;
@@ -20,8 +21,8 @@ const MOST: usize = 1024;
 #[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Channels {
-    /// Channels of the images: 1 is grey; of PNG, TIFF and .npy files as many as they have [default: 3, RGB; of a checkpoint
-    /// its own]
+    /// Channels of the images: 1 is grey; of PNG, TIFF and .npy files as many as they have; 3 are read as numbers of their own
+    /// depth [default: RGB of 8 bits; of a checkpoint its own]
     #[arg(long, value_name = "N", help_heading = "Data")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channels: Option<usize>,
@@ -88,6 +89,10 @@ impl Channels {
 
     /// With this mean and deviation instead of those that images are prepared by, where they are given.
     pub fn prepared(&self, p: Preprocess) -> Result<Preprocess> {
+        let p = Preprocess {
+            bands: p.bands || self.channels == Some(RGB),
+            ..p
+        };
         let (Some(mean), Some(std)) = (&self.mean, &self.std) else {
             return Ok(p);
         };
@@ -109,8 +114,11 @@ impl Channels {
     }
 }
 
-/// The last step of RGB images; `None` where there are other channels.
+/// The last step of RGB images; `None` of images that are read as numbers.
 pub fn normalize(p: &Preprocess) -> Option<Normalize> {
+    if p.bands {
+        return None;
+    }
     let three = |numbers: &[f32]| <[f32; RGB]>::try_from(numbers).ok();
     Some(Normalize {
         mean: three(&p.mean)?,
@@ -193,15 +201,15 @@ impl Judged {
 
     /// For who shows images as colours.
     pub fn rgb(&self) -> Option<&EvalTransform> {
-        (self.channels() == RGB).then_some(&self.eval)
+        normalize(&self.preprocess).map(|_| &self.eval)
     }
 
     /// The same where there is nothing else to be done.
     pub fn rgb_only(&self, command: &str) -> Result<&EvalTransform> {
         self.rgb().ok_or_else(|| {
             usage(format!(
-                "vitfreeze {command} draws RGB images; the model is for images of {} channels",
-                self.channels()
+                "vitfreeze {command} draws RGB images; the model is for images of {}",
+                counted(self.channels(), "channel")
             ))
         })
     }

@@ -8,7 +8,7 @@ use vit::ops::Compute;
 use vit::{Checkpoint, Filter, Head, Hints, LoadOptions, Preprocess, Pretrained, Vit};
 
 use crate::console::{counted, note};
-use crate::input::channels::{normalize, Judged};
+use crate::input::channels::{normalize, Judged, RGB};
 use crate::machine::device::{self, Dtype};
 use crate::usage::usage;
 
@@ -25,7 +25,8 @@ pub struct ModelArgs {
     /// Height and width of the images in pixels, 384 or 256x192; the position table is resampled [default: the checkpoint's]
     #[arg(long, value_name = "PX|HxW", value_parser = image_size)]
     image_size: Option<(usize, usize)>,
-    /// Channels of the images; the patch embedding of a checkpoint for others is adapted [default: the checkpoint's]
+    /// Channels of the images; the patch embedding of a checkpoint for others is adapted; 3 are read as numbers of their own
+    /// depth [default: the checkpoint's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     channels: Option<u32>,
 }
@@ -181,11 +182,13 @@ pub fn load(
             _ => "repeated and scaled",
         };
         note(format!(
-            "note: the checkpoint is for images of {}; its patch embedding is {how} for {channels}",
+            "note: the checkpoint is for images of {}; its patch embedding is {how} for {channels}, and so are its mean and deviation where no others are given",
             counted(own, "channel")
         ));
     }
-    checkpoint.load(&options).map_err(explain)
+    let mut pretrained = checkpoint.load(&options).map_err(explain)?;
+    pretrained.preprocess.bands |= options.channels == Some(RGB);
+    Ok(pretrained)
 }
 
 /// What to say where the checkpoint's files prepare images of another size than its position table is for, and nobody

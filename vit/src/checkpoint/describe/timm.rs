@@ -3,11 +3,11 @@ use serde_json::Value;
 
 use super::{activation, labels, Claim, Description, Hints};
 use crate::checkpoint::keys::Keys;
-use crate::checkpoint::preprocess::{self, FLOOR_MARGIN};
+use crate::checkpoint::preprocess::{self, BANDS, FLOOR_MARGIN};
 use crate::{Pool, VitConfig};
 
 /// Beside `model_args` and `pretrained_cfg`: what is heeded, what the tensors tell, what transformers' wrapper adds.
-const KNOWN: [&str; 18] = [
+const KNOWN: [&str; 19] = [
     "architecture",
     "architectures",
     "do_pooling",
@@ -26,6 +26,7 @@ const KNOWN: [&str; 18] = [
     "torch_dtype",
     "transformers_version",
     FLOOR_MARGIN,
+    BANDS,
 ];
 
 /// Arguments of timm's model that are heeded, that the tensors tell, or that only training uses.
@@ -87,6 +88,7 @@ pub(super) fn read(name: &str, json: &Value, into: &mut Description) -> Result<H
     };
     let mut read = preprocess::of_timm(cfg, channels, &mut into.notes)?;
     read.floor_margin = keys.flag(FLOOR_MARGIN, read.floor_margin)?;
+    read.bands = keys.flag(BANDS, read.bands)?;
     let size = read.size;
     into.preprocess = Some(read);
     into.labels = names(json);

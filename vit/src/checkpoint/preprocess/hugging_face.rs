@@ -2,7 +2,7 @@
 use serde_json::{json, Value};
 
 use super::keys::{side, Keys};
-use super::{crop_pct, of_timm, Filter, Preprocess, FLOOR_MARGIN, IMAGENET};
+use super::{crop_pct, of_timm, Filter, Preprocess, BANDS, FLOOR_MARGIN, IMAGENET};
 
 const HALF: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
 const CLIP: ([f32; 3], [f32; 3]) = (
@@ -11,7 +11,7 @@ const CLIP: ([f32; 3], [f32; 3]) = (
 );
 
 /// Keys that are heeded; then those that do not change what a model sees of an image.
-const KNOWN: [&str; 28] = [
+const KNOWN: [&str; 29] = [
     "crop_size",
     "do_center_crop",
     "do_normalize",
@@ -25,6 +25,7 @@ const KNOWN: [&str; 28] = [
     "rescale_factor",
     "size",
     FLOOR_MARGIN,
+    BANDS,
     "_processor_class",
     "_valid_processor_keys",
     "auto_map",
@@ -263,6 +264,7 @@ pub(in super::super) fn read(
         filter,
         mean: scaled(mean),
         std: scaled(std),
+        bands: keys.flag(BANDS, false)?,
         known: true,
     })
 }
@@ -302,6 +304,9 @@ pub(in super::super) fn write(p: &Preprocess, image: (usize, usize)) -> (Value, 
     });
     if !p.floor_margin {
         file[FLOOR_MARGIN] = json!(false);
+    }
+    if p.bands {
+        file[BANDS] = json!(true);
     }
     (file, notes)
 }

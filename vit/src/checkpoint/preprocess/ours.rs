@@ -43,6 +43,7 @@ pub(in super::super) fn read(json: &Value, usual: Preprocess) -> Result<Preproce
         filter,
         mean: keys.by_channel("mean", usual.mean.len(), &usual.mean)?,
         std: keys.deviations("std", usual.std.len(), &usual.std)?,
+        bands: keys.flag("bands", false)?,
         known: true,
     })
 }
@@ -55,5 +56,6 @@ pub(crate) fn write(p: &Preprocess) -> Value {
         "interpolation": p.filter.name(),
         "mean": p.mean,
         "std": p.std,
+        "bands": p.bands,
     })
 }

@@ -2,7 +2,7 @@
 use serde_json::{json, Value};
 
 use super::keys::{side, Keys};
-use super::{Filter, Preprocess, CROP_PCT, FLOOR_MARGIN, IMAGENET};
+use super::{Filter, Preprocess, BANDS, CROP_PCT, FLOOR_MARGIN, IMAGENET};
 
 /// The keys that are heeded; then those that do not change what a model sees of an image. timm itself reads those with
 /// `test` only where it is told to.
@@ -101,6 +101,7 @@ pub(in super::super) fn read(
         filter,
         mean: keys.by_channel("mean", channels, &IMAGENET.0)?,
         std: keys.deviations("std", channels, &IMAGENET.1)?,
+        bands: false,
         known: true,
     })
 }
@@ -114,6 +115,9 @@ pub(in super::super) fn write(
     // timm takes no key in 'pretrained_cfg' that it does not know.
     if p.floor_margin {
         config[FLOOR_MARGIN] = json!(true);
+    }
+    if p.bands {
+        config[BANDS] = json!(true);
     }
     let cfg = &mut config["pretrained_cfg"];
     cfg["input_size"] = json!([p.mean.len(), image.0, image.1]);

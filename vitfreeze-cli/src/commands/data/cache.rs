@@ -24,7 +24,8 @@ const MAX_WAITING: u64 = 256 << 20;
 #[command(
     after_help = "Examples:\n  vitfreeze data cache cifar10 --out cifar10.cache\n  \
                   vitfreeze pretrain --config configs/tiny-cifar.toml --data cifar10.cache\n\n\
-                  Batches are the same as without the cache, bit for bit. Images keep their size: 3 bytes a pixel."
+                  Batches are the same as without the cache, bit for bit. Images keep their size: 3 bytes a pixel.\n\
+                  RGB of 8 bits: pretrain --channels takes the images themselves."
 )]
 pub struct Args {
     #[command(flatten)]

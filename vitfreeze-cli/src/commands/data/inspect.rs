@@ -2,7 +2,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use datasets::{ChannelStats, DecodeMemory, Error, Source};
+use datasets::{Bands, ChannelStats, DecodeMemory, Error, Source};
 use rayon::prelude::*;
 use vit::printable;
 
@@ -34,9 +34,10 @@ pub struct Args {
     /// Decode every image, and print mean and deviation of each channel: what training normalises by (--mean, --std)
     #[arg(long)]
     stats: bool,
-    /// Channels of the images: 1 is grey; of PNG, TIFF and .npy files as many as they have
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
-    channels: u32,
+    /// Channels of the images: 1 is grey; of PNG, TIFF and .npy files as many as they have; 3 are read as numbers of their own
+    /// depth [default: RGB of 8 bits]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    channels: Option<u32>,
     /// Threads, 0 = one per core
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
@@ -61,7 +62,6 @@ pub fn run(args: Args) -> Result<ExitCode> {
     interrupt::listen_saying("stopping")?;
     let progress = Progress::new(looked_at.len() as u64, Unit::Images);
     let memory = DecodeMemory::default();
-    let channels = args.channels as usize;
     let (mut sizes, mut bad) = (Vec::new(), Vec::new());
     let mut stats = ChannelStats::default();
     for chunk in looked_at.chunks(CHUNK) {
@@ -71,11 +71,17 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
         let read = |&index: &usize| {
             let mut permit = memory.permit();
-            if channels == RGB && !args.stats {
-                let image = source.read(index, &mut permit)?;
-                return Ok(((image.width, image.height), None));
-            }
-            let image = source.bands(index, channels, &mut permit)?;
+            let image = match args.channels {
+                None => {
+                    let image = source.read(index, &mut permit)?;
+                    if !args.stats {
+                        return Ok(((image.width, image.height), None));
+                    }
+                    // As training sees them.
+                    Bands::of_rgb(&image, RGB).map_err(|e| Error::InvalidArgument(e.to_string()))?
+                }
+                Some(channels) => source.bands(index, channels as usize, &mut permit)?,
+            };
             let stats = args.stats.then(|| ChannelStats::of(&image));
             Ok(((image.width, image.height), stats))
         };
@@ -114,7 +120,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     if args.stats && !sizes.is_empty() {
         let list = |numbers: Vec<f64>| {
-            let numbers: Vec<String> = numbers.iter().map(|x| format!("{x:.6}")).collect();
+            let numbers: Vec<String> = numbers.into_iter().map(six_digits).collect();
             numbers.join(",")
         };
         print(format!(
@@ -137,6 +143,18 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     let failed = all && !bad.is_empty();
     Ok(ExitCode::from(u8::from(failed)))
+}
+
+/// With six digits that count, whatever the size.
+fn six_digits(x: f64) -> String {
+    let power = match x == 0.0 {
+        true => 0.0,
+        false => x.abs().log10().floor(),
+    };
+    match power {
+        -5.0..=5.0 => format!("{x:.*}", (5.0 - power) as usize),
+        _ => format!("{x:.5e}"),
+    }
 }
 
 /// All files that are there: the images and the others, by kind.
@@ -195,4 +213,24 @@ fn classes(source: &dyn Source) -> Result<()> {
         ))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::six_digits;
+
+    #[test]
+    fn small_deviations_keep_their_digits() {
+        for (x, text) in [
+            (0.439_226_94, "0.439227"),
+            (6.6e-7, "6.60000e-7"),
+            (1.0, "1.00000"),
+            (-123.456_78, "-123.457"),
+            (1e30, "1.00000e30"),
+            (0.0, "0.00000"),
+        ] {
+            assert_eq!(six_digits(x), text);
+            assert!((text.parse::<f64>().unwrap() - x).abs() <= 1e-5 * x.abs());
+        }
+    }
 }

@@ -27,6 +27,10 @@ impl Config {
             Some(encoder) => encoder,
             None => {
                 let checkpoint = open(origin)?;
+                // Three channels that were no colours are none now.
+                if checkpoint.preprocess().bands {
+                    self.channels.channels.get_or_insert(RGB);
+                }
                 let asked = self.image_size.as_ref().map(ImageSizes::last);
                 let size = match (asked, checkpoint.config().image()) {
                     (Some(size), _) => size,
