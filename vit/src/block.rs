@@ -60,12 +60,17 @@ impl Attention {
         }
     }
 
-    fn forward(&self, x: &Tensor, rotation: Option<&Rotation>) -> Result<Tensor> {
-        let mut qkv = self.qkv()?.forward(x)?;
-        if let Some(rotation) = rotation {
-            qkv = ops::rotate(&qkv, self.heads, rotation, &self.compute)?;
+    /// `(B, T, D) -> (B, T, 3D)`: queries, keys and values, turned.
+    fn packed(&self, x: &Tensor, rotation: Option<&Rotation>) -> Result<Tensor> {
+        let qkv = self.qkv()?.forward(x)?;
+        match rotation {
+            Some(rotation) => ops::rotate(&qkv, self.heads, rotation, &self.compute),
+            None => Ok(qkv),
         }
-        let x = ops::attention(&qkv, self.heads, &self.compute)?;
+    }
+
+    fn forward(&self, x: &Tensor, rotation: Option<&Rotation>) -> Result<Tensor> {
+        let x = ops::attention(&self.packed(x, rotation)?, self.heads, &self.compute)?;
         self.proj.forward(&x)
     }
 }
@@ -239,7 +244,12 @@ impl Block {
         &x + branch(y, self.scales.as_ref().map(|s| &s.1), 4)?
     }
 
-    /// The same as one op.
+    /// `(B, T, D) -> (B, T, 3D)`: queries, keys and values as its attention takes them.
+    pub(crate) fn packed(&self, x: &Tensor, rotation: Option<&Rotation>) -> Result<Tensor> {
+        self.attn.packed(&self.norm1.forward(x)?, rotation)
+    }
+
+    /// [`Block::run`] as one op.
     fn fused(
         &self,
         x: &Tensor,

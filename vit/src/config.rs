@@ -297,7 +297,7 @@ impl VitConfig {
                     self.embed_dim, self.num_heads
                 ));
             }
-            if !(theta > 0.0 && theta <= MAX_THETA) {
+            if !(f64::MIN_POSITIVE..=MAX_THETA).contains(&theta) {
                 return fail(format!(
                     "theta of the rotary positions is {theta}, it must be above 0 and at most {MAX_THETA:e}"
                 ));

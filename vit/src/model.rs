@@ -245,6 +245,22 @@ impl Vit {
         Ok(features)
     }
 
+    /// `(B, C, H, W) -> (B, P + N, 3D)`: queries, keys and values of a block (0-based), packed as
+    /// [`attention`](crate::ops::attention) takes them, turned where positions are rotary.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, a block that is not there.
+    pub fn qkv(&self, images: &Tensor, block: usize) -> Result<Tensor> {
+        let Some(of) = self.blocks.get(block) else {
+            candle_core::bail!("qkv: block {block} of {}", self.blocks.len());
+        };
+        let x = match block.checked_sub(1) {
+            Some(before) => self.features(images, None, &[before])?.remove(0),
+            None => self.tokens(images, None)?,
+        };
+        of.packed(&x, self.rotation(x.dim(0)?, None)?.as_ref())
+    }
+
     /// `(B, C, H, W) -> (B, P + N, D)`: all blocks and the final norm (which comes later with `fc_norm`), as timm's
     /// `forward_features`.
     ///

@@ -145,7 +145,7 @@ fn block() {
 fn turned_block() {
     let (batch, tokens, heads, d, hidden) = (2, 11, 2, 48, 80);
     let shapes = block_shapes(batch, tokens, d, hidden);
-    let turns = forms::rotation(batch, tokens, 12);
+    let turns = forms::rotation(batch, tokens, 12, &Device::Cpu);
     check("turned block", &shapes, |x, compute, fused| match fused {
         true => forms::fused_turned(x, heads, &[None, None], Some(&turns), compute),
         false => forms::plain_turned(x, heads, &[None, None], Some(&turns), compute),

@@ -229,7 +229,7 @@ fn block_with_rotary_positions() {
     for (batch, tokens, heads, dim, images) in [(2, 3, 2, 4, 1), (2, 5, 1, 2, 2), (1, 1, 1, 2, 1)] {
         let shapes = block_shapes(batch, tokens, heads * dim, 5);
         let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
-        let turns = forms::rotation(images, tokens, dim / 2);
+        let turns = forms::rotation(images, tokens, dim / 2, &CPU);
         let none = [None, None];
         check(
             "turned block",
@@ -243,7 +243,7 @@ fn block_with_rotary_positions() {
             (images, tokens + 1, dim / 2),
             (images, tokens, dim),
         ] {
-            let other = forms::rotation(images, tokens, half);
+            let other = forms::rotation(images, tokens, half, &CPU);
             assert!(forms::fused_turned(&x, heads, &none, Some(&other), &F32).is_err());
         }
     }
@@ -325,16 +325,16 @@ fn rotate() {
         (3, 17, 1, 5, 3),
         (3, 17, 1, 2, 1),
     ] {
-        let turns = forms::rotation(images, tokens, half);
+        let [turns, exact] = [device(), CPU].map(|d| forms::rotation(images, tokens, half, &d));
         check(
             "rotate",
             &[&[batch, tokens, 6 * heads * half]],
             |x| ops::rotate(&x[0], heads, &turns, &F32),
-            |x| plain::rotate(&x[0], heads, &turns),
+            |x| plain::rotate(&x[0], heads, &exact),
         );
     }
     // A turn changes no length, values not at all, and the first token neither.
-    let (x, turns) = (input(&[2, 4, 24], 1), forms::rotation(1, 4, 2));
+    let (x, turns) = (input(&[2, 4, 24], 1), forms::rotation(1, 4, 2, &device()));
     let y = ops::rotate(&x, 2, &turns, &F32).unwrap();
     let part = |t: &Tensor, from, length| flat(&t.narrow(2, from, length).unwrap());
     assert_eq!(part(&x, 16, 8), part(&y, 16, 8));

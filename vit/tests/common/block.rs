@@ -62,14 +62,14 @@ pub fn fused_turned(
 }
 
 /// Angles of all tokens but the first, of one image or of several.
-pub fn rotation(images: usize, tokens: usize, half: usize) -> Rotation {
+pub fn rotation(images: usize, tokens: usize, half: usize, device: &Device) -> Rotation {
     let angle = |i: usize| match i / half % tokens {
         0 => 0.0,
         _ => ((i * 7919) % 1000) as f32 / 160.0 - 3.0,
     };
     let table = |f: fn(f32) -> f32| {
         let numbers: Vec<f32> = (0..images * tokens * half).map(|i| f(angle(i))).collect();
-        Tensor::from_vec(numbers, (images, tokens, half), &Device::Cpu)
+        Tensor::from_vec(numbers, (images, tokens, half), device)
     };
     Rotation::new(&table(f32::cos).unwrap(), &table(f32::sin).unwrap()).unwrap()
 }

@@ -200,12 +200,13 @@ fn claims(keys: &Keys, dinov3: bool, claims: &mut Vec<Claim>) -> Result<(), Stri
         claims.push(Claim::new("use_swiglu_ffn", swiglu, gated));
     }
     if dinov3 {
-        for (key, found) in [
-            ("use_gated_mlp", gated as Found),
+        let flags: [(&'static str, Found); 4] = [
+            ("use_gated_mlp", gated),
             ("query_bias", |cfg| cfg.qkv_bias.into()),
             ("key_bias", |cfg| (cfg.qkv_bias && cfg.key_bias).into()),
             ("value_bias", |cfg| cfg.qkv_bias.into()),
-        ] {
+        ];
+        for (key, found) in flags {
             if let Some(said) = keys.told(key)? {
                 claims.push(Claim::new(key, said, found));
             }
