@@ -515,7 +515,7 @@ fn timms_other_rotary_models_are_refused_by_name() {
         .iter()
         .any(|n| n.contains("rope_rescale_coords")));
     // Without them it is no model of ours.
-    refused(arg("use_rot_pos_emb", json!(false)), &["q_bias"]);
+    refused(arg("use_rot_pos_emb", json!(false)), &["use_rot_pos_emb"]);
 }
 
 #[test]

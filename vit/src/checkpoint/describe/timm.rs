@@ -122,7 +122,12 @@ fn rotary(
         ));
     }
     if !args.flag("use_rot_pos_emb", own.is_some())? {
-        return Ok(None);
+        return match own {
+            None => Ok(None),
+            Some(_) => Err(format!(
+                "'use_rot_pos_emb' is false, and '{name}' has no other positions"
+            )),
+        };
     }
     // What a model function of DINOv3's sets, else EVA's own defaults.
     let text = |key: &'static str, of_dinov3: &'static str, eva: &'static str| {
