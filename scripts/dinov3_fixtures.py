@@ -37,7 +37,7 @@ def randomise(model, seed):
             noise = torch.randn(p.shape, generator=g)
             is_scale = p.dim() == 1 and ("norm" in name or "gamma" in name or "lambda" in name) and "bias" not in name
             # Weights of qkv large enough that attention, and so positions, matter.
-            size = 0.6 if any(part in name for part in ("qkv", "q_proj", "k_proj")) and p.dim() == 2 else 0.15
+            size = 0.3 if any(part in name for part in ("qkv", "q_proj", "k_proj")) and p.dim() == 2 else 0.15
             p.copy_(1 + 0.2 * noise if is_scale else size * noise)
     return model.eval()
 

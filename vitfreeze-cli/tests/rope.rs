@@ -55,12 +55,15 @@ fn features_and_what_they_are_for() {
     assert!(one == embed("two", &["--threads=2"]));
     assert!(one != embed("wide", &["--image-size=32x48"]));
     assert_eq!(one.len(), embed("large", &["--image-size=64"]).len());
-    for (command, more) in [
+    for (name, more) in [
         ("knn", &["--batch-size=5"][..]),
-        ("linprobe", &["--epochs=2", "--batch-size=4"]),
+        (
+            "linprobe",
+            &["--epochs=2", "--warmup-epochs=1", "--batch-size=4"],
+        ),
     ] {
-        let mut command = with(command, &dinov3("timm_plain"), &data, more);
-        command.arg("--out").arg(dir.path().join(more[0]));
+        let mut command = with(name, &dinov3("timm_plain"), &data, more);
+        command.arg("--out").arg(dir.path().join(name));
         let said = ok(command);
         assert!(said.contains("top-1"), "{said}");
     }
