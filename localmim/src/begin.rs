@@ -24,7 +24,7 @@ pub struct Begun {
 impl LocalMimConfig {
     /// The encoder of a checkpoint as one that pretrains on square images of `image_size` pixels: without head, pooling and
     /// dropout. Its position table stays the fixed sin-cos one where the checkpoint has that one for this very grid; any other
-    /// becomes a variable, and [`begin`](LocalMimConfig::begin) resamples it.
+    /// becomes a variable, and [`begin`](LocalMimConfig::begin) resamples it. Rotary positions stay what they are.
     ///
     /// # Errors
     /// A position table that cannot be read.
@@ -38,10 +38,10 @@ impl LocalMimConfig {
             drop_path_rate: 0.0,
             ..stored.with_image((image_size, image_size))
         };
-        let fixed = cfg.grid() == stored.grid() && checkpoint.has_sincos_table()?;
-        let pos_embed = match fixed {
-            true => PosEmbed::SinCos,
-            false => PosEmbed::Learnt,
+        let pos_embed = match stored.pos_embed {
+            rotary @ PosEmbed::Rope { .. } => rotary,
+            _ if cfg.grid() == stored.grid() && checkpoint.has_sincos_table()? => PosEmbed::SinCos,
+            _ => PosEmbed::Learnt,
         };
         Ok(VitConfig { pos_embed, ..cfg })
     }
@@ -82,7 +82,7 @@ impl LocalMimConfig {
                 let table = resample_pos_embed(&table, 1, own, self.vit.grid(), Resample::Plain)?;
                 from.insert("pos_embed".into(), table);
             }
-            PosEmbed::Learnt => {}
+            PosEmbed::Learnt | PosEmbed::Rope { .. } => {}
         }
         let vars = vars.data().lock().unwrap_or_else(|e| e.into_inner());
         let mut decoders = checkpoint.decoders()?;

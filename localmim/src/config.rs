@@ -20,7 +20,7 @@ pub struct Stage {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LocalMimConfig {
     /// The encoder. With [`PosEmbed::SinCos`] its position embedding is fixed, as published; with [`PosEmbed::Learnt`] it is a
-    /// variable, as that of many checkpoints (see [`LocalMimConfig::begin`]).
+    /// variable, as that of many checkpoints (see [`LocalMimConfig::begin`]), of which some have [`PosEmbed::Rope`].
     pub vit: VitConfig,
     /// The stages, nearest the input first.
     pub stages: Vec<Stage>,

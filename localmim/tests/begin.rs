@@ -62,11 +62,17 @@ fn the_encoder_of_any_family() {
         "hf_dinov2_registers",
         "hf_dinov2_swiglu",
         "hf_vit_tanh",
+        "../dinov3/timm_plus",
+        "../dinov3/hf_plain",
     ] {
         let checkpoint = checkpoint(name);
         let size = checkpoint.config().image_size;
         let cfg = config(LocalMimConfig::encoder_of(&checkpoint, size).unwrap());
-        assert_eq!(cfg.vit.pos_embed, PosEmbed::Learnt, "{name}");
+        let rotary = name.contains("dinov3");
+        match rotary {
+            true => assert_eq!(cfg.vit.pos_embed, PosEmbed::Rope { theta: 100.0 }),
+            false => assert_eq!(cfg.vit.pos_embed, PosEmbed::Learnt, "{name}"),
+        }
         let vars = VarMap::new();
         let model = LocalMim::new(&cfg, vit::seeded(&vars, 0, DType::F32, &CPU)).unwrap();
         let begun = cfg.begin(&vars, &checkpoint, None, &CPU).unwrap();

@@ -8,7 +8,7 @@ use candle_nn::VarMap;
 use freezeout::{AdamW, FreezeOut, Optimizer, Schedule};
 use localmim::{LocalMim, LocalMimConfig, Masking, Target};
 use vit::ops::{Compute, Hold, Precision, Unit};
-use vit::{PosEmbed, VitConfig};
+use vit::{Activation, PosEmbed, VitConfig};
 
 const CPU: Device = Device::Cpu;
 const STEPS: usize = 14;
@@ -73,6 +73,22 @@ fn other_config() -> LocalMimConfig {
             ..published.vit
         },
         target: Target::Pixel { normalise: true },
+        ..published
+    }
+}
+
+/// DINOv3's encoder: rotary positions, registers, LayerScale, gates, no bias of keys.
+fn rotary_config() -> LocalMimConfig {
+    let published = config();
+    LocalMimConfig {
+        vit: VitConfig {
+            pos_embed: PosEmbed::Rope { theta: 100.0 },
+            reg_tokens: 2,
+            key_bias: false,
+            init_values: Some(0.1),
+            activation: Activation::SwiGlu,
+            ..published.vit
+        },
         ..published
     }
 }
@@ -166,6 +182,47 @@ fn pixels_registers_and_a_learnt_table_too() {
             .unwrap();
         let other = pool.install(|| train_model(&cfg, true, false, &compute));
         assert!(cut.weights == other.weights, "{threads} threads");
+    }
+}
+
+#[test]
+fn rotary_positions_too() {
+    let whole = rotary_config();
+    // Without LayerScale and gates, blocks run as one op.
+    let fused = LocalMimConfig {
+        vit: VitConfig {
+            init_values: None,
+            activation: Activation::Gelu,
+            ..whole.vit
+        },
+        ..whole.clone()
+    };
+    for (cfg, precision) in [
+        (&whole, Precision::F32),
+        (&whole, Precision::Bf16),
+        (&fused, Precision::F32),
+        (&fused, Precision::Bf16),
+    ] {
+        let compute = compute(precision);
+        let cut = train_model(cfg, true, false, &compute);
+        let uncut = train_model(cfg, false, false, &compute);
+        assert!(cut.graph.last().unwrap().1 < uncut.graph.last().unwrap().1);
+        assert!(cut.weights == uncut.weights);
+        assert!(cut.weights.contains_key("blocks.0.attn.q_bias"));
+        assert!(!cut.weights.contains_key("pos_embed"));
+        // Held weights, too.
+        let hold = Compute {
+            hold: Hold::All,
+            ..compute.clone()
+        };
+        assert!(cut.weights == train_model(cfg, true, false, &hold).weights);
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            let other = pool
+                .unwrap()
+                .install(|| train_model(cfg, true, false, &compute));
+            assert!(cut.weights == other.weights, "{threads} threads");
+        }
     }
 }
 

@@ -5,13 +5,17 @@ use candle_core::{Result, Tensor, D};
 use candle_nn::{Init, VarBuilder};
 
 use crate::drop::Drops;
-use crate::ops::{self, BlockOptions, BlockWeights, Compute, Form, HeldWeights, Hold};
+use crate::init::ZERO;
+use crate::ops::{self, BlockOptions, BlockWeights, Compute, Form, HeldWeights, Hold, Rotation};
 use crate::{Activation, LayerNorm, Linear, VitConfig};
 
-/// Multi-head self-attention; variables `qkv.*` (3D, D) and `proj.*` (D, D).
+/// Multi-head self-attention; variables `qkv.*` (3D, D) and `proj.*` (D, D). Without keys' bias `q_bias` and `v_bias` (D)
+/// are there instead of `qkv.bias`, as timm's EVA names them.
 #[derive(Debug, Clone)]
 struct Attention {
     qkv: Linear,
+    /// Of queries, zeros, of values.
+    biases: Option<[Tensor; 3]>,
     proj: Linear,
     heads: usize,
     compute: Compute,
@@ -20,12 +24,19 @@ struct Attention {
 impl Attention {
     fn new(cfg: &VitConfig, vb: VarBuilder) -> Result<Self> {
         let (dim, qkv) = (cfg.embed_dim, vb.pp("qkv"));
-        let qkv = match cfg.qkv_bias {
-            true => Linear::new(dim, 3 * dim, qkv)?,
-            false => Linear::no_bias(dim, 3 * dim, qkv)?,
-        };
+        let bias = |name| vb.get_with_hints(dim, name, ZERO);
         Ok(Self {
-            qkv,
+            qkv: match cfg.qkv_bias && cfg.key_bias {
+                true => Linear::new(dim, 3 * dim, qkv)?,
+                false => Linear::no_bias(dim, 3 * dim, qkv)?,
+            },
+            biases: match cfg.qkv_bias && !cfg.key_bias {
+                true => {
+                    let none = Tensor::zeros(dim, vb.dtype(), vb.device())?;
+                    Some([bias("q_bias")?, none, bias("v_bias")?])
+                }
+                false => None,
+            },
             proj: Linear::new(dim, dim, vb.pp("proj"))?,
             heads: cfg.num_heads,
             compute: Compute::default(),
@@ -41,8 +52,25 @@ impl Attention {
         }
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = ops::attention(&self.qkv.forward(x)?, self.heads, &self.compute)?;
+    /// Queries, keys and values; their bias is put together at each pass, as its parts may have changed.
+    fn qkv(&self) -> Result<Linear> {
+        match &self.biases {
+            None => Ok(self.qkv.clone()),
+            Some(parts) => Ok(self.qkv.with_bias(Tensor::cat(parts, 0)?)),
+        }
+    }
+
+    /// `(B, T, D) -> (B, T, 3D)`: queries, keys and values, turned.
+    fn packed(&self, x: &Tensor, rotation: Option<&Rotation>) -> Result<Tensor> {
+        let qkv = self.qkv()?.forward(x)?;
+        match rotation {
+            Some(rotation) => ops::rotate(&qkv, self.heads, rotation, &self.compute),
+            None => Ok(qkv),
+        }
+    }
+
+    fn forward(&self, x: &Tensor, rotation: Option<&Rotation>) -> Result<Tensor> {
+        let x = ops::attention(&self.packed(x, rotation)?, self.heads, &self.compute)?;
         self.proj.forward(&x)
     }
 }
@@ -106,6 +134,8 @@ pub struct Block {
     norm2: LayerNorm,
     mlp: Mlp,
     scales: Option<(Tensor, Tensor)>,
+    /// Whether queries and keys are turned by their tokens' places.
+    rotates: bool,
     drop_rate: f64,
     drop_path: f64,
     /// Number of its first place where something is dropped.
@@ -131,6 +161,7 @@ impl Block {
                 Some(value) => Some((scale(value, "ls1")?, scale(value, "ls2")?)),
                 None => None,
             },
+            rotates: cfg.rope_theta().is_some(),
             drop_rate: cfg.drop_rate,
             drop_path: cfg.drop_path(index),
             site: 1 + 5 * index as u64,
@@ -161,17 +192,35 @@ impl Block {
     /// `(B, T, D) -> (B, T, D)`
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Shapes that do not fit, a block of a model with rotary positions.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.run(x, None)
+        self.run(x, None, None)
+    }
+
+    /// The same of a model with rotary positions, with the angles of the tokens of `x`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, a block of another model.
+    pub fn forward_rotated(&self, x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
+        self.run(x, Some(rotation), None)
     }
 
     /// The same, dropping what `drops` says, if anything.
-    pub(crate) fn run(&self, x: &Tensor, drops: Option<Drops>) -> Result<Tensor> {
+    pub(crate) fn run(
+        &self,
+        x: &Tensor,
+        rotation: Option<&Rotation>,
+        drops: Option<Drops>,
+    ) -> Result<Tensor> {
+        if rotation.is_some() != self.rotates {
+            candle_core::bail!(
+                "a block's tokens have angles where its model has rotary positions, and only there"
+            );
+        }
         let plain_mlp = self.mlp.activation == Activation::Gelu && self.scales.is_none();
         let drops_numbers = drops.is_some() && self.drop_rate > 0.0;
         if self.compute.form(x) == Form::Cpu && plain_mlp && !drops_numbers {
-            return self.fused(x, drops);
+            return self.fused(x, rotation, drops);
         }
         let dropout = |x: Tensor, site| match drops {
             Some(drops) => drops.dropout(&x, self.drop_rate, self.site + site),
@@ -187,7 +236,7 @@ impl Block {
                 None => Ok(x),
             }
         };
-        let y = self.attn.forward(&self.norm1.forward(x)?)?;
+        let y = self.attn.forward(&self.norm1.forward(x)?, rotation)?;
         let y = branch(dropout(y, 0)?, self.scales.as_ref().map(|s| &s.0), 1)?;
         let x = (x + y)?;
         let y = dropout(self.mlp.hidden(&self.norm2.forward(&x)?)?, 2)?;
@@ -195,16 +244,26 @@ impl Block {
         &x + branch(y, self.scales.as_ref().map(|s| &s.1), 4)?
     }
 
-    /// The same as one op.
-    fn fused(&self, x: &Tensor, drops: Option<Drops>) -> Result<Tensor> {
-        let batch = x.dim(0)?;
+    /// `(B, T, D) -> (B, T, 3D)`: queries, keys and values as its attention takes them.
+    pub(crate) fn packed(&self, x: &Tensor, rotation: Option<&Rotation>) -> Result<Tensor> {
+        self.attn.packed(&self.norm1.forward(x)?, rotation)
+    }
+
+    /// [`Block::run`] as one op.
+    fn fused(
+        &self,
+        x: &Tensor,
+        rotation: Option<&Rotation>,
+        drops: Option<Drops>,
+    ) -> Result<Tensor> {
+        let (batch, qkv) = (x.dim(0)?, self.attn.qkv()?);
         let path = |site| match drops {
             Some(drops) => drops.path_factors(batch, self.drop_path, self.site + site),
             None => Ok(None),
         };
         let weights = BlockWeights {
             norm1: self.norm1.pair(),
-            qkv: self.attn.qkv.pair(),
+            qkv: qkv.pair(),
             proj: self.attn.proj.pair(),
             norm2: self.norm2.pair(),
             fc1: self.mlp.fc1.pair(),
@@ -214,6 +273,7 @@ impl Block {
             heads: self.attn.heads,
             eps: self.norm1.eps(),
             paths: [path(1)?, path(4)?],
+            rotation: rotation.cloned(),
             compute: self.compute.clone(),
             held: self.held.clone(),
         };

@@ -3,6 +3,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
+/// Largest theta of rotary positions. Language models have up to 1e7.
+pub(crate) const MAX_THETA: f64 = 1e9;
+
 /// Width, depth, sizes and variants of a Vision Transformer. The default is ViT-B/16 at 224 px without a head.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct VitConfig {
@@ -45,6 +48,9 @@ pub struct VitConfig {
     /// Whether queries, keys and values have a bias.
     #[serde(default = "yes")]
     pub qkv_bias: bool,
+    /// Whether keys have it too; else it is in two variables, those of queries and of values (BEiT, DINOv3).
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub key_bias: bool,
     /// The MLP's non-linearity.
     #[serde(default)]
     pub activation: Activation,
@@ -69,7 +75,7 @@ pub struct VitConfig {
 }
 
 /// Where position embeddings come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PosEmbed {
     /// The variable `pos_embed`.
@@ -77,6 +83,13 @@ pub enum PosEmbed {
     Learnt,
     /// The fixed table of [`crate::sincos_2d`].
     SinCos,
+    /// No table: in every block the patches' queries and keys are turned by [`crate::axial_rope`] (DINOv3). The tokens before
+    /// them are not. Coordinates are never moved, not in training either, as DINOv3's own training does (shift, jitter,
+    /// rescale).
+    Rope {
+        /// The largest period over the smallest one, or nearly: 100 in DINOv3.
+        theta: f64,
+    },
 }
 
 /// The non-linearity of an MLP.
@@ -111,6 +124,11 @@ fn yes() -> bool {
     true
 }
 
+/// Files of models that have keys' biases stay as they are.
+fn is_yes(yes: &bool) -> bool {
+    *yes
+}
+
 fn rgb() -> usize {
     3
 }
@@ -138,6 +156,7 @@ impl Default for VitConfig {
             dist_token: false,
             pre_norm: false,
             qkv_bias: true,
+            key_bias: true,
             activation: Activation::Gelu,
             init_values: None,
             pool: Pool::Token,
@@ -183,10 +202,18 @@ impl VitConfig {
 
     /// Of these, how many have a position embedding.
     pub fn embedded_prefix(&self) -> usize {
-        if self.no_embed_class {
+        if self.no_embed_class || self.rope_theta().is_some() {
             0
         } else {
             self.prefix_tokens()
+        }
+    }
+
+    /// Of rotary positions, the theta.
+    pub fn rope_theta(&self) -> Option<f64> {
+        match self.pos_embed {
+            PosEmbed::Rope { theta } => Some(theta),
+            PosEmbed::Learnt | PosEmbed::SinCos => None,
         }
     }
 
@@ -261,6 +288,20 @@ impl VitConfig {
                 "embed_dim {} is not divisible by 4, as the sin-cos position embedding needs",
                 self.embed_dim
             ));
+        }
+        if let Some(theta) = self.rope_theta() {
+            let head = self.embed_dim / self.num_heads;
+            if !head.is_multiple_of(4) {
+                return fail(format!(
+                    "heads of width {head} ({} / {}) are not divisible by 4, as rotary positions need",
+                    self.embed_dim, self.num_heads
+                ));
+            }
+            if !(f64::MIN_POSITIVE..=MAX_THETA).contains(&theta) {
+                return fail(format!(
+                    "theta of the rotary positions is {theta}, it must be above 0 and at most {MAX_THETA:e}"
+                ));
+            }
         }
         if self.activation == Activation::SwiGlu && !self.mlp_hidden().is_multiple_of(2) {
             return fail(format!(

@@ -39,6 +39,14 @@ impl Linear {
         })
     }
 
+    /// The same with another bias.
+    pub(crate) fn with_bias(&self, bias: Tensor) -> Self {
+        Self {
+            bias,
+            ..self.clone()
+        }
+    }
+
     /// The same, computing so.
     #[must_use]
     pub fn with_compute(mut self, compute: &Compute) -> Self {

@@ -36,4 +36,4 @@ pub use init::seeded;
 pub use layers::{LayerNorm, Linear, PatchEmbed};
 pub use loss::{cross_entropy, soft_target_cross_entropy};
 pub use model::Vit;
-pub use pos_embed::{resample_pos_embed, sincos_2d, Resample};
+pub use pos_embed::{axial_rope, resample_pos_embed, sincos_2d, Resample};

@@ -4,7 +4,8 @@ use candle_nn::VarBuilder;
 
 use crate::drop::Drops;
 use crate::init::TOKEN;
-use crate::ops::{Compute, Precision};
+use crate::ops::{Compute, Precision, Rotation};
+use crate::pos_embed::Rope;
 use crate::{sincos_2d, Block, LayerNorm, Linear, PatchEmbed, Pool, PosEmbed, VitConfig};
 
 /// A Vision Transformer (Dosovitskiy et al., arXiv 2010.11929) and its variants: pure forward, no training logic, timm's
@@ -17,8 +18,7 @@ pub struct Vit {
     patch_embed: PatchEmbed,
     /// (1, P, D) in parts: `cls_token`, `dist_token`, `reg_token`.
     prefix: Vec<Tensor>,
-    /// (1, P + N, D), or (1, N, D) with `no_embed_class`.
-    pos_embed: Tensor,
+    positions: Positions,
     norm_pre: Option<LayerNorm>,
     blocks: Vec<Block>,
     norm: Option<LayerNorm>,
@@ -26,6 +26,14 @@ pub struct Vit {
     head: Option<Linear>,
     head_dist: Option<Linear>,
     compute: Compute,
+}
+
+#[derive(Debug, Clone)]
+enum Positions {
+    /// Added to the tokens: (1, P + N, D), or (1, N, D) with `no_embed_class`.
+    Table(Tensor),
+    /// In the blocks.
+    Rotary(Rope),
 }
 
 impl Vit {
@@ -70,15 +78,20 @@ impl Vit {
         if cfg.reg_tokens > 0 {
             prefix.push(vb.get_with_hints((1, cfg.reg_tokens, dim), "reg_token", TOKEN)?);
         }
-        let pos_embed = match cfg.pos_embed {
+        let positions = match cfg.pos_embed {
+            PosEmbed::Rope { theta } => {
+                let (head, prefix) = (dim / cfg.num_heads, cfg.prefix_tokens());
+                Positions::Rotary(Rope::new(head, cfg.grid(), theta, prefix, vb.device())?)
+            }
             PosEmbed::Learnt => {
-                vb.get_with_hints((1, rows + cfg.patches(), dim), "pos_embed", TOKEN)?
+                let shape = (1, rows + cfg.patches(), dim);
+                Positions::Table(vb.get_with_hints(shape, "pos_embed", TOKEN)?)
             }
             PosEmbed::SinCos => {
                 let table = sincos_2d(dim, cfg.grid(), vb.device())?;
                 let zeros = table.narrow(1, 0, 1)?.repeat((1, rows, 1))?;
                 let table = table.narrow(1, 1, cfg.patches())?;
-                Tensor::cat(&[&zeros, &table], 1)?.to_dtype(vb.dtype())?
+                Positions::Table(Tensor::cat(&[&zeros, &table], 1)?.to_dtype(vb.dtype())?)
             }
         };
         let norm_pre = cfg
@@ -88,7 +101,7 @@ impl Vit {
             cfg: *cfg,
             patch_embed: PatchEmbed::new(cfg, vb.pp("patch_embed"))?,
             prefix,
-            pos_embed,
+            positions,
             norm_pre: norm_pre.transpose()?,
             blocks: (0..cfg.depth)
                 .map(|i| Block::new(cfg, i, vb.pp("blocks").pp(i)))
@@ -161,24 +174,29 @@ impl Vit {
         }
         let x = self.patch_embed.forward(images, ids_keep)?;
         let (batch, kept, dim) = x.dims3()?;
-        let rows = self.cfg.embedded_prefix();
-        let table = self.pos_embed.squeeze(0)?;
-        let x = match ids_keep {
-            None => x.broadcast_add(&table.narrow(0, rows, self.cfg.patches())?)?,
-            Some(ids) => {
-                let ids: Vec<u32> = ids.iter().map(|id| rows as u32 + id).collect();
-                let ids = Tensor::from_vec(ids, batch * kept, x.device())?;
-                let pos = table.index_select(&ids, 0)?;
-                (x + pos.reshape((batch, kept, dim))?)?
-            }
-        };
         let mut prefix = match &self.prefix[..] {
             [cls_token] => cls_token.clone(),
             several => Tensor::cat(several, 1)?,
         };
-        if rows > 0 {
-            prefix = (prefix + self.pos_embed.narrow(1, 0, rows)?)?;
-        }
+        let x = match (&self.positions, ids_keep) {
+            (Positions::Rotary(_), _) => x,
+            (Positions::Table(table), ids_keep) => {
+                let rows = self.cfg.embedded_prefix();
+                if rows > 0 {
+                    prefix = (prefix + table.narrow(1, 0, rows)?)?;
+                }
+                let table = table.squeeze(0)?;
+                match ids_keep {
+                    None => x.broadcast_add(&table.narrow(0, rows, self.cfg.patches())?)?,
+                    Some(ids) => {
+                        let ids: Vec<u32> = ids.iter().map(|id| rows as u32 + id).collect();
+                        let ids = Tensor::from_vec(ids, batch * kept, x.device())?;
+                        let pos = table.index_select(&ids, 0)?;
+                        (x + pos.reshape((batch, kept, dim))?)?
+                    }
+                }
+            }
+        };
         let prefix = prefix.expand((batch, self.cfg.prefix_tokens(), dim))?;
         let mut x = Tensor::cat(&[&prefix.contiguous()?, &x], 1)?;
         if let Some(drops) = drops {
@@ -187,6 +205,14 @@ impl Vit {
         match &self.norm_pre {
             Some(norm) => norm.forward(&x),
             None => Ok(x),
+        }
+    }
+
+    /// Of a model with rotary positions, the angles of the tokens of [`Vit::tokens`].
+    fn rotation(&self, batch: usize, ids_keep: Option<&[u32]>) -> Result<Option<Rotation>> {
+        match &self.positions {
+            Positions::Table(_) => Ok(None),
+            Positions::Rotary(rope) => rope.rotation(ids_keep, batch).map(Some),
         }
     }
 
@@ -207,15 +233,32 @@ impl Vit {
             );
         }
         let mut x = self.tokens(images, ids_keep)?;
+        let rotation = self.rotation(x.dim(0)?, ids_keep)?;
         let mut features = Vec::with_capacity(blocks.len());
         let last = blocks.last().map_or(0, |&b| b + 1);
         for (i, block) in self.blocks.iter().enumerate().take(last) {
-            x = block.forward(&x)?;
+            x = block.run(&x, rotation.as_ref(), None)?;
             if blocks.contains(&i) {
                 features.push(x.clone());
             }
         }
         Ok(features)
+    }
+
+    /// `(B, C, H, W) -> (B, P + N, 3D)`: queries, keys and values of a block (0-based), packed as
+    /// [`attention`](crate::ops::attention) takes them, turned where positions are rotary.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, a block that is not there.
+    pub fn qkv(&self, images: &Tensor, block: usize) -> Result<Tensor> {
+        let Some(of) = self.blocks.get(block) else {
+            candle_core::bail!("qkv: block {block} of {}", self.blocks.len());
+        };
+        let x = match block.checked_sub(1) {
+            Some(before) => self.features(images, None, &[before])?.remove(0),
+            None => self.tokens(images, None)?,
+        };
+        of.packed(&x, self.rotation(x.dim(0)?, None)?.as_ref())
     }
 
     /// `(B, C, H, W) -> (B, P + N, D)`: all blocks and the final norm (which comes later with `fc_norm`), as timm's
@@ -229,8 +272,9 @@ impl Vit {
 
     fn run(&self, images: &Tensor, drops: Option<Drops>) -> Result<Tensor> {
         let mut x = self.embed(images, None, drops)?;
+        let rotation = self.rotation(x.dim(0)?, None)?;
         for block in &self.blocks {
-            x = block.run(&x, drops)?;
+            x = block.run(&x, rotation.as_ref(), drops)?;
         }
         match &self.norm {
             Some(norm) => norm.forward(&x),

@@ -1,5 +1,7 @@
-//! Position embeddings: the fixed 2-D sin-cos table, and moving a learnt table to another grid.
+//! Position embeddings: the fixed 2-D sin-cos table, rotary ones, and moving a learnt table to another grid.
 use candle_core::{Device, Result, Tensor};
+
+use crate::ops::Rotation;
 
 /// `(1, 1 + rows * columns, dim)`: row 0, the class token's, is zero; the first half of the others encodes the column, the
 /// second half the row. Each half is `[sin(p w_0), sin(p w_1), .., cos(p w_0), ..]` with `w_i = 10000^(-4i / dim)`
@@ -26,6 +28,108 @@ pub fn sincos_2d(dim: usize, (rows, columns): (usize, usize), device: &Device) -
         }
     }
     Tensor::from_vec(table, (1, 1 + rows * columns, dim), device)
+}
+
+/// `[(rows * columns, d / 2); 2]`: cosines and sines of the angles of patches, for heads of d numbers (DINOv3: Simeoni et al.,
+/// arXiv 2508.10104, section 3.2). A patch's place is that of its middle in the image, which reaches from -1 to 1 along both
+/// axes: `c = 2 (i + 1/2) / n - 1` of row i of n, and of its column. The first half of the angles is of the row, the second
+/// of the column; each half is `2 pi c / theta^(4 k / d)` for k from 0 to d / 4. So any grid has its angles, and an image of
+/// another size spans the same ones.
+///
+/// # Errors
+/// A `head_dim` that is not divisible by 4.
+pub fn axial_rope(
+    head_dim: usize,
+    (rows, columns): (usize, usize),
+    theta: f64,
+    device: &Device,
+) -> Result<[Tensor; 2]> {
+    if head_dim == 0 || !head_dim.is_multiple_of(4) {
+        candle_core::bail!("rotary positions need heads of a width divisible by 4, got {head_dim}");
+    }
+    let periods = (0..head_dim / 4).map(|k| theta.powf(4.0 * k as f64 / head_dim as f64));
+    let periods: Vec<f64> = periods.collect();
+    let middle = |i: usize, n: usize| 2.0 * (i as f64 + 0.5) / n as f64 - 1.0;
+    let mut angles = Vec::with_capacity(rows * columns * head_dim / 2);
+    for row in 0..rows {
+        for column in 0..columns {
+            for place in [middle(row, rows), middle(column, columns)] {
+                let turn = |period: &f64| std::f64::consts::TAU * place / period;
+                angles.extend(periods.iter().map(turn));
+            }
+        }
+    }
+    let table = |f: fn(f64) -> f64| {
+        let numbers: Vec<f32> = angles.iter().map(|&angle| f(angle) as f32).collect();
+        Tensor::from_vec(numbers, (rows * columns, head_dim / 2), device)
+    };
+    Ok([table(f64::cos)?, table(f64::sin)?])
+}
+
+/// The angles of a model with rotary positions.
+#[derive(Debug, Clone)]
+pub(crate) struct Rope {
+    /// Cosines and sines (1 + N, d / 2); row 0 turns nothing.
+    table: [Tensor; 2],
+    /// Tokens before the patches.
+    prefix: usize,
+    /// Of all patches.
+    whole: Rotation,
+}
+
+impl Rope {
+    pub fn new(
+        head_dim: usize,
+        grid: (usize, usize),
+        theta: f64,
+        prefix: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        let [cos, sin] = axial_rope(head_dim, grid, theta, device)?;
+        let still = cos.narrow(0, 0, 1)?.zeros_like()?;
+        let table = [
+            Tensor::cat(&[&still.ones_like()?, &cos], 0)?,
+            Tensor::cat(&[&still, &sin], 0)?,
+        ];
+        let patches: Vec<u32> = (0..(grid.0 * grid.1) as u32).collect();
+        Ok(Self {
+            whole: rotation(&table, prefix, &patches, 1)?,
+            table,
+            prefix,
+        })
+    }
+
+    /// Of all patches, or of those whose numbers `ids_keep` (B * K) gives, image by image.
+    pub fn rotation(&self, ids_keep: Option<&[u32]>, batch: usize) -> Result<Rotation> {
+        match ids_keep {
+            None => Ok(self.whole.clone()),
+            Some(ids) => rotation(&self.table, self.prefix, ids, batch),
+        }
+    }
+}
+
+fn rotation(
+    [cos, sin]: &[Tensor; 2],
+    prefix: usize,
+    ids: &[u32],
+    batch: usize,
+) -> Result<Rotation> {
+    let kept = ids.len() / batch.max(1);
+    let (rows, half) = cos.dims2()?;
+    if kept * batch != ids.len() || ids.iter().any(|&id| id as usize + 1 >= rows) {
+        candle_core::bail!("rotary positions of {} patches for {batch} images of {} patches, or of one beyond them", ids.len(), rows - 1);
+    }
+    let mut places = Vec::with_capacity(batch * (prefix + kept));
+    for ids in ids.chunks(kept.max(1)) {
+        places.extend(std::iter::repeat_n(0, prefix));
+        places.extend(ids.iter().map(|id| id + 1));
+    }
+    let places = Tensor::new(places, cos.device())?;
+    let of = |table: &Tensor| {
+        let rows = table.index_select(&places, 0)?;
+        rows.reshape((batch, prefix + kept, half))
+    };
+    Rotation::new(&of(cos)?, &of(sin)?)
 }
 
 /// How to resample between grids.

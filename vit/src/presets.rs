@@ -1,5 +1,5 @@
 //! Architectures by name.
-use crate::{Activation, VitConfig};
+use crate::{Activation, PosEmbed, VitConfig};
 
 /// (name, short name, D, blocks, heads, hidden layer, patch)
 #[rustfmt::skip]
@@ -20,7 +20,8 @@ impl VitConfig {
     ///   all for 224 px;
     /// - the short form of the papers: `B/16`, `L/14@336`, sizes `Ti`, `S`, `B`, `L`, `H`, `g`, `G`;
     /// - timm's names: `vit_base_patch16_224`, `deit_base_distilled_patch16_224`, `deit3_small_patch16_224`,
-    ///   `vit_base_patch16_clip_quickgelu_224`, `vit_giant_patch14_reg4_dinov2`; a tag after a dot is left out.
+    ///   `vit_base_patch16_clip_quickgelu_224`, `vit_giant_patch14_reg4_dinov2`, `vit_huge_plus_patch16_dinov3`; a tag after
+    ///   a dot is left out.
     ///
     /// `None` for any other name.
     pub fn preset(name: &str) -> Option<Self> {
@@ -59,6 +60,9 @@ fn size_of(is: impl Fn(&str, &str) -> bool) -> Option<VitConfig> {
 }
 
 fn timm(name: &str) -> Option<VitConfig> {
+    if let Some(cfg) = dinov3(name) {
+        return Some(cfg);
+    }
     let mut parts = name.split('_');
     let family = parts.next()?;
     let size = parts.next()?;
@@ -107,6 +111,51 @@ fn timm(name: &str) -> Option<VitConfig> {
     cfg.sized(patch?, image?)
 }
 
+/// timm's names of DINOv3, and of what is built alike: `vit_SIZE[_plus]_patch16_dinov3[_qkvb]`, `vit_SIZE_patch16_lingbot`.
+fn dinov3(name: &str) -> Option<VitConfig> {
+    let name = name.strip_prefix("vit_")?;
+    let (size, kind) = name.split_once("_patch16_")?;
+    let (qkv_bias, image_size) = match kind {
+        "dinov3" => (false, 256),
+        "dinov3_qkvb" => (true, 256),
+        "lingbot" => (size != "giant", 512),
+        _ => return None,
+    };
+    let (size, plus) = match size.strip_suffix("_plus") {
+        Some(size) => (size, true),
+        None => (size, false),
+    };
+    // Width of the hidden layer's one half where it is gated.
+    let (embed_dim, depth, num_heads, gate) = match (size, plus, kind) {
+        ("tiny", false, "dinov3_qkvb") => (192, 12, 3, None),
+        ("small", _, _) => (384, 12, 6, plus.then_some(1536)),
+        ("base", false, _) => (768, 12, 12, None),
+        ("large", false, _) => (1024, 24, 16, None),
+        ("huge", true, _) => (1280, 32, 20, Some(5120)),
+        ("7b", false, "dinov3") => (4096, 40, 32, Some(8192)),
+        ("giant", false, "lingbot") => (1536, 40, 24, Some(4096)),
+        _ => return None,
+    };
+    Some(VitConfig {
+        image_size,
+        embed_dim,
+        depth,
+        num_heads,
+        mlp_ratio: gate.map_or(4.0, |half| 2.0 * f64::from(half) / embed_dim as f64),
+        activation: match gate {
+            Some(_) => Activation::SwiGlu,
+            None => Activation::Gelu,
+        },
+        norm_eps: 1e-5,
+        pos_embed: PosEmbed::Rope { theta: 100.0 },
+        qkv_bias,
+        key_bias: !qkv_bias,
+        reg_tokens: 4,
+        init_values: Some(1e-5),
+        ..VitConfig::default()
+    })
+}
+
 /// Heads of a width that some preset or published checkpoint has, else one head for 64 channels.
 pub(crate) fn usual_heads(embed_dim: usize) -> Option<usize> {
     match embed_dim {
@@ -138,6 +187,12 @@ mod tests {
         );
         assert!(preset("deit_tiny_distilled_patch16_224").dist_token);
         assert_eq!(preset("vit_base_patch32_clip_224").norm_eps, 1e-5);
+        let plus = preset("vit_huge_plus_patch16_dinov3_qkvb.lvd1689m");
+        assert_eq!(
+            (plus.num_heads, plus.mlp_hidden(), plus.rope_theta()),
+            (20, 10240, Some(100.0))
+        );
+        assert!(plus.qkv_bias && !plus.key_bias && !preset("vit_7b_patch16_dinov3").qkv_bias);
         for name in [
             "",
             "B",
@@ -148,6 +203,8 @@ mod tests {
             "vit_base_patch16",
             "vit_base_patch16_224_miil",
             "resnet_base_patch16_224",
+            "vit_base_plus_patch16_dinov3",
+            "vit_base_patch14_dinov3",
             "B/16@99999999999999999999",
         ] {
             assert!(VitConfig::preset(name).is_none(), "{name}");

@@ -25,9 +25,12 @@ pub(crate) fn variables(cfg: &VitConfig) -> std::result::Result<BTreeMap<String,
     let asked = Arc::default();
     let backend = Box::new(Recorder(Arc::clone(&asked)));
     // A fixed position table is no variable, and may be large: it is asked for like a learnt one, and left out.
-    let learnt = VitConfig {
-        pos_embed: PosEmbed::Learnt,
-        ..*cfg
+    let learnt = match cfg.pos_embed {
+        PosEmbed::SinCos => VitConfig {
+            pos_embed: PosEmbed::Learnt,
+            ..*cfg
+        },
+        PosEmbed::Learnt | PosEmbed::Rope { .. } => *cfg,
     };
     Vit::new(
         &learnt,

@@ -140,6 +140,18 @@ fn block() {
     });
 }
 
+/// With rotary positions.
+#[test]
+fn turned_block() {
+    let (batch, tokens, heads, d, hidden) = (2, 11, 2, 48, 80);
+    let shapes = block_shapes(batch, tokens, d, hidden);
+    let turns = forms::rotation(batch, tokens, 12, &Device::Cpu);
+    check("turned block", &shapes, |x, compute, fused| match fused {
+        true => forms::fused_turned(x, heads, &[None, None], Some(&turns), compute),
+        false => forms::plain_turned(x, heads, &[None, None], Some(&turns), compute),
+    });
+}
+
 /// Held weights change no bit, over several passes and on threads of a pool; one that changes in place counts at once.
 #[test]
 fn held_weights() {
@@ -156,6 +168,7 @@ fn held_weights() {
                     heads: 2,
                     eps: 1e-6,
                     paths: [None, None],
+                    rotation: None,
                     compute: compute(precision),
                     held: held.cloned(),
                 };

@@ -221,6 +221,34 @@ fn block() {
     }
 }
 
+#[test]
+fn block_with_rotary_positions() {
+    if !device().is_cpu() {
+        return; // There is none elsewhere.
+    }
+    for (batch, tokens, heads, dim, images) in [(2, 3, 2, 4, 1), (2, 5, 1, 2, 2), (1, 1, 1, 2, 1)] {
+        let shapes = block_shapes(batch, tokens, heads * dim, 5);
+        let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+        let turns = forms::rotation(images, tokens, dim / 2, &CPU);
+        let none = [None, None];
+        check(
+            "turned block",
+            &shapes,
+            |x| forms::fused_turned(x, heads, &none, Some(&turns), &F32),
+            |x| forms::plain_turned(x, heads, &none, Some(&turns), &F32),
+        );
+        let x: Vec<Tensor> = shapes.iter().map(|s| numbers(s, 1)).collect();
+        for (images, tokens, half) in [
+            (images + 2, tokens, dim / 2),
+            (images, tokens + 1, dim / 2),
+            (images, tokens, dim),
+        ] {
+            let other = forms::rotation(images, tokens, half, &CPU);
+            assert!(forms::fused_turned(&x, heads, &none, Some(&other), &F32).is_err());
+        }
+    }
+}
+
 /// A second backward over the same graph, after the kept activations are gone, gives the same gradients; so do other blocks
 /// before and after that use the same memory.
 #[test]
@@ -285,6 +313,56 @@ fn attention() {
             |x| plain::attention(&x[0], heads, &F32),
         );
     }
+}
+
+/// More rows than one task has, one image's angles for all and angles for each.
+#[test]
+fn rotate() {
+    for (batch, tokens, heads, half, images) in [
+        (1, 1, 1, 1, 1),
+        (2, 3, 2, 2, 1),
+        (2, 3, 3, 1, 2),
+        (3, 17, 1, 5, 3),
+        (3, 17, 1, 2, 1),
+    ] {
+        let [turns, exact] = [device(), CPU].map(|d| forms::rotation(images, tokens, half, &d));
+        check(
+            "rotate",
+            &[&[batch, tokens, 6 * heads * half]],
+            |x| ops::rotate(&x[0], heads, &turns, &F32),
+            |x| plain::rotate(&x[0], heads, &exact),
+        );
+    }
+    // A turn changes no length, values not at all, and the first token neither.
+    let (x, turns) = (input(&[2, 4, 24], 1), forms::rotation(1, 4, 2, &device()));
+    let y = ops::rotate(&x, 2, &turns, &F32).unwrap();
+    let part = |t: &Tensor, from, length| flat(&t.narrow(2, from, length).unwrap());
+    assert_eq!(part(&x, 16, 8), part(&y, 16, 8));
+    let first = |t: &Tensor| flat(&t.narrow(1, 0, 1).unwrap());
+    assert_eq!(first(&x), first(&y));
+    assert_ne!(flat(&x), flat(&y));
+    let length = |t: &Tensor| flat(t).iter().map(|x| x * x).sum::<f64>();
+    assert!((length(&x) - length(&y)).abs() < 1e-4);
+    // A view, nothing, and what does not fit.
+    let view = input(&[4, 2, 24], 1).transpose(0, 1).unwrap();
+    let copy = view.contiguous().unwrap();
+    let rotated = |x: &Tensor| flat(&ops::rotate(x, 2, &turns, &F32).unwrap());
+    assert_eq!(rotated(&view), rotated(&copy));
+    assert!(rotated(&input(&[0, 4, 24], 1)).is_empty());
+    for (shape, heads) in [
+        ([2, 5, 24], 2),
+        ([2, 4, 26], 2),
+        ([2, 4, 24], 0),
+        ([2, 4, 12], 2),
+        ([2, 4, 0], 2),
+    ] {
+        let x = input(&shape, 1);
+        assert!(ops::rotate(&x, heads, &turns, &F32).is_err(), "{shape:?}");
+        assert!(plain::rotate(&x, heads, &turns).is_err(), "{shape:?}");
+    }
+    let (cos, sin) = (input(&[1, 4, 2], 1), input(&[1, 4, 3], 1));
+    assert!(ops::Rotation::new(&cos, &sin).is_err());
+    assert!(ops::Rotation::new(&input(&[4, 2], 1), &input(&[4, 2], 1)).is_err());
 }
 
 #[test]

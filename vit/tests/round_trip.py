@@ -20,7 +20,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-FIXTURES = Path(__file__).parent / "fixtures" / "checkpoints"
+FIXTURES = [Path(__file__).parent / "fixtures" / name for name in ("checkpoints", "dinov3")]
 TOLERANCE = {"f32": 1e-5, "f16": 2e-2, "bf16": 1e-1}
 
 
@@ -44,14 +44,14 @@ def load_hf(folder):
     config = transformers.AutoConfig.from_pretrained(folder)
     model = getattr(transformers, config.architectures[0]).from_pretrained(folder).eval().float()
     transformers.AutoImageProcessor.from_pretrained(folder)
-    base = getattr(model, model.base_model_prefix, model)
     head = "Classification" in config.architectures[0]
+    base = getattr(model, model.base_model_prefix, model) if head else model
     call = (lambda x: model(x).logits) if head else None
     return call, lambda x: base(x).last_hidden_state, head
 
 
 def compare(binary, path, name, layout, dtype, seen):
-    io = load_file(FIXTURES / f"{name}.io.safetensors")
+    io = load_file(path.parent / f"{name}.io.safetensors")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         command = [binary, "convert", str(path), str(out), "--to", layout, "--dtype", dtype]
@@ -86,9 +86,9 @@ def main():
     failed = 0
     print(f"torch {torch.__version__}, timm {timm.__version__}, transformers {transformers.__version__}")
     print("| checkpoint | timm f32 | hf f32 | timm f16 | hf bf16 |\n|---|---|---|---|---|")
-    for io in sorted(FIXTURES.glob("*.io.safetensors")):
+    for io in (io for folder in FIXTURES for io in sorted(folder.glob("*.io.safetensors"))):
         name = io.name.removesuffix(".io.safetensors")
-        path = FIXTURES / name if (FIXTURES / name).is_dir() else FIXTURES / f"{name}.pth"
+        path = io.parent / name if (io.parent / name).is_dir() else io.parent / f"{name}.pth"
         cells = []
         for layout, dtype in (("timm", "f32"), ("hf", "f32"), ("timm", "f16"), ("hf", "bf16")):
             try:

@@ -1,7 +1,8 @@
 //! Every variant of the architecture: gradients, randomness, masking.
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
-use vit::{Activation, Block, Drops, Pool, PosEmbed, Vit, VitConfig};
+use vit::ops::Rotation;
+use vit::{axial_rope, Activation, Block, Drops, Pool, PosEmbed, Vit, VitConfig};
 
 const CPU: Device = Device::Cpu;
 
@@ -58,6 +59,25 @@ fn variants() -> Vec<(&'static str, VitConfig)> {
             }),
         ),
         ("token and mean", cfg(&|c| c.pool = Pool::TokenAvg)),
+        ("rotary", cfg(&|c| c.pos_embed = ROPE)),
+        (
+            "dinov3",
+            cfg(&|c| {
+                c.pos_embed = ROPE;
+                c.reg_tokens = 2;
+                c.key_bias = false;
+                c.init_values = Some(0.1);
+                c.activation = Activation::SwiGlu;
+            }),
+        ),
+        (
+            "rotary with drops",
+            cfg(&|c| {
+                c.pos_embed = ROPE;
+                c.drop_path_rate = 0.3;
+                c.drop_rate = 0.1;
+            }),
+        ),
         (
             "drops",
             cfg(&|c| {
@@ -66,6 +86,21 @@ fn variants() -> Vec<(&'static str, VitConfig)> {
             }),
         ),
     ]
+}
+
+const ROPE: PosEmbed = PosEmbed::Rope { theta: 100.0 };
+
+/// The block of three patches.
+fn block_of(cfg: &VitConfig, block: &Block, x: &Tensor) -> Tensor {
+    let y = match cfg.rope_theta() {
+        None => block.forward(x),
+        Some(theta) => {
+            let table = axial_rope(cfg.embed_dim / cfg.num_heads, (1, 3), theta, &CPU);
+            let [cos, sin] = table.unwrap().map(|t| t.unsqueeze(0).unwrap());
+            block.forward_rotated(x, &Rotation::new(&cos, &sin).unwrap())
+        }
+    };
+    y.unwrap()
 }
 
 fn numbers(shape: &[usize], seed: u64) -> Tensor {
@@ -139,7 +174,7 @@ fn a_block_agrees_with_finite_differences() {
         let x = Var::from_tensor(&(numbers(&[1, 3, 16], 3) * 0.3).unwrap()).unwrap();
         let weights = numbers(&[1, 3, 16], 4);
         let loss = |y: Tensor, w: &Tensor| (y * w).unwrap().sum_all().unwrap();
-        let grads = loss(block.forward(&x).unwrap(), &weights)
+        let grads = loss(block_of(&cfg, &block, &x), &weights)
             .backward()
             .unwrap();
 
@@ -154,7 +189,7 @@ fn a_block_agrees_with_finite_differences() {
             let all: std::collections::HashMap<_, _> = tensors.iter().cloned().collect();
             let x = all["x"].clone();
             let vb = VarBuilder::from_tensors(all, DType::F64, &CPU);
-            let y = Block::new(&cfg, 1, vb).unwrap().forward(&x).unwrap();
+            let y = block_of(&cfg, &Block::new(&cfg, 1, vb).unwrap(), &x);
             loss(y, &wide(&weights)).to_scalar::<f64>().unwrap()
         };
         for k in 0..tensors.len() {
@@ -307,6 +342,20 @@ fn sizes_that_do_not_fit_are_errors() {
     assert!(bad(&|c| c.drop_path_rate = 1.0).contains("drop_path_rate"));
     assert!(bad(&|c| c.mlp_ratio = f64::NAN).contains("mlp width"));
     assert!(bad(&|c| c.reg_tokens = usize::MAX).contains("reg_tokens"));
+    // A block with rotary positions does without none, another with none.
+    for pos_embed in [PosEmbed::Learnt, ROPE] {
+        let cfg = VitConfig {
+            pos_embed,
+            ..small()
+        };
+        let vb = vit::seeded(&VarMap::new(), 1, DType::F32, &CPU);
+        let block = Block::new(&cfg, 0, vb).unwrap();
+        let x = numbers(&[1, 3, 16], 1);
+        let angles = numbers(&[1, 3, 4], 2);
+        let turned = block.forward_rotated(&x, &Rotation::new(&angles, &angles).unwrap());
+        assert_eq!(turned.is_ok(), pos_embed == ROPE);
+        assert_eq!(block.forward(&x).is_ok(), pos_embed != ROPE);
+    }
     let model = Vit::new(
         &small(),
         VarBuilder::from_varmap(&VarMap::new(), DType::F32, &CPU),

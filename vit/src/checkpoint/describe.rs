@@ -29,7 +29,7 @@ pub struct Hints {
     pub pool: Option<Pool>,
     /// Whether tokens before the patches have no position embedding.
     pub no_embed_class: Option<bool>,
-    /// Whether the position table is the fixed one, so that no tensor holds it.
+    /// Positions that no tensor holds: the fixed table, rotary ones.
     pub pos_embed: Option<PosEmbed>,
 }
 

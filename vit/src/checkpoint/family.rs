@@ -15,6 +15,8 @@ pub enum Family {
     Dino,
     /// DINOv2 (facebookresearch/dinov2), with or without registers.
     Dinov2,
+    /// DINOv3 (facebookresearch/dinov3); timm's own is [`Family::Timm`].
+    Dinov3,
     /// LocalMIM, ViTFreeze and our own training states: a norm and a decoder for each stage.
     LocalMim,
     /// Hugging Face `ViTModel`, `ViTForImageClassification`.
@@ -25,6 +27,8 @@ pub enum Family {
     HfDeit,
     /// Hugging Face `Dinov2Model`, `Dinov2WithRegistersModel`, `..ForImageClassification`.
     HfDinov2,
+    /// Hugging Face `DINOv3ViTModel`.
+    HfDinov3,
 }
 
 impl fmt::Display for Family {
@@ -34,11 +38,13 @@ impl fmt::Display for Family {
             Self::Mae => "MAE",
             Self::Dino => "DINO",
             Self::Dinov2 => "DINOv2",
+            Self::Dinov3 => "DINOv3",
             Self::LocalMim => "LocalMIM",
             Self::HfVit => "Hugging Face ViT",
             Self::HfVitMae => "Hugging Face ViTMAE",
             Self::HfDeit => "Hugging Face DeiT",
             Self::HfDinov2 => "Hugging Face DINOv2",
+            Self::HfDinov3 => "Hugging Face DINOv3",
         })
     }
 }
@@ -54,12 +60,14 @@ pub(crate) enum Recipe {
     AddFirstRow { token: String, table: String },
     /// DINOv2's position embeddings without the class token's.
     WithoutFirstRow(String),
+    /// The queries' part (0) or the values' (2) of a bias of queries, keys and values.
+    Third(String, usize),
 }
 
 impl Recipe {
     pub fn sources(&self) -> Vec<&String> {
         match self {
-            Self::Copy(name) | Self::WithoutFirstRow(name) => vec![name],
+            Self::Copy(name) | Self::WithoutFirstRow(name) | Self::Third(name, _) => vec![name],
             Self::Stack(names) => names.iter().collect(),
             Self::AddFirstRow { token, table } => vec![token, table],
         }
@@ -74,6 +82,13 @@ impl Recipe {
                 let mut shape = shape(name);
                 if let Some(rows) = shape.get_mut(1) {
                     *rows = rows.saturating_sub(1);
+                }
+                shape
+            }
+            Self::Third(name, _) => {
+                let mut shape = shape(name);
+                if let Some(rows) = shape.first_mut() {
+                    *rows /= 3;
                 }
                 shape
             }
@@ -108,7 +123,10 @@ pub(crate) struct Named {
 
 /// Where the patch embedding is, by family of names; what stands before is the model's prefix.
 const TIMM_MARK: &str = "patch_embed.proj.weight";
-const HF_MARK: &str = "embeddings.patch_embeddings.projection.weight";
+const HF_MARKS: [&str; 2] = [
+    "embeddings.patch_embeddings.projection.weight",
+    "embeddings.patch_embeddings.weight",
+];
 const HF_MODELS: [&str; 4] = ["vit.", "deit.", "dinov2.", "dinov2_with_registers."];
 
 /// Whether a tensor is training state, whose names may end as a weight's.
@@ -127,7 +145,7 @@ pub(crate) fn recognise(tensors: &BTreeMap<String, StoredTensor>) -> Option<Name
         }
         if let Some(prefix) = name.strip_suffix(TIMM_MARK) {
             candidates.push((rank(prefix), prefix, false));
-        } else if let Some(mut prefix) = name.strip_suffix(HF_MARK) {
+        } else if let Some(mut prefix) = HF_MARKS.iter().find_map(|m| name.strip_suffix(m)) {
             for model in HF_MODELS {
                 prefix = prefix.strip_suffix(model).unwrap_or(prefix);
             }
@@ -157,6 +175,14 @@ pub(crate) fn recognise(tensors: &BTreeMap<String, StoredTensor>) -> Option<Name
         super::hf_names::rename(&inside, &mut named);
     } else {
         timm_names(&inside, prefix, &mut named);
+    }
+    // transformers' DINOv3 without registers has a tensor of none.
+    if let Some(recipe) = named.recipes.get("reg_token") {
+        if recipe.shape(tensors).contains(&0) {
+            let none = recipe.sources().into_iter().cloned();
+            named.beside.extend(none.collect::<Vec<_>>());
+            named.recipes.remove("reg_token");
+        }
     }
     Some(named)
 }
@@ -203,10 +229,13 @@ fn timm_names(inside: &[(&str, &String)], prefix: &str, named: &mut Named) {
     let has = |start: &str| inside.iter().any(|(name, _)| name.starts_with(start));
     let is = |whole: &str| inside.iter().any(|(name, _)| *name == whole);
     let registers = is("register_tokens");
+    let dinov3 = is("storage_tokens") || has("rope_embed.");
     named.family = if is("norm.0.weight") {
         Family::LocalMim
     } else if has("decoder_embed.") || is("decoder_pos_embed") {
         Family::Mae
+    } else if dinov3 {
+        Family::Dinov3
     } else if registers || is("mask_token") {
         Family::Dinov2
     } else if has("head.last_layer") || has_dino_head(prefix, &named.outside) {
@@ -229,6 +258,7 @@ fn timm_names(inside: &[(&str, &String)], prefix: &str, named: &mut Named) {
             "patch_embed" | "cls_token" | "dist_token" | "reg_token" | "pos_embed" | "norm_pre"
             | "blocks" | "norm" | "fc_norm" | "head" | "head_dist" => true,
             "register_tokens" => registers,
+            "storage_tokens" => dinov3,
             _ => false,
         };
         let stage = match &last_norm {
@@ -237,6 +267,9 @@ fn timm_names(inside: &[(&str, &String)], prefix: &str, named: &mut Named) {
         };
         let beside = match first {
             "mask_token" => true,
+            // Numbers that follow from the architecture, and what only its training uses.
+            "rope_embed" | "local_cls_norm" | "projectors" => dinov3,
+            "blocks" if name.ends_with(BIAS_MASK) => true,
             "decoder" | "hog_enc" | "inter" | "recal_mask" => family == Family::LocalMim,
             "head" => family == Family::Dino,
             _ => first.starts_with("decoder_") || stage == Some(false),
@@ -261,7 +294,10 @@ fn timm_names(inside: &[(&str, &String)], prefix: &str, named: &mut Named) {
             (Some(last), Some(true)) => name.replacen(last.as_str(), "norm.", 1),
             _ => name
                 .replace("register_tokens", "reg_token")
+                .replace("storage_tokens", "reg_token")
                 .replace(".mlp.w12.", ".mlp.fc1.")
+                .replace(".mlp.w1.", ".mlp.fc1_g.")
+                .replace(".mlp.w2.", ".mlp.fc1_x.")
                 .replace(".mlp.w3.", ".mlp.fc2."),
         };
         let target = match target.split_once(".gamma_") {
@@ -278,6 +314,47 @@ fn timm_names(inside: &[(&str, &String)], prefix: &str, named: &mut Named) {
     }
     if registers {
         fold_class_position(named);
+    }
+    pack_gates(named);
+    if inside.iter().any(|(name, _)| name.ends_with(BIAS_MASK)) {
+        unpack_biases(named);
+    }
+}
+
+/// DINOv3's own code masks the keys' part of a bias out.
+const BIAS_MASK: &str = ".attn.qkv.bias_mask";
+
+/// The two halves of SwiGLU's hidden layer, where they are apart (timm's `fc1_g` and `fc1_x`), as one.
+fn pack_gates(named: &mut Named) {
+    let whole = |name: &String| name.contains(".mlp.fc1_g.").then(|| name.clone());
+    let gates: Vec<String> = named.recipes.keys().filter_map(whole).collect();
+    for gate in gates {
+        let value = gate.replace(".mlp.fc1_g.", ".mlp.fc1_x.");
+        let target = gate.replace(".mlp.fc1_g.", ".mlp.fc1.");
+        if named.recipes.contains_key(&target) || !named.recipes.contains_key(&value) {
+            continue;
+        }
+        let halves = [gate, value].map(|name| named.recipes.remove(&name));
+        let names = halves.into_iter().flatten();
+        let names = names.flat_map(|half| half.sources().into_iter().cloned().collect::<Vec<_>>());
+        named.recipes.insert(target, Recipe::Stack(names.collect()));
+    }
+}
+
+/// Masked biases as those of queries and of values.
+fn unpack_biases(named: &mut Named) {
+    const WHOLE: &str = ".attn.qkv.bias";
+    let whole = |name: &String| name.ends_with(WHOLE).then(|| name.clone());
+    let biases: Vec<String> = named.recipes.keys().filter_map(whole).collect();
+    for bias in biases {
+        let Some(Recipe::Copy(stored)) = named.recipes.remove(&bias) else {
+            continue;
+        };
+        for (part, name) in [(0, ".attn.q_bias"), (2, ".attn.v_bias")] {
+            let target = bias.replace(WHOLE, name);
+            let third = Recipe::Third(stored.clone(), part);
+            named.recipes.insert(target, third);
+        }
     }
 }
 

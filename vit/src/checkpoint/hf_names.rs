@@ -33,7 +33,10 @@ const LAYER: [(&str, &str); 20] = [
 /// Fills `named` from names without their prefix, each with its stored name.
 pub(super) fn rename(inside: &[(&str, &String)], named: &mut Named) {
     let has = |part: &str| inside.iter().any(|(name, _)| name.contains(part));
-    named.family = if has("layer_scale1.") {
+    let is = |whole: &str| inside.iter().any(|(name, _)| *name == whole);
+    named.family = if is("embeddings.patch_embeddings.weight") {
+        Family::HfDinov3
+    } else if has("layer_scale1.") {
         Family::HfDinov2
     } else if has("distillation_token") {
         Family::HfDeit
@@ -43,16 +46,23 @@ pub(super) fn rename(inside: &[(&str, &String)], named: &mut Named) {
         Family::HfVit
     };
     // A distillation token without a head of its own is a register.
+    let dinov3 = named.family == Family::HfDinov3;
     let distilled = has("distillation_classifier.") || !has("classifier.");
     let distillation = if distilled { "dist_token" } else { "reg_token" };
     let mut parts: BTreeMap<String, Vec<(usize, String)>> = BTreeMap::new();
     for &(name, stored) in inside {
-        let name = ["vit.", "deit.", "dinov2.", "dinov2_with_registers."]
+        // DINOv3's layers are `layer.0` on disk, `model.layer.0` in a `state_dict` of transformers 5.
+        let models = match named.family {
+            Family::HfDinov3 => &["model."][..],
+            _ => &["vit.", "deit.", "dinov2.", "dinov2_with_registers."],
+        };
+        let name = models
             .iter()
             .find_map(|model| name.strip_prefix(model))
             .unwrap_or(name);
         let decoder = name.strip_prefix("decoder.");
         let beside = name.starts_with("pooler.")
+            || name == "rope_embeddings.inv_freq"
             || ["embeddings.mask_token", "embeddings.position_ids"].contains(&name);
         if beside || decoder.is_some() {
             named.beside.push(stored.clone());
@@ -86,9 +96,23 @@ pub(super) fn rename(inside: &[(&str, &String)], named: &mut Named) {
     for (target, mut stack) in parts {
         stack.sort();
         let wanted = if target.contains("qkv") { 3 } else { 2 };
-        if stack.iter().map(|p| p.0).eq(0..wanted) {
+        let has: Vec<usize> = stack.iter().map(|p| p.0).collect();
+        let lone = |target: &str, named: &mut Named, name: String| {
+            named.recipes.insert(target.to_owned(), Recipe::Copy(name));
+        };
+        if has.iter().copied().eq(0..wanted) {
             let names = stack.into_iter().map(|p| p.1).collect();
             named.recipes.insert(target, Recipe::Stack(names));
+        } else if dinov3 && has == [0, 2] && target.ends_with(".attn.qkv.bias") {
+            for (part, name) in stack {
+                let ours = if part == 0 { "q_bias" } else { "v_bias" };
+                lone(&target.replace("qkv.bias", ours), named, name);
+            }
+        } else if dinov3 && has == [1] && target.contains(".mlp.fc1.") {
+            // Without a gate.
+            for (_, name) in stack {
+                lone(&target, named, name);
+            }
         } else if !target.starts_with(DECODER) {
             // The whole is then missing, and these have no use.
             named.unexpected.extend(stack.into_iter().map(|p| p.1));
@@ -130,7 +154,9 @@ fn target(name: &str, distillation: &str) -> Option<String> {
             "embeddings.patch_embeddings.projection.",
             "patch_embed.proj.",
         ),
+        ("embeddings.patch_embeddings.", "patch_embed.proj."),
         ("layernorm.", "norm."),
+        ("norm.", "norm."),
         ("classifier.", "head."),
         ("cls_classifier.", "head."),
         ("distillation_classifier.", "head_dist."),
@@ -140,7 +166,7 @@ fn target(name: &str, distillation: &str) -> Option<String> {
             return Some(format!("{ours}{kind}"));
         }
     }
-    let layers = ["encoder.layer.", "encoder.layers.", "layers."];
+    let layers = ["encoder.layer.", "encoder.layers.", "layers.", "layer."];
     let rest = layers.iter().find_map(|p| name.strip_prefix(p))?;
     let (index, part) = rest.split_once('.')?;
     index.parse::<usize>().ok()?;

@@ -51,8 +51,21 @@ pub(crate) fn infer(
     let fc_norm = shapes.contains_key("fc_norm.weight");
     let pre_norm = shapes.contains_key("norm_pre.weight");
 
+    let pos_embed = positions(shapes, family, hints, &mut notes)?;
+    let rotary = matches!(pos_embed, PosEmbed::Rope { .. });
+    let apart = shapes.contains_key("blocks.0.attn.q_bias");
+    if apart && !rotary {
+        return Err(
+            "'attn.q_bias' beside a position table: EVA or BEiT, whose further positions (rotary, relative) are not computed here"
+                .into(),
+        );
+    }
+
     let num_heads = hints.num_heads.or_else(|| {
-        let heads = usual_heads(embed_dim)?;
+        let heads = match rotary {
+            true => dinov3_heads(embed_dim)?,
+            false => usual_heads(embed_dim)?,
+        };
         notes.push(format!(
             "no file gives the number of heads: {heads} assumed, as usual for width {embed_dim}"
         ));
@@ -90,19 +103,19 @@ pub(crate) fn infer(
         depth,
         num_heads,
         mlp_ratio: fc1.unwrap_or(4 * embed_dim) as f64 / embed_dim as f64,
-        norm_eps: hints.norm_eps.unwrap_or(match (pre_norm, family) {
-            (true, _) => 1e-5,
-            (_, Family::HfVit | Family::HfVitMae | Family::HfDeit) => 1e-12,
-            _ => 1e-6,
-        }),
-        pos_embed: match shapes.contains_key("pos_embed") {
-            true => PosEmbed::Learnt,
-            false => hints.pos_embed.unwrap_or_default(),
-        },
+        norm_eps: hints
+            .norm_eps
+            .unwrap_or(match (pre_norm || rotary, family) {
+                (true, _) => 1e-5,
+                (_, Family::HfVit | Family::HfVitMae | Family::HfDeit) => 1e-12,
+                _ => 1e-6,
+            }),
+        pos_embed,
         reg_tokens: reg_tokens.unwrap_or(0),
         dist_token: shapes.contains_key("dist_token"),
         pre_norm,
-        qkv_bias: shapes.contains_key("blocks.0.attn.qkv.bias"),
+        qkv_bias: apart || shapes.contains_key("blocks.0.attn.qkv.bias"),
+        key_bias: !apart,
         activation,
         init_values: shapes.contains_key("blocks.0.ls1.gamma").then_some(1e-5),
         pool,
@@ -110,9 +123,64 @@ pub(crate) fn infer(
         num_classes: num_classes.unwrap_or(0),
         ..VitConfig::default()
     };
-    place_grid(&mut cfg, shape("pos_embed"), hints)?;
+    match rotary {
+        true => any_grid(&mut cfg, hints, &mut notes),
+        false => place_grid(&mut cfg, shape("pos_embed"), hints)?,
+    }
     cfg.validate().map_err(|e| e.to_string())?;
     Ok((cfg, notes))
+}
+
+/// What positions its tokens have. No tensor tells rotary ones.
+fn positions(
+    shapes: &BTreeMap<String, Vec<usize>>,
+    family: Family,
+    hints: &Hints,
+    notes: &mut Vec<String>,
+) -> Result<PosEmbed, String> {
+    const DINOV3: PosEmbed = PosEmbed::Rope { theta: 100.0 };
+    let has = |name: &str| shapes.contains_key(name);
+    let table = has("pos_embed");
+    let told = hints
+        .pos_embed
+        .filter(|told| matches!(told, PosEmbed::Rope { .. }));
+    let dinov3 = matches!(family, Family::Dinov3 | Family::HfDinov3);
+    match told.or(dinov3.then_some(DINOV3)) {
+        Some(_) if table => Err("there is a position table 'pos_embed' beside rotary positions; both at once are not computed here".into()),
+        Some(rotary) => Ok(rotary),
+        None if table => Ok(PosEmbed::Learnt),
+        // timm's DINOv3: registers, no table, keys without a bias.
+        None if family == Family::Timm
+            && hints.pos_embed.is_none()
+            && has("reg_token")
+            && !has("blocks.0.attn.qkv.bias") =>
+        {
+            notes.push("no position table, and no file tells why: DINOv3's rotary positions with theta 100 assumed".into());
+            Ok(DINOV3)
+        }
+        None => Ok(hints.pos_embed.unwrap_or_default()),
+    }
+}
+
+/// Heads of DINOv3's models by their width.
+fn dinov3_heads(embed_dim: usize) -> Option<usize> {
+    match embed_dim {
+        4096 => Some(32),
+        _ => embed_dim.is_multiple_of(64).then_some(embed_dim / 64),
+    }
+}
+
+/// Rotary positions are for images of any size.
+fn any_grid(cfg: &mut VitConfig, hints: &Hints, notes: &mut Vec<String>) {
+    let image = hints.image.or(hints.fallback_image).unwrap_or_else(|| {
+        let usual = cfg.image_size;
+        let side = (usual - usual % cfg.patch_size).max(cfg.patch_size);
+        notes.push(format!(
+            "no file gives the image size: {side} x {side} taken (its rotary positions fit any; --image-size)"
+        ));
+        (side, side)
+    });
+    *cfg = cfg.with_image(image);
 }
 
 /// Image size, and whether the tokens before the patches have position embeddings, from the table's rows.
@@ -128,6 +196,7 @@ fn place_grid(cfg: &mut VitConfig, table: Option<&[usize]>, hints: &Hints) -> Re
         None => {
             let Some(image) = hints.image.or(hints.fallback_image) else {
                 return match cfg.pos_embed {
+                    PosEmbed::Rope { .. } => Ok(()),
                     PosEmbed::Learnt => Ok(()), // 'pos_embed' will be reported as missing
                     PosEmbed::SinCos => {
                         Err("no file gives the image size; give it (--image-size)".into())

@@ -271,6 +271,13 @@ impl Checkpoint {
                 }
                 wrong(name, shape(name), &needs);
             }
+            Recipe::Third(name, _) => {
+                let mut needs = needed.to_vec();
+                if let Some(rows) = needs.first_mut() {
+                    *rows *= 3;
+                }
+                wrong(name, shape(name), &needs);
+            }
             Recipe::Stack(names) => {
                 let mut needs = needed.to_vec();
                 if let Some(rows) = needs.first_mut() {
@@ -295,6 +302,11 @@ impl Checkpoint {
                 Tensor::cat(&parts?, 0)?
             }
             Recipe::AddFirstRow { token, table } => (get(token)? + get(table)?.narrow(1, 0, 1)?)?,
+            Recipe::Third(name, part) => {
+                let whole = get(name)?;
+                let rows = whole.dim(0)? / 3;
+                whole.narrow(0, part * rows, rows)?.contiguous()?
+            }
             Recipe::WithoutFirstRow(name) => {
                 let table = get(name)?;
                 table.narrow(1, 1, table.dim(1)? - 1)?.contiguous()?

@@ -13,6 +13,7 @@ mod pooling;
 mod preprocess;
 mod safetensors;
 mod save;
+mod save_eva;
 mod save_hf;
 mod signature;
 mod table;

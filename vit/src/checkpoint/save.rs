@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use serde_json::{json, Value};
 
 use super::load::Pretrained;
-use super::{preprocess, save_hf};
+use super::{preprocess, save_eva, save_hf};
 use crate::{sincos_2d, Activation, Error, Pool, PosEmbed, VitConfig};
 
 /// Whose layout to write.
@@ -33,7 +33,7 @@ impl Layout {
                     "its head sees class token and mean of the patches side by side; drop the head"
                         .into(),
             }),
-            Self::Timm => Ok(()),
+            Self::Timm => save_eva::check(cfg),
             Self::HuggingFace => save_hf::check(cfg),
         }
     }
@@ -91,7 +91,7 @@ impl Pretrained {
         crate::save_atomic(path, &self.tensors, ("vitfreeze", json.to_string()))
     }
 
-    /// The same model with its position table as a tensor that can train, also where it was the fixed one.
+    /// The same model with its position table, if it has one, as a tensor that can train, also where it was the fixed one.
     ///
     /// # Errors
     /// An error of candle.
@@ -99,7 +99,10 @@ impl Pretrained {
         Ok(Self {
             tensors: self.with_table()?,
             cfg: VitConfig {
-                pos_embed: PosEmbed::Learnt,
+                pos_embed: match self.cfg.pos_embed {
+                    PosEmbed::Learnt | PosEmbed::SinCos => PosEmbed::Learnt,
+                    rotary @ PosEmbed::Rope { .. } => rotary,
+                },
                 ..self.cfg
             },
             ..self
@@ -125,8 +128,10 @@ impl Pretrained {
     fn timm(&self) -> Result<Files, Error> {
         let cfg = &self.cfg;
         Layout::Timm.check(cfg)?;
+        let rotary = cfg.rope_theta().is_some();
         // A model function that has what model_args cannot say: the classes of norm, MLP and model.
         let (architecture, eps) = match () {
+            () if rotary => (save_eva::ARCHITECTURE, 1e-5),
             () if cfg.dist_token => ("deit_base_distilled_patch16_224", 1e-6),
             () if cfg.activation == Activation::SwiGlu => ("vit_giant_patch14_dinov2", 1e-6),
             () if cfg.pre_norm => ("vit_base_patch16_clip_224", 1e-5),
@@ -152,6 +157,9 @@ impl Pretrained {
             "global_pool": pool,
             "fc_norm": cfg.fc_norm,
         });
+        if rotary {
+            args = save_eva::args(cfg, pool);
+        }
         if cfg.in_chans != 3 {
             args["in_chans"] = json!(cfg.in_chans);
         }
@@ -186,7 +194,11 @@ impl Pretrained {
                 cfg.norm_eps
             ));
         }
-        Ok((vec![("config.json", config)], self.with_table()?, notes))
+        let tensors = match rotary {
+            true => save_eva::rename(cfg, self.tensors.clone())?,
+            false => self.with_table()?,
+        };
+        Ok((vec![("config.json", config)], tensors, notes))
     }
 }
 
@@ -226,10 +238,14 @@ pub(super) type Files = (
 
 /// A ratio of which timm's `int(dim * ratio)` makes the hidden width.
 fn ratio(cfg: &VitConfig) -> f64 {
-    let exact = cfg.mlp_hidden() as f64 / cfg.embed_dim as f64;
-    match (cfg.embed_dim as f64 * exact) as usize == cfg.mlp_hidden() {
+    ratio_of(cfg.mlp_hidden(), cfg.embed_dim)
+}
+
+pub(super) fn ratio_of(hidden: usize, dim: usize) -> f64 {
+    let exact = hidden as f64 / dim as f64;
+    match (dim as f64 * exact) as usize == hidden {
         true => exact,
-        false => (cfg.mlp_hidden() as f64 + 0.25) / cfg.embed_dim as f64,
+        false => (hidden as f64 + 0.25) / dim as f64,
     }
 }
 

@@ -18,6 +18,8 @@ enum Kind {
     Deit,
     /// LayerScale (all ones where ours has none), SwiGLU, registers, a head on class token and mean of the patches.
     Dinov2,
+    /// The same with rotary positions, and without a head.
+    Dinov3,
 }
 
 pub(super) fn convert(model: &Pretrained, dtype: DType) -> Result<Files, Error> {
@@ -33,6 +35,7 @@ pub(super) fn convert(model: &Pretrained, dtype: DType) -> Result<Files, Error> 
         Kind::Deit => "deit.",
         Kind::Dinov2 if cfg.reg_tokens > 0 => "dinov2_with_registers.",
         Kind::Dinov2 => "dinov2.",
+        Kind::Dinov3 => "",
     };
     if cfg.num_classes > 0 {
         let with = |(name, tensor): (String, Tensor)| match name.contains("classifier.") {
@@ -75,6 +78,18 @@ fn kind(cfg: &VitConfig) -> Result<Kind, Error> {
             "transformers' ViT has no norm after the pooling (fc_norm); {TIMM}"
         )));
     }
+    if cfg.rope_theta().is_some() {
+        return match (head, cfg.dist_token) {
+            (false, false) => Ok(Kind::Dinov3),
+            (true, _) => Err(no(&format!(
+                "transformers' DINOv3 has no classifier; use --drop-head, or {TIMM}"
+            ))),
+            (false, true) => Err(no("transformers' DINOv3 has no distillation token")),
+        };
+    }
+    if cfg.qkv_bias && !cfg.key_bias {
+        return Err(no("transformers' ViT has a bias of keys or none at all"));
+    }
     let dinov2 = cfg.init_values.is_some()
         || cfg.activation == Activation::SwiGlu
         || cfg.reg_tokens > 1
@@ -102,11 +117,33 @@ fn rename(
     let dim = cfg.embed_dim;
     if let Some(rest) = name.strip_prefix("blocks.") {
         let (index, part) = rest.split_once('.').unwrap_or_default();
-        let layer = format!("encoder.layer.{index}");
+        let dinov3 = kind == Kind::Dinov3;
+        let layer = match dinov3 {
+            true => format!("layer.{index}"),
+            false => format!("encoder.layer.{index}"),
+        };
         let (module, value) = part.rsplit_once('.').unwrap_or_default();
+        for (ours, theirs) in [("q_bias", "q_proj"), ("v_bias", "v_proj")] {
+            if dinov3 && value == ours {
+                put(format!("{layer}.attention.{theirs}.bias"), tensor);
+                return Ok(());
+            }
+        }
+        if dinov3 && module == "mlp.fc1" && cfg.activation == Activation::SwiGlu {
+            let half = tensor.dim(0)? / 2;
+            for (i, part) in ["gate_proj", "up_proj"].into_iter().enumerate() {
+                let name = format!("{layer}.mlp.{part}.{value}");
+                put(name, tensor.narrow(0, i * half, half)?.contiguous()?);
+            }
+            return Ok(());
+        }
         if module == "attn.qkv" {
-            for (i, part) in ["query", "key", "value"].into_iter().enumerate() {
-                let name = format!("{layer}.attention.attention.{part}.{value}");
+            let parts = match dinov3 {
+                true => ["q_proj", "k_proj", "v_proj"],
+                false => ["attention.query", "attention.key", "attention.value"],
+            };
+            for (i, part) in parts.into_iter().enumerate() {
+                let name = format!("{layer}.attention.{part}.{value}");
                 put(name, tensor.narrow(0, i * dim, dim)?.contiguous()?);
             }
             return Ok(());
@@ -119,8 +156,11 @@ fn rename(
         }
         let swiglu = cfg.activation == Activation::SwiGlu;
         let theirs = match (module, kind) {
-            ("norm1", Kind::Dinov2) => "norm1",
-            ("norm2", Kind::Dinov2) => "norm2",
+            ("norm1", Kind::Dinov2 | Kind::Dinov3) => "norm1",
+            ("norm2", Kind::Dinov2 | Kind::Dinov3) => "norm2",
+            ("attn.proj", Kind::Dinov3) => "attention.o_proj",
+            ("mlp.fc1", Kind::Dinov3) => "mlp.up_proj",
+            ("mlp.fc2", Kind::Dinov3) => "mlp.down_proj",
             ("norm1", _) => "layernorm_before",
             ("norm2", _) => "layernorm_after",
             ("attn.proj", _) => "attention.output.dense",
@@ -158,6 +198,10 @@ fn rename(
             };
             put("embeddings.position_embeddings".into(), tensor);
         }
+        "patch_embed.proj" if kind == Kind::Dinov3 => {
+            put(format!("embeddings.patch_embeddings.{value}"), tensor);
+        }
+        "norm" if kind == Kind::Dinov3 => put(format!("norm.{value}"), tensor),
         "patch_embed.proj" => put(
             format!("embeddings.patch_embeddings.projection.{value}"),
             tensor,
@@ -189,14 +233,22 @@ fn complete(kind: Kind, cfg: &VitConfig, out: &mut BTreeMap<String, Tensor>) -> 
         return Ok(());
     };
     let (dim, dtype, device) = (cfg.embed_dim, token.dtype(), token.device().clone());
-    if kind == Kind::Dinov2 {
-        let zeros = Tensor::zeros((1, dim), dtype, &device)?;
-        out.insert("embeddings.mask_token".into(), zeros);
+    if kind == Kind::Dinov2 || kind == Kind::Dinov3 {
+        let (mask, layers) = match kind {
+            Kind::Dinov3 => (vec![1, 1, dim], "layer"),
+            _ => (vec![1, dim], "encoder.layer"),
+        };
+        let zeros = |shape: Vec<usize>| Tensor::zeros(shape, dtype, &device);
+        out.insert("embeddings.mask_token".into(), zeros(mask)?);
+        if kind == Kind::Dinov3 && cfg.reg_tokens == 0 {
+            let none = zeros(vec![1, 0, dim])?;
+            out.insert("embeddings.register_tokens".into(), none);
+        }
         if cfg.init_values.is_none() {
             let one = Tensor::ones(dim, dtype, &device)?;
             for i in 0..cfg.depth {
                 for k in [1, 2] {
-                    let name = format!("encoder.layer.{i}.layer_scale{k}.lambda1");
+                    let name = format!("{layers}.{i}.layer_scale{k}.lambda1");
                     out.insert(name, one.clone());
                 }
             }
@@ -225,6 +277,7 @@ fn config(kind: Kind, model: &Pretrained, dtype: DType) -> Result<Value, Error> 
         (Kind::Deit, true) if cfg.dist_token => ("deit", "DeiTForImageClassificationWithTeacher"),
         (Kind::Deit, true) => ("deit", "DeiTForImageClassification"),
         (Kind::Deit, false) => ("deit", "DeiTModel"),
+        (Kind::Dinov3, _) => ("dinov3_vit", "DINOv3ViTModel"),
         (_, true) if registers => (
             "dinov2_with_registers",
             "Dinov2WithRegistersForImageClassification",
@@ -258,7 +311,34 @@ fn config(kind: Kind, model: &Pretrained, dtype: DType) -> Result<Value, Error> 
             _ => "float32",
         },
     });
-    if kind == Kind::Dinov2 {
+    if kind == Kind::Dinov3 {
+        let gated = cfg.activation == Activation::SwiGlu;
+        let hidden = cfg.mlp_hidden() / (1 + usize::from(gated));
+        let biases = cfg.qkv_bias;
+        let own = json!({
+            "hidden_act": if gated { json!("silu") } else { config["hidden_act"].clone() },
+            "intermediate_size": hidden,
+            "key_bias": biases && cfg.key_bias,
+            "layerscale_value": cfg.init_values.unwrap_or(1.0),
+            "num_register_tokens": cfg.reg_tokens,
+            "query_bias": biases,
+            "rope_theta": cfg.rope_theta(),
+            // Of their training alone; ours moves no positions.
+            "pos_embed_rescale": null,
+            "use_gated_mlp": gated,
+            "value_bias": biases,
+        });
+        if let (Some(config), Value::Object(own)) = (config.as_object_mut(), own) {
+            for key in [
+                "attention_probs_dropout_prob",
+                "hidden_dropout_prob",
+                "qkv_bias",
+            ] {
+                config.remove(key);
+            }
+            config.extend(own);
+        }
+    } else if kind == Kind::Dinov2 {
         config["mlp_ratio"] = json!(mlp_ratio(cfg)?);
         config["use_swiglu_ffn"] = json!(cfg.activation == Activation::SwiGlu);
         config["layerscale_value"] = json!(cfg.init_values.unwrap_or(1.0));

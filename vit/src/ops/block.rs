@@ -12,6 +12,7 @@ use super::cpu::scratch::Buffer;
 use super::cpu::storage::{cpu_f32, slice, CpuF32};
 use super::cpu::unwritten::unwritten;
 use super::linear::Weight;
+use super::rope::{Rotation, Way};
 use super::{attention, gelu, layer_norm, linear, Compute};
 
 /// A weight and the bias that belongs to it.
@@ -120,6 +121,8 @@ pub struct BlockOptions {
     pub eps: f64,
     /// Factors of the two branches for each image (drop path), or none.
     pub paths: [Option<Vec<f32>>; 2],
+    /// What queries and keys are turned by, if anything.
+    pub rotation: Option<Rotation>,
     /// How it is computed.
     pub compute: Compute,
     /// Where to hold what products need of the weights.
@@ -127,15 +130,15 @@ pub struct BlockOptions {
 }
 
 /// `(B, T, D) -> (B, T, D)`: `x1 = x + s1 * proj(attention(qkv(norm1(x))))`, `y = x1 + s2 * fc2(gelu(fc1(norm2(x1))))` with
-/// one factor for each image in `s1` and `s2` (drop path), or none.
+/// one factor for each image in `s1` and `s2` (drop path), or none; between qkv and attention the rotation, if there is one.
 ///
-/// Equal to its parts, [`super::layer_norm`], [`super::linear`], [`super::attention`], [`super::gelu`], but for the rounding of
+/// Equal to its parts, [`super::layer_norm`], [`super::linear`], [`super::rotate`], [`super::attention`], [`super::gelu`], but for the rounding of
 /// the residual sums. f32 on the CPU alone.
 ///
 /// # Errors
 /// Shapes that do not fit.
 pub fn block(x: &Tensor, weights: &BlockWeights<&Tensor>, options: BlockOptions) -> Result<Tensor> {
-    let (batch, _, dim) = x.dims3()?;
+    let (batch, tokens, dim) = x.dims3()?;
     let hidden = weights.fc1.bias.elem_count();
     let expected: [(&str, Pair<&Tensor>, &[usize]); 6] = [
         ("norm1", weights.norm1, &[dim]),
@@ -158,6 +161,7 @@ pub fn block(x: &Tensor, weights: &BlockWeights<&Tensor>, options: BlockOptions)
         heads,
         eps,
         paths,
+        rotation,
         compute,
         held,
     } = options;
@@ -166,6 +170,9 @@ pub fn block(x: &Tensor, weights: &BlockWeights<&Tensor>, options: BlockOptions)
     }
     if let Some(path) = paths.iter().flatten().find(|path| path.len() != batch) {
         candle_core::bail!("block: {} path factors for {batch} images", path.len());
+    }
+    if let Some(rotation) = &rotation {
+        rotation.check(batch, tokens, dim / heads)?;
     }
     let weights = weights.try_map(|t| t.contiguous())?;
     let gradients = Gradients::default();
@@ -176,6 +183,7 @@ pub fn block(x: &Tensor, weights: &BlockWeights<&Tensor>, options: BlockOptions)
         heads,
         eps: eps as f32,
         paths,
+        rotation,
         compute,
         held,
         kept: Arc::default(),
@@ -189,6 +197,7 @@ struct BlockOp {
     heads: usize,
     eps: f32,
     paths: [Option<Vec<f32>>; 2],
+    rotation: Option<Rotation>,
     compute: Compute,
     held: Option<Arc<HeldWeights>>,
     /// Whether there will be a backward.
@@ -268,6 +277,15 @@ impl BlockOp {
         layer_norm::forward(x, &norm.weight, &norm.bias, self.eps, y, profile);
     }
 
+    /// Turns queries and keys, or their gradients back.
+    fn rotate(&self, qkv: &mut [f32], width: usize, way: Way) -> Result<()> {
+        let Some(rotation) = &self.rotation else {
+            return Ok(());
+        };
+        let _region = self.compute.profile.region("rotate");
+        rotation.turn(qkv, width, way)
+    }
+
     /// Multiplies the rows of each image by its factor.
     fn scale(&self, path: usize, data: &mut [f32], tokens: usize, width: usize) {
         let _region = self.compute.profile.region("residual");
@@ -292,7 +310,7 @@ impl BlockOp {
         });
     }
 
-    fn first_half(&self, x: &[f32], tokens: usize, w: &BlockWeights<CpuF32>) -> Half {
+    fn first_half(&self, x: &[f32], tokens: usize, w: &BlockWeights<CpuF32>) -> Result<Half> {
         let (weights, engine) = (self.weights(w), self.engine());
         let (width, wide) = (w.norm1.bias.len(), w.fc1.bias.len());
         let mut n = Buffer::new(x.len());
@@ -303,6 +321,7 @@ impl BlockOp {
         let numbers = |length, pooled| unsafe { Numbers::new(length, pooled) };
         let mut qkv = numbers(3 * x.len(), pooled);
         weights.qkv.forward(&n, &w.qkv.bias, &mut qkv, engine);
+        self.rotate(&mut qkv, width, Way::There)?;
         let mut heads = numbers(x.len(), pooled);
         attention::forward(&qkv, (tokens, width), self.heads, &mut heads, engine);
         self.scale(0, &mut heads, tokens, width);
@@ -312,12 +331,12 @@ impl BlockOp {
         self.norm(&x1, &w.norm2, &mut n);
         let mut hidden = numbers(x.len() / width * wide, pooled);
         weights.fc1.forward(&n, &w.fc1.bias, &mut hidden, engine);
-        Half {
+        Ok(Half {
             qkv,
             heads,
             x1,
             hidden,
-        }
+        })
     }
 
     fn keeps_bf16(&self) -> bool {
@@ -407,6 +426,7 @@ impl BlockOp {
             grads.proj.bias = gradient(&live.proj.bias, db)?;
             weights.proj.input_gradient(d, &mut n, engine);
             attention::backward(&qkv, &n, (tokens, width), self.heads, &mut dqkv, engine);
+            self.rotate(&mut dqkv, width, Way::Back)?;
         }
         drop((heads, qkv));
         grads.qkv.weight = gradient(&live.qkv.weight, || {
@@ -448,7 +468,7 @@ impl CustomOp2 for BlockOp {
         let mut y = unsafe { unwritten(x.len()) };
         if !x.is_empty() {
             let w = self.numbers()?;
-            let half = self.first_half(x, tokens, &w);
+            let half = self.first_half(x, tokens, &w)?;
             let mut big = Buffer::new(half.hidden.len());
             gelu::forward(&half.hidden, &mut big, &self.compute.profile);
             let wide = big.len() / (x.len() / width);
@@ -483,7 +503,7 @@ impl CustomOp2 for BlockOp {
                 .take();
             let kept = match kept {
                 Some(kept) => kept,
-                None => self.kept(self.first_half(&data, tokens, &self.numbers()?)),
+                None => self.kept(self.first_half(&data, tokens, &self.numbers()?)?),
             };
             let gradients = self.backward(&data, kept, tokens, &mut dx)?;
             self.gradients.put(gradients.into_array().into());

@@ -18,6 +18,7 @@ mod layer_norm;
 mod linear;
 mod patch_tokens;
 pub mod profile;
+mod rope;
 mod unfold_cells;
 mod unshuffle;
 
@@ -34,6 +35,7 @@ pub use gelu::gelu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use patch_tokens::patch_tokens;
+pub use rope::{rotate, Rotation};
 pub use unfold_cells::unfold_cells;
 pub use unshuffle::unshuffle;
 
@@ -44,6 +46,7 @@ pub mod plain {
     pub use super::layer_norm::plain as layer_norm;
     pub use super::linear::plain as linear;
     pub use super::patch_tokens::plain as patch_tokens;
+    pub use super::rope::plain as rotate;
     pub use super::unfold_cells::plain as unfold_cells;
     pub use super::unshuffle::plain as unshuffle;
 }

@@ -180,7 +180,7 @@ fn shown(
             caption: look.class(index),
             image: pixels(&input, size, transform.normalize()),
             colors: Vec::new(),
-            attention: attention::by_head(pretrained, model, &image)?,
+            attention: attention::by_head(model, &image)?,
         });
     }
     if rows.is_empty() {

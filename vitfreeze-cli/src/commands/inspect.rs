@@ -84,13 +84,15 @@ fn summary(checkpoint: &Checkpoint) -> Vec<String> {
         parts.push(format!("{} registers", cfg.reg_tokens));
     }
     let positions = match (cfg.pos_embed, cfg.no_embed_class) {
-        (PosEmbed::SinCos, _) => "sin-cos positions",
-        (_, true) => "learnt positions of patches",
-        (_, false) => "learnt positions",
+        (PosEmbed::SinCos, _) => "sin-cos positions".to_owned(),
+        (PosEmbed::Rope { theta }, _) => format!("rotary positions (theta {theta})"),
+        (PosEmbed::Learnt, true) => "learnt positions of patches".to_owned(),
+        (PosEmbed::Learnt, false) => "learnt positions".to_owned(),
     };
     parts.push(format!("{} patches, {positions}", cfg.patches()));
     for (is, what) in [
         (!cfg.qkv_bias, "no qkv bias"),
+        (cfg.qkv_bias && !cfg.key_bias, "no bias of keys"),
         (cfg.init_values.is_some(), "LayerScale"),
         (cfg.pre_norm, "norm before the blocks"),
     ] {

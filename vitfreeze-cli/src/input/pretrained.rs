@@ -196,6 +196,10 @@ pub fn load(
 fn two_sizes(checkpoint: &Checkpoint, args: &ModelArgs) -> Option<String> {
     let (height, width) = checkpoint.preprocess().size?;
     let own = checkpoint.config().image();
+    // Rotary positions are for any size.
+    if checkpoint.config().rope_theta().is_some() {
+        return None;
+    }
     (own != (height, width) && args.image_size.is_none()).then(|| {
         format!(
             "the checkpoint's files prepare images of {height} x {width}, its position table is for {} x {}",

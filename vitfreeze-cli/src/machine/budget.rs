@@ -6,7 +6,7 @@ use candle_core::Device;
 use freezeout::Schedule;
 use localmim::LocalMimConfig;
 use vit::ops::Precision;
-use vit::VitConfig;
+use vit::{Activation, VitConfig};
 
 use crate::costs;
 use crate::machine::memory::{self, Room};
@@ -175,8 +175,13 @@ fn parameters(cfg: &VitConfig, blocks: usize) -> f64 {
     let dim = cfg.embed_dim as f64;
     let patch = (cfg.patch_size * cfg.patch_size) as f64;
     let head = (cfg.features() * cfg.num_classes) as f64;
+    // A gated hidden layer leaves half as wide as it was made.
+    let layers = match cfg.activation {
+        Activation::SwiGlu => 1.5,
+        _ => 2.0,
+    };
     cfg.in_chans as f64 * patch * dim
-        + blocks as f64 * (4.0 + 2.0 * cfg.mlp_ratio) * dim * dim
+        + blocks as f64 * (4.0 + layers * cfg.mlp_ratio) * dim * dim
         + head
 }
 

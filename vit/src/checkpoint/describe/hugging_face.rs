@@ -1,9 +1,10 @@
-//! Hugging Face's config.json. Absent keys have the defaults of transformers' ViT, DeiT, ViTMAE and DINOv2.
+//! Hugging Face's config.json. Absent keys have the defaults of transformers' ViT, DeiT, ViTMAE, DINOv2 and DINOv3.
 use serde_json::Value;
 
 use super::{activation, labels, Claim, Description, Hints};
 use crate::checkpoint::keys::Keys;
-use crate::Activation;
+use crate::config::MAX_THETA;
+use crate::{Activation, PosEmbed, VitConfig};
 
 /// Keys that are heeded or held against the tensors; then those that say how to train, what else a file holds (decoder,
 /// pooler, mask token), or nothing about numbers. Of transformers 5.24 and before.
@@ -70,13 +71,36 @@ const KNOWN: [&str; 60] = [
     "reshape_hidden_states",
     "stage_names",
 ];
-/// Heads of every model type here whose config.json has none.
+/// The same of DINOv3 alone. What only moves coordinates in training is in a note.
+const KNOWN_DINOV3: [&str; 12] = [
+    "attention_dropout",
+    "key_bias",
+    "mlp_bias",
+    "pos_embed_jitter",
+    "pos_embed_rescale",
+    "pos_embed_shift",
+    "proj_bias",
+    "query_bias",
+    "return_class_token",
+    "rope_theta",
+    "use_gated_mlp",
+    "value_bias",
+];
+const DINOV3: &str = "dinov3_vit";
+/// Of model types whose config.json has no number of heads.
 const HEADS: usize = 12;
+const DINOV3_HEADS: usize = 6;
+const THETA: f64 = 100.0;
 
 pub(super) fn read(json: &Value, into: &mut Description) -> Result<Hints, String> {
     let keys = Keys::of(json)?;
     into.channels = keys.count("num_channels")?;
-    keys.note_others(&KNOWN, "config.json", &mut into.notes);
+    let dinov3 = into.name.as_deref() == Some(DINOV3);
+    let known: &[&[&str]] = match dinov3 {
+        true => &[&KNOWN, &KNOWN_DINOV3],
+        false => &[&KNOWN],
+    };
+    keys.note_others(&known.concat(), "config.json", &mut into.notes);
     if let Some(value) = keys.get("id2label") {
         if !value.is_object() && !value.is_array() {
             return keys.wrong("id2label", "names of classes by number");
@@ -85,16 +109,21 @@ pub(super) fn read(json: &Value, into: &mut Description) -> Result<Hints, String
     }
     classes(&keys, &mut into.notes)?;
     let num_heads = match keys.count("num_attention_heads")? {
-        None if transformers_has(into.name.as_deref()) => {
+        None if dinov3 || transformers_has(into.name.as_deref()) => {
+            let heads = if dinov3 { DINOV3_HEADS } else { HEADS };
             into.notes.push(format!(
-                "config.json has no 'num_attention_heads': {HEADS} taken, transformers' default"
+                "config.json has no 'num_attention_heads': {heads} taken, transformers' default"
             ));
-            Some(HEADS)
+            Some(heads)
         }
         heads => heads,
     };
-    claims(&keys, &mut into.claims)?;
+    claims(&keys, dinov3, &mut into.claims)?;
     Ok(Hints {
+        pos_embed: match dinov3 {
+            true => Some(rotary(&keys, into)?),
+            false => None,
+        },
         num_heads,
         image: keys.pixels("image_size")?,
         norm_eps: match keys.get("layer_norm_eps") {
@@ -104,6 +133,27 @@ pub(super) fn read(json: &Value, into: &mut Description) -> Result<Hints, String
         activation: activation(&keys, "hidden_act", &mut into.claims)?,
         ..Hints::default()
     })
+}
+
+/// DINOv3's positions, and what its config.json says beside.
+fn rotary(keys: &Keys, into: &mut Description) -> Result<PosEmbed, String> {
+    let theta = keys.positive("rope_theta", THETA, MAX_THETA)?;
+    let moves = ["pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale"];
+    let moves: Vec<&str> = moves
+        .into_iter()
+        .filter(|key| keys.get(key).is_some())
+        .collect();
+    if !moves.is_empty() {
+        into.notes.push(format!(
+            "config.json: {} moves positions at random in training; here they are never moved",
+            moves.join(", ")
+        ));
+    }
+    // Gates are SiLU here; of DINOv2's the key says nothing.
+    if keys.flag("use_gated_mlp", false)? && keys.text("hidden_act")? != Some("silu") {
+        return keys.wrong("hidden_act", "silu, as 'use_gated_mlp' is true");
+    }
+    Ok(PosEmbed::Rope { theta })
 }
 
 fn transformers_has(model_type: Option<&str>) -> bool {
@@ -134,8 +184,12 @@ fn classes(keys: &Keys, notes: &mut Vec<String>) -> Result<(), String> {
     Ok(())
 }
 
-fn claims(keys: &Keys, claims: &mut Vec<Claim>) -> Result<(), String> {
-    type Found = fn(&crate::VitConfig) -> Value;
+fn gated(cfg: &VitConfig) -> Value {
+    (cfg.activation == Activation::SwiGlu).into()
+}
+
+fn claims(keys: &Keys, dinov3: bool, claims: &mut Vec<Claim>) -> Result<(), String> {
+    type Found = fn(&VitConfig) -> Value;
     let mut counts: Vec<(&'static str, Found)> = vec![
         ("num_hidden_layers", |cfg| cfg.depth.into()),
         ("hidden_size", |cfg| cfg.embed_dim.into()),
@@ -143,12 +197,30 @@ fn claims(keys: &Keys, claims: &mut Vec<Claim>) -> Result<(), String> {
     ];
     let swiglu = keys.told("use_swiglu_ffn")?;
     if let Some(swiglu) = swiglu {
-        claims.push(Claim::new("use_swiglu_ffn", swiglu, |cfg| {
-            (cfg.activation == Activation::SwiGlu).into()
-        }));
+        claims.push(Claim::new("use_swiglu_ffn", swiglu, gated));
+    }
+    if dinov3 {
+        let flags: [(&'static str, Found); 4] = [
+            ("use_gated_mlp", gated),
+            ("query_bias", |cfg| cfg.qkv_bias.into()),
+            ("key_bias", |cfg| (cfg.qkv_bias && cfg.key_bias).into()),
+            ("value_bias", |cfg| cfg.qkv_bias.into()),
+        ];
+        for (key, found) in flags {
+            if let Some(said) = keys.told(key)? {
+                claims.push(Claim::new(key, said, found));
+            }
+        }
+        if let Some(said) = keys.count("intermediate_size")? {
+            let claim = Claim::new("intermediate_size", said, |cfg| match cfg.activation {
+                Activation::SwiGlu => (cfg.mlp_hidden() / 2).into(),
+                _ => cfg.mlp_hidden().into(),
+            });
+            claims.push(claim);
+        }
     }
     // How wide SwiGLU's layers are follows from these by a rule.
-    if swiglu != Some(true) {
+    if swiglu != Some(true) && !dinov3 {
         counts.push(("intermediate_size", |cfg| cfg.mlp_hidden().into()));
         // Others than whole ones are rounded in transformers.
         let ratio = keys.get("mlp_ratio").and_then(Value::as_f64);

@@ -1,28 +1,13 @@
 //! What the class token attends to. The fused attention keeps no probabilities, so those of the last block are computed here
-//! from its input.
+//! from what it takes.
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor, D};
-use candle_nn::VarBuilder;
-use vit::{LayerNorm, Linear, Pretrained, Vit};
+use candle_core::{Device, Tensor, D};
+use vit::Vit;
 
 /// `(1, 3, H, W)` -> for each head, the probability that the class token gives each patch in the last block.
-pub fn by_head(pretrained: &Pretrained, model: &Vit, image: &Tensor) -> Result<Vec<Vec<f32>>> {
-    let cfg = &pretrained.cfg;
-    let last = cfg.depth - 1;
-    let tokens = match last.checked_sub(1) {
-        Some(before) => model.features(image, None, &[before])?.remove(0),
-        None => model.tokens(image, None)?,
-    };
-    let tensors = pretrained.tensors.clone().into_iter().collect();
-    let vb = VarBuilder::from_tensors(tensors, DType::F32, image.device());
-    let block = vb.pp("blocks").pp(last);
-    let norm = LayerNorm::new(cfg.embed_dim, cfg.norm_eps, block.pp("norm1"))?;
-    let qkv = block.pp("attn").pp("qkv");
-    let qkv = match cfg.qkv_bias {
-        true => Linear::new(cfg.embed_dim, 3 * cfg.embed_dim, qkv)?,
-        false => Linear::no_bias(cfg.embed_dim, 3 * cfg.embed_dim, qkv)?,
-    };
-    let qkv = qkv.forward(&norm.forward(&tokens)?)?;
+pub fn by_head(model: &Vit, image: &Tensor) -> Result<Vec<Vec<f32>>> {
+    let cfg = model.config();
+    let qkv = model.qkv(image, cfg.depth - 1)?;
     let all = probabilities(&qkv, cfg.num_heads)?;
     let patches = all.narrow(D::Minus1, cfg.prefix_tokens(), cfg.patches())?;
     Ok(patches.squeeze(0)?.to_device(&Device::Cpu)?.to_vec2()?)
