@@ -10,7 +10,7 @@ use vit::VitConfig;
 use crate::usage::usage;
 
 /// Sizes that have a name.
-const SIZES: [&str; 7] = [
+const SIZES: [&str; 11] = [
     "vit-tiny",
     "vit-small",
     "vit-base",
@@ -18,27 +18,45 @@ const SIZES: [&str; 7] = [
     "vit-huge",
     "vit-giant",
     "vit-gigantic",
+    "swin-tiny",
+    "swin-small",
+    "swin-base",
+    "swin-large",
 ];
 /// The one that is meant where none is named.
 pub const DEFAULT: &str = "vit-base";
 /// What a checkpoint's encoder is called that is none of them.
 const OTHER: &str = "vit";
+const OTHER_SWIN: &str = "swin";
 
-/// The architecture of this name; only the plain ones, which LocalMIM pretrains.
+/// The architecture of this name; only the plain ones.
 pub fn preset(model: &str) -> Result<VitConfig> {
-    let plain = model.starts_with("vit-").then(|| VitConfig::preset(model));
+    let plain = SIZES.contains(&model).then(|| VitConfig::preset(model));
     plain.flatten().ok_or_else(|| {
         usage(format!(
-            "model '{model}': expected vit-tiny, vit-small, vit-base, vit-large or vit-huge"
+            "model '{model}': expected vit-tiny, vit-small, vit-base, vit-large or vit-huge, or swin-tiny, swin-small, swin-base or swin-large"
         ))
     })
 }
 
-/// What an encoder of a checkpoint is called: by its depth, width and heads.
+/// The same of those that LocalMIM pretrains here.
+pub fn pretrainable(model: &str) -> Result<VitConfig> {
+    let cfg = preset(model)?;
+    match cfg.swin {
+        None => Ok(cfg),
+        Some(_) => Err(usage(format!(
+            "model '{model}': LocalMIM pretrains ViTs here, a Swin cannot be pretrained yet; finetune --model {model} trains one from scratch"
+        ))),
+    }
+}
+
+/// What an encoder of a checkpoint is called: by its depth, width and heads, and those of a Swin's stages.
 pub fn name_of(cfg: &VitConfig) -> &'static str {
-    let size = |cfg: &VitConfig| (cfg.depth, cfg.embed_dim, cfg.num_heads);
+    let stages = |cfg: &VitConfig| cfg.swin.map(|swin| (swin.depths, swin.num_heads));
+    let size = |cfg: &VitConfig| (cfg.depth, cfg.embed_dim, cfg.num_heads, stages(cfg));
     let same = |name: &&str| VitConfig::preset(name).is_some_and(|p| size(&p) == size(cfg));
-    SIZES.into_iter().find(same).unwrap_or(OTHER)
+    let other = cfg.swin.map_or(OTHER, |_| OTHER_SWIN);
+    SIZES.into_iter().find(same).unwrap_or(other)
 }
 
 /// An architecture as a line of JSON, in which a configuration keeps it.

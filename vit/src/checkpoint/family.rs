@@ -25,6 +25,10 @@ pub enum Family {
     HfDeit,
     /// Hugging Face `Dinov2Model`, `Dinov2WithRegistersModel`, `..ForImageClassification`.
     HfDinov2,
+    /// timm's Swin Transformer, and its authors' (microsoft/Swin-Transformer, SimMIM).
+    Swin,
+    /// Hugging Face `SwinModel`, `SwinForImageClassification`, `SwinForMaskedImageModeling`.
+    HfSwin,
 }
 
 impl fmt::Display for Family {
@@ -39,6 +43,8 @@ impl fmt::Display for Family {
             Self::HfVitMae => "Hugging Face ViTMAE",
             Self::HfDeit => "Hugging Face DeiT",
             Self::HfDinov2 => "Hugging Face DINOv2",
+            Self::Swin => "Swin",
+            Self::HfSwin => "Hugging Face Swin",
         })
     }
 }
@@ -109,7 +115,13 @@ pub(crate) struct Named {
 /// Where the patch embedding is, by family of names; what stands before is the model's prefix.
 const TIMM_MARK: &str = "patch_embed.proj.weight";
 const HF_MARK: &str = "embeddings.patch_embeddings.projection.weight";
-const HF_MODELS: [&str; 4] = ["vit.", "deit.", "dinov2.", "dinov2_with_registers."];
+const HF_MODELS: [&str; 5] = [
+    "vit.",
+    "deit.",
+    "dinov2.",
+    "dinov2_with_registers.",
+    "swin.",
+];
 
 /// Whether a tensor is training state, whose names may end as a weight's.
 fn of_training(name: &str) -> bool {
@@ -153,7 +165,9 @@ pub(crate) fn recognise(tensors: &BTreeMap<String, StoredTensor>) -> Option<Name
         }
     }
     let inside: Vec<(&str, &String)> = inside.iter().map(|(n, s)| (n.as_str(), *s)).collect();
-    if hf {
+    if super::swin::is_swin(inside.iter().map(|(name, _)| *name)) {
+        super::swin::rename(&inside, hf, &mut named);
+    } else if hf {
         super::hf_names::rename(&inside, &mut named);
     } else {
         timm_names(&inside, prefix, &mut named);

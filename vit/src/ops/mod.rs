@@ -18,8 +18,10 @@ mod layer_norm;
 mod linear;
 mod patch_tokens;
 pub mod profile;
+mod take_rows;
 mod unfold_cells;
 mod unshuffle;
+mod window_attention;
 
 pub use attention::attention;
 pub use block::{block, BlockOptions, BlockWeights, HeldWeights, Pair};
@@ -34,8 +36,10 @@ pub use gelu::gelu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use patch_tokens::patch_tokens;
+pub use take_rows::{take_rows, Rows};
 pub use unfold_cells::unfold_cells;
 pub use unshuffle::unshuffle;
+pub use window_attention::{window_attention, Windows};
 
 /// The same ops composed of candle's own: for GPUs, other types, and to compare the fused ones with.
 pub mod plain {
@@ -44,6 +48,8 @@ pub mod plain {
     pub use super::layer_norm::plain as layer_norm;
     pub use super::linear::plain as linear;
     pub use super::patch_tokens::plain as patch_tokens;
+    pub use super::take_rows::plain as take_rows;
     pub use super::unfold_cells::plain as unfold_cells;
     pub use super::unshuffle::plain as unshuffle;
+    pub use super::window_attention::plain as window_attention;
 }

@@ -13,7 +13,7 @@ use vit::ops::profile::Profile;
 use vit::ops::{Compute, Hold};
 use vit::VitConfig;
 
-use crate::architecture::{preset, stages};
+use crate::architecture::{pretrainable, stages};
 use crate::console::{note, print, print_json};
 use crate::costs;
 use crate::machine::budget::Budget;
@@ -262,7 +262,7 @@ struct Bench {
 impl Bench {
     fn new(args: &Args, machine: Machine) -> Result<Self> {
         let workers = &machine.workers;
-        let preset = preset(&args.model)?;
+        let preset = pretrainable(&args.model)?;
         let vit = VitConfig {
             image_size: args.image_size,
             patch_size: args.patch_size.unwrap_or(preset.patch_size),

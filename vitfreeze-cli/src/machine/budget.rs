@@ -71,7 +71,7 @@ impl Budget {
         Self {
             weights: F32 * all,
             state: F32 * (3.0 * parameters(cfg, trained) + averages),
-            image: pixels(cfg) + trained as f64 * encoder_block(cfg, all_tokens(cfg), precision),
+            image: pixels(cfg) + trained_bytes(cfg, trained, precision),
             batch,
         }
     }
@@ -170,14 +170,32 @@ fn pixels(cfg: &VitConfig) -> f64 {
     BATCHES * F32 * (cfg.in_chans * height * width) as f64
 }
 
-/// Parameters of a ViT of so many blocks, but for vectors.
+/// Parameters of a model of so many blocks, the last ones, but for vectors and what stands between a Swin's stages.
 fn parameters(cfg: &VitConfig, blocks: usize) -> f64 {
-    let dim = cfg.embed_dim as f64;
     let patch = (cfg.patch_size * cfg.patch_size) as f64;
     let head = (cfg.features() * cfg.num_classes) as f64;
-    cfg.in_chans as f64 * patch * dim
-        + blocks as f64 * (4.0 + 2.0 * cfg.mlp_ratio) * dim * dim
+    let widths = last_blocks(cfg, blocks).map(|(_, dim)| dim * dim);
+    cfg.in_chans as f64 * patch * cfg.embed_dim as f64
+        + (4.0 + 2.0 * cfg.mlp_ratio) * widths.sum::<f64>()
         + head
+}
+
+/// Tokens and width of the last so many blocks.
+fn last_blocks(cfg: &VitConfig, blocks: usize) -> impl Iterator<Item = (f64, f64)> + '_ {
+    let of = |block: usize| match cfg.swin.and_then(|swin| swin.place(block)) {
+        None => (all_tokens(cfg), cfg.embed_dim as f64),
+        Some((stage, _)) => {
+            let (rows, columns) = cfg.stage_grid(stage);
+            ((rows * columns) as f64, cfg.stage_dim(stage) as f64)
+        }
+    };
+    (cfg.depth.saturating_sub(blocks)..cfg.depth).map(of)
+}
+
+/// What the last so many blocks keep of an image for their backward pass.
+fn trained_bytes(cfg: &VitConfig, blocks: usize, precision: Precision) -> f64 {
+    let bytes = |(tokens, dim)| block_bytes(tokens, dim, cfg.mlp_ratio, precision);
+    last_blocks(cfg, blocks).map(bytes).sum()
 }
 
 /// Blocks that train at some time: layer 0 is the patch embedding.

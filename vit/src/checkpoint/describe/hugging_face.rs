@@ -3,6 +3,7 @@ use serde_json::Value;
 
 use super::{activation, labels, Claim, Description, Hints};
 use crate::checkpoint::keys::Keys;
+use crate::checkpoint::swin;
 use crate::Activation;
 
 /// Keys that are heeded or held against the tensors; then those that say how to train, what else a file holds (decoder,
@@ -76,7 +77,10 @@ const HEADS: usize = 12;
 pub(super) fn read(json: &Value, into: &mut Description) -> Result<Hints, String> {
     let keys = Keys::of(json)?;
     into.channels = keys.count("num_channels")?;
-    keys.note_others(&KNOWN, "config.json", &mut into.notes);
+    let swin = into.name.as_deref() == Some("swin");
+    if !swin {
+        keys.note_others(&KNOWN, "config.json", &mut into.notes);
+    }
     if let Some(value) = keys.get("id2label") {
         if !value.is_object() && !value.is_array() {
             return keys.wrong("id2label", "names of classes by number");
@@ -84,6 +88,9 @@ pub(super) fn read(json: &Value, into: &mut Description) -> Result<Hints, String
         into.labels = labels(value);
     }
     classes(&keys, &mut into.notes)?;
+    if swin {
+        return swin::of_hugging_face(&keys, into);
+    }
     let num_heads = match keys.count("num_attention_heads")? {
         None if transformers_has(into.name.as_deref()) => {
             into.notes.push(format!(

@@ -4,6 +4,7 @@ use serde_json::Value;
 use super::{activation, labels, Claim, Description, Hints};
 use crate::checkpoint::keys::Keys;
 use crate::checkpoint::preprocess::{self, FLOOR_MARGIN};
+use crate::checkpoint::swin;
 use crate::{Pool, VitConfig};
 
 /// Beside `model_args` and `pretrained_cfg`: what is heeded, what the tensors tell, what transformers' wrapper adds.
@@ -90,12 +91,22 @@ pub(super) fn read(name: &str, json: &Value, into: &mut Description) -> Result<H
     let size = read.size;
     into.preprocess = Some(read);
     into.labels = names(json);
-    args.note_others(&ARGS, "config.json, 'model_args'", &mut into.notes);
+    let swin = name.starts_with("swin_");
+    if !swin {
+        args.note_others(&ARGS, "config.json, 'model_args'", &mut into.notes);
+    }
     for keys in [&args, &Keys::of(cfg)?] {
         if let Some(said) = keys.count("in_chans")? {
             into.claims
                 .push(Claim::new("in_chans", said, |cfg| cfg.in_chans.into()));
         }
+    }
+    let pool = match args.text("global_pool")? {
+        Some(pool) => Some(pool),
+        None => keys.text("global_pool")?,
+    };
+    if swin {
+        return swin::of_timm(name, &args, pool, size, into);
     }
     if let Some(said) = args.count("depth")? {
         into.claims
@@ -109,10 +120,6 @@ pub(super) fn read(name: &str, json: &Value, into: &mut Description) -> Result<H
         into.claims
             .push(Claim::new("qkv_bias", said, |cfg| cfg.qkv_bias.into()));
     }
-    let pool = match args.text("global_pool")? {
-        Some(pool) => Some(pool),
-        None => keys.text("global_pool")?,
-    };
     let preset = VitConfig::preset(name);
     Ok(Hints {
         num_heads: args.count("num_heads")?,
@@ -130,6 +137,7 @@ pub(super) fn read(name: &str, json: &Value, into: &mut Description) -> Result<H
         },
         no_embed_class: args.told("no_embed_class")?,
         pos_embed: None,
+        window_size: None,
     }
     .or(Hints {
         pool: None, // the tensors tell more than a name

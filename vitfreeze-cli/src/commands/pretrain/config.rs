@@ -10,7 +10,7 @@ use toml::Table;
 use vit::{PosEmbed, Preprocess, VitConfig};
 
 use super::sizes::ImageSizes;
-use crate::architecture::{preset, stages, Architecture, DEFAULT};
+use crate::architecture::{pretrainable, stages, Architecture, DEFAULT};
 use crate::costs;
 use crate::input::channels::Channels;
 use crate::input::pretrained::CHECKPOINT;
@@ -282,7 +282,7 @@ impl Config {
             Some(encoder) => Ok(encoder.0),
             None => Ok(VitConfig {
                 pos_embed: PosEmbed::SinCos,
-                ..preset(self.name())?
+                ..pretrainable(self.name())?
             }),
         }
     }
