@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes vit/tests/fixtures/swin: tiny Swin Transformers with random weights, and what timm, transformers and PyTorch compute
+"""Makes vit/tests/fixtures/swin and localmim/tests/fixtures/swin_masked.safetensors: tiny Swin Transformers with random weights, and what timm, transformers and PyTorch compute
 from them.
 
     pip install torch timm transformers safetensors
@@ -19,7 +19,8 @@ import torch
 import transformers as hf
 from safetensors.torch import save_file
 from timm.models import save_for_hf
-from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer import SwinTransformer, window_partition
+from timm.models.vision_transformer import Block
 
 OUT = Path(__file__).parent.parent / "vit" / "tests" / "fixtures" / "swin"
 NAMES = ["ant", "bee", "cat", "dog", "elk"]
@@ -61,6 +62,117 @@ def golden(name, size, **kw):
     write(f"{name}.golden.safetensors", out)
 
 
+def sincos(dim, side):
+    """(side * side, dim): columns in the first half, rows in the second (MAE)."""
+    w = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    at = torch.arange(side, dtype=torch.float64)[:, None] * w
+    one = torch.cat([at.sin(), at.cos()], 1)
+    rows, columns = one[:, None].expand(side, side, -1), one[None].expand(side, side, -1)
+    return torch.cat([columns, rows], -1).reshape(side * side, dim).float()
+
+
+class Decoder(torch.nn.Module):
+    """A stage's decoder: cells of at most 2 x 2 a unit, a block, transposed convolutions up to the stage's tokens."""
+
+    def __init__(self, width, across, outputs, dim=16, heads=2):
+        super().__init__()
+        nn = torch.nn
+        self.across, self.cells = across, min(2, across)
+        self.embed = nn.Linear((across // self.cells) ** 2 * width, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.blocks = nn.ModuleList([Block(dim, heads, 4.0, qkv_bias=True, norm_layer=nn.LayerNorm)])
+        self.norm = nn.LayerNorm(dim, eps=1e-5)
+        steps = []
+        for i in range((across // self.cells).bit_length() - 1):
+            if i:
+                steps += [ChannelNorm(dim), nn.GELU()]
+            steps += [nn.ConvTranspose2d(dim, dim // 2, 2, 2)]
+            dim //= 2
+        self.pred = nn.Sequential(*steps, nn.Conv2d(dim, outputs, 1))
+
+    def forward(self, grid, keep):
+        """(B, H, W, C) of all tokens, (B, units) of which are visible -> (B, cells, outputs)."""
+        b, h, w, c = grid.shape
+        part = self.across // self.cells
+        cells = grid.reshape(b, h // part, part, w // part, part, c).permute(0, 1, 3, 2, 4, 5).flatten(3)
+        x = self.embed(cells)
+        units = h // self.across
+        visible = keep.reshape(b, units, units, 1).repeat_interleave(self.cells, 1).repeat_interleave(self.cells, 2)
+        x = torch.where(visible, x, self.mask_token[:, :, None])
+        side = x.shape[1]
+        x = x.flatten(1, 2) + sincos(x.shape[-1], side)
+        x = self.norm(self.blocks[0](x))
+        return self.pred(x.transpose(1, 2).reshape(b, -1, side, side)).flatten(2).transpose(1, 2)
+
+
+class ChannelNorm(torch.nn.LayerNorm):
+    def __init__(self, dim):
+        super().__init__(dim, eps=1e-6)
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def masked_stages(model, x, keep):
+    """The tokens after each stage, (B, H, W, C), where no window attends to a token of a hidden unit: whole windows, masked."""
+    b, units = x.shape[0], int(keep.shape[1] ** 0.5)
+    x, out = model.patch_embed(x), []
+    for stage in model.layers:
+        x = stage.downsample(x)
+        side = x.shape[1]
+        seen = keep.reshape(b, units, units).repeat_interleave(side // units, 1).repeat_interleave(side // units, 2)
+        for block in stage.blocks:
+            shift, window = block.shift_size, block.window_size
+            base = block.get_attn_mask(device="cpu", dtype=torch.float32) if any(shift) else 0
+            keys = window_partition(torch.roll(seen, (-shift[0], -shift[1]), (1, 2))[..., None].float(), window).flatten(1)
+            mask = torch.where(keys[:, None] > 0, 0.0, -1e30).expand(-1, keys.shape[1], -1)
+            mask = mask.reshape(b, -1, *mask.shape[1:]) + base
+            # Windows differ from image to image: one mask for each window of the batch.
+            block.dynamic_mask, block.get_attn_mask, own = True, lambda *_, m=mask.flatten(0, 1), **__: m, block.get_attn_mask
+            x = block(x)
+            block.dynamic_mask, block.get_attn_mask = False, own
+        out.append(x)
+    return out
+
+
+def masked():
+    """LocalMIM with pixels on a Swin: 64 px are 2 x 2 units, two of which each image shows."""
+    args = SMALL | dict(img_size=(64, 64), window_size=4, depths=(2, 2, 1, 1), num_classes=0, in_chans=1)
+    model = SwinTransformer(**args, drop_path_rate=0.0)
+    model.norm = torch.nn.Identity()
+    widths, across = [8, 16, 32, 64], [8, 4, 2, 1]
+    norms = torch.nn.ModuleList(torch.nn.LayerNorm(w) for w in widths)
+    decoders = torch.nn.ModuleList(Decoder(w, a, (32 // a) ** 2) for w, a in zip(widths, across))
+    whole = randomise(torch.nn.ModuleDict(dict(encoder=model, norm=norms, decoder=decoders)), 4)
+    x = images(64, 64, seed=2)[:, :1].contiguous()
+    noise = torch.rand(2, 4, generator=torch.Generator().manual_seed(5))
+    order = noise.argsort(1)
+    keep = torch.zeros(2, 4, dtype=torch.bool)
+    keep.scatter_(1, order[:, :2], True)
+    out = dict(images=x, noise=noise)
+    total = 0.0
+    for k, tokens in enumerate(masked_stages(model, x, keep)):
+        side, pool = tokens.shape[1], 32 // across[k]
+        pred = decoders[k](norms[k](tokens), keep)
+        target = x.reshape(2, 1, side, pool, side, pool).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        hidden = (~keep).float().reshape(2, 2, 2).repeat_interleave(across[k], 1).repeat_interleave(across[k], 2).flatten(1)
+        loss = (((pred - target) ** 2).mean(-1) * hidden).sum() / hidden.sum()
+        # Of the visible tokens, unit by unit in the order that the encoder sees them.
+        a = across[k]
+        by_unit = tokens.reshape(2, 2, a, 2, a, -1).permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
+        seen = torch.stack([by_unit[i][order[i, :2]] for i in range(2)]).flatten(1, 2)
+        out |= {f"tokens.{k}": seen, f"pred.{k}": pred, f"loss.{k}": loss.reshape(1)}
+        total = total + loss
+    total.backward()
+    for name, p in whole.named_parameters():
+        name = name.removeprefix("encoder.")
+        out[f"model.{name}"] = p
+        # The largest need no second copy: what is before them tells.
+        if p.numel() < 2000:
+            out[f"grad.{name}"] = p.grad
+    write("../../../../localmim/tests/fixtures/swin_masked.safetensors", out)
+
+
 def main():
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     shutil.rmtree(OUT, ignore_errors=True)
@@ -69,6 +181,7 @@ def main():
     golden("square", (56, 56), window_size=7, depths=(2, 1, 2, 1))
     # 10 x 14, 5 x 7, 3 x 4, 2 x 2: padding with and without a shift, windows that are not square.
     golden("padded", (40, 56), window_size=4, depths=(2, 2, 1, 1), qkv_bias=False)
+    masked()
 
     # timm as it saves.
     args = SMALL | dict(img_size=(64, 64), window_size=4, depths=(1, 2, 1, 1), num_classes=5)

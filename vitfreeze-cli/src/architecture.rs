@@ -39,17 +39,6 @@ pub fn preset(model: &str) -> Result<VitConfig> {
     })
 }
 
-/// The same of those that LocalMIM pretrains here.
-pub fn pretrainable(model: &str) -> Result<VitConfig> {
-    let cfg = preset(model)?;
-    match cfg.swin {
-        None => Ok(cfg),
-        Some(_) => Err(usage(format!(
-            "model '{model}': LocalMIM pretrains ViTs here, a Swin cannot be pretrained yet; finetune --model {model} trains one from scratch"
-        ))),
-    }
-}
-
 /// What an encoder of a checkpoint is called: by its depth, width and heads, and those of a Swin's stages.
 pub fn name_of(cfg: &VitConfig) -> &'static str {
     let stages = |cfg: &VitConfig| cfg.swin.map(|swin| (swin.depths, swin.num_heads));
@@ -104,10 +93,13 @@ impl From<Architecture> for String {
 }
 
 /// `default`, `all`, or `BLOCK:SCALE,...`.
-pub fn stages(text: &str, depth: usize) -> Result<Vec<Stage>> {
+pub fn stages(text: &str, vit: &VitConfig) -> Result<Vec<Stage>> {
     match text {
-        "default" => Stage::default_for(depth).map_err(usage),
-        "all" => Stage::all(depth).map_err(usage),
+        "default" => Stage::default_of(vit).map_err(usage),
+        "all" if vit.swin.is_some() => Err(usage(
+            "stages 'all' is for a ViT of 12 blocks; leave it out for a Swin, or name stages as BLOCK:SCALE,...",
+        )),
+        "all" => Stage::all(vit.depth).map_err(usage),
         list => list
             .split(',')
             .map(|item| {

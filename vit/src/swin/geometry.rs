@@ -50,7 +50,7 @@ impl Layout {
 }
 
 /// Of a side that was rolled: what was apart before must not meet in a window.
-fn region_of(at: usize, length: usize, window: usize, shift: usize) -> u8 {
+pub(super) fn region_of(at: usize, length: usize, window: usize, shift: usize) -> u8 {
     match shift {
         0 => 0,
         _ => u8::from(at + window >= length) + u8::from(at + shift >= length),

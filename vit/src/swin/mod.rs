@@ -4,6 +4,7 @@ mod config;
 mod geometry;
 mod names;
 mod presets;
+mod visible;
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
@@ -148,12 +149,7 @@ impl Swin {
     /// # Errors
     /// Shapes that do not fit, a block that is not there.
     pub fn features(&self, images: &Tensor, blocks: &[usize]) -> Result<Vec<Tensor>> {
-        if !blocks.is_sorted_by(|a, b| a < b) || blocks.iter().any(|&b| b >= self.cfg.depth) {
-            candle_core::bail!(
-                "features: blocks {blocks:?}, expected ascending numbers below {}",
-                self.cfg.depth
-            );
-        }
+        self.check_blocks(blocks)?;
         let mut features = Vec::with_capacity(blocks.len());
         let last = blocks.last().map_or(0, |&b| b + 1);
         self.blocks(self.embed(images)?, None, last, |block, x| {
@@ -162,6 +158,16 @@ impl Swin {
             }
         })?;
         Ok(features)
+    }
+
+    fn check_blocks(&self, blocks: &[usize]) -> Result<()> {
+        if !blocks.is_sorted_by(|a, b| a < b) || blocks.iter().any(|&b| b >= self.cfg.depth) {
+            candle_core::bail!(
+                "features: blocks {blocks:?}, expected ascending numbers below {}",
+                self.cfg.depth
+            );
+        }
+        Ok(())
     }
 
     /// The first `count` blocks, with what stands between their stages; `each` sees what comes out of every one.

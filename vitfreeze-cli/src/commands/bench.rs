@@ -13,7 +13,7 @@ use vit::ops::profile::Profile;
 use vit::ops::{Compute, Hold};
 use vit::VitConfig;
 
-use crate::architecture::{pretrainable, stages};
+use crate::architecture::{preset, stages};
 use crate::console::{note, print, print_json};
 use crate::costs;
 use crate::machine::budget::Budget;
@@ -262,14 +262,14 @@ struct Bench {
 impl Bench {
     fn new(args: &Args, machine: Machine) -> Result<Self> {
         let workers = &machine.workers;
-        let preset = pretrainable(&args.model)?;
+        let preset = preset(&args.model)?;
         let vit = VitConfig {
             image_size: args.image_size,
             patch_size: args.patch_size.unwrap_or(preset.patch_size),
             ..preset
         };
         let cfg = LocalMimConfig {
-            stages: stages(&args.stages, vit.depth)?,
+            stages: stages(&args.stages, &vit)?,
             ..LocalMimConfig::new(vit).map_err(usage)?
         };
         cfg.validate().map_err(usage)?;
@@ -313,11 +313,11 @@ impl Bench {
             .map(|_| datasets::rng::normal(&mut rng))
             .collect();
         let images = Tensor::from_vec(pixels, shape, device)?;
-        let noise: Vec<f32> = (0..batch * vit.patches())
+        let noise: Vec<f32> = (0..batch * cfg.units())
             .map(|_| datasets::rng::uniform(&mut rng))
             .collect();
         Ok(Self {
-            masking: Masking::from_noise(&noise, vit.patches(), MASK_RATIO)?,
+            masking: Masking::from_noise(&noise, cfg.units(), MASK_RATIO)?,
             cfg,
             compute,
             counts,

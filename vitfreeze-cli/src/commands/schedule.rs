@@ -156,7 +156,7 @@ pub fn labels(cfg: &LocalMimConfig) -> Vec<String> {
     for block in 0..cfg.vit.depth {
         let stage = cfg.stages.iter().position(|stage| stage.block == block);
         let stage = stage.map_or(String::new(), |k| format!(" + stage {k}"));
-        labels.push(format!("blocks.{block}{stage}"));
+        labels.push(format!("{}{stage}", cfg.vit.block_name(block)));
     }
     labels
 }

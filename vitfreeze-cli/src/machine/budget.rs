@@ -4,7 +4,7 @@
 use anyhow::Result;
 use candle_core::Device;
 use freezeout::Schedule;
-use localmim::LocalMimConfig;
+use localmim::{LocalMimConfig, Stage};
 use vit::ops::Precision;
 use vit::VitConfig;
 
@@ -40,19 +40,26 @@ impl Budget {
         let layers = costs::layers(cfg, mask_ratio);
         let parameters =
             |from: usize| -> f64 { layers.iter().skip(from).map(|l| l.parameters).sum() };
-        let visible = (vit.patches() as f64 * (1.0 - mask_ratio)).floor() + 1.0;
-        let stages = cfg.stages.iter().filter(|s| s.block + 1 >= frozen).count();
-        let decoder = {
-            let (tokens, dim) = (vit.patches() as f64 + 1.0, cfg.decoder_embed_dim as f64);
-            block_bytes(tokens, dim, 4.0, precision)
+        let share = (cfg.units() as f64 * (1.0 - mask_ratio)).floor() / cfg.units() as f64;
+        let encoder: f64 = match vit.swin {
+            None => {
+                let visible = share * vit.patches() as f64 + 1.0;
+                let trained = trained_blocks(vit, frozen) as f64;
+                trained * encoder_block(vit, visible, precision)
+            }
+            Some(_) => share * trained_bytes(vit, trained_blocks(vit, frozen), precision),
         };
+        let decoder = |stage: &Stage| {
+            let tokens = (cfg.units() * cfg.decoder_cells(stage).pow(2)) as f64;
+            let dim = cfg.decoder_embed_dim as f64;
+            cfg.decoder_depth as f64 * block_bytes(tokens, dim, 4.0, precision)
+        };
+        let live = cfg.stages.iter().filter(|s| s.block + 1 >= frozen);
         Self {
             // Frozen ones twice: once as products want them.
             weights: F32 * (2.0 * parameters(0) - parameters(frozen)),
             state: F32 * 3.0 * parameters(frozen),
-            image: pixels(vit)
-                + trained_blocks(vit, frozen) as f64 * encoder_block(vit, visible, precision)
-                + (stages * cfg.decoder_depth) as f64 * decoder,
+            image: pixels(vit) + encoder + live.map(decoder).sum::<f64>(),
             batch,
         }
     }

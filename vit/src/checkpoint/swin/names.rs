@@ -82,15 +82,24 @@ pub(in super::super) fn rename(inside: &[(&str, &String)], hf: bool, named: &mut
     };
     let shift = usize::from(inside.iter().any(early));
     let mut parts: BTreeMap<String, Vec<(usize, String)>> = BTreeMap::new();
+    // LocalMIM: a norm for each stage, of which the last is the final one.
+    let stages = inside.iter().filter_map(|(name, _)| stage_of_norm(name));
+    let last_norm = stages.max();
     for &(name, stored) in inside {
         let name = name.strip_prefix("swin.").unwrap_or(name);
-        if is_beside(name) {
+        let stage = stage_of_norm(name);
+        if is_beside(name) || (stage.is_some() && stage != last_norm) {
+            if !hf && (name.starts_with("decoder.") || stage.is_some()) {
+                let recipe = Recipe::Copy(stored.clone());
+                named.decoders.insert(name.to_owned(), recipe);
+            }
             named.beside.push(stored.clone());
             continue;
         }
-        let target = match hf {
-            true => of_hugging_face(name),
-            false => Some(name.replacen("head.fc.", "head.", 1)),
+        let target = match (hf, stage) {
+            (true, _) => of_hugging_face(name),
+            (false, Some(stage)) => Some(name.replacen(&format!("norm.{stage}."), "norm.", 1)),
+            (false, None) => Some(name.replacen("head.fc.", "head.", 1)),
         };
         let target = target.and_then(|name| later(&name, shift));
         let Some(target) = target.filter(|name| is_known(name)) else {
@@ -129,6 +138,12 @@ pub(in super::super) fn rename(inside: &[(&str, &String)], hf: bool, named: &mut
                 .extend(stack.into_iter().map(|part| part.1)),
         }
     }
+}
+
+/// `norm.3.weight`: 3.
+fn stage_of_norm(name: &str) -> Option<usize> {
+    let (stage, _) = name.strip_prefix("norm.")?.split_once('.')?;
+    stage.parse().ok()
 }
 
 /// What files hold beside the weights: tables that follow from the sizes, and what masked pretraining needs.
