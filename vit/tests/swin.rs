@@ -368,7 +368,7 @@ fn malformed_files_are_refused() {
         ),
         (
             |t| drop(t.insert("layers.1.blocks.7.norm1.weight".into(), zeros(16))),
-            "missing: layers.1.blocks.2",
+            "the tensors [1,8,1,1]",
         ),
         (
             |t| drop(t.insert(format!("layers.0.blocks.0.{TABLE}"), zeros((50, 1)))),
@@ -380,7 +380,7 @@ fn malformed_files_are_refused() {
         ),
         (
             |t| drop(t.insert(format!("layers.1.blocks.0.{TABLE}"), zeros((49, 3)))),
-            "says 'num_heads' is [1,2,2,4], the tensors [1,3,2,4]",
+            "width 16 of stage 1 is not divisible by its 3 heads",
         ),
         (
             |t| t.retain(|name, _| !name.starts_with("layers.3.")),

@@ -5,9 +5,6 @@ use vit::SwinConfig;
 
 use crate::run::work::Work;
 
-/// Patches along one side of what is hidden as a whole, in a Swin's first stage.
-const UNIT: usize = 8;
-
 /// Multiplications of one image's forward pass, floats that the backward pass needs of it, and parameters, by layer: the
 /// patch embedding, then the blocks, each with the decoder that hangs on it.
 pub fn layers(cfg: &LocalMimConfig, mask_ratio: f64) -> Vec<LayerCost> {
@@ -42,7 +39,8 @@ pub fn layers(cfg: &LocalMimConfig, mask_ratio: f64) -> Vec<LayerCost> {
 /// The same of a Swin, of which so many units are visible. Windows are taken to show as much as the whole does.
 fn swin_layers((cfg, swin): (&LocalMimConfig, &SwinConfig), units: f64) -> Vec<LayerCost> {
     let vit = &cfg.vit;
-    let (dim, patches) = (vit.embed_dim as f64, units * UNIT.pow(2) as f64);
+    let across = vit.mask_unit() / vit.patch_size;
+    let (dim, patches) = (vit.embed_dim as f64, units * across.pow(2) as f64);
     let pixels = (vit.in_chans * vit.patch_size * vit.patch_size) as f64;
     let mut layers = vec![LayerCost {
         forward: patches * pixels * dim,
@@ -53,7 +51,7 @@ fn swin_layers((cfg, swin): (&LocalMimConfig, &SwinConfig), units: f64) -> Vec<L
         parameters: (pixels + 3.0) * dim,
     }];
     let share = units / cfg.units() as f64;
-    let tokens = |stage: usize| units * (UNIT >> stage).pow(2) as f64;
+    let tokens = |stage: usize| units * (across >> stage).pow(2) as f64;
     for (stage, (&depth, &heads)) in swin.depths.iter().zip(&swin.num_heads).enumerate() {
         let (rows, columns) = vit.stage_grid(stage);
         let (height, width) = (rows.min(swin.window_size), columns.min(swin.window_size));
@@ -64,7 +62,7 @@ fn swin_layers((cfg, swin): (&LocalMimConfig, &SwinConfig), units: f64) -> Vec<L
         one.parameters += offsets * heads;
         for index in 0..depth {
             let mut layer = one;
-            if (stage, index) != (0, 0) && index == 0 {
+            if stage > 0 && index == 0 {
                 // Merging: from half the width four tokens side by side, a norm, a product.
                 layer.forward += tokens * 2.0 * dim * dim;
                 layer.entry = tokens * 2.0 * dim * dim;

@@ -264,7 +264,7 @@ impl<'a> Window<'a> {
             let probabilities = Mat::rows(p, t);
             self.product(inner, (probabilities.t(), g), &mut d[at(2)..], 3 * width);
             self.product(outer, (g, self.part(2, head).t()), dp, t);
-            let db = match db.is_empty() {
+            let db: &mut [f32] = match db.is_empty() {
                 true => &mut [],
                 false => &mut db[head * square..][..square],
             };

@@ -65,7 +65,8 @@ pub(in super::super) fn unsupported(named: &Named) -> Option<String> {
             shown(name)
         ))
     };
-    named.unexpected.iter().find_map(find)
+    let known = named.recipes.values().flat_map(Recipe::sources);
+    named.unexpected.iter().chain(known).find_map(find)
 }
 
 /// Fills `named` from names without their prefix, each with its stored name.
