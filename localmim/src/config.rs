@@ -166,9 +166,9 @@ impl LocalMimConfig {
         }
         let last = self.vit.depth - 1;
         let (unit, side) = (self.vit.mask_unit(), self.side());
-        let what = match self.vit.swin {
-            Some(_) => "the unit that is hidden,",
-            None => "patch size",
+        let (what, units) = match self.vit.swin {
+            Some(_) => ("the unit that is hidden,", "units"),
+            None => ("patch size", "patches"),
         };
         if !height.is_multiple_of(unit) {
             return fail(format!(
@@ -197,7 +197,7 @@ impl LocalMimConfig {
             }
             if (side as f64 * scale).fract() != 0.0 {
                 return fail(format!(
-                    "stage at block {block}: {side} x {side} patches cannot be pooled 2 x 2 for scale 0.5; choose an \
+                    "stage at block {block}: {side} x {side} {units} cannot be pooled 2 x 2 for scale 0.5; choose an \
                      image size divisible by {}",
                     2 * unit
                 ));

@@ -254,7 +254,10 @@ fn layers_and_sizes() {
     };
     let said = refused(|c| c.vit = c.vit.with_image((240, 240)));
     assert!(said.contains("240 is not divisible by the unit"), "{said}");
-    let said = refused(|c| c.stages[0].scale = 0.5);
+    let said = refused(|c| {
+        c.vit = c.vit.with_image((256, 256));
+        c.stages[0].scale = 0.5;
+    });
     assert!(
         said.contains("less than half of the 2 decoder cells"),
         "{said}"

@@ -111,7 +111,7 @@ fn features_of_any_layout() {
         let out = dir.path().join(format!("knn-{name}"));
         command.arg(swin(name)).arg("--out").arg(out);
         assert!(ok(command).contains("64 numbers each"));
-        let mut command = vitfreeze(["embed", "shapes", "--checkpoint"]);
+        let mut command = vitfreeze(["embed", "--data=shapes", "--checkpoint"]);
         let out = dir.path().join(format!("{name}.safetensors"));
         command.arg(swin(name)).arg("--out").arg(&out);
         ok(command);
