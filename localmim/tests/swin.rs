@@ -262,7 +262,7 @@ fn layers_and_sizes() {
         said.contains("less than half of the 2 decoder cells"),
         "{said}"
     );
-    let said = refused(|c| c.stages[0].block = 30);
+    let said = refused(|c| c.stages[3].block = 30);
     assert!(said.contains("the encoder has blocks 0 to 23"), "{said}");
     let encoder = Swin::encoder(&config(64, 3).vit, {
         let vars = VarMap::new();

@@ -106,14 +106,17 @@ fn finetune_repeats_and_resumes_exactly() {
 #[test]
 fn features_of_any_layout() {
     let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    classes(&images, &["dark", "light"], 2);
     for name in ["timm", "authors.pth", "hf", "hf_base"] {
         let mut command = vitfreeze(["knn", "--data=shapes", "--samples=40", "--checkpoint"]);
         let out = dir.path().join(format!("knn-{name}"));
         command.arg(swin(name)).arg("--out").arg(out);
         assert!(ok(command).contains("64 numbers each"));
-        let mut command = vitfreeze(["embed", "--data=shapes", "--checkpoint"]);
+        let mut command = vitfreeze(["embed", "--checkpoint"]);
         let out = dir.path().join(format!("{name}.safetensors"));
         command.arg(swin(name)).arg("--out").arg(&out);
+        command.arg("--data").arg(&images);
         ok(command);
         assert!(out.is_file());
     }
