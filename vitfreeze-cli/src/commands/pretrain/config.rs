@@ -251,9 +251,7 @@ impl Settings for Config {
         let freezes = self.freeze != Spacing::None;
         Adaptive::check(self.policy(), freezes, self.layer_lr)?;
         for size in sizes.all() {
-            let fits = self
-                .model_at(size)
-                .and_then(|model| Masking::visible(model.units(), self.mask_ratio).map_err(usage));
+            let fits = self.model_at(size).and_then(|model| self.visible(&model));
             fits.map_err(|e| match sizes.grow() {
                 true => usage(format!("image-size {sizes}: {size} px: {e:#}")),
                 false => e,
@@ -344,6 +342,17 @@ impl Config {
         let usual = Preprocess::usual((size, size));
         self.channels
             .prepared(usual.in_channels(self.channels.count()))
+    }
+
+    /// How many of a model's units a mask shows.
+    fn visible(&self, model: &LocalMimConfig) -> Result<usize> {
+        let (units, unit, size) = (model.units(), model.vit.mask_unit(), model.vit.image_size);
+        Masking::visible(units, self.mask_ratio).map_err(|e| match model.vit.swin {
+            None => usage(e),
+            Some(_) => usage(format!(
+                "{e}; those of a Swin are hidden in squares of {unit} px, of which {size} px make {units}: take larger images or smaller patches"
+            )),
+        })
     }
 
     /// The sizes of the images.
