@@ -243,6 +243,12 @@ fn what_does_not_fit_is_one_line() {
         told.contains("mask ratio 0.5 keeps 0 of 1 patches"),
         "{told}"
     );
+    assert!(
+        told.contains("in squares of 32 px, of which 32 px make 1"),
+        "{told}"
+    );
+    let told = line(pretrain_swin(&out, &["--train-cls-token"]));
+    assert!(told.contains("a Swin has no class token"), "{told}");
     let told = line(pretrain_swin(&out, &["--stages=all"]));
     assert!(told.contains("leave it out for a Swin"), "{told}");
     let told = line(pretrain_swin(&out, &["--image-size=64:50%,96"]));

@@ -199,9 +199,13 @@ fn last_blocks(cfg: &VitConfig, blocks: usize) -> impl Iterator<Item = (f64, f64
     (cfg.depth.saturating_sub(blocks)..cfg.depth).map(of)
 }
 
-/// What the last so many blocks keep of an image for their backward pass.
+/// What the last so many blocks keep of an image for their backward pass. Those of a Swin are their ops one by one, of which each
+/// keeps its input: norms, rows in and out of windows, qkv, heads, projection, both sides of GELU, both residuals.
 fn trained_bytes(cfg: &VitConfig, blocks: usize, precision: Precision) -> f64 {
-    let bytes = |(tokens, dim)| block_bytes(tokens, dim, cfg.mlp_ratio, precision);
+    let bytes = |(tokens, dim): (f64, f64)| match cfg.swin {
+        None => block_bytes(tokens, dim, cfg.mlp_ratio, precision),
+        Some(_) => F32 * tokens * dim * (12.0 + 2.0 * cfg.mlp_ratio),
+    };
     last_blocks(cfg, blocks).map(bytes).sum()
 }
 
@@ -247,6 +251,8 @@ mod tests {
             ("vit-small", 16, 1.005e9),
             ("vit-base", 4, 1.851e9),
             ("vit-base", 16, 2.173e9),
+            // AMD EPYC, 2026-11-29.
+            ("swin-tiny", 8, 1.18e9),
         ];
         for (model, batch, peak) in measured {
             let budget = Budget::pretraining(&mim(model), 0.75, batch, 0, F);

@@ -248,6 +248,11 @@ impl Settings for Config {
         if self.norm_pix && self.target != Predicted::Pixel {
             return Err(usage("norm-pix is for pixels: it needs --target pixel"));
         }
+        if self.train_cls_token && preset.swin.is_some() {
+            return Err(usage(
+                "train-cls-token: a Swin has no class token; leave it out",
+            ));
+        }
         let freezes = self.freeze != Spacing::None;
         Adaptive::check(self.policy(), freezes, self.layer_lr)?;
         for size in sizes.all() {
