@@ -5,7 +5,7 @@
 FROM rust:1-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN cargo install --locked --path vitfreeze-cli --root /out
+RUN cargo install --locked --path vitfreeze-cli --features upload --root /out
 
 FROM debian:bookworm-slim
 RUN apt-get update \

@@ -591,7 +591,7 @@ fn a_small_file_cannot_take_much_memory() {
         message.ends_with("larger than 268435456 bytes"),
         "{message}"
     );
-    // A page whose header states 1.5 GiB: a number of five bytes in the place of another.
+    // A page whose header states 1.5 GiB: a number of five bytes instead of another.
     let mut file = packed(&[dark(150)], false, false);
     let header = file[..16].to_vec();
     let at = header.windows(2).position(|w| w[0] == 0x15 && w[1] >= 0x80);

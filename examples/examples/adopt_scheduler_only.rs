@@ -58,7 +58,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         let x = Tensor::randn(0f32, 1.0, (64, 16), &Device::Cpu)?;
         let target = x.sqr()?.sum(1)?.sqrt()?;
         let loss = model.loss(&x, &target)?;
-        let grads = freeze.backward(&loss)?; // 3: in the place of loss.backward(); it checks that nothing has lost its gradient
+        let grads = freeze.backward(&loss)?; // 3: instead of loss.backward(); it checks that nothing has lost its gradient
         opt.step(&grads.to_store(&freeze))?;
         if step % 50 == 49 {
             println!("step {step}: loss {:.4}", loss.to_scalar::<f32>()?);

@@ -36,7 +36,7 @@ impl Gradients {
             .map(|(name, grad)| (name.as_str(), grad))
     }
 
-    /// All gradients, last names first, for somebody who puts new tensors of its own in the place of each.
+    /// All gradients, last names first, for somebody who puts new tensors of its own instead of each.
     pub(crate) fn replaceable(&mut self) -> impl Iterator<Item = &mut Tensor> {
         self.sums = true;
         self.tensors.values_mut().rev()

@@ -203,7 +203,7 @@ impl LayersBuilder {
         self
     }
 
-    /// One layer for each number that stands in the place of `{i}`, in numeric order: `blocks.{i}`, `encoder.layer.{i}`.
+    /// One layer for each number that stands instead of `{i}`, in numeric order: `blocks.{i}`, `encoder.layer.{i}`.
     pub fn blocks(mut self, pattern: &str) -> Self {
         self.groups.push(match pattern.split_once("{i}") {
             Some((before, after)) => Group::Blocks(before.into(), after.into()),
@@ -251,7 +251,7 @@ impl LayersBuilder {
                 }
                 Group::Malformed(pattern) => {
                     return fail(format!(
-                        "pattern '{pattern}' has no {{i}} in the place of the block's number"
+                        "pattern '{pattern}' has no {{i}} where the block's number belongs"
                     ));
                 }
             }

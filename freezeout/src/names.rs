@@ -13,7 +13,7 @@ pub fn is_under(name: &str, prefix: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// The numbers in the place of `{i}`, ascending.
+/// The numbers instead of `{i}`, ascending.
 pub fn numbers<'a>(
     names: impl Iterator<Item = &'a String>,
     before: &str,

@@ -97,7 +97,7 @@ impl Staged {
         self.folder.join("new")
     }
 
-    /// Gives it its name, in the place of an older file or an empty folder.
+    /// Gives it its name, instead of an older file or an empty folder.
     ///
     /// # Errors
     /// [`Error::Write`], as [`save_atomic`].

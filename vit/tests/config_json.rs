@@ -288,7 +288,7 @@ fn heads_that_the_user_gives_go_before_the_file() {
     assert_eq!(checkpoint.config().num_heads, 6);
 }
 
-/// A link to nowhere, a pipe or a folder in the place of a file is no file that is not there.
+/// A link to nowhere, a pipe or a folder instead of a file is no file that is not there.
 #[cfg(unix)]
 #[test]
 fn what_is_there_but_no_file_is_an_error_that_names_it() {

@@ -64,7 +64,7 @@ fn the_only_file_of_weights_is_taken() {
         // What stands beside it is heeded.
         let tanh = checkpoint.config().activation == Activation::GeluTanh;
         assert_eq!(tanh, !name.contains('/'), "{name}");
-        let at_root = |n: &String| n.contains("config.json at the repository's root is not heeded");
+        let at_root = |n: &String| n.contains("config.json at the repository's root is not used");
         let told = checkpoint.notes().iter().any(at_root);
         assert_eq!(told, name.contains('/'), "{:?}", checkpoint.notes());
         // Without a server, from the cache.
@@ -101,7 +101,7 @@ fn of_several_one_must_be_named() {
             .iter()
             .any(|n| n.contains("config.json beside"));
         assert_eq!(told, !name.contains('/'), "{:?}", checkpoint.notes());
-        let at_root = |n: &String| n.contains("root is not heeded: the weights lie in 'old'");
+        let at_root = |n: &String| n.contains("root is not used: the weights lie in 'old'");
         let told = checkpoint.notes().iter().any(at_root);
         assert_eq!(told, name.contains('/'), "{:?}", checkpoint.notes());
         let offline = Hub::new(&server.endpoint, cache.path(), None, true).unwrap();

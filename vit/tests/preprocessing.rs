@@ -6,7 +6,7 @@ use candle_core::DType;
 use serde_json::{json, Value};
 use vit::{Checkpoint, Error, Filter, Hints, Layout, LoadOptions, Preprocess};
 
-/// The checkpoint of a fixture with this file in the place of its own.
+/// The checkpoint of a fixture with this file instead of its own.
 fn with(fixture: &str, file: &str, json: &Value) -> Result<Checkpoint, Error> {
     let dir = tempfile::tempdir().unwrap();
     let from = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -87,7 +87,7 @@ pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     Ok(write_out(&serde_json::to_string(value)?)?)
 }
 
-/// What clap says in the place of a command: help, the version, or what is wrong with the arguments.
+/// What clap says instead of a command: help, the version, or what is wrong with the arguments.
 pub fn print_clap(said: &clap::Error) -> anyhow::Result<ExitCode> {
     let printed = said.print().and_then(|()| std::io::stdout().flush());
     // Where standard error is not to be had, the exit code says it all.

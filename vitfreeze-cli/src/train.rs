@@ -187,7 +187,7 @@ pub struct RunArgs<S: Settings> {
     /// Folder for the run's files [default: runs/COMMAND-N, the next free N]
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     pub out: Option<PathBuf>,
-    /// Go on with the run in this folder
+    /// Continue the run in this folder
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     pub resume: Option<PathBuf>,
     /// Each worker has a batch of its own

@@ -93,7 +93,7 @@ fn watch(
     Ok(())
 }
 
-/// The view of a run of this process, in the place of its progress line; gone when this is dropped.
+/// The view of a run of this process, instead of its progress line; gone when this is dropped.
 pub struct Inside {
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,

@@ -1,4 +1,4 @@
-//! What comes from outside: names with escape codes, pipes in the place of files, images without pixels.
+//! What comes from outside: names with escape codes, pipes instead of files, images without pixels.
 #![cfg(unix)]
 mod common;
 

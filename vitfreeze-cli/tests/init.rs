@@ -113,6 +113,7 @@ fn it_resumes_exactly_without_the_checkpoint() {
     for file in ["checkpoint.safetensors", "encoder.safetensors"] {
         let mut command = vitfreeze(["knn", "--data=shapes", "--samples=40", "--checkpoint"]);
         command.arg(parts.join(file));
+        command.arg("--out").arg(dir.path().join("knn").join(file));
         ok(command);
     }
     let mut command = vitfreeze(["reconstruct", "--images=1", "--checkpoint"]);

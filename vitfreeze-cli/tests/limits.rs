@@ -158,7 +158,7 @@ fn what_is_no_file_is_not_written_over() {
     }
 }
 
-/// A pipe in the place of the metrics would be waited for.
+/// A pipe instead of the metrics would be waited for.
 #[cfg(unix)]
 #[test]
 fn a_pipe_as_metrics_is_refused() {

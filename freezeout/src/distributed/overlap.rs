@@ -143,7 +143,7 @@ impl OnWay {
         Ok(())
     }
 
-    /// Takes back what was sent, so that nobody gets it in the place of something else.
+    /// Takes back what was sent, so that nobody gets it instead of something else.
     fn give_up(self, error: Error) -> Error {
         for (begun, _) in self.sent {
             if self.ranks.finish(begun).is_err() {

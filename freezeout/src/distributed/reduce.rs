@@ -93,7 +93,7 @@ impl<'a> Bucket<'a> {
 
 type Sent<'a> = (Begun, Vec<&'a mut Tensor>);
 
-/// Puts the means in the place of the gradients. Gives the memory back, to be filled again.
+/// Puts the means instead of the gradients. Gives the memory back, to be filled again.
 fn finish((begun, grads): Sent<'_>, ranks: &dyn Communicator) -> Result<Vec<f32>, Error> {
     let count = grads.iter().map(|grad| grad.elem_count()).sum();
     let mut sums = receive(begun, count, ranks)?;

@@ -274,7 +274,7 @@ fn beside(weights: &Path, name: &str) -> Result<Option<Value>, Error> {
     }
 }
 
-/// Whether anything has this name. A link to nowhere, a pipe, a folder in the place of a file are not passed over: reading
+/// Whether anything has this name. A link to nowhere, a pipe, a folder instead of a file are not passed over: reading
 /// them is an error that names them.
 fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()

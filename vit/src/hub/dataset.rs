@@ -4,10 +4,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use hf_hub::repository::RepoTreeEntry;
-
 use super::cache::{self, Cache};
-use super::http::{is_commit, line};
+use super::http::Http;
 use super::repo::is_inside;
 use super::{Fetch, Hub, OnProgress, Repo};
 use crate::Error;
@@ -43,32 +41,15 @@ impl Hub {
             return Ok(snapshot);
         }
         super::on_a_thread(|| {
-            let (commit, files) = self.tree(&repo)?;
+            let http = Http::new(&self.endpoint, self.token.as_deref());
+            let http = http.map_err(|e| repo.error(e))?;
+            let commit = http.commit(&repo)?;
+            let files = http.files(&repo, &commit, MAX_FILES)?;
             let names: Vec<String> = files.iter().map(|(path, _)| path.clone()).collect();
             let chosen = choose(&names)?;
             let wanted = files.iter().filter(|(path, _)| chosen.contains(path));
             Ok(self.fetch_files(&repo, commit, wanted, on_progress)?)
         })
-    }
-
-    /// The commit that the revision is, and the paths and sizes of its files.
-    fn tree(&self, repo: &Repo) -> Result<(String, Vec<(String, u64)>), Error> {
-        let client = self.client().map_err(|e| repo.error(line(&e)))?;
-        let handle = client.dataset(&repo.owner, &repo.name);
-        let info = handle.info().revision(repo.revision.clone()).send();
-        let info = info.map_err(|e| repo.explain(&e))?;
-        // From here on all is of one commit.
-        let commit = info.sha.filter(|sha| is_commit(sha));
-        let commit = commit.ok_or_else(|| repo.error("the Hub does not give its commit"))?;
-        let tree = handle.list_tree().revision(commit.clone());
-        let tree = tree.recursive(true).limit(MAX_FILES).send();
-        let tree = tree.map_err(|e| repo.explain(&e))?;
-        let files = tree.into_iter().filter_map(|entry| match entry {
-            // A path that leads elsewhere would be written there.
-            RepoTreeEntry::File { path, size, .. } => is_inside(&path).then_some((path, size)),
-            RepoTreeEntry::Directory { .. } => None,
-        });
-        Ok((commit, files.collect()))
     }
 
     fn fetch_files<'a>(

@@ -6,6 +6,7 @@ use reqwest::header::{HeaderMap, HeaderValue, ACCEPT_ENCODING, AUTHORIZATION, RA
 use reqwest::{redirect, StatusCode, Url};
 
 use super::repo::Repo;
+use super::tls;
 
 /// Silence on a connection after which it is given up.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
@@ -37,7 +38,7 @@ pub(super) struct Http {
     /// Follows no redirect: the Hub tells about a file in the answer that sends to its storage.
     head: Client,
     get: Client,
-    endpoint: Url,
+    pub endpoint: Url,
 }
 
 /// Wait before attempt `n`, counted from 1.
@@ -58,6 +59,7 @@ impl Http {
             headers.insert(AUTHORIZATION, value);
         }
         let client = |policy| {
+            tls::provide();
             Client::builder()
                 .default_headers(headers.clone())
                 .connect_timeout(TIMEOUT)
@@ -101,16 +103,7 @@ impl Http {
         let mut url = self.url(repo, revision, file);
         let (mut commit, mut linked_etag, mut linked_size) = (None, None, None);
         for _ in 0..REDIRECTS {
-            let mut attempt = 0;
-            let response = loop {
-                match send(self.head.head(url.clone())) {
-                    Err(Refusal::Transient(_)) if patient && attempt < RETRIES => {
-                        attempt += 1;
-                        pause(attempt);
-                    }
-                    other => break other?,
-                }
-            };
+            let response = again(patient, || send(self.head.head(url.clone())))?;
             let header = |name: &str| text(&response, name);
             commit = header("x-repo-commit").or(commit);
             linked_etag = header("x-linked-etag").or(linked_etag);
@@ -131,6 +124,15 @@ impl Http {
             return meta(&etag, commit, size).map_err(Refusal::Fatal);
         }
         Err(Refusal::Fatal("redirects without end".into()))
+    }
+
+    /// What the API answers to that.
+    pub fn ask(&self, repo: &Repo, url: Url) -> Result<Response, Refusal> {
+        let response = again(true, || send(self.get.get(url.clone())))?;
+        match response.status().is_success() {
+            true => Ok(response),
+            false => Err(refusal(repo, &response, None)),
+        }
     }
 
     /// The bytes of `file` from `start` on, or whatever else the server answers to that.
@@ -185,9 +187,23 @@ fn meta(etag: &str, commit: Option<String>, size: Option<String>) -> Result<Meta
 }
 
 /// A header as text: visible ASCII only.
-fn text(response: &Response, name: &str) -> Option<String> {
+pub(super) fn text(response: &Response, name: &str) -> Option<String> {
     let value = response.headers().get(name)?.to_str().ok()?;
     Some(value.to_owned())
+}
+
+/// Asks again, if `patient`, when the server is in trouble.
+fn again(patient: bool, ask: impl Fn() -> Result<Response, Refusal>) -> Result<Response, Refusal> {
+    let mut attempt = 0;
+    loop {
+        match ask() {
+            Err(Refusal::Transient(_)) if patient && attempt < RETRIES => {
+                attempt += 1;
+                pause(attempt);
+            }
+            other => return other,
+        }
+    }
 }
 
 /// One attempt. What may pass is [`Refusal::Transient`]; any other answer is an answer.
@@ -215,9 +231,16 @@ fn refusal(repo: &Repo, response: &Response, commit: Option<String>) -> Refusal 
             "a gated repository: accept the terms on {}, then set HF_TOKEN to a token of yours",
             repo.page()
         ),
-        ("RepoNotFound", _) | (_, 401 | 403) => {
-            "no such repository, or a private one; check the name, or set HF_TOKEN to a token that may read it".into()
-        }
+        // Datasets such as ImageNet are given to those who accept their terms.
+        ("", 401 | 403) if repo.dataset => format!(
+            "no such dataset, or one that is private or gated; check the name; if it is gated, accept the terms on {}; then set \
+             HF_TOKEN to a token of yours",
+            repo.page()
+        ),
+        ("RepoNotFound", _) | (_, 401 | 403) => format!(
+            "no such {}, or a private one; check the name, or set HF_TOKEN to a token that may read it",
+            repo.kind()
+        ),
         _ => {
             let message = text(response, "x-error-message").map_or(String::new(), |m| format!(": {m}"));
             format!("the server answers {}{message}", response.status())

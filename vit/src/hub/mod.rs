@@ -1,11 +1,13 @@
 //! `hf://org/name[/file][@revision]`: checkpoints (and `hf://datasets/..`) from the Hugging Face Hub, into the cache that
 //! huggingface_hub has.
-mod api;
 mod cache;
 mod dataset;
 mod download;
 mod http;
+mod listing;
 mod repo;
+mod tls;
+#[cfg(feature = "upload")]
 mod upload;
 mod weights;
 
@@ -142,6 +144,38 @@ impl Hub {
         let repo = Repo::parse(origin)?;
         on_a_thread(|| Fetch::new(self, &repo, &on_progress)?.all())
     }
+
+    /// Uploads the files of `folder` to the model repository `origin` (`hf://org/name`, or with a branch after `@`) in one
+    /// commit, and returns its page. The repository is made where there is none, `private` or public.
+    ///
+    /// # Errors
+    /// [`Error::Hub`]: no token, one that may not write there, no such branch, no connection; a build without the feature
+    /// `upload`.
+    pub fn upload(
+        &self,
+        folder: &Path,
+        origin: &str,
+        private: bool,
+        on_progress: OnProgress,
+    ) -> Result<String, Error> {
+        let repo = Repo::parse(origin)?;
+        if repo.file.is_some() {
+            return Err(repo.error("expected org/name: a folder is uploaded, not a file"));
+        }
+        if self.offline {
+            return Err(repo.error("HF_HUB_OFFLINE is set; unset it to upload"));
+        }
+        if self.token.is_none() {
+            return Err(repo.error("to upload, set HF_TOKEN to a token that may write there"));
+        }
+        self.send(folder, &repo, private, on_progress)?;
+        Ok(repo.page())
+    }
+
+    #[cfg(not(feature = "upload"))]
+    fn send(&self, _: &Path, repo: &Repo, _: bool, _: OnProgress) -> Result<(), Error> {
+        Err(repo.error("built without the feature 'upload'; releases have it"))
+    }
 }
 
 /// Blocking clients must neither be made nor dropped in an async runtime, which may be the caller's.
@@ -155,7 +189,6 @@ fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 
 /// Fetching the files of one repository.
 struct Fetch<'a> {
-    hub: &'a Hub,
     repo: &'a Repo,
     /// `None`: offline.
     http: Option<Http>,
@@ -170,7 +203,7 @@ struct Fetch<'a> {
 }
 
 impl<'a> Fetch<'a> {
-    fn new(hub: &'a Hub, repo: &'a Repo, on_progress: &'a OnProgress) -> Result<Self, Error> {
+    fn new(hub: &Hub, repo: &'a Repo, on_progress: &'a OnProgress) -> Result<Self, Error> {
         let http = match hub.offline {
             true => None,
             false => {
@@ -181,7 +214,6 @@ impl<'a> Fetch<'a> {
         let cached = cache.commit(&repo.revision);
         Ok(Self {
             commit: cached.filter(|c| http.is_none() || *c == repo.revision),
-            hub,
             repo,
             http,
             reached: false,

@@ -72,6 +72,14 @@ impl Repo {
         format!("https://huggingface.co/{kind}{}/{}", self.owner, self.name)
     }
 
+    /// In the words of a message.
+    pub fn kind(&self) -> &'static str {
+        match self.dataset {
+            true => "dataset",
+            false => "repository",
+        }
+    }
+
     pub fn error(&self, reason: impl Into<String>) -> Error {
         Error::Hub {
             repo: self.origin.clone(),

@@ -1,44 +1,30 @@
-//! Uploading a folder that [`crate::Pretrained::save`] wrote.
+//! Uploading a folder that [`crate::Pretrained::save`] wrote, by the crate hf-hub.
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hf_hub::progress::{Progress, ProgressEvent, ProgressHandler, UploadEvent};
-use hf_hub::RepoTypeModel;
+use hf_hub::{HFClientBuilder, HFClientSync, HFError, RepoTypeModel};
 
-use super::http::line;
-use super::{on_a_thread, Hub, OnProgress, Repo};
+use super::http::{line, TIMEOUT};
+use super::{on_a_thread, tls, Hub, OnProgress, Repo};
 use crate::Error;
 
 impl Hub {
-    /// Uploads the files of `folder` to the model repository `origin` (`hf://org/name`, or with a branch after `@`) in one
-    /// commit, and returns its page. The repository is made where there is none, `private` or public.
-    ///
-    /// # Errors
-    /// [`Error::Hub`]: no token, one that may not write there, no such branch, no connection.
-    pub fn upload(
+    /// Uploads the files of a folder in one commit.
+    pub(super) fn send(
         &self,
         folder: &Path,
-        origin: &str,
+        repo: &Repo,
         private: bool,
         on_progress: OnProgress,
-    ) -> Result<String, Error> {
-        let repo = Repo::parse(origin)?;
-        if repo.file.is_some() {
-            return Err(repo.error("expected org/name: a folder is uploaded, not a file"));
-        }
-        if self.offline {
-            return Err(repo.error("HF_HUB_OFFLINE is set; unset it to upload"));
-        }
-        if self.token.is_none() {
-            return Err(repo.error("to upload, set HF_TOKEN to a token that may write there"));
-        }
+    ) -> Result<(), Error> {
         on_a_thread(|| {
             let client = self.client().map_err(|e| repo.error(line(&e)))?;
             let id = format!("{}/{}", repo.owner, repo.name);
             let create = client.create_repository().repo_id(&id);
             let created = create.repo_type(RepoTypeModel).private(private);
             let created = created.exist_ok(true).send();
-            created.map_err(|e| repo.explain(&e))?;
+            created.map_err(|e| explain(repo, &e))?;
             let progress = Progress::new(Told {
                 total: AtomicU64::new(0),
                 on_progress,
@@ -48,10 +34,53 @@ impl Hub {
             let upload = upload.revision(repo.revision.clone()).progress(progress);
             let version = env!("CARGO_PKG_VERSION");
             let upload = upload.commit_message(format!("Upload by vitfreeze {version}"));
-            upload.send().map_err(|e| repo.explain(&e))?;
-            Ok(repo.page())
+            upload.send().map_err(|e| explain(repo, &e))?;
+            Ok(())
         })
     }
+
+    fn client(&self) -> Result<HFClientSync, HFError> {
+        let builder = HFClientBuilder::new()
+            .endpoint(self.endpoint.as_str())
+            .cache_dir(&self.cache);
+        let builder = match &self.token {
+            Some(token) => builder.token(token),
+            None => builder,
+        };
+        tls::provide();
+        // Its own waits for ever on a connection that has gone silent.
+        let http = reqwest::Client::builder()
+            .connect_timeout(TIMEOUT)
+            .read_timeout(TIMEOUT)
+            .user_agent(concat!("candle-vit/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        builder.client(http).build_sync()
+    }
+}
+
+/// What hf-hub's error means, and what to do.
+fn explain(repo: &Repo, error: &HFError) -> Error {
+    // hf-hub takes any 404 for a missing revision.
+    let no_revision = |code: Option<&str>| code == Some("RevisionNotFound");
+    let denied = || {
+        format!(
+            "{}; set HF_TOKEN to a token that may write there",
+            line(error)
+        )
+    };
+    let nowhere = || format!("no such {}; check the name", repo.kind());
+    repo.error(match error {
+        HFError::AuthRequired { .. } | HFError::Forbidden { .. } => denied(),
+        HFError::Http { context } if matches!(context.status.as_u16(), 401 | 403) => denied(),
+        HFError::RepoNotFound { .. } => nowhere(),
+        HFError::RevisionNotFound {
+            context: Some(context),
+            ..
+        } if !no_revision(context.error_code.as_deref()) => nowhere(),
+        HFError::RevisionNotFound { .. } => format!("{}; check the part after @", line(error)),
+        HFError::Request { .. } => format!("{}; check the connection", line(error)),
+        _ => line(error),
+    })
 }
 
 /// Passes hf-hub's events on.

@@ -1,10 +1,6 @@
 //! Which of a repository's files are a checkpoint.
 use std::path::{Path, PathBuf};
 
-use hf_hub::repository::RepoTreeEntry;
-
-use super::http::line;
-use super::repo::is_inside;
 use super::{cache, Fetch};
 use crate::checkpoint::{is_weights, shard_names, WEIGHTS};
 use crate::error::some;
@@ -22,8 +18,8 @@ pub(crate) fn note_of_root(path: &Path) -> Option<String> {
     let inner = folder.strip_prefix(root).ok()?.display();
     (!names.is_empty()).then(|| {
         format!(
-            "{} at the repository's root is not heeded: the weights lie in '{inner}', and it may be another model's; to \
-             heed it, give a folder with both",
+            "{} at the repository's root is not used: the weights lie in '{inner}', and it may be another model's; to \
+             use it, give a folder with both",
             names.join(" and ")
         )
     })
@@ -102,7 +98,11 @@ impl Fetch<'_> {
     /// Files that may be weights: those beside the README, or, where there are none, in folders.
     fn candidates(&self) -> Result<Vec<String>, Error> {
         let mut names = match (&self.http, &self.commit) {
-            (Some(_), _) => self.names()?,
+            (Some(http), commit) => {
+                let revision = commit.as_ref().unwrap_or(&self.repo.revision);
+                let files = http.files(self.repo, revision, MAX_FILES)?;
+                files.into_iter().map(|(path, _)| path).collect()
+            }
             (None, Some(commit)) => self.cached_weights(commit),
             (None, None) => Vec::new(),
         };
@@ -112,23 +112,6 @@ impl Fetch<'_> {
         }
         names.sort();
         Ok(names)
-    }
-
-    /// All files of the repository.
-    fn names(&self) -> Result<Vec<String>, Error> {
-        let repo = self.repo;
-        let client = self.hub.client().map_err(|e| repo.error(line(&e)))?;
-        let revision = self.commit.as_ref().unwrap_or(&repo.revision);
-        let model = client.model(&repo.owner, &repo.name);
-        let tree = model.list_tree().revision(revision.clone());
-        let tree = tree.recursive(true).limit(MAX_FILES).send();
-        let tree = tree.map_err(|e| repo.explain(&e))?;
-        let names = tree.into_iter().filter_map(|entry| match entry {
-            // A path that leads elsewhere would be written there.
-            RepoTreeEntry::File { path, .. } => is_inside(&path).then_some(path),
-            RepoTreeEntry::Directory { .. } => None,
-        });
-        Ok(names.collect())
     }
 
     /// Those of a commit that the cache has.

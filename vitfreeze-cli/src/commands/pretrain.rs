@@ -34,7 +34,7 @@ const EXAMPLES: &str = concat!(
     "\
 Examples:
   vitfreeze pretrain                                     two minutes, no data needed
-  vitfreeze pretrain --watch                             the same, drawn while it goes on
+  vitfreeze pretrain --watch                             the same, drawn while it trains
   vitfreeze pretrain --data cifar10 --config configs/tiny-cifar.toml
   vitfreeze pretrain --data imagenet --model vit-small --batch-size 32 --accum 64
   vitfreeze pretrain --resume runs/pretrain-1            go on where a run stopped
@@ -59,7 +59,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<ExitCode> {
     if args.run.resume.is_some() && args.run.flags.has("init") {
         return Err(usage(
-            "--init begins a new run with a checkpoint's weights, --resume goes on with a run that has its own: give one of them",
+            "--init starts a new run from a checkpoint's weights, --resume continues a run, which has its own: give one of them",
         ));
     }
     train::run::<Pretrain>(&args.run)

@@ -86,7 +86,7 @@ impl Channels {
         Ok(())
     }
 
-    /// With this mean and deviation in the place of those that images are prepared by, where they are given.
+    /// With this mean and deviation instead of those that images are prepared by, where they are given.
     pub fn prepared(&self, p: Preprocess) -> Result<Preprocess> {
         let (Some(mean), Some(std)) = (&self.mean, &self.std) else {
             return Ok(p);

@@ -138,7 +138,7 @@ impl Adaptive {
         }
         if layer_lr != LayerLr::Shared {
             return Err(usage(format!(
-                "policy is {policy}: it decides while the run goes on when layers freeze, so layer-lr must be \"shared\""
+                "policy is {policy}: it decides during the run when layers freeze, so layer-lr must be \"shared\""
             )));
         }
         Ok(())

@@ -34,7 +34,7 @@ pub struct Config {
         long,
         value_name = "CHECKPOINT",
         help_heading = "Model",
-        help = format!("Begin with this checkpoint's weights in the place of random ones (--resume goes on with a run of its own): {CHECKPOINT}"),
+        help = format!("Start from this checkpoint's weights instead of random ones (--resume continues a run): {CHECKPOINT}"),
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<String>,

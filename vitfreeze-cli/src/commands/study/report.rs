@@ -230,7 +230,14 @@ fn arms(lab: &Lab, results: &Results) -> Table {
 
 fn differences(lab: &Lab, results: &Results, comparisons: &[Comparison]) -> Table {
     let head = [
-        "run", "beside", "judge", "points", "interval", "pairs", "time", "verdict",
+        "run",
+        "beside",
+        "evaluation",
+        "points",
+        "interval",
+        "pairs",
+        "time",
+        "verdict",
     ];
     let rows = comparisons.iter().map(|c| {
         let time = less_time(results, c.arm, c.other);
