@@ -275,3 +275,47 @@ fn layers_and_sizes() {
     }
     assert!(encoder.visible_features(&images, &[0], &[6]).is_err());
 }
+
+/// The same of a classifier, with drop path and clipped gradients.
+fn tune(cut: bool) -> BTreeMap<String, Vec<u32>> {
+    let cfg = VitConfig {
+        num_classes: 3,
+        drop_path_rate: 0.2,
+        ..config(64, 3).vit
+    };
+    let vars = VarMap::new();
+    let vb = vit::seeded(&vars, 6, DType::F32, &CPU);
+    let mut model = Swin::new(&cfg, vb).unwrap();
+    let schedule = Schedule::cubic(0.4, cfg.depth + 1, STEPS);
+    let mut freeze = FreezeOut::new(&vars, schedule, |name| cfg.layer_of(name)).unwrap();
+    if !cut {
+        freeze = freeze.without_checks();
+    }
+    let mut opt = Optimizer::new(AdamW::default());
+    for step in 0..STEPS {
+        if freeze.advance(step).unwrap() && cut {
+            model = Swin::new(&cfg, freeze.vars()).unwrap();
+        }
+        let images = numbers(3 * 3 * 64 * 64, step);
+        let images = Tensor::from_vec(images, (3, 3, 64, 64), &CPU).unwrap();
+        let seeds = [1, 2, 3].map(|image| 10 * step as u64 + image);
+        let logits = model.forward_train(&images, vit::Drops(&seeds)).unwrap();
+        let loss = vit::cross_entropy(&logits, &[0, 1, 2], 0.1).unwrap();
+        let grads = freeze.backward_by(&loss, vit::ops::backward).unwrap();
+        opt.step(&freeze, step, &grads).unwrap();
+    }
+    assert!(freeze.frozen() >= 5, "the schedule freezes");
+    let bits = |t: &Tensor| flat(t).into_iter().map(f32::to_bits).collect();
+    freeze
+        .all()
+        .map(|(name, var)| (name.to_owned(), bits(var.as_tensor())))
+        .collect()
+}
+
+#[test]
+fn a_classifier_is_the_same_cut_and_uncut() {
+    let (cut, uncut) = (tune(true), tune(false));
+    for (name, bits) in &cut {
+        assert_eq!(bits, &uncut[name], "{name}");
+    }
+}
