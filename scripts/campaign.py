@@ -28,6 +28,7 @@ import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CHECKPOINTS = ROOT / "vit/tests/fixtures/checkpoints"
+SWINS = ROOT / "vit/tests/fixtures/swin"
 IMAGES = ROOT / "datasets/tests/fixtures/formats"
 SOURCES = ROOT / "datasets/tests/fixtures/sources"
 FEW = "--batch-size 8 --accum 1 --samples 16 --epochs 2 --warmup-epochs 0 --max-steps 1 --threads 1".split()
@@ -153,7 +154,7 @@ def cases(program, work):
         ["embed", "--checkpoint", "{file}", "--heads", "2", "--data", str(folder), "--out", "{out}", "--threads", "1"],
     ]
     every = []
-    for path in sorted(CHECKPOINTS.iterdir()):
+    for path in sorted([*CHECKPOINTS.iterdir(), *SWINS.iterdir()]):
         if path.suffix == ".pth":
             every.append(Case("pth", path.name, path.read_bytes(), beside(path.name), read))
         elif path.is_dir():

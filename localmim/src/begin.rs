@@ -31,7 +31,10 @@ impl LocalMimConfig {
     pub fn encoder_of(checkpoint: &Checkpoint, image_size: usize) -> Result<VitConfig, Error> {
         let stored = checkpoint.config();
         let cfg = VitConfig {
-            pool: Pool::default(),
+            pool: match stored.swin {
+                Some(_) => Pool::Avg,
+                None => Pool::default(),
+            },
             fc_norm: false,
             num_classes: 0,
             drop_rate: 0.0,
@@ -76,7 +79,7 @@ impl LocalMimConfig {
         }
         match self.vit.pos_embed {
             PosEmbed::SinCos => drop(from.remove("pos_embed")),
-            PosEmbed::Learnt if !from.contains_key("pos_embed") => {
+            PosEmbed::Learnt if self.vit.swin.is_none() && !from.contains_key("pos_embed") => {
                 let own = checkpoint.config().grid();
                 let table = sincos_2d(self.vit.embed_dim, own, device)?;
                 let table = resample_pos_embed(&table, 1, own, self.vit.grid(), Resample::Plain)?;

@@ -7,12 +7,13 @@ use crate::{Error, Target};
 /// What a stage's scale may be.
 const SCALES: [f64; 5] = [8.0, 4.0, 2.0, 1.0, 0.5];
 
-/// One stage: an encoder block whose output is decoded and compared with a target of its own resolution.
+/// One stage: an encoder block whose output is decoded and compared with a target of its own resolution. Below, a unit is what is
+/// hidden as a whole: a patch; of a Swin 32 x 32 pixels ([`VitConfig::mask_unit`]).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
     /// The encoder block, 0-based.
     pub block: usize,
-    /// Side of the prediction grid over the side of the patch grid: 8, 4, 2, 1 or 0.5.
+    /// Side of the prediction grid over the side of the grid of units: 8, 4, 2, 1 or 0.5.
     pub scale: f64,
 }
 
@@ -38,40 +39,67 @@ pub struct LocalMimConfig {
 }
 
 impl LocalMimConfig {
-    /// The published numbers around an encoder: default stages, decoders 256 wide, one block, 8 heads, HOG with 9 bins, the
-    /// fixed position embedding.
+    /// The published numbers around an encoder: default stages, decoders 256 wide, one block, 8 heads, HOG with 9 bins (a Swin:
+    /// 18), a ViT's position embedding fixed.
     ///
     /// # Errors
     /// An encoder too shallow for the default stages.
     pub fn new(vit: VitConfig) -> Result<Self, Error> {
         Ok(Self {
-            stages: Stage::default_for(vit.depth)?,
+            stages: Stage::default_of(&vit)?,
             vit: VitConfig {
-                pos_embed: PosEmbed::SinCos,
+                pos_embed: match vit.swin {
+                    Some(_) => vit.pos_embed,
+                    None => PosEmbed::SinCos,
+                },
                 ..vit
             },
             decoder_embed_dim: 256,
             decoder_depth: 1,
             decoder_num_heads: 8,
             target: Target::Hog,
-            hog_bins: 9,
+            hog_bins: if vit.swin.is_some() { 18 } else { 9 },
         })
     }
 
-    /// Pixels along one side of a cell of a stage: patch size / scale.
+    /// Pixels along one side of a cell of a stage: those of a unit / scale.
     pub fn pool(&self, stage: &Stage) -> usize {
-        (self.vit.patch_size as f64 / stage.scale) as usize
+        (self.vit.mask_unit() as f64 / stage.scale) as usize
     }
 
     /// The smallest [`LocalMimConfig::pool`] of all stages.
     pub fn finest_pool(&self) -> usize {
         let pools = self.stages.iter().map(|stage| self.pool(stage));
-        pools.min().unwrap_or(self.vit.patch_size)
+        pools.min().unwrap_or(self.vit.mask_unit())
     }
 
-    /// Patches along one side of the (square) image.
+    /// Units along one side of the (square) image: patches; of a Swin squares of 8 x 8 patches.
     pub fn side(&self) -> usize {
-        self.vit.grid().0
+        self.vit.image_size / self.vit.mask_unit()
+    }
+
+    /// Units of an image, of which a mask hides some.
+    pub fn units(&self) -> usize {
+        self.side().pow(2)
+    }
+
+    /// Cells along one side of a unit that a stage's decoder works on. Those of a Swin are of 16 px in the first three stages, as
+    /// a ViT's patches: attention over all tokens of its first stage would cost more than the encoder.
+    pub fn decoder_cells(&self, stage: &Stage) -> usize {
+        self.tokens_across(stage).min(2)
+    }
+
+    /// The encoder's tokens along one side of a unit behind the block of a stage.
+    pub fn tokens_across(&self, stage: &Stage) -> usize {
+        let place = self.vit.swin.and_then(|swin| swin.place(stage.block));
+        let across = self.vit.mask_unit() / self.vit.patch_size.max(1);
+        place.map_or(1, |(number, _)| across >> number)
+    }
+
+    /// Width of the encoder's tokens behind the block of a stage.
+    pub fn width(&self, stage: &Stage) -> usize {
+        let place = self.vit.swin.and_then(|swin| swin.place(stage.block));
+        place.map_or(self.vit.embed_dim, |(number, _)| self.vit.stage_dim(number))
     }
 
     /// Cells along one side of a stage's grid.
@@ -87,11 +115,9 @@ impl LocalMimConfig {
         let first = parts.next()?;
         let number = || name.split('.').nth(1)?.parse::<usize>().ok();
         match first {
-            "patch_embed" | "pos_embed" | "dist_token" | "reg_token" | "norm_pre" => Some(0),
             "cls_token" => (!train_cls_token).then_some(0),
-            "blocks" => number().map(|block| block + 1),
             "norm" | "decoder" => number().and_then(|k| Some(self.stages.get(k)?.block + 1)),
-            _ => None,
+            _ => self.vit.layer_of(name),
         }
     }
 
@@ -139,7 +165,16 @@ impl LocalMimConfig {
             }
         }
         let last = self.vit.depth - 1;
-        let (patch, side) = (self.vit.patch_size, self.side());
+        let (unit, side) = (self.vit.mask_unit(), self.side());
+        let (what, units) = match self.vit.swin {
+            Some(_) => ("the unit that is hidden,", "units"),
+            None => ("patch size", "patches"),
+        };
+        if !height.is_multiple_of(unit) {
+            return fail(format!(
+                "image size {height} is not divisible by {what} {unit}"
+            ));
+        }
         for stage in &self.stages {
             let Stage { block, scale } = *stage;
             if block >= self.vit.depth {
@@ -152,22 +187,29 @@ impl LocalMimConfig {
                     "stage at block {block}: scale {scale} is none of 8, 4, 2, 1, 0.5"
                 ));
             }
-            if (patch as f64 / scale).fract() != 0.0 {
-                let fits = |scale: &f64| (patch as f64 / scale).fract() == 0.0;
+            if (unit as f64 / scale).fract() != 0.0 {
+                let fits = |scale: &f64| (unit as f64 / scale).fract() == 0.0;
                 let scales: Vec<f64> = SCALES.into_iter().filter(fits).collect();
                 return fail(format!(
-                    "stage at block {block}: patch size {patch} is not divisible by scale {scale}; name stages as \
+                    "stage at block {block}: {what} {unit} is not divisible by scale {scale}; name stages as \
                      BLOCK:SCALE,... with scales of {scales:?}"
                 ));
             }
             if (side as f64 * scale).fract() != 0.0 {
                 return fail(format!(
-                    "stage at block {block}: {side} x {side} patches cannot be pooled 2 x 2 for scale 0.5; choose an \
+                    "stage at block {block}: {side} x {side} {units} cannot be pooled 2 x 2 for scale 0.5; choose an \
                      image size divisible by {}",
-                    2 * patch
+                    2 * unit
                 ));
             }
-            if scale >= 4.0 && dim % (scale as usize) != 0 {
+            let up = scale / self.decoder_cells(stage) as f64;
+            if !SCALES.contains(&up) {
+                return fail(format!(
+                    "stage at block {block}: scale {scale} is less than half of the {} decoder cells along a unit",
+                    self.decoder_cells(stage)
+                ));
+            }
+            if up >= 4.0 && dim % (up as usize) != 0 {
                 return fail(format!(
                     "stage at block {block}: decoder width {dim} is not divisible by scale {scale}"
                 ));
@@ -183,6 +225,23 @@ impl LocalMimConfig {
 }
 
 impl Stage {
+    /// Those of the paper for a kind of encoder: of a ViT [`default_for`](Stage::default_for) its depth; of a Swin after the last
+    /// block of each of its stages, cells of as many pixels as a token there: 4, 8, 16 and 32.
+    ///
+    /// # Errors
+    /// A ViT of fewer than 8 blocks.
+    pub fn default_of(vit: &VitConfig) -> Result<Vec<Stage>, Error> {
+        let Some(swin) = &vit.swin else {
+            return Self::default_for(vit.depth);
+        };
+        let stage = |(number, scale)| Stage {
+            block: swin.first_block(number + 1).saturating_sub(1),
+            scale,
+        };
+        let scales = [8.0, 4.0, 2.0, 1.0];
+        Ok(scales.into_iter().enumerate().map(stage).collect())
+    }
+
     /// After blocks 1, 3, D-3 and D-1 with scales 4, 2, 1 and 0.5.
     ///
     /// # Errors

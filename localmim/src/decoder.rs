@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use vit::ops::{self, Compute};
+use vit::ops::{self, Compute, Rows};
 use vit::{sincos_2d, Block, LayerNorm, Linear, VitConfig};
 
 use crate::{LocalMimConfig, Stage};
@@ -28,12 +28,14 @@ fn convolution(fan_in: usize) -> Init {
 pub struct Decoder {
     embed: Linear,
     mask_token: Tensor,
-    /// (1, 1 + N, C), fixed.
+    /// (1, 1 + N, C), fixed; row 0 is the class token's, which a Swin has not.
     pos_embed: Tensor,
+    /// Of a Swin.
+    units: Option<Units>,
     blocks: Vec<Block>,
     norm: LayerNorm,
     head: Head,
-    /// Patches along one side.
+    /// Its tokens along one side of the image.
     side: usize,
     compute: Compute,
 }
@@ -53,16 +55,28 @@ impl Decoder {
             norm_eps: eps,
             ..VitConfig::default()
         };
-        let side = cfg.side();
+        let cells = cfg.decoder_cells(stage);
+        let side = cfg.side() * cells;
+        let units = cfg.vit.swin.map(|_| Units {
+            cells,
+            across: cfg.tokens_across(stage),
+        });
+        let merged = units.as_ref().map_or(1, |units| units.merged());
         Ok(Self {
-            embed: Linear::new(cfg.vit.embed_dim, dim, vb.pp("embed"))?,
+            embed: Linear::new(merged * cfg.width(stage), dim, vb.pp("embed"))?,
             mask_token: vb.get_with_hints((1, 1, dim), "mask_token", TOKEN)?,
             pos_embed: sincos_2d(dim, (side, side), vb.device())?.to_dtype(vb.dtype())?,
             blocks: (0..cfg.decoder_depth)
                 .map(|i| Block::new(&plain, i, vb.pp("blocks").pp(i)))
                 .collect::<Result<_>>()?,
             norm: LayerNorm::new(dim, eps, vb.pp("norm"))?,
-            head: Head::new(stage.scale, dim, cfg.outputs(stage), vb.pp("pred"))?,
+            head: Head::new(
+                stage.scale / cells as f64,
+                dim,
+                cfg.outputs(stage),
+                vb.pp("pred"),
+            )?,
+            units,
             compute: Compute::default(),
             side,
         })
@@ -82,25 +96,118 @@ impl Decoder {
         }
     }
 
-    /// `(B, 1 + K, D) -> (B, (S * scale)^2, outputs)`
+    /// `(B, 1 + K, D) -> (B, (S * scale)^2, outputs)`, of a Swin `(B, K t^2, D)` with t tokens along a unit.
     ///
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, latent: &Tensor, ids_restore: &Arc<Vec<u32>>) -> Result<Tensor> {
-        let x = self.embed.forward(latent)?;
-        let (mask, pos) = (&self.mask_token, &self.pos_embed);
-        let mut x = ops::unshuffle(&x, mask, pos, ids_restore, &self.compute)?;
+        let mut x = match &self.units {
+            Some(units) => self.placed(latent, units, ids_restore)?,
+            None => {
+                let x = self.embed.forward(latent)?;
+                let (mask, pos) = (&self.mask_token, &self.pos_embed);
+                ops::unshuffle(&x, mask, pos, ids_restore, &self.compute)?
+            }
+        };
         for block in &self.blocks {
             x = block.forward(&x)?;
         }
-        let x = self.norm.forward(&x)?;
-        let x = ops::patch_tokens(&x, &self.compute)?;
+        let mut x = self.norm.forward(&x)?;
+        if self.units.is_none() {
+            x = ops::patch_tokens(&x, &self.compute)?;
+        }
         self.head.forward(&x, self.side, &self.compute)
+    }
+
+    /// `(B, K t^2, D) -> (B, N, C)`: the tokens of each cell side by side, embedded; mask tokens in the places of hidden units;
+    /// positions added.
+    fn placed(&self, latent: &Tensor, units: &Units, ids_restore: &[u32]) -> Result<Tensor> {
+        let (batch, tokens, width) = latent.dims3()?;
+        let (of_unit, cells) = (units.across.pow(2), units.cells);
+        let visible = tokens / of_unit;
+        let x = ops::take_rows(latent, &units.by_cell(visible)?, &self.compute)?;
+        let x = x.reshape((batch, visible * cells * cells, units.merged() * width))?;
+        let x = self.embed.forward(&x)?;
+        let (places, hidden) = units.places(self.side, batch, visible, ids_restore)?;
+        let (all, dim) = (self.side * self.side, self.mask_token.dim(2)?);
+        let x = ops::take_rows(&x.reshape((1, (), dim))?, &places, &self.compute)?;
+        let hidden = Tensor::from_vec(hidden, (batch, all, 1), x.device())?.to_dtype(x.dtype())?;
+        let mask = hidden.broadcast_mul(&self.mask_token)?;
+        let x = (x.reshape((batch, all, dim))? + mask)?;
+        x.broadcast_add(&self.pos_embed.narrow(1, 1, all)?)
     }
 
     /// Whether its weights are variables that train.
     pub fn is_live(&self) -> bool {
         self.embed.is_live()
+    }
+}
+
+/// How the tokens of a Swin's stage become a decoder's.
+#[derive(Debug, Clone)]
+struct Units {
+    /// The decoder's tokens along one side of a unit.
+    cells: usize,
+    /// The encoder's.
+    across: usize,
+}
+
+impl Units {
+    /// Tokens of the encoder in one of the decoder.
+    fn merged(&self) -> usize {
+        (self.across / self.cells).pow(2)
+    }
+
+    /// From tokens unit by unit, each unit's row by row, to cell by cell.
+    fn by_cell(&self, visible: usize) -> Result<Rows> {
+        let (across, part) = (self.across, self.across / self.cells);
+        let mut from = Vec::with_capacity(visible * across * across);
+        for unit in 0..visible {
+            for cell in 0..self.cells * self.cells {
+                let (top, left) = (cell / self.cells * part, cell % self.cells * part);
+                for i in 0..part * part {
+                    let (y, x) = (top + i / part, left + i % part);
+                    from.push(((unit * across + y) * across + x) as u32);
+                }
+            }
+        }
+        Rows::new(visible * across * across, from)
+    }
+
+    /// Where the visible cells of all images come on grids with so many along a side, and 1 where none does.
+    fn places(
+        &self,
+        side: usize,
+        batch: usize,
+        visible: usize,
+        ids_restore: &[u32],
+    ) -> Result<(Rows, Vec<f32>)> {
+        let units = side / self.cells;
+        if ids_restore.len() != batch * units * units {
+            candle_core::bail!(
+                "decoder: {} ids for {batch} images of {units} x {units} units",
+                ids_restore.len()
+            );
+        }
+        let of_unit = self.cells * self.cells;
+        let mut from = Vec::with_capacity(batch * side * side);
+        for image in 0..batch {
+            for at in 0..side * side {
+                let (y, x) = (at / side, at % side);
+                let unit = y / self.cells * units + x / self.cells;
+                let cell = y % self.cells * self.cells + x % self.cells;
+                let rank = ids_restore[image * units * units + unit] as usize;
+                from.push(match rank < visible {
+                    true => ((image * visible + rank) * of_unit + cell) as u32,
+                    false => Rows::NONE,
+                });
+            }
+        }
+        let hidden = from
+            .iter()
+            .map(|&row| f32::from(u8::from(row == Rows::NONE)))
+            .collect();
+        Ok((Rows::new(batch * visible * of_unit, from)?, hidden))
     }
 }
 

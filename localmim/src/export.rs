@@ -22,12 +22,15 @@ impl LocalMimConfig {
             let name = match name.split('.').next() {
                 Some(
                     "patch_embed" | "cls_token" | "dist_token" | "reg_token" | "pos_embed"
-                    | "norm_pre" | "blocks",
+                    | "norm_pre" | "blocks" | "layers",
                 ) => name.clone(),
                 Some("norm") if name.starts_with(&last) => name.replacen(&last, "norm.", 1),
                 _ => continue,
             };
             out.insert(name, tensor.clone());
+        }
+        if self.vit.swin.is_some() {
+            return Ok(out);
         }
         let Some(cls_token) = out.get("cls_token") else {
             candle_core::bail!("there is no weight 'cls_token'");

@@ -2,11 +2,11 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use vit::ops::Compute;
-use vit::{LayerNorm, Vit};
+use vit::{LayerNorm, Swin, Vit};
 
 use crate::{masked_mse, Decoder, LocalMimConfig, Masking, Stage};
 
-/// Local masked image modeling on a Vision Transformer (arXiv 2303.05251): the tokens after several encoder blocks are
+/// Local masked image modeling on a Vision Transformer or a Swin Transformer (arXiv 2303.05251): the tokens after several encoder blocks are
 /// decoded, each stage against targets of its own resolution.
 ///
 /// Variables: the encoder's under timm's names, `norm.{k}.*` and `decoder.{k}.*` for stage k. A stage whose weights are
@@ -14,9 +14,16 @@ use crate::{masked_mse, Decoder, LocalMimConfig, Masking, Stage};
 #[derive(Debug, Clone)]
 pub struct LocalMim {
     cfg: LocalMimConfig,
-    encoder: Vit,
+    encoder: Encoder,
     stages: Vec<Head>,
     compute: Compute,
+}
+
+#[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)]
+enum Encoder {
+    Vit(Vit),
+    Swin(Swin),
 }
 
 #[derive(Debug, Clone)]
@@ -38,7 +45,7 @@ pub struct Loss {
 /// What one stage saw and said; for tests and pictures.
 #[derive(Debug, Clone)]
 pub struct StageOutput {
-    /// The encoder's class token and visible patches after the stage's norm (B, 1 + K, D).
+    /// The encoder's class token and visible patches after the stage's norm (B, 1 + K, D); a Swin's visible tokens alone.
     pub latent: Tensor,
     /// The prediction (B, L, outputs).
     pub pred: Tensor,
@@ -49,16 +56,19 @@ impl LocalMim {
     /// Numbers that do not fit together, a variable that is missing or has another shape.
     pub fn new(cfg: &LocalMimConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate().map_err(candle_core::Error::wrap)?;
-        let (dim, eps) = (cfg.vit.embed_dim, cfg.vit.norm_eps);
+        let eps = cfg.vit.norm_eps;
         let head = |(k, stage): (usize, &Stage)| {
             Ok(Head {
                 stage: *stage,
-                norm: LayerNorm::new(dim, eps, vb.pp("norm").pp(k))?,
+                norm: LayerNorm::new(cfg.width(stage), eps, vb.pp("norm").pp(k))?,
                 decoder: Decoder::new(cfg, stage, vb.pp("decoder").pp(k))?,
             })
         };
         Ok(Self {
-            encoder: Vit::encoder(&cfg.vit, vb.clone())?,
+            encoder: match cfg.vit.swin {
+                Some(_) => Encoder::Swin(Swin::encoder(&cfg.vit, vb.clone())?),
+                None => Encoder::Vit(Vit::encoder(&cfg.vit, vb.clone())?),
+            },
             stages: cfg
                 .stages
                 .iter()
@@ -79,7 +89,10 @@ impl LocalMim {
             ..head
         };
         Self {
-            encoder: self.encoder.with_compute(compute),
+            encoder: match self.encoder {
+                Encoder::Vit(vit) => Encoder::Vit(vit.with_compute(compute)),
+                Encoder::Swin(swin) => Encoder::Swin(swin.with_compute(compute)),
+            },
             stages: self.stages.into_iter().map(head).collect(),
             compute: compute.clone(),
             ..self
@@ -132,9 +145,10 @@ impl LocalMim {
         heads: &[&Head],
     ) -> Result<Vec<StageOutput>> {
         let blocks: Vec<usize> = heads.iter().map(|h| h.stage.block).collect();
-        let features = self
-            .encoder
-            .features(images, Some(&masking.ids_keep), &blocks)?;
+        let features = match &self.encoder {
+            Encoder::Vit(vit) => vit.features(images, Some(&masking.ids_keep), &blocks)?,
+            Encoder::Swin(swin) => swin.visible_features(images, &masking.ids_keep, &blocks)?,
+        };
         heads
             .iter()
             .zip(features)
@@ -149,7 +163,7 @@ impl LocalMim {
     /// `(B, P + K, D) -> (B, 1 + K, D)`: decoders see the class token and the patches, no distillation token or registers.
     fn decoded(&self, tokens: Tensor) -> Result<Tensor> {
         let prefix = self.cfg.vit.prefix_tokens();
-        if prefix == 1 {
+        if prefix <= 1 {
             return Ok(tokens);
         }
         let patches = tokens.narrow(1, prefix, tokens.dim(1)? - prefix)?;

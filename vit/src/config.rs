@@ -1,7 +1,8 @@
 //! The numbers of an architecture.
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::swin::STAGES;
+use crate::{Error, SwinConfig};
 
 /// Largest theta of rotary positions. Language models have up to 1e7.
 pub(crate) const MAX_THETA: f64 = 1e9;
@@ -72,6 +73,10 @@ pub struct VitConfig {
     /// Stochastic depth while training (arXiv 1603.09382): the last block's rate; block i of n has i / (n - 1) of it.
     #[serde(default)]
     pub drop_path_rate: f64,
+    /// What makes it a Swin Transformer, which [`Swin`](crate::Swin) computes; `None`: a ViT. Width and heads above are then
+    /// those of the first stage, `depth` counts the blocks of all stages, and there is no position table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swin: Option<SwinConfig>,
 }
 
 /// Where position embeddings come from.
@@ -164,6 +169,7 @@ impl Default for VitConfig {
             num_classes: 0,
             drop_rate: 0.0,
             drop_path_rate: 0.0,
+            swin: None,
         }
     }
 }
@@ -195,9 +201,12 @@ impl VitConfig {
         rows * columns
     }
 
-    /// Tokens before the patches: class, distillation, registers.
+    /// Tokens before the patches: class, distillation, registers. A Swin has none.
     pub fn prefix_tokens(&self) -> usize {
-        1 + usize::from(self.dist_token) + self.reg_tokens
+        match self.swin {
+            Some(_) => 0,
+            None => 1 + usize::from(self.dist_token) + self.reg_tokens,
+        }
     }
 
     /// Of these, how many have a position embedding.
@@ -224,8 +233,9 @@ impl VitConfig {
 
     /// Width of the vector that the head sees.
     pub fn features(&self) -> usize {
-        match self.pool {
-            Pool::TokenAvg => 2 * self.embed_dim,
+        match (self.swin, self.pool) {
+            (Some(_), _) => self.stage_dim(STAGES - 1),
+            (None, Pool::TokenAvg) => 2 * self.embed_dim,
             _ => self.embed_dim,
         }
     }
@@ -308,6 +318,9 @@ impl VitConfig {
                 "SwiGLU halves the MLP's width, which is {}",
                 self.mlp_hidden()
             ));
+        }
+        if let Some(swin) = &self.swin {
+            swin.check(self).map_err(Error::Config)?;
         }
         if self.dist_token && (self.pool != Pool::Token || self.fc_norm) {
             return fail("a distillation token needs pool 'token' and no fc_norm".into());

@@ -1,7 +1,7 @@
 //! An encoder made ready to be fine-tuned into a classifier.
 use candle_core::{DType, Tensor};
 
-use crate::{Error, Pool, Pretrained};
+use crate::{Error, Pool, Pretrained, VitConfig};
 
 /// The layer of a variable, counted from the input, for freezing and for the layer decay of learning rates (BEiT, arXiv
 /// 2106.08254): 0 is all that comes before the blocks, k + 1 is block k, `None` the last norm and the head.
@@ -16,10 +16,29 @@ pub fn layer_of(name: &str) -> Option<usize> {
     }
 }
 
+impl VitConfig {
+    /// The layer of a variable, as [`layer_of`] counts them. Those of a Swin are its blocks over all stages; a stage's merging
+    /// belongs to its first block, as in timm.
+    pub fn layer_of(&self, name: &str) -> Option<usize> {
+        match &self.swin {
+            Some(swin) if name.starts_with("layers.") => swin.layer_of(name),
+            _ => layer_of(name),
+        }
+    }
+
+    /// What the blocks' variables begin with in a layer above 0: `blocks.3`, of a Swin `layers.1.blocks.1`.
+    pub fn block_name(&self, block: usize) -> String {
+        match self.swin.and_then(|swin| swin.place(block)) {
+            Some((stage, index)) => format!("layers.{stage}.blocks.{index}"),
+            None => format!("blocks.{block}"),
+        }
+    }
+}
+
 impl Pretrained {
     /// A new head of `classes` outputs on the encoder, as MAE fine-tunes it (arXiv 2111.06377, A.1): the position table
-    /// becomes a variable; with `fc_norm`, and where the mean of the patches is what the head sees, a new norm behind it takes the
-    /// place of the encoder's own. `draw` gives the first weights of `head` and of a distilled model's `head_dist`, by name
+    /// becomes a variable; with `fc_norm`, and where the mean of a ViT's patches is what the head sees, a new norm behind it takes
+    /// the place of the encoder's own (a Swin keeps its own, in front of the mean). `draw` gives the first weights of `head` and of a distilled model's `head_dist`, by name
     /// and number (MAE draws them of a normal distribution with deviation 2e-5); biases are 0.
     ///
     /// # Errors
@@ -32,7 +51,7 @@ impl Pretrained {
     ) -> Result<Self, Error> {
         let mut all = self.with_learnt_table()?;
         let device = all.place().1;
-        if fc_norm && all.cfg.pool == Pool::Avg {
+        if fc_norm && all.cfg.pool == Pool::Avg && all.cfg.swin.is_none() {
             all.tensors.retain(|name, _| !name.starts_with("norm."));
             let ones = Tensor::ones(all.cfg.embed_dim, DType::F32, &device)?;
             let zeros = ones.zeros_like()?;

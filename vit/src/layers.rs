@@ -205,3 +205,23 @@ impl PatchEmbed {
         ops::linear(&x, &weight, &self.bias, &self.compute)?.reshape((batch, kept, dim))
     }
 }
+
+impl VitConfig {
+    /// Refuses images of other channels or another size.
+    pub(crate) fn check_images(&self, images: &Tensor) -> Result<()> {
+        let (_, channels, height, width) = images.dims4()?;
+        if channels != self.in_chans {
+            candle_core::bail!(
+                "images of {channels} channels for a model of {}; load it for as many channels",
+                self.in_chans
+            );
+        }
+        if (height, width) != self.image() {
+            candle_core::bail!(
+                "images of {height} x {width} pixels for a model of {:?}; resize them, or load it with another image size",
+                self.image()
+            );
+        }
+        Ok(())
+    }
+}

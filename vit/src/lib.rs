@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
+mod backbone;
 mod block;
 mod checkpoint;
 mod config;
@@ -18,7 +19,9 @@ pub mod ops;
 mod pos_embed;
 mod presets;
 mod record;
+mod swin;
 
+pub use backbone::Backbone;
 pub use block::Block;
 pub use candle_core as candle;
 pub use checkpoint::{
@@ -37,3 +40,4 @@ pub use layers::{LayerNorm, Linear, PatchEmbed};
 pub use loss::{cross_entropy, soft_target_cross_entropy};
 pub use model::Vit;
 pub use pos_embed::{axial_rope, resample_pos_embed, sincos_2d, Resample};
+pub use swin::{Swin, SwinConfig};

@@ -70,6 +70,9 @@ impl Vit {
 
     fn build(cfg: &VitConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate().map_err(candle_core::Error::wrap)?;
+        if cfg.swin.is_some() {
+            candle_core::bail!("a Swin, not a ViT: Swin::new builds it, Backbone::new either");
+        }
         let (dim, rows) = (cfg.embed_dim, cfg.embedded_prefix());
         let mut prefix = vec![vb.get_with_hints((1, 1, dim), "cls_token", TOKEN)?];
         if cfg.dist_token {
@@ -159,19 +162,7 @@ impl Vit {
         ids_keep: Option<&[u32]>,
         drops: Option<Drops>,
     ) -> Result<Tensor> {
-        let (_, channels, height, width) = images.dims4()?;
-        if channels != self.cfg.in_chans {
-            candle_core::bail!(
-                "images of {channels} channels for a model of {}; load it for as many channels",
-                self.cfg.in_chans
-            );
-        }
-        if (height, width) != self.cfg.image() {
-            candle_core::bail!(
-                "images of {height} x {width} pixels for a model of {:?}; resize them, or load it with another image size",
-                self.cfg.image()
-            );
-        }
+        self.cfg.check_images(images)?;
         let x = self.patch_embed.forward(images, ids_keep)?;
         let (batch, kept, dim) = x.dims3()?;
         let mut prefix = match &self.prefix[..] {

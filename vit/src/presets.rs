@@ -21,7 +21,9 @@ impl VitConfig {
     /// - the short form of the papers: `B/16`, `L/14@336`, sizes `Ti`, `S`, `B`, `L`, `H`, `g`, `G`;
     /// - timm's names: `vit_base_patch16_224`, `deit_base_distilled_patch16_224`, `deit3_small_patch16_224`,
     ///   `vit_base_patch16_clip_quickgelu_224`, `vit_giant_patch14_reg4_dinov2`, `vit_huge_plus_patch16_dinov3`; a tag after
-    ///   a dot is left out.
+    ///   a dot is left out;
+    /// - `swin-tiny`, `swin-small`, `swin-base`, `swin-large` (windows of 7, 224 px), and timm's
+    ///   `swin_large_patch4_window12_384`.
     ///
     /// `None` for any other name.
     pub fn preset(name: &str) -> Option<Self> {
@@ -33,7 +35,8 @@ impl VitConfig {
         if let Some(size) = name.strip_prefix("vit-") {
             return size_of(|name, _| name == size);
         }
-        timm(name.split('.').next()?)
+        let name = name.split('.').next()?;
+        crate::swin::preset(name).or_else(|| timm(name))
     }
 
     fn sized(self, patch_size: usize, image_size: usize) -> Option<Self> {

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Result, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 
-use crate::{Error, PosEmbed, Vit, VitConfig};
+use crate::{Backbone, Error, PosEmbed, VitConfig};
 
 /// A variable of a model.
 #[derive(Debug, Clone)]
@@ -16,7 +16,7 @@ pub(crate) struct Variable {
     pub law: Init,
 }
 
-/// Every variable that [`Vit::new`] asks for, by name.
+/// Every variable that [`Backbone::new`] asks for, by name.
 ///
 /// # Errors
 /// Sizes that do not fit.
@@ -32,7 +32,7 @@ pub(crate) fn variables(cfg: &VitConfig) -> std::result::Result<BTreeMap<String,
         },
         PosEmbed::Learnt | PosEmbed::Rope { .. } => *cfg,
     };
-    Vit::new(
+    Backbone::new(
         &learnt,
         VarBuilder::from_backend(backend, DType::F32, Device::Cpu),
     )?;

@@ -366,6 +366,82 @@ fn rotate() {
 }
 
 #[test]
+fn take_rows() {
+    let none = ops::Rows::NONE;
+    for (rows, from) in [(1, vec![0]), (4, vec![2, none, 0, 3, none]), (3, vec![1])] {
+        let rows = ops::Rows::new(rows, from).unwrap();
+        check(
+            "take_rows",
+            &[&[2, rows.rows(), 5]],
+            |x| ops::take_rows(&x[0], &rows, &F32),
+            |x| plain::take_rows(&x[0], &rows),
+        );
+    }
+    assert!(ops::Rows::new(3, vec![0, 0]).is_err());
+    assert!(ops::Rows::new(3, vec![3]).is_err());
+    let rows = ops::Rows::new(3, vec![2, 0]).unwrap();
+    assert!(ops::take_rows(&input(&[1, 4, 2], 1), &rows, &F32).is_err());
+}
+
+/// Whole windows, windows with some rows, of several regions.
+#[test]
+fn window_attention() {
+    let windows = |places, counts: &[usize], place: &[u16], region: &[u8]| {
+        ops::Windows::new(places, counts, place.into(), region.into())
+    };
+    for (heads, dim, windows) in [
+        (1, 1, windows(1, &[1], &[0], &[0])),
+        (
+            2,
+            3,
+            windows(
+                4,
+                &[4, 4],
+                &[0, 1, 2, 3, 0, 1, 2, 3],
+                &[0, 0, 0, 0, 0, 1, 0, 2],
+            ),
+        ),
+        (
+            3,
+            2,
+            windows(5, &[2, 1, 3], &[3, 1, 4, 0, 1, 2], &[0, 0, 7, 1, 1, 2]),
+        ),
+    ] {
+        let windows = windows.unwrap();
+        let (rows, t) = (windows.rows(), windows.places());
+        check(
+            "window_attention",
+            &[&[3, rows, 3 * heads * dim], &[heads, t, t]],
+            |x| ops::window_attention(&x[0], &x[1], &windows, &F32),
+            |x| plain::window_attention(&x[0], &x[1], &windows, &F32),
+        );
+        let (qkv, bias) = (
+            input(&[3, rows, 3 * heads * dim], 1),
+            input(&[heads, t, t], 2),
+        );
+        let fails = |x: &Tensor, b: &Tensor| {
+            assert!(ops::window_attention(x, b, &windows, &F32).is_err());
+        };
+        fails(&qkv.narrow(1, 0, rows - 1).unwrap(), &bias);
+        fails(&qkv, &input(&[heads, t, t + 1], 2));
+        fails(&qkv, &input(&[heads + 7, t, t], 2));
+    }
+    for (counts, place, region) in [
+        (vec![0], vec![], vec![]),
+        (vec![3], vec![0, 1, 0], vec![0, 0, 0]),
+        (vec![2], vec![1, 1], vec![0, 0]),
+        (vec![1], vec![2], vec![0]),
+        (vec![2], vec![0, 1], vec![0]),
+        (vec![1], vec![0, 1], vec![0, 0]),
+    ] {
+        assert!(
+            ops::Windows::new(2, &counts, place, region).is_err(),
+            "{counts:?}"
+        );
+    }
+}
+
+#[test]
 fn unshuffle() {
     let ids = Arc::new(vec![2, 0, 3, 1, 1, 3, 0, 2]);
     let pos_embed = |x: &Tensor| {

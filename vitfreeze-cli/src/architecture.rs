@@ -10,7 +10,7 @@ use vit::VitConfig;
 use crate::usage::usage;
 
 /// Sizes that have a name.
-const SIZES: [&str; 7] = [
+const SIZES: [&str; 11] = [
     "vit-tiny",
     "vit-small",
     "vit-base",
@@ -18,27 +18,34 @@ const SIZES: [&str; 7] = [
     "vit-huge",
     "vit-giant",
     "vit-gigantic",
+    "swin-tiny",
+    "swin-small",
+    "swin-base",
+    "swin-large",
 ];
 /// The one that is meant where none is named.
 pub const DEFAULT: &str = "vit-base";
 /// What a checkpoint's encoder is called that is none of them.
 const OTHER: &str = "vit";
+const OTHER_SWIN: &str = "swin";
 
-/// The architecture of this name; only the plain ones, which LocalMIM pretrains.
+/// The architecture of this name; only the plain ones.
 pub fn preset(model: &str) -> Result<VitConfig> {
-    let plain = model.starts_with("vit-").then(|| VitConfig::preset(model));
+    let plain = SIZES.contains(&model).then(|| VitConfig::preset(model));
     plain.flatten().ok_or_else(|| {
         usage(format!(
-            "model '{model}': expected vit-tiny, vit-small, vit-base, vit-large or vit-huge"
+            "model '{model}': expected vit-tiny, vit-small, vit-base, vit-large or vit-huge, or swin-tiny, swin-small, swin-base or swin-large"
         ))
     })
 }
 
-/// What an encoder of a checkpoint is called: by its depth, width and heads.
+/// What an encoder of a checkpoint is called: by its depth, width and heads, and those of a Swin's stages.
 pub fn name_of(cfg: &VitConfig) -> &'static str {
-    let size = |cfg: &VitConfig| (cfg.depth, cfg.embed_dim, cfg.num_heads);
+    let stages = |cfg: &VitConfig| cfg.swin.map(|swin| (swin.depths, swin.num_heads));
+    let size = |cfg: &VitConfig| (cfg.depth, cfg.embed_dim, cfg.num_heads, stages(cfg));
     let same = |name: &&str| VitConfig::preset(name).is_some_and(|p| size(&p) == size(cfg));
-    SIZES.into_iter().find(same).unwrap_or(OTHER)
+    let other = cfg.swin.map_or(OTHER, |_| OTHER_SWIN);
+    SIZES.into_iter().find(same).unwrap_or(other)
 }
 
 /// An architecture as a line of JSON, in which a configuration keeps it.
@@ -86,10 +93,13 @@ impl From<Architecture> for String {
 }
 
 /// `default`, `all`, or `BLOCK:SCALE,...`.
-pub fn stages(text: &str, depth: usize) -> Result<Vec<Stage>> {
+pub fn stages(text: &str, vit: &VitConfig) -> Result<Vec<Stage>> {
     match text {
-        "default" => Stage::default_for(depth).map_err(usage),
-        "all" => Stage::all(depth).map_err(usage),
+        "default" => Stage::default_of(vit).map_err(usage),
+        "all" if vit.swin.is_some() => Err(usage(
+            "stages 'all' is for a ViT of 12 blocks; leave it out for a Swin, or name stages as BLOCK:SCALE,...",
+        )),
+        "all" => Stage::all(vit.depth).map_err(usage),
         list => list
             .split(',')
             .map(|item| {

@@ -1,6 +1,7 @@
 //! What the layers of a LocalMIM model cost, counted.
 use freezeout::{Costs, Error, Estimate, LayerCost, Schedule};
 use localmim::{LocalMimConfig, Stage};
+use vit::SwinConfig;
 
 use crate::run::work::Work;
 
@@ -8,7 +9,11 @@ use crate::run::work::Work;
 /// patch embedding, then the blocks, each with the decoder that hangs on it.
 pub fn layers(cfg: &LocalMimConfig, mask_ratio: f64) -> Vec<LayerCost> {
     let vit = &cfg.vit;
-    let visible = (vit.patches() as f64 * (1.0 - mask_ratio)).floor();
+    let units = (cfg.units() as f64 * (1.0 - mask_ratio)).floor();
+    if let Some(swin) = &vit.swin {
+        return swin_layers((cfg, swin), units);
+    }
+    let visible = units;
     let (dim, tokens) = (vit.embed_dim as f64, visible + 1.0);
     let pixels = (vit.in_chans * vit.patch_size * vit.patch_size) as f64;
     let (heads, ratio) = (vit.num_heads as f64, vit.mlp_ratio);
@@ -23,6 +28,53 @@ pub fn layers(cfg: &LocalMimConfig, mask_ratio: f64) -> Vec<LayerCost> {
     layers.resize(1 + vit.depth, block(tokens, dim, heads, ratio));
     for stage in &cfg.stages {
         let decoder = decoder(cfg, stage, tokens);
+        let layer = &mut layers[stage.block + 1];
+        layer.branch = decoder.forward;
+        layer.activations += decoder.activations;
+        layer.parameters += decoder.parameters;
+    }
+    layers
+}
+
+/// The same of a Swin, of which so many units are visible. Windows are taken to show as much as the whole does.
+fn swin_layers((cfg, swin): (&LocalMimConfig, &SwinConfig), units: f64) -> Vec<LayerCost> {
+    let vit = &cfg.vit;
+    let across = vit.mask_unit() / vit.patch_size;
+    let (dim, patches) = (vit.embed_dim as f64, units * across.pow(2) as f64);
+    let pixels = (vit.in_chans * vit.patch_size * vit.patch_size) as f64;
+    let mut layers = vec![LayerCost {
+        forward: patches * pixels * dim,
+        entry: patches * pixels * dim,
+        branch: 0.0,
+        activations: patches * (pixels + 2.0 * dim),
+        // The norm and both biases.
+        parameters: (pixels + 3.0) * dim,
+    }];
+    let share = units / cfg.units() as f64;
+    let tokens = |stage: usize| units * (across >> stage).pow(2) as f64;
+    for (stage, (&depth, &heads)) in swin.depths.iter().zip(&swin.num_heads).enumerate() {
+        let (rows, columns) = vit.stage_grid(stage);
+        let (height, width) = (rows.min(swin.window_size), columns.min(swin.window_size));
+        let offsets = ((2 * height - 1) * (2 * width - 1)) as f64;
+        let (dim, heads) = (vit.stage_dim(stage) as f64, heads as f64);
+        let (tokens, seen) = (tokens(stage), share * (height * width) as f64);
+        let mut one = attended(tokens, seen, dim, heads, vit.mlp_ratio);
+        one.parameters += offsets * heads;
+        for index in 0..depth {
+            let mut layer = one;
+            if stage > 0 && index == 0 {
+                // Merging: from half the width four tokens side by side, a norm, a product.
+                layer.forward += tokens * 2.0 * dim * dim;
+                layer.entry = tokens * 2.0 * dim * dim;
+                layer.activations += tokens * 4.0 * dim;
+                layer.parameters += 2.0 * dim * dim + 4.0 * dim;
+            }
+            layers.push(layer);
+        }
+    }
+    for stage in &cfg.stages {
+        let place = swin.place(stage.block).map_or(0, |(number, _)| number);
+        let decoder = decoder(cfg, stage, tokens(place));
         let layer = &mut layers[stage.block + 1];
         layer.branch = decoder.forward;
         layer.activations += decoder.activations;
@@ -63,42 +115,54 @@ pub fn cubic_saving(cfg: &LocalMimConfig, costs: &Costs) -> Result<f64, Error> {
 
 /// One transformer block: qkv, attention, projection and the two layers of the MLP.
 fn block(tokens: f64, dim: f64, heads: f64, ratio: f64) -> LayerCost {
+    attended(tokens, tokens, dim, heads, ratio)
+}
+
+/// The same where each token attends to so many.
+fn attended(tokens: f64, seen: f64, dim: f64, heads: f64, ratio: f64) -> LayerCost {
     let matrices = (4.0 + 2.0 * ratio) * dim * dim;
     LayerCost {
-        forward: tokens * matrices + 2.0 * tokens * tokens * dim,
+        forward: tokens * matrices + 2.0 * tokens * seen * dim,
         entry: tokens * 3.0 * dim * dim,
         branch: 0.0,
         // Two norms, qkv, attention's weights and output, two residuals, hidden layer before and after GELU.
-        activations: tokens * ((8.0 + 2.0 * ratio) * dim + heads * tokens),
+        activations: tokens * ((8.0 + 2.0 * ratio) * dim + heads * seen),
         parameters: matrices + (9.0 + ratio) * dim,
     }
 }
 
-/// A stage's decoder and head on all patches (Wang et al., arXiv 2303.05251, section 3.3).
+/// A stage's decoder and head on all patches (Wang et al., arXiv 2303.05251, section 3.3), from so many visible tokens.
 fn decoder(cfg: &LocalMimConfig, stage: &Stage, tokens: f64) -> LayerCost {
     let (dim, heads) = (cfg.decoder_embed_dim as f64, cfg.decoder_num_heads as f64);
-    let (width, patches) = (cfg.vit.embed_dim as f64, cfg.vit.patches() as f64);
-    let one = block(patches + 1.0, dim, heads, 4.0);
+    let across = cfg.decoder_cells(stage);
+    let merged = (cfg.tokens_across(stage) / across).pow(2) as f64;
+    let (width, patches) = (
+        cfg.width(stage) as f64,
+        (cfg.units() * across.pow(2)) as f64,
+    );
+    let prefix = if cfg.vit.swin.is_some() { 0.0 } else { 1.0 };
+    let one = block(patches + prefix, dim, heads, 4.0);
     let depth = cfg.decoder_depth as f64;
     let mut out = LayerCost {
         forward: tokens * width * dim + depth * one.forward,
         activations: depth * one.activations + tokens * width,
         // The stage's norm; the embedding, the mask token, the norm behind the blocks.
-        parameters: 2.0 * width + (width + 4.0) * dim + depth * one.parameters,
+        parameters: 2.0 * width + (merged * width + 4.0) * dim + depth * one.parameters,
         ..Default::default()
     };
     // Each doubling is a 2 x 2 deconvolution that halves the channels.
     let (mut cells, mut channels, mut scale) = (patches, dim, 1.0);
-    while scale < stage.scale {
+    let last = stage.scale / across as f64;
+    while scale < last {
         out.forward += 4.0 * cells * channels * channels / 2.0;
         out.parameters += (4.0 * channels + 1.0) * channels / 2.0;
         (cells, channels, scale) = (4.0 * cells, channels / 2.0, 2.0 * scale);
         out.activations += 2.0 * cells * channels;
-        if scale < stage.scale {
+        if scale < last {
             out.parameters += 2.0 * channels;
         }
     }
-    if stage.scale < 1.0 {
+    if last < 1.0 {
         cells /= 4.0;
     }
     let outputs = cfg.outputs(stage) as f64;
@@ -128,22 +192,28 @@ mod tests {
     /// To the last one: bytes that workers exchange follow from them.
     #[test]
     fn parameters_are_counted() {
-        use candle_core::{DType, Device};
         let mut cfg = LocalMimConfig::new(VitConfig::preset("vit-tiny").unwrap()).unwrap();
         cfg.decoder_embed_dim = 128;
         cfg.decoder_depth = 2;
+        let swin = LocalMimConfig::new(VitConfig::preset("swin-tiny").unwrap()).unwrap();
+        count(&swin);
         for target in [Target::Hog, Target::Pixel { normalise: true }] {
             cfg.target = target;
-            let vars = candle_nn::VarMap::new();
-            let vb = candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
-            localmim::LocalMim::new(&cfg, vb).unwrap();
-            let mut real = vec![0; cfg.layers()];
-            for (name, var) in vars.data().lock().unwrap().iter() {
-                real[cfg.layer_of(name, false).unwrap()] += var.elem_count();
-            }
-            for (layer, (counted, real)) in layers(&cfg, 0.75).iter().zip(real).enumerate() {
-                assert_eq!(counted.parameters, real as f64, "{target:?}, layer {layer}");
-            }
+            count(&cfg);
+        }
+    }
+
+    fn count(cfg: &LocalMimConfig) {
+        use candle_core::{DType, Device};
+        let vars = candle_nn::VarMap::new();
+        let vb = candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+        localmim::LocalMim::new(cfg, vb).unwrap();
+        let mut real = vec![0; cfg.layers()];
+        for (name, var) in vars.data().lock().unwrap().iter() {
+            real[cfg.layer_of(name, false).unwrap()] += var.elem_count();
+        }
+        for (layer, (counted, real)) in layers(cfg, 0.75).iter().zip(real).enumerate() {
+            assert_eq!(counted.parameters, real as f64, "{:?}, {layer}", cfg.target);
         }
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use candle_core::{Device, Tensor};
 use datasets::{Batch, Loader, LoaderConfig, OnBad, Source};
 use vit::ops::{Compute, Hold};
-use vit::Vit;
+use vit::Backbone;
 
 use crate::console::Progress;
 use crate::input::channels::Judged;
@@ -24,7 +24,7 @@ pub enum Output {
 /// and told about; returns how many these are.
 #[allow(clippy::too_many_arguments)]
 pub fn extract(
-    model: &Vit,
+    model: &Backbone,
     source: &Arc<dyn Source>,
     judged: &Judged,
     batch_size: usize,

@@ -30,9 +30,10 @@ impl Group {
     }
 }
 
-/// Whether weight decay applies to a variable: 2 or more dimensions and not a bias.
+/// Whether weight decay applies to a variable: 2 or more dimensions and not a bias, nor Swin's table of them
+/// (`relative_position_bias_table`), as its authors have it.
 pub fn decays(name: &str, rank: usize) -> bool {
-    rank >= 2 && !name.ends_with("bias")
+    rank >= 2 && !name.ends_with("bias") && !name.ends_with("relative_position_bias_table")
 }
 
 /// Layer-wise learning rate decay (ELECTRA, arXiv 2003.10555; BEiT, MAE): a variable of layer i has the factor

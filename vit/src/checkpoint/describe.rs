@@ -31,6 +31,8 @@ pub struct Hints {
     pub no_embed_class: Option<bool>,
     /// Positions that no tensor holds: the fixed table, rotary ones.
     pub pos_embed: Option<PosEmbed>,
+    /// Side of a Swin's windows in tokens.
+    pub window_size: Option<usize>,
 }
 
 impl Hints {
@@ -45,6 +47,7 @@ impl Hints {
             pool: self.pool.or(other.pool),
             no_embed_class: self.no_embed_class.or(other.no_embed_class),
             pos_embed: self.pos_embed.or(other.pos_embed),
+            window_size: self.window_size.or(other.window_size),
         }
     }
 
@@ -59,6 +62,7 @@ impl Hints {
             pool: Some(cfg.pool),
             no_embed_class: Some(cfg.no_embed_class),
             pos_embed: Some(cfg.pos_embed),
+            window_size: cfg.swin.map(|swin| swin.window_size),
         }
     }
 }
@@ -179,6 +183,9 @@ fn of_run(run: &Value) -> Result<Hints, String> {
         });
     }
     let preset = run["model"].as_str().and_then(VitConfig::preset);
+    if let Some(swin) = preset.filter(|cfg| cfg.swin.is_some()) {
+        return Ok(Hints::of(&swin));
+    }
     Ok(Hints {
         num_heads: preset.map(|cfg| cfg.num_heads),
         norm_eps: Some(1e-6),
@@ -202,7 +209,7 @@ fn size_of_run(config: &Keys) -> Result<Option<(usize, usize)>, String> {
 }
 
 /// The MLP's non-linearity under this key.
-fn activation(
+pub(super) fn activation(
     keys: &Keys,
     key: &'static str,
     claims: &mut Vec<Claim>,

@@ -29,6 +29,10 @@ pub enum Family {
     HfDinov2,
     /// Hugging Face `DINOv3ViTModel`.
     HfDinov3,
+    /// timm's Swin Transformer, and its authors' (microsoft/Swin-Transformer, SimMIM).
+    Swin,
+    /// Hugging Face `SwinModel`, `SwinForImageClassification`, `SwinForMaskedImageModeling`.
+    HfSwin,
 }
 
 impl fmt::Display for Family {
@@ -45,6 +49,8 @@ impl fmt::Display for Family {
             Self::HfDeit => "Hugging Face DeiT",
             Self::HfDinov2 => "Hugging Face DINOv2",
             Self::HfDinov3 => "Hugging Face DINOv3",
+            Self::Swin => "Swin",
+            Self::HfSwin => "Hugging Face Swin",
         })
     }
 }
@@ -127,7 +133,13 @@ const HF_MARKS: [&str; 2] = [
     "embeddings.patch_embeddings.projection.weight",
     "embeddings.patch_embeddings.weight",
 ];
-const HF_MODELS: [&str; 4] = ["vit.", "deit.", "dinov2.", "dinov2_with_registers."];
+const HF_MODELS: [&str; 5] = [
+    "vit.",
+    "deit.",
+    "dinov2.",
+    "dinov2_with_registers.",
+    "swin.",
+];
 
 /// Whether a tensor is training state, whose names may end as a weight's.
 fn of_training(name: &str) -> bool {
@@ -171,7 +183,9 @@ pub(crate) fn recognise(tensors: &BTreeMap<String, StoredTensor>) -> Option<Name
         }
     }
     let inside: Vec<(&str, &String)> = inside.iter().map(|(n, s)| (n.as_str(), *s)).collect();
-    if hf {
+    if super::swin::is_swin(inside.iter().map(|(name, _)| *name)) {
+        super::swin::rename(&inside, hf, &mut named);
+    } else if hf {
         super::hf_names::rename(&inside, &mut named);
     } else {
         timm_names(&inside, prefix, &mut named);

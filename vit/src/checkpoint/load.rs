@@ -10,7 +10,7 @@ use super::{adapt_input_channels, Checkpoint, Preprocess, StoredType};
 use crate::error::Mismatch;
 use crate::init;
 use crate::record::{variables, Variable};
-use crate::{resample_pos_embed, sincos_2d, Error, PosEmbed, Resample, Vit, VitConfig};
+use crate::{resample_pos_embed, sincos_2d, Backbone, Error, PosEmbed, Resample, Vit, VitConfig};
 
 /// What becomes of a checkpoint's head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,12 +74,23 @@ impl Pretrained {
     /// The model on plain tensors: nothing trains.
     ///
     /// # Errors
-    /// An error of candle.
+    /// A Swin; an error of candle.
     pub fn model(&self) -> Result<Vit, Error> {
+        Ok(Vit::new(&self.cfg, self.plain())?)
+    }
+
+    /// The same of any kind.
+    ///
+    /// # Errors
+    /// An error of candle.
+    pub fn backbone(&self) -> Result<Backbone, Error> {
+        Ok(Backbone::new(&self.cfg, self.plain())?)
+    }
+
+    fn plain(&self) -> VarBuilder<'static> {
         let (dtype, device) = self.place();
         let tensors = self.tensors.clone().into_iter().collect();
-        let vb = VarBuilder::from_tensors(tensors, dtype, &device);
-        Ok(Vit::new(&self.cfg, vb)?)
+        VarBuilder::from_tensors(tensors, dtype, &device)
     }
 
     /// The weights as variables: `Vit::new(&pretrained.cfg, VarBuilder::from_varmap(&vars, ..))` trains them.
@@ -132,6 +143,9 @@ impl Checkpoint {
                     let prefix = cfg.embedded_prefix();
                     let how = self.resampling();
                     tensor = resample_pos_embed(&tensor, prefix, stored.grid(), cfg.grid(), how)?;
+                }
+                if let Some(swin) = &cfg.swin {
+                    tensor = swin.fit_table(name, tensor, (&stored, &cfg))?;
                 }
                 if name == "patch_embed.proj.weight" {
                     tensor = adapt_input_channels(&tensor, cfg.in_chans)?;

@@ -16,6 +16,7 @@ mod save;
 mod save_eva;
 mod save_hf;
 mod signature;
+mod swin;
 mod table;
 mod torch;
 
@@ -125,18 +126,28 @@ impl Checkpoint {
                 ) + &crate::error::look_alikes(names.iter()),
             }));
         };
+        if let Some(reason) = swin::unsupported(&named) {
+            return Err(unknown(reason));
+        }
         let shape =
             |(name, recipe): (&String, &family::Recipe)| (name.clone(), recipe.shape(&tensors));
         let shapes = named.recipes.iter().map(shape).collect();
         let told = hints.pool.or(description.hints.pool).is_some();
         let hints = hints.clone().or(description.hints.clone());
-        let (cfg, mut notes) = infer::infer(&shapes, named.family, &hints)
+        let inferred = match named.family {
+            Family::Swin | Family::HfSwin => swin::infer(&shapes, &hints),
+            family => infer::infer(&shapes, family, &hints),
+        };
+        let (cfg, mut notes) = inferred
             .map_err(|reason| unknown(reason + &crate::error::look_alikes(tensors.keys())))?;
         let contradiction = description.claims.iter().find_map(|c| c.contradicts(&cfg));
         if let Some(reason) = contradiction {
             return Err(unknown(reason));
         }
         notes.extend(description.notes.iter().cloned());
+        if let (Family::HfSwin, Some(why)) = (named.family, swin::differs_in_transformers(&cfg)) {
+            notes.push(format!("{why}; computed here as timm does"));
+        }
         #[cfg(feature = "hub")]
         if origin.starts_with("hf://") {
             notes.extend(crate::hub::note_of_root(path));

@@ -129,8 +129,10 @@ impl Pretrained {
         let cfg = &self.cfg;
         Layout::Timm.check(cfg)?;
         let rotary = cfg.rope_theta().is_some();
+        let swin = cfg.swin.map(|swin| super::swin::to_timm(self, &swin));
         // A model function that has what model_args cannot say: the classes of norm, MLP and model.
         let (architecture, eps) = match () {
+            () if swin.is_some() => ("swin_tiny_patch4_window7_224", 1e-5),
             () if rotary => (save_eva::ARCHITECTURE, 1e-5),
             () if cfg.dist_token => ("deit_base_distilled_patch16_224", 1e-6),
             () if cfg.activation == Activation::SwiGlu => ("vit_giant_patch14_dinov2", 1e-6),
@@ -160,6 +162,9 @@ impl Pretrained {
         if rotary {
             args = save_eva::args(cfg, pool);
         }
+        if let Some((swin, _)) = &swin {
+            args = swin.clone();
+        }
         if cfg.in_chans != 3 {
             args["in_chans"] = json!(cfg.in_chans);
         }
@@ -171,7 +176,7 @@ impl Pretrained {
         let mut config = json!({
             "architecture": architecture,
             "num_classes": cfg.num_classes,
-            "num_features": cfg.embed_dim,
+            "num_features": cfg.features(),
             "global_pool": pool,
             "model_args": args,
             "pretrained_cfg": {
@@ -180,7 +185,11 @@ impl Pretrained {
                 "num_classes": cfg.num_classes,
                 "pool_size": null,
                 "first_conv": "patch_embed.proj",
-                "classifier": if cfg.dist_token { json!(["head", "head_dist"]) } else { json!("head") },
+                "classifier": match (swin.is_some(), cfg.dist_token) {
+                    (true, _) => json!("head.fc"),
+                    (_, true) => json!(["head", "head_dist"]),
+                    _ => json!("head"),
+                },
             },
         });
         let mut notes = preprocess::to_timm(&self.preprocess, (height, width), &mut config);
@@ -194,9 +203,10 @@ impl Pretrained {
                 cfg.norm_eps
             ));
         }
-        let tensors = match rotary {
-            true => save_eva::rename(cfg, self.tensors.clone())?,
-            false => self.with_table()?,
+        let tensors = match swin {
+            Some((_, tensors)) => tensors,
+            None if rotary => save_eva::rename(cfg, self.tensors.clone())?,
+            None => self.with_table()?,
         };
         Ok((vec![("config.json", config)], tensors, notes))
     }

@@ -24,6 +24,9 @@ enum Kind {
 
 pub(super) fn convert(model: &Pretrained, dtype: DType) -> Result<Files, Error> {
     let cfg = &model.cfg;
+    if let Some(swin) = &cfg.swin {
+        return super::swin::to_hugging_face(model, swin, dtype);
+    }
     let kind = kind(cfg)?;
     let mut tensors = BTreeMap::new();
     for (name, tensor) in model.with_table()? {
@@ -60,6 +63,9 @@ fn no(reason: &str) -> Error {
 }
 
 pub(super) fn check(cfg: &VitConfig) -> Result<(), Error> {
+    if cfg.swin.is_some() {
+        return super::swin::check_hugging_face(cfg);
+    }
     kind(cfg).map(drop)
 }
 

@@ -19,8 +19,10 @@ mod linear;
 mod patch_tokens;
 pub mod profile;
 mod rope;
+mod take_rows;
 mod unfold_cells;
 mod unshuffle;
+mod window_attention;
 
 pub use attention::attention;
 pub use block::{block, BlockOptions, BlockWeights, HeldWeights, Pair};
@@ -36,8 +38,10 @@ pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use patch_tokens::patch_tokens;
 pub use rope::{rotate, Rotation};
+pub use take_rows::{take_rows, Rows};
 pub use unfold_cells::unfold_cells;
 pub use unshuffle::unshuffle;
+pub use window_attention::{window_attention, Windows};
 
 /// The same ops composed of candle's own: for GPUs, other types, and to compare the fused ones with.
 pub mod plain {
@@ -47,6 +51,8 @@ pub mod plain {
     pub use super::linear::plain as linear;
     pub use super::patch_tokens::plain as patch_tokens;
     pub use super::rope::plain as rotate;
+    pub use super::take_rows::plain as take_rows;
     pub use super::unfold_cells::plain as unfold_cells;
     pub use super::unshuffle::plain as unshuffle;
+    pub use super::window_attention::plain as window_attention;
 }

@@ -39,13 +39,13 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, args_override_self = true, allow_negative_numbers = true)]
 pub struct Args {
-    /// vit-tiny, vit-small, vit-base, vit-large or vit-huge
+    /// vit-tiny, vit-small, vit-base, vit-large, vit-huge, swin-tiny, swin-small, swin-base or swin-large
     #[arg(long, default_value = "vit-small", value_name = "NAME")]
     model: String,
     /// Side of the image in pixels
     #[arg(long, default_value_t = 224, value_name = "PX")]
     image_size: usize,
-    /// Side of a patch in pixels [default: 16, vit-huge 14]
+    /// Side of a patch in pixels [default: 16, vit-huge 14, Swin 4]
     #[arg(long, value_name = "PX")]
     patch_size: Option<usize>,
     /// Images in a step, of all workers together
@@ -269,7 +269,7 @@ impl Bench {
             ..preset
         };
         let cfg = LocalMimConfig {
-            stages: stages(&args.stages, vit.depth)?,
+            stages: stages(&args.stages, &vit)?,
             ..LocalMimConfig::new(vit).map_err(usage)?
         };
         cfg.validate().map_err(usage)?;
@@ -313,11 +313,11 @@ impl Bench {
             .map(|_| datasets::rng::normal(&mut rng))
             .collect();
         let images = Tensor::from_vec(pixels, shape, device)?;
-        let noise: Vec<f32> = (0..batch * vit.patches())
+        let noise: Vec<f32> = (0..batch * cfg.units())
             .map(|_| datasets::rng::uniform(&mut rng))
             .collect();
         Ok(Self {
-            masking: Masking::from_noise(&noise, vit.patches(), MASK_RATIO)?,
+            masking: Masking::from_noise(&noise, cfg.units(), MASK_RATIO)?,
             cfg,
             compute,
             counts,

@@ -47,7 +47,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let judged = judged(&pretrained);
     judged.check()?;
     let compute = Dtype::F32.compute(&Device::Cpu)?;
-    let model = pretrained.model()?.with_compute(&compute);
+    let model = pretrained.backbone()?.with_compute(&compute);
     let (channels, (height, width)) = (judged.channels(), judged.size());
     let mut failed = 0;
     for paths in args.images.chunks(BATCH) {

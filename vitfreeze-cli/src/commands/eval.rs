@@ -212,7 +212,7 @@ impl Judge<'_> {
     fn accuracy(&self, mut table: Option<&mut Table>) -> Result<(Accuracy, Mistakes)> {
         let classes = self.labels.names.len();
         let (mut accuracy, mut mistakes) = (Accuracy::new(classes), Mistakes::default());
-        let model = self.pretrained.model()?.with_compute(&self.compute);
+        let model = self.pretrained.backbone()?.with_compute(&self.compute);
         let progress = Progress::new(self.source.len() as u64, Unit::Images);
         let left_out = extract(
             &model,

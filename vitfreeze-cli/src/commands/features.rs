@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::{bail, Result};
 use candle_core::{Device, Tensor};
 use datasets::{EvalTransform, Source, Transform as _, MAX_PIXELS};
-use vit::{Pretrained, Vit};
+use vit::{Backbone, Pretrained, Vit};
 
 use crate::console::{note, percent, print, Progress, Unit};
 use crate::draw;
@@ -109,9 +109,15 @@ pub fn run(args: Args) -> Result<ExitCode> {
         ..
     } = encoder(&args.checkpoint, &args.compute, &device)?;
     let transform = judged.rgb_only("features")?;
+    let Backbone::Vit(vit) = &model else {
+        return Err(usage(format!(
+            "{}: a Swin, which has no class token whose attention could be drawn; vitfreeze embed computes its features",
+            args.checkpoint
+        )));
+    };
     note(source.describe());
 
-    let (mut rows, features) = shown(&args, &source, transform, &pretrained, &model, &device)?;
+    let (mut rows, features) = shown(&args, &source, transform, &pretrained, vit, &device)?;
     let (width, grid) = (pretrained.cfg.embed_dim, pretrained.cfg.grid());
     let told = picture::color(&mut rows, &features, width, grid, args.foreground);
     let map = match args.map_images {
@@ -196,7 +202,7 @@ fn mapped(
     source: Arc<dyn Source>,
     judged: &Judged,
     threads: usize,
-    model: &Vit,
+    model: &Backbone,
     device: &Device,
 ) -> Result<Map> {
     const BATCH: usize = 32;

@@ -16,7 +16,7 @@ use datasets::{
 };
 use freezeout::{layer_decay, AdamW, Optimizer, Schedule, Spacing};
 use vit::ops::Compute;
-use vit::{Drops, Layout, Pool, PosEmbed, Preprocess, Pretrained, Vit, VitConfig};
+use vit::{Backbone, Drops, Layout, Pool, PosEmbed, Preprocess, Pretrained, VitConfig};
 
 use crate::accuracy::Accuracy;
 use crate::architecture::preset;
@@ -90,7 +90,7 @@ struct Finetune {
 
 impl Task for Finetune {
     type Settings = Config;
-    type Model = Vit;
+    type Model = Backbone;
 
     const EXPORT: (&'static str, &'static str) =
         ("last.safetensors", "the classifier as it is now");
@@ -148,7 +148,10 @@ impl Task for Finetune {
         format!(
             "{} of width {}, {} px, patch {}, head of {} on {}, from {}; evaluated on {}",
             counted(cfg.depth, "block"),
-            cfg.embed_dim,
+            match cfg.swin {
+                Some(_) => format!("{} to {}", cfg.embed_dim, cfg.features()),
+                None => cfg.embed_dim.to_string(),
+            },
             cfg.image_size,
             cfg.patch_size,
             counted(cfg.num_classes, "class"),
@@ -170,13 +173,13 @@ impl Task for Finetune {
     }
 
     fn layer_of(&self, name: &str) -> Option<usize> {
-        vit::layer_of(name)
+        self.cfg.layer_of(name)
     }
 
     fn layer_name(&self, layer: usize) -> String {
         match layer.checked_sub(1) {
             None => "patch_embed".to_owned(),
-            Some(block) => format!("blocks.{block}"),
+            Some(block) => self.cfg.block_name(block),
         }
     }
 
@@ -202,11 +205,11 @@ impl Task for Finetune {
         groups(config, self.layers())
     }
 
-    fn model(&self, vb: VarBuilder, _step: usize) -> Result<Vit> {
-        Ok(Vit::new(&self.cfg, vb)?.with_compute(&self.compute))
+    fn model(&self, vb: VarBuilder, _step: usize) -> Result<Backbone> {
+        Ok(Backbone::new(&self.cfg, vb)?.with_compute(&self.compute))
     }
 
-    fn loss(&self, model: &Vit, mut batch: Batch) -> Result<Loss> {
+    fn loss(&self, model: &Backbone, mut batch: Batch) -> Result<Loss> {
         let (count, (height, width)) = (batch.labels.len(), self.cfg.image());
         let shape = (count, self.cfg.in_chans, height, width);
         let targets = self.mixup.apply(&mut batch, (height, width), self.seed)?;
@@ -217,7 +220,7 @@ impl Task for Finetune {
         Ok(vit::soft_target_cross_entropy(&logits, &targets)?.into())
     }
 
-    fn evaluate(&self, model: &Vit) -> Result<Accuracy> {
+    fn evaluate(&self, model: &Backbone) -> Result<Accuracy> {
         let mut accuracy = Accuracy::new(self.cfg.num_classes);
         let progress = Progress::new(self.val.len() as u64, Unit::Images);
         extract(
@@ -305,7 +308,7 @@ fn recipe(config: &Config, p: &Preprocess, size: usize) -> Result<Recipe> {
     .into())
 }
 
-/// First weights of the model that the flags describe. The position table starts as the sin-cos one, as a pretrained
+/// First weights of the model that the flags describe. A ViT's position table starts as the sin-cos one, as a pretrained
 /// encoder's and MAE's from scratch (arXiv 2111.06377, A.2).
 fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
     let training = &config.training;
@@ -314,7 +317,10 @@ fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
         image_size: config.supervised.image_size.unwrap_or(preset.image_size),
         in_chans: config.supervised.channels.count(),
         patch_size: config.patch_size.unwrap_or(preset.patch_size),
-        pos_embed: PosEmbed::SinCos,
+        pos_embed: match preset.swin {
+            Some(_) => PosEmbed::Learnt,
+            None => PosEmbed::SinCos,
+        },
         pool: config.supervised.pool.map_or(Pool::Avg, Pool::from),
         ..preset
     };
@@ -334,7 +340,7 @@ fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
     budget.check(device)?;
     let vars = VarMap::new();
     let vb = vit::seeded(&vars, training.seed, DType::F32, device);
-    Vit::new(&cfg, vb)?; // makes the variables
+    Backbone::new(&cfg, vb)?; // makes the variables
     let map = vars.data().lock().unwrap_or_else(|e| e.into_inner());
     let tensors = (map.iter()).map(|(name, var)| (name.clone(), var.as_detached_tensor()));
     Ok(Encoder {

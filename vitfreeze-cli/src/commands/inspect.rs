@@ -76,7 +76,10 @@ fn summary(checkpoint: &Checkpoint) -> Vec<String> {
         RGB => String::new(),
         other => format!(", {}", counted(other, "channel")),
     };
-    let mut parts = vec!["class token".to_owned()];
+    let mut parts = Vec::new();
+    if cfg.swin.is_none() {
+        parts.push("class token".to_owned());
+    }
     if cfg.dist_token {
         parts.push("distillation token".into());
     }
@@ -84,6 +87,7 @@ fn summary(checkpoint: &Checkpoint) -> Vec<String> {
         parts.push(format!("{} registers", cfg.reg_tokens));
     }
     let positions = match (cfg.pos_embed, cfg.no_embed_class) {
+        _ if cfg.swin.is_some() => "a bias by offset in a window".to_owned(),
         (PosEmbed::SinCos, _) => "sin-cos positions".to_owned(),
         (PosEmbed::Rope { theta }, _) => format!("rotary positions (theta {theta})"),
         (PosEmbed::Learnt, true) => "learnt positions of patches".to_owned(),
@@ -120,16 +124,28 @@ fn summary(checkpoint: &Checkpoint) -> Vec<String> {
     let name = checkpoint
         .name()
         .map_or(String::new(), |n| format!(" ({})", shown(n)));
-    let mut lines = vec![
-        format!("family        {}{name}", checkpoint.family()),
-        format!(
-            "architecture  width {}, {} blocks, {} heads, MLP {} {activation}, eps {:e}",
+    let sizes = match &cfg.swin {
+        None => format!(
+            "width {}, {} blocks, {} heads, MLP {}",
             cfg.embed_dim,
             cfg.depth,
             cfg.num_heads,
-            cfg.mlp_hidden(),
-            cfg.norm_eps,
+            cfg.mlp_hidden()
         ),
+        Some(swin) => format!(
+            "width {} to {}, blocks {:?}, heads {:?}, windows of {}, MLP {} to {}",
+            cfg.embed_dim,
+            cfg.features(),
+            swin.depths,
+            swin.num_heads,
+            swin.window_size,
+            cfg.mlp_hidden(),
+            8 * cfg.mlp_hidden()
+        ),
+    };
+    let mut lines = vec![
+        format!("family        {}{name}", checkpoint.family()),
+        format!("architecture  {sizes} {activation}, eps {:e}", cfg.norm_eps),
         format!(
             "images        {height} x {width}{channels}, patch {}",
             cfg.patch_size

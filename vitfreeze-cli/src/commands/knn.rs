@@ -11,7 +11,7 @@ use candle_core::Device;
 use datasets::Source;
 use serde_json::json;
 use vit::ops::Compute;
-use vit::{Head, Pretrained, Vit};
+use vit::{Backbone, Head, Pretrained};
 
 use crate::console::{counted, duration, note, print, Progress, Unit};
 use crate::features::{extract, Output};
@@ -140,7 +140,7 @@ fn compare_all(
     let part = |source: Arc<dyn Source>| Subset::of(source, args.max_images, args.seed);
     let (train, val) = (part(data.train), part(data.val));
     let extractor = Extractor {
-        model: pretrained.model()?.with_compute(compute),
+        model: pretrained.backbone()?.with_compute(compute),
         judged,
         batch_size: args.batch_size as usize,
         threads,
@@ -251,7 +251,7 @@ fn list(ks: &[usize]) -> String {
 }
 
 struct Extractor<'a> {
-    model: Vit,
+    model: Backbone,
     judged: Judged,
     batch_size: usize,
     threads: usize,

@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use datasets::{Batch, Loader, PretrainTransform, Source};
 use freezeout::{Lars, Optimizer, Schedule};
-use vit::{Pretrained, Vit, VitConfig};
+use vit::{Backbone, Pretrained, VitConfig};
 
 use crate::accuracy::Accuracy;
 use crate::console::{counted, note, Progress, Unit};
@@ -67,7 +67,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 /// A head on an encoder of plain tensors.
 struct Probe {
     origin: String,
-    encoder: Vit,
+    encoder: Backbone,
     pretrained: Pretrained,
     classes: Vec<String>,
     seed: u64,
@@ -111,7 +111,7 @@ impl Task for Probe {
         }
         pretrained.preprocess = pretrained.preprocess.judged((size, size));
         let judged = Judged::new(&pretrained.preprocess, (size, size));
-        let encoder = pretrained.model()?;
+        let encoder = pretrained.backbone()?;
         let encoder = encoder.with_compute(&training.compute(device)?);
         let features = |split, source| {
             let batch_size = training.batch_size.min(64);
@@ -284,7 +284,7 @@ impl Probe {
 /// What the head will see of every image that can be read, and a hash of these images: of their pixels and not of their
 /// features, which another device rounds otherwise.
 fn features(
-    encoder: &Vit,
+    encoder: &Backbone,
     source: &Arc<dyn Source>,
     judged: &Judged,
     (batch_size, threads): (usize, usize),

@@ -193,8 +193,11 @@ impl Task for Pretrain {
             return "patch_embed".to_owned();
         };
         match self.cfg.stages.iter().position(|s| s.block == block) {
-            Some(stage) => format!("blocks.{block} and stage {stage} with its decoder"),
-            None => format!("blocks.{block}"),
+            Some(stage) => format!(
+                "{} and stage {stage} with its decoder",
+                self.cfg.vit.block_name(block)
+            ),
+            None => self.cfg.vit.block_name(block),
         }
     }
 
@@ -246,9 +249,9 @@ impl Task for Pretrain {
 
     fn loss(&self, model: &LocalMim, batch: Batch) -> Result<Loss> {
         let (seed, vit) = (self.config.training.seed, &model.config().vit);
-        let patches = vit.patches();
-        let noise = datasets::rng::noise(seed, "mask", &batch, patches);
-        let masking = Masking::from_noise(&noise, patches, self.config.mask_ratio)?;
+        let units = model.config().units();
+        let noise = datasets::rng::noise(seed, "mask", &batch, units);
+        let masking = Masking::from_noise(&noise, units, self.config.mask_ratio)?;
         let (count, size) = (batch.labels.len(), vit.image_size);
         let shape = (count, vit.in_chans, size, size);
         let images = Tensor::from_vec(batch.images, shape, &self.device)?;

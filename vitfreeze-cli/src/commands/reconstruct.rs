@@ -79,7 +79,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     device::set_threads(args.threads)?;
     let run = Run::load(&args.checkpoint)?;
     let ratio = args.mask_ratio.unwrap_or(run.config.mask_ratio);
-    Masking::visible(run.cfg.vit.patches(), ratio).map_err(usage)?;
+    Masking::visible(run.cfg.units(), ratio).map_err(usage)?;
     let checkpoint = args.checkpoint.to_string_lossy();
     let data = RunData::asked_or_of(args.data.as_deref(), None, None, &checkpoint)?;
     let size = run.cfg.vit.image_size;

@@ -156,7 +156,7 @@ pub fn labels(cfg: &LocalMimConfig) -> Vec<String> {
     for block in 0..cfg.vit.depth {
         let stage = cfg.stages.iter().position(|stage| stage.block == block);
         let stage = stage.map_or(String::new(), |k| format!(" + stage {k}"));
-        labels.push(format!("blocks.{block}{stage}"));
+        labels.push(format!("{}{stage}", cfg.vit.block_name(block)));
     }
     labels
 }
@@ -183,8 +183,13 @@ fn table(
         schedule.lr
     );
     let changes = schedule.changes();
-    out += "layer  what                  freezes at epoch  first lr  share of compute  step then\n";
-    for (layer, label) in labels(cfg).iter().enumerate() {
+    let labels = labels(cfg);
+    let wide = labels.iter().map(String::len).max().unwrap_or(0).max(20);
+    out += &format!(
+        "layer  {:<wide$}  freezes at epoch  first lr  share of compute  step then\n",
+        "what"
+    );
+    for (layer, label) in labels.iter().enumerate() {
         let cost = &layers[layer];
         let not_needed = if layer == 0 { cost.entry } else { 0.0 };
         let share = (3.0 * (cost.forward + cost.branch) - not_needed) / whole;
@@ -200,7 +205,7 @@ fn table(
         });
         let freezes = freezes.map_or("never".to_owned(), |step| format!("{:.1}", epoch(step)));
         let row = format!(
-            "{layer:>5}  {label:<20}  {freezes:>16}  {first:>8.2e}  {:>14.1} %  {then}",
+            "{layer:>5}  {label:<wide$}  {freezes:>16}  {first:>8.2e}  {:>14.1} %  {then}",
             100.0 * share
         );
         out += row.trim_end();

@@ -5,7 +5,7 @@ use anyhow::Result;
 use candle_core::{DType, Device};
 use datasets::{EvalTransform, Interpolation, Normalize, Transform as _};
 use vit::ops::Compute;
-use vit::{Checkpoint, Filter, Head, Hints, LoadOptions, Preprocess, Pretrained, Vit};
+use vit::{Backbone, Checkpoint, Filter, Head, Hints, LoadOptions, Preprocess, Pretrained};
 
 use crate::console::{counted, note};
 use crate::input::channels::{normalize, Judged, RGB};
@@ -77,7 +77,7 @@ impl ComputeArgs {
 pub struct Encoder {
     pub pretrained: Pretrained,
     pub judged: Judged,
-    pub model: Vit,
+    pub model: Backbone,
     pub compute: Compute,
 }
 
@@ -91,7 +91,7 @@ pub fn encoder(origin: &str, args: &ComputeArgs, device: &Device) -> Result<Enco
     let judged = judged(&pretrained);
     judged.check()?;
     Ok(Encoder {
-        model: pretrained.model()?.with_compute(&compute),
+        model: pretrained.backbone()?.with_compute(&compute),
         pretrained,
         judged,
         compute,

@@ -4,7 +4,7 @@
 use anyhow::Result;
 use candle_core::Device;
 use freezeout::Schedule;
-use localmim::LocalMimConfig;
+use localmim::{LocalMimConfig, Stage};
 use vit::ops::Precision;
 use vit::{Activation, VitConfig};
 
@@ -40,19 +40,26 @@ impl Budget {
         let layers = costs::layers(cfg, mask_ratio);
         let parameters =
             |from: usize| -> f64 { layers.iter().skip(from).map(|l| l.parameters).sum() };
-        let visible = (vit.patches() as f64 * (1.0 - mask_ratio)).floor() + 1.0;
-        let stages = cfg.stages.iter().filter(|s| s.block + 1 >= frozen).count();
-        let decoder = {
-            let (tokens, dim) = (vit.patches() as f64 + 1.0, cfg.decoder_embed_dim as f64);
-            block_bytes(tokens, dim, 4.0, precision)
+        let share = (cfg.units() as f64 * (1.0 - mask_ratio)).floor() / cfg.units() as f64;
+        let encoder: f64 = match vit.swin {
+            None => {
+                let visible = share * vit.patches() as f64 + 1.0;
+                let trained = trained_blocks(vit, frozen) as f64;
+                trained * encoder_block(vit, visible, precision)
+            }
+            Some(_) => share * trained_bytes(vit, trained_blocks(vit, frozen), precision),
         };
+        let decoder = |stage: &Stage| {
+            let tokens = (cfg.units() * cfg.decoder_cells(stage).pow(2)) as f64;
+            let dim = cfg.decoder_embed_dim as f64;
+            cfg.decoder_depth as f64 * block_bytes(tokens, dim, 4.0, precision)
+        };
+        let live = cfg.stages.iter().filter(|s| s.block + 1 >= frozen);
         Self {
             // Frozen ones twice: once as products want them.
             weights: F32 * (2.0 * parameters(0) - parameters(frozen)),
             state: F32 * 3.0 * parameters(frozen),
-            image: pixels(vit)
-                + trained_blocks(vit, frozen) as f64 * encoder_block(vit, visible, precision)
-                + (stages * cfg.decoder_depth) as f64 * decoder,
+            image: pixels(vit) + encoder + live.map(decoder).sum::<f64>(),
             batch,
         }
     }
@@ -71,7 +78,7 @@ impl Budget {
         Self {
             weights: F32 * all,
             state: F32 * (3.0 * parameters(cfg, trained) + averages),
-            image: pixels(cfg) + trained as f64 * encoder_block(cfg, all_tokens(cfg), precision),
+            image: pixels(cfg) + trained_bytes(cfg, trained, precision),
             batch,
         }
     }
@@ -170,9 +177,8 @@ fn pixels(cfg: &VitConfig) -> f64 {
     BATCHES * F32 * (cfg.in_chans * height * width) as f64
 }
 
-/// Parameters of a ViT of so many blocks, but for vectors.
+/// Parameters of a model of so many blocks, the last ones, but for vectors and what stands between a Swin's stages.
 fn parameters(cfg: &VitConfig, blocks: usize) -> f64 {
-    let dim = cfg.embed_dim as f64;
     let patch = (cfg.patch_size * cfg.patch_size) as f64;
     let head = (cfg.features() * cfg.num_classes) as f64;
     // A gated hidden layer leaves half as wide as it was made.
@@ -180,9 +186,32 @@ fn parameters(cfg: &VitConfig, blocks: usize) -> f64 {
         Activation::SwiGlu => 1.5,
         _ => 2.0,
     };
-    cfg.in_chans as f64 * patch * dim
-        + blocks as f64 * (4.0 + layers * cfg.mlp_ratio) * dim * dim
+    let widths = last_blocks(cfg, blocks).map(|(_, dim)| dim * dim);
+    cfg.in_chans as f64 * patch * cfg.embed_dim as f64
+        + (4.0 + layers * cfg.mlp_ratio) * widths.sum::<f64>()
         + head
+}
+
+/// Tokens and width of the last so many blocks.
+fn last_blocks(cfg: &VitConfig, blocks: usize) -> impl Iterator<Item = (f64, f64)> + '_ {
+    let of = |block: usize| match cfg.swin.and_then(|swin| swin.place(block)) {
+        None => (all_tokens(cfg), cfg.embed_dim as f64),
+        Some((stage, _)) => {
+            let (rows, columns) = cfg.stage_grid(stage);
+            ((rows * columns) as f64, cfg.stage_dim(stage) as f64)
+        }
+    };
+    (cfg.depth.saturating_sub(blocks)..cfg.depth).map(of)
+}
+
+/// What the last so many blocks keep of an image for their backward pass. Those of a Swin are their ops one by one, of which each
+/// keeps its input: norms, rows in and out of windows, qkv, heads, projection, both sides of GELU, both residuals.
+fn trained_bytes(cfg: &VitConfig, blocks: usize, precision: Precision) -> f64 {
+    let bytes = |(tokens, dim): (f64, f64)| match cfg.swin {
+        None => block_bytes(tokens, dim, cfg.mlp_ratio, precision),
+        Some(_) => F32 * tokens * dim * (12.0 + 2.0 * cfg.mlp_ratio),
+    };
+    last_blocks(cfg, blocks).map(bytes).sum()
 }
 
 /// Blocks that train at some time: layer 0 is the patch embedding.
@@ -227,6 +256,8 @@ mod tests {
             ("vit-small", 16, 1.005e9),
             ("vit-base", 4, 1.851e9),
             ("vit-base", 16, 2.173e9),
+            // AMD EPYC, 2026-11-29.
+            ("swin-tiny", 8, 1.18e9),
         ];
         for (model, batch, peak) in measured {
             let budget = Budget::pretraining(&mim(model), 0.75, batch, 0, F);

@@ -3,6 +3,7 @@ use serde_json::Value;
 
 use super::{activation, labels, Claim, Description, Hints};
 use crate::checkpoint::keys::Keys;
+use crate::checkpoint::swin;
 use crate::config::MAX_THETA;
 use crate::{Activation, PosEmbed, VitConfig};
 
@@ -96,11 +97,14 @@ pub(super) fn read(json: &Value, into: &mut Description) -> Result<Hints, String
     let keys = Keys::of(json)?;
     into.channels = keys.count("num_channels")?;
     let dinov3 = into.name.as_deref() == Some(DINOV3);
-    let known: &[&[&str]] = match dinov3 {
-        true => &[&KNOWN, &KNOWN_DINOV3],
-        false => &[&KNOWN],
-    };
-    keys.note_others(&known.concat(), "config.json", &mut into.notes);
+    let swin = into.name.as_deref() == Some("swin");
+    if !swin {
+        let known: &[&[&str]] = match dinov3 {
+            true => &[&KNOWN, &KNOWN_DINOV3],
+            false => &[&KNOWN],
+        };
+        keys.note_others(&known.concat(), "config.json", &mut into.notes);
+    }
     if let Some(value) = keys.get("id2label") {
         if !value.is_object() && !value.is_array() {
             return keys.wrong("id2label", "names of classes by number");
@@ -108,6 +112,9 @@ pub(super) fn read(json: &Value, into: &mut Description) -> Result<Hints, String
         into.labels = labels(value);
     }
     classes(&keys, &mut into.notes)?;
+    if swin {
+        return swin::of_hugging_face(&keys, into);
+    }
     let num_heads = match keys.count("num_attention_heads")? {
         None if dinov3 || transformers_has(into.name.as_deref()) => {
             let heads = if dinov3 { DINOV3_HEADS } else { HEADS };

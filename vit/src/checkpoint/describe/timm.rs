@@ -4,6 +4,7 @@ use serde_json::Value;
 use super::{activation, labels, Claim, Description, Hints};
 use crate::checkpoint::keys::Keys;
 use crate::checkpoint::preprocess::{self, BANDS, FLOOR_MARGIN};
+use crate::checkpoint::swin;
 use crate::config::MAX_THETA;
 use crate::{Pool, PosEmbed, VitConfig};
 
@@ -204,15 +205,18 @@ pub(super) fn read(name: &str, json: &Value, into: &mut Description) -> Result<H
     into.labels = names(json);
     let preset = VitConfig::preset(name);
     let positions = rotary(name, preset.as_ref(), &args, &mut into.notes)?;
-    let known: &[&[&str]] = match positions {
-        Some(_) => &[&ARGS, &EVA_ARGS],
-        None => &[&ARGS],
-    };
-    args.note_others(
-        &known.concat(),
-        "config.json, 'model_args'",
-        &mut into.notes,
-    );
+    let swin = name.starts_with("swin_");
+    if !swin {
+        let known: &[&[&str]] = match positions {
+            Some(_) => &[&ARGS, &EVA_ARGS],
+            None => &[&ARGS],
+        };
+        args.note_others(
+            &known.concat(),
+            "config.json, 'model_args'",
+            &mut into.notes,
+        );
+    }
     if let Some(said) = args.get("num_reg_tokens").filter(|_| positions.is_some()) {
         let found = |cfg: &VitConfig| cfg.reg_tokens.into();
         into.claims
@@ -223,6 +227,13 @@ pub(super) fn read(name: &str, json: &Value, into: &mut Description) -> Result<H
             into.claims
                 .push(Claim::new("in_chans", said, |cfg| cfg.in_chans.into()));
         }
+    }
+    let pool = match args.text("global_pool")? {
+        Some(pool) => Some(pool),
+        None => keys.text("global_pool")?,
+    };
+    if swin {
+        return swin::of_timm(name, &args, pool, size, into);
     }
     if let Some(said) = args.count("depth")? {
         into.claims
@@ -257,6 +268,7 @@ pub(super) fn read(name: &str, json: &Value, into: &mut Description) -> Result<H
         },
         no_embed_class: args.told("no_embed_class")?,
         pos_embed: positions,
+        window_size: None,
     }
     .or(Hints {
         pool: None, // the tensors tell more than a name

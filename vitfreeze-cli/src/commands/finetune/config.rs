@@ -23,10 +23,11 @@ pub struct Config {
     #[command(flatten)]
     #[serde(flatten)]
     pub training: Training,
-    /// Without --checkpoint, train from scratch: vit-tiny, vit-small, vit-base, vit-large or vit-huge
+    /// Without --checkpoint, train from scratch: vit-tiny, vit-small, vit-base, vit-large, vit-huge, swin-tiny, swin-small,
+    /// swin-base or swin-large
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub model: Option<String>,
-    /// From scratch, side of a patch in pixels [default: 16, vit-huge 14]
+    /// From scratch, side of a patch in pixels [default: 16, vit-huge 14, Swin 4]
     #[arg(long, value_name = "PX", help_heading = "Model")]
     pub patch_size: Option<usize>,
     /// Stochastic depth: the last block's rate; it rises from 0 over the depth

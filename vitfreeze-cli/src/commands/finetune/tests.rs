@@ -12,7 +12,11 @@ fn golden(name: &str) -> String {
 }
 
 fn config(more: &str) -> Config {
-    let text = format!("data = 'shapes'\nmodel = 'vit-base'\n{more}");
+    let model = match more.contains("model = ") {
+        true => "",
+        false => "model = 'vit-base'",
+    };
+    let text = format!("data = 'shapes'\n{model}\n{more}");
     let flags = crate::settings::parse::<Config>(&text, "test").unwrap();
     Config::merge(flags, &crate::settings::Given::nothing()).unwrap()
 }
@@ -121,4 +125,38 @@ fn gradual_unfreezing_is_a_plan() {
         .parse::<config::Freezing>()
         .unwrap_err()
         .contains("gradual:EPOCHS"));
+}
+
+/// timm's groups of swin_tiny_patch4_window7_224, from `group_parameters` with its own matcher; but its last norm is of the last
+/// block's group there, of the head's here, as a ViT's.
+#[test]
+fn a_swins_groups_are_timms() {
+    let config = config("model = 'swin-tiny'\nlayer-decay = 0.5\nimage-size = 32");
+    let model = scratch(&config, &Device::Cpu).unwrap().pretrained;
+    let groups = groups(&config, model.cfg.depth + 1);
+    for (name, layer, decays) in [
+        ("patch_embed.proj.weight", 0, 1.0),
+        ("patch_embed.norm.weight", 0, 0.0),
+        (
+            "layers.0.blocks.0.attn.relative_position_bias_table",
+            1,
+            0.0,
+        ),
+        ("layers.0.blocks.1.attn.qkv.weight", 2, 1.0),
+        ("layers.1.downsample.norm.weight", 3, 0.0),
+        ("layers.1.downsample.reduction.weight", 3, 1.0),
+        ("layers.1.blocks.0.norm1.weight", 3, 0.0),
+        ("layers.2.downsample.norm.bias", 5, 0.0),
+        ("layers.2.blocks.0.mlp.fc1.weight", 5, 1.0),
+        ("layers.3.blocks.1.mlp.fc2.bias", 12, 0.0),
+        ("norm.weight", 13, 0.0),
+    ] {
+        let group = groups(&Param {
+            name,
+            layer: model.cfg.layer_of(name),
+            dims: model.tensors[name].dims(),
+        });
+        assert_eq!(group.lr_scale, 0.5f64.powi(13 - layer), "{name}");
+        assert_eq!(group.weight_decay, decays, "{name}");
+    }
 }

@@ -26,7 +26,8 @@ pub const TINY_SHAPES: &str = include_str!("../../../configs/tiny-shapes.toml");
 #[derive(Debug, Clone, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Config {
-    /// vit-tiny, vit-small, vit-base, vit-large or vit-huge [default: vit-base, with --init the checkpoint's]
+    /// vit-tiny, vit-small, vit-base, vit-large, vit-huge, swin-tiny, swin-small, swin-base or swin-large [default: vit-base,
+    /// with --init the checkpoint's]
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub model: Option<String>,
     #[arg(
@@ -45,10 +46,11 @@ pub struct Config {
     /// the part of the run or the epoch where it ends, as in 128:80%,224
     #[arg(long, value_name = "PX", help_heading = "Model")]
     pub image_size: Option<ImageSizes>,
-    /// Side of a patch in pixels; divides the image size [default: 16, vit-huge 14, with --init the checkpoint's]
+    /// Side of a patch in pixels; divides the image size, that of a Swin into squares of 8 x 8 patches [default: 16, vit-huge 14,
+    /// Swin 4, with --init the checkpoint's]
     #[arg(long, value_name = "PX", help_heading = "Model")]
     pub patch_size: Option<usize>,
-    /// Part of the patches that is hidden
+    /// Part of the patches that is hidden, of a Swin in squares of 8 x 8 patches
     #[arg(long, value_name = "X", default_value = "0.75", help_heading = "Model")]
     pub mask_ratio: f64,
     /// What is predicted
@@ -59,7 +61,7 @@ pub struct Config {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "BOOL", help_heading = "Model")]
     #[serde(default)]
     pub norm_pix: bool,
-    /// Orientation bins of the HOG target [default: 9, vit-large and vit-huge 18]
+    /// Orientation bins of the HOG target [default: 9, vit-large, vit-huge and Swin 18]
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub hog_bins: Option<usize>,
     /// Which blocks are decoded: default, all, or BLOCK:SCALE,... with scales 8, 4, 2, 1, 0.5
@@ -222,7 +224,8 @@ impl Settings for Config {
         let sizes = self.sizes()?;
         self.image_size = Some(sizes.clone());
         let patch = *self.patch_size.get_or_insert(preset.patch_size);
-        let bins = if preset.depth > 12 { 18 } else { 9 };
+        let large = preset.depth > 12 || preset.swin.is_some();
+        let bins = if large { 18 } else { 9 };
         let bins = *self.hog_bins.get_or_insert(bins);
         self.training.resolve()?;
         let sides: Vec<_> = sizes.all().map(|size| ("image-size", size, 4096)).collect();
@@ -245,18 +248,26 @@ impl Settings for Config {
         if self.norm_pix && self.target != Predicted::Pixel {
             return Err(usage("norm-pix is for pixels: it needs --target pixel"));
         }
+        if self.train_cls_token && preset.swin.is_some() {
+            return Err(usage(
+                "train-cls-token: a Swin has no class token; leave it out",
+            ));
+        }
         let freezes = self.freeze != Spacing::None;
         Adaptive::check(self.policy(), freezes, self.layer_lr)?;
         for size in sizes.all() {
-            let fits = self.model_at(size).and_then(|model| {
-                Masking::visible(model.vit.patches(), self.mask_ratio).map_err(usage)
-            });
+            let fits = self.model_at(size).and_then(|model| self.visible(&model));
             fits.map_err(|e| match sizes.grow() {
                 true => usage(format!("image-size {sizes}: {size} px: {e:#}")),
                 false => e,
             })?;
         }
         let model = self.model()?;
+        if sizes.grow() && model.vit.swin.is_some() {
+            return Err(usage(format!(
+                "image-size {sizes}: a Swin's windows and their tables follow from the size, so that its images cannot grow"
+            )));
+        }
         if sizes.grow() && model.vit.pos_embed == PosEmbed::Learnt {
             return Err(usage(format!(
                 "image-size {sizes}: the checkpoint's position table is for one size and trains; images grow where it is the fixed sin-cos one"
@@ -280,10 +291,16 @@ impl Config {
     fn preset(&self) -> Result<VitConfig> {
         match self.encoder {
             Some(encoder) => Ok(encoder.0),
-            None => Ok(VitConfig {
-                pos_embed: PosEmbed::SinCos,
-                ..preset(self.name())?
-            }),
+            None => {
+                let preset = preset(self.name())?;
+                Ok(VitConfig {
+                    pos_embed: match preset.swin {
+                        Some(_) => preset.pos_embed,
+                        None => PosEmbed::SinCos,
+                    },
+                    ..preset
+                })
+            }
         }
     }
 
@@ -332,6 +349,17 @@ impl Config {
             .prepared(usual.in_channels(self.channels.count()))
     }
 
+    /// How many of a model's units a mask shows.
+    fn visible(&self, model: &LocalMimConfig) -> Result<usize> {
+        let (units, unit, size) = (model.units(), model.vit.mask_unit(), model.vit.image_size);
+        Masking::visible(units, self.mask_ratio).map_err(|e| match model.vit.swin {
+            None => usage(e),
+            Some(_) => usage(format!(
+                "{e}; those of a Swin are hidden in squares of {unit} px, of which {size} px make {units}: take larger images or smaller patches"
+            )),
+        })
+    }
+
     /// The sizes of the images.
     pub fn sizes(&self) -> Result<ImageSizes> {
         let preset = self.preset()?;
@@ -349,7 +377,7 @@ impl Config {
             ..preset
         };
         let model = LocalMimConfig {
-            stages: stages(&self.stages, vit.depth)?,
+            stages: stages(&self.stages, &vit)?,
             vit,
             decoder_embed_dim: self.decoder_dim,
             decoder_depth: self.decoder_depth,

@@ -31,16 +31,16 @@ impl Shown {
         let Some((index, image)) = look.next_image()? else {
             return Ok(None);
         };
-        let patches = cfg.vit.patches();
+        let units = cfg.units();
         let input = look.input(transform, (index, &image), 0)?;
         let mut rng = rng(seed, "mask", 0, index as u64);
-        let noise: Vec<f32> = (0..patches).map(|_| uniform(&mut rng)).collect();
+        let noise: Vec<f32> = (0..units).map(|_| uniform(&mut rng)).collect();
         Ok(Some(Self {
             index,
             image: look::pixels(&input, transform.size(), transform.normalize()),
             input,
             norm: *transform.normalize(),
-            masking: Masking::from_noise(&noise, patches, ratio)?,
+            masking: Masking::from_noise(&noise, units, ratio)?,
         }))
     }
 
@@ -91,7 +91,7 @@ impl Shown {
         prediction: &[f32],
         normalised: bool,
     ) -> Pixels {
-        let (size, side, patch) = (cfg.vit.image_size, cfg.side(), cfg.vit.patch_size);
+        let (size, side, unit) = (cfg.vit.image_size, cfg.side(), cfg.vit.mask_unit());
         let (pool, across) = (cfg.pool(stage), cfg.grid(stage));
         let (plane, length) = (size * size, 3 * pool * pool);
         let mut values = self.input.clone();
@@ -108,7 +108,7 @@ impl Shown {
             };
             for (i, &value) in predicted.iter().enumerate() {
                 let (y, x) = (at(i) / size, at(i) % size);
-                if self.masking.mask[y / patch * side + x / patch] > 0.0 {
+                if self.masking.mask[y / unit * side + x / unit] > 0.0 {
                     values[place(i)] = (f64::from(value) * deviation + mean) as f32;
                 }
             }

@@ -1,0 +1,120 @@
+//! A Swin's architecture, from the shapes of its tensors and what stands beside them.
+use std::collections::BTreeMap;
+
+use super::super::describe::Hints;
+use super::TABLE;
+use crate::swin::STAGES;
+use crate::{Pool, SwinConfig, VitConfig};
+
+/// The architecture of tensors with these shapes under timm's names, and what had to be assumed.
+///
+/// # Errors
+/// What cannot be told, and what to do.
+pub(in super::super) fn infer(
+    shapes: &BTreeMap<String, Vec<usize>>,
+    hints: &Hints,
+) -> Result<(VitConfig, Vec<String>), String> {
+    let mut notes = Vec::new();
+    let shape = |name: &str| shapes.get(name).map(Vec::as_slice);
+    let Some(&[embed_dim, in_chans, patch_size, width]) = shape("patch_embed.proj.weight") else {
+        return Err(format!(
+            "the patch embedding has shape {:?}; expected (width, channels, patch, patch)",
+            shape("patch_embed.proj.weight").unwrap_or_default()
+        ));
+    };
+    if patch_size != width || patch_size == 0 || embed_dim == 0 {
+        return Err(format!(
+            "patches of {patch_size} x {width} pixels and width {embed_dim}; expected square ones"
+        ));
+    }
+    let depths = depths(shapes)?;
+    let (mut num_heads, mut sides) = ([0; STAGES], [0; STAGES]);
+    for (stage, (heads, side)) in num_heads.iter_mut().zip(&mut sides).enumerate() {
+        let name = format!("layers.{stage}.blocks.0.{TABLE}");
+        let Some(&[offsets, own]) = shape(&name) else {
+            return Err(format!(
+                "'{name}' is missing or no table of (offsets, heads), from which windows and heads are told"
+            ));
+        };
+        *heads = own;
+        // (2 w - 1)^2 offsets in a window of side w.
+        let across = offsets.isqrt();
+        *side = match across * across == offsets && across % 2 == 1 {
+            true => across.div_ceil(2),
+            false => 0,
+        };
+    }
+    let largest = sides.iter().copied().max().unwrap_or(0);
+    let Some(window_size) = hints.window_size.or((largest > 0).then_some(largest)) else {
+        return Err("its windows are not square, and no file gives their size".into());
+    };
+    let fc1 = shape("layers.0.blocks.0.mlp.fc1.weight").and_then(|s| s.first().copied());
+    let num_classes = shape("head.weight").and_then(|s| s.first().copied());
+    let swin = SwinConfig {
+        depths,
+        num_heads,
+        window_size,
+    };
+    let cfg = VitConfig {
+        in_chans,
+        patch_size,
+        mlp_ratio: fc1.unwrap_or(4usize.saturating_mul(embed_dim)) as f64 / embed_dim as f64,
+        norm_eps: hints.norm_eps.unwrap_or(1e-5),
+        qkv_bias: shapes.contains_key("layers.0.blocks.0.attn.qkv.bias"),
+        activation: hints.activation.unwrap_or_default(),
+        pool: hints.pool.unwrap_or(Pool::Avg),
+        num_classes: num_classes.unwrap_or(0),
+        ..swin.model(embed_dim)
+    };
+    // Windows that are smaller in a late stage are as large as it is, which tells the image's size; other sizes no tensor tells.
+    let small = sides
+        .iter()
+        .position(|&side| side > 0 && side < window_size);
+    let told = small.map(|stage| (sides[stage] << stage).saturating_mul(patch_size));
+    let image = match (hints.image.or(hints.fallback_image), told) {
+        (Some(image), _) => image,
+        (None, Some(side)) => (side, side),
+        (None, None) => {
+            let side = window_size.saturating_mul(8).saturating_mul(patch_size);
+            notes.push(format!(
+                "no file gives the image size: {side} x {side} assumed, as usual for windows of {window_size}"
+            ));
+            (side, side)
+        }
+    };
+    let cfg = cfg.with_image(image);
+    cfg.validate().map_err(|e| e.to_string())?;
+    Ok((cfg, notes))
+}
+
+/// Blocks of each stage.
+fn depths(shapes: &BTreeMap<String, Vec<usize>>) -> Result<[usize; STAGES], String> {
+    let mut depths = BTreeMap::new();
+    for name in shapes.keys() {
+        let place = name
+            .strip_prefix("layers.")
+            .and_then(|rest| rest.split_once(".blocks."));
+        let Some((stage, rest)) = place else {
+            continue;
+        };
+        let index = rest.split('.').next().unwrap_or_default();
+        let (Ok(stage), Ok(index)) = (stage.parse::<usize>(), index.parse::<usize>()) else {
+            return Err(format!("'{}' is in no block", crate::shown(name)));
+        };
+        let depth: &mut usize = depths.entry(stage).or_default();
+        *depth = (*depth).max(index.saturating_add(1));
+    }
+    let all: usize = depths.values().fold(0, |sum, d| sum.saturating_add(*d));
+    if !depths.keys().copied().eq(0..STAGES) || all > shapes.len() {
+        return Err(format!(
+            "a Swin of {} stages with {all} blocks in {} tensors; only those of {STAGES} stages are computed here",
+            depths.len(),
+            shapes.len()
+        ));
+    }
+    let mut out = [0; STAGES];
+    for (out, depth) in out.iter_mut().zip(depths.into_values()) {
+        *out = depth;
+    }
+    Ok(out)
+}
