@@ -39,8 +39,8 @@ pub struct LocalMimConfig {
 }
 
 impl LocalMimConfig {
-    /// The published numbers around an encoder: default stages, decoders 256 wide, one block, 8 heads, HOG with 9 bins (a Swin:
-    /// 18), a ViT's position embedding fixed.
+    /// The published numbers around a ViT: default stages, decoders 256 wide, one block, 8 heads, HOG with 9 bins, a fixed
+    /// position embedding. Around a Swin the same with 18 bins, which is our choice.
     ///
     /// # Errors
     /// An encoder too shallow for the default stages.

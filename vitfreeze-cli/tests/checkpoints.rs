@@ -250,8 +250,8 @@ fn a_size_that_is_not_the_models_is_told() {
         let inspect: [&dyn AsRef<std::ffi::OsStr>; 2] = [&"inspect", &source];
         for (command, words) in [
             (&embed[..], "resampled"),
-            (&inspect[..], "the table's size is used"),
-            (&convert[..], "the table's size is used"),
+            (&inspect[..], "the latter is used"),
+            (&convert[..], "the latter is used"),
         ] {
             let said = said_of(command);
             let note = format!("prepare images of {size}, its position table is for 32 x 32");

@@ -188,7 +188,8 @@ fn of_run(run: &Value) -> Result<Hints, String> {
     }
     Ok(Hints {
         num_heads: preset.map(|cfg| cfg.num_heads),
-        norm_eps: Some(1e-6),
+        // Of a fine-tuned one the run does not tell.
+        norm_eps: preset.map(|cfg| cfg.norm_eps),
         // There is no position table in it: it is fixed.
         pos_embed: Some(PosEmbed::SinCos),
         ..Hints::default()

@@ -283,6 +283,8 @@ fn timm_names(inside: &[(&str, &String)], prefix: &str, named: &mut Named) {
             "mask_token" => true,
             // Numbers that follow from the architecture, and what only its training uses.
             "rope_embed" | "local_cls_norm" | "projectors" => dinov3,
+            // `rope.freqs` are learnt: of another kind.
+            "rope" => name == "rope.periods",
             "blocks" if name.ends_with(BIAS_MASK) => true,
             "decoder" | "hog_enc" | "inter" | "recal_mask" => family == Family::LocalMim,
             "head" => family == Family::Dino,

@@ -56,7 +56,7 @@ pub(crate) fn infer(
     let apart = shapes.contains_key("blocks.0.attn.q_bias");
     if apart && !rotary {
         return Err(
-            "'attn.q_bias' beside a position table: EVA or BEiT, whose further positions (rotary, relative) are not computed here"
+            "'attn.q_bias', and no rotary positions of DINOv3's kind: EVA or BEiT, whose own (rotary, relative) are not computed here"
                 .into(),
         );
     }
@@ -153,7 +153,10 @@ fn positions(
         None if family == Family::Timm
             && hints.pos_embed.is_none()
             && has("reg_token")
-            && !has("blocks.0.attn.qkv.bias") =>
+            && !has("blocks.0.attn.qkv.bias")
+            // Of timm's other rotary models, whose positions are of another kind.
+            && !has("fc_norm.weight")
+            && !has("norm_pre.weight") =>
         {
             notes.push("no position table, and no file tells why: DINOv3's rotary positions with theta 100 assumed".into());
             Ok(DINOV3)

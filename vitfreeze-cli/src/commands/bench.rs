@@ -273,6 +273,7 @@ impl Bench {
             ..LocalMimConfig::new(vit).map_err(usage)?
         };
         cfg.validate().map_err(usage)?;
+        Masking::visible(cfg.units(), MASK_RATIO).map_err(usage)?;
         bounded(&[
             ("--steps", args.steps, 1_000_000),
             ("--batch-size", args.batch_size, 1_000_000),

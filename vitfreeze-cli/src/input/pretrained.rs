@@ -191,18 +191,20 @@ pub fn load(
     Ok(pretrained)
 }
 
-/// What to say where the checkpoint's files prepare images of another size than its position table is for, and nobody
-/// asked for one.
+/// What to say where the checkpoint's files prepare images of another size than the model was made for, and nobody asked for
+/// one.
 fn two_sizes(checkpoint: &Checkpoint, args: &ModelArgs) -> Option<String> {
     let (height, width) = checkpoint.preprocess().size?;
     let own = checkpoint.config().image();
-    // Rotary positions are for any size.
-    if checkpoint.config().rope_theta().is_some() {
-        return None;
-    }
+    // Rotary positions and windows are no table of the image's size.
+    let cfg = checkpoint.config();
+    let what = match cfg.rope_theta().is_some() || cfg.swin.is_some() {
+        true => "the model was made",
+        false => "its position table is",
+    };
     (own != (height, width) && args.image_size.is_none()).then(|| {
         format!(
-            "the checkpoint's files prepare images of {height} x {width}, its position table is for {} x {}",
+            "the checkpoint's files prepare images of {height} x {width}, {what} for {} x {}",
             own.0, own.1
         )
     })
@@ -214,7 +216,7 @@ pub fn note_other_size(checkpoint: &Checkpoint, args: &ModelArgs) {
         (two_sizes(checkpoint, args), checkpoint.preprocess().size)
     {
         note(format!(
-            "note: {text}; the table's size is used (--image-size {height}x{width} for the other)"
+            "note: {text}; the latter is used (--image-size {height}x{width} for the other)"
         ));
     }
 }
@@ -223,7 +225,7 @@ pub fn note_other_size(checkpoint: &Checkpoint, args: &ModelArgs) {
 pub fn input_size(checkpoint: &Checkpoint, args: ModelArgs) -> ModelArgs {
     if let Some(text) = two_sizes(checkpoint, &args) {
         note(format!(
-            "note: {text}; it is resampled to the files' size (--image-size sets another)"
+            "note: {text}; the files' size is used (--image-size sets another)"
         ));
     }
     let own = checkpoint.preprocess().size;

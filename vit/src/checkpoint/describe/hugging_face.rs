@@ -96,7 +96,9 @@ const THETA: f64 = 100.0;
 pub(super) fn read(json: &Value, into: &mut Description) -> Result<Hints, String> {
     let keys = Keys::of(json)?;
     into.channels = keys.count("num_channels")?;
-    let dinov3 = into.name.as_deref() == Some(DINOV3);
+    // Some files name their class alone.
+    let class = json["architectures"][0].as_str().unwrap_or_default();
+    let dinov3 = into.name.as_deref() == Some(DINOV3) || class.starts_with("DINOv3ViT");
     let swin = into.name.as_deref() == Some("swin");
     if !swin {
         let known: &[&[&str]] = match dinov3 {
@@ -145,6 +147,12 @@ pub(super) fn read(json: &Value, into: &mut Description) -> Result<Hints, String
 /// DINOv3's positions, and what its config.json says beside.
 fn rotary(keys: &Keys, into: &mut Description) -> Result<PosEmbed, String> {
     let theta = keys.positive("rope_theta", THETA, MAX_THETA)?;
+    if let Some(other) = keys.get("rope_parameters") {
+        let said = other["rope_theta"].as_f64();
+        if said.is_some_and(|said| said != theta) {
+            return keys.wrong("rope_parameters", "the same theta as 'rope_theta', or none");
+        }
+    }
     let moves = ["pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale"];
     let moves: Vec<&str> = moves
         .into_iter()
@@ -207,8 +215,12 @@ fn claims(keys: &Keys, dinov3: bool, claims: &mut Vec<Claim>) -> Result<(), Stri
         claims.push(Claim::new("use_swiglu_ffn", swiglu, gated));
     }
     if dinov3 {
-        let flags: [(&'static str, Found); 4] = [
-            ("use_gated_mlp", gated),
+        // transformers' default is no gate.
+        let asked = keys.flag("use_gated_mlp", false)?;
+        claims.push(Claim::new("use_gated_mlp", asked, gated));
+        let flags: [(&'static str, Found); 5] = [
+            ("mlp_bias", |_| true.into()),
+            ("proj_bias", |_| true.into()),
             ("query_bias", |cfg| cfg.qkv_bias.into()),
             ("key_bias", |cfg| (cfg.qkv_bias && cfg.key_bias).into()),
             ("value_bias", |cfg| cfg.qkv_bias.into()),

@@ -8,11 +8,13 @@ use crate::{Pool, VitConfig};
 type Found = fn(&VitConfig) -> Value;
 
 /// Arguments of timm's model that are heeded, that the tensors tell, or that only training uses.
-const ARGS: [&str; 19] = [
+const ARGS: [&str; 21] = [
+    "always_partition",
     "attn_drop_rate",
     "depths",
     "drop_path_rate",
     "drop_rate",
+    "dynamic_img_size",
     "embed_dim",
     "features_only",
     "global_pool",
@@ -43,6 +45,12 @@ pub(in super::super) fn of_timm(
 ) -> Result<Hints, String> {
     args.note_others(&ARGS, "config.json, 'model_args'", &mut into.notes);
     claims(args, "num_heads", into)?;
+    if args.flag("always_partition", false)? {
+        return args.wrong(
+            "always_partition",
+            "false: here a stage that is no larger than a window is one window",
+        );
+    }
     match global_pool {
         None | Some("" | "avg") => {}
         Some(other) => {

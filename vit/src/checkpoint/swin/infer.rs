@@ -44,6 +44,11 @@ pub(in super::super) fn infer(
             false => 0,
         };
     }
+    if let Some(asked) = hints.num_heads.filter(|asked| *asked != num_heads[0]) {
+        return Err(format!(
+            "its bias tables are of {num_heads:?} heads by stage, not {asked}; leave the number of heads (--heads) out"
+        ));
+    }
     let largest = sides.iter().copied().max().unwrap_or(0);
     let Some(window_size) = hints.window_size.or((largest > 0).then_some(largest)) else {
         return Err("its windows are not square, and no file gives their size".into());

@@ -43,6 +43,16 @@ pub(in super::super) fn unsupported(named: &Named) -> Option<String> {
     if !matches!(named.family, Family::Swin | Family::HfSwin) {
         return None;
     }
+    let sources = || named.recipes.values().flat_map(Recipe::sources);
+    let merged_early = sources().any(|name| name.contains("layers.0.downsample."));
+    let is_norm = |name: &String| name == "norm.0.weight" || name.ends_with(".norm.0.weight");
+    if merged_early && named.beside.iter().any(is_norm) {
+        return Some(
+            "a Swin of LocalMIM's own code ('norm.0' beside 'layers.0.downsample'), whose merging takes the four neighbours in \
+             another order and whose norms have eps 1e-6; that is not computed here"
+                .into(),
+        );
+    }
     let relatives = [
         ("logit_scale", "a Swin Transformer V2"),
         ("cpb_mlp", "a Swin Transformer V2"),
