@@ -225,7 +225,7 @@ impl LocalMimConfig {
 }
 
 impl Stage {
-    /// Those of the paper for a kind of encoder: of a ViT [`default_for`](Stage::default_for) its depth; of a Swin after the last
+    /// Of a ViT those of the paper, [`default_for`](Stage::default_for) its depth; of a Swin, by our choice, after the last
     /// block of each of its stages, cells of as many pixels as a token there: 4, 8, 16 and 32.
     ///
     /// # Errors
