@@ -106,6 +106,24 @@ fn check(
     }
 }
 
+/// Results of products go straight to their places in packed rows; windows of several lengths.
+#[test]
+fn window_attention() {
+    let counts = [49, 20, 33];
+    let place = counts.iter().flat_map(|&count| (0..count as u16).rev());
+    let (place, rows) = (place.collect::<Vec<_>>(), counts.iter().sum::<usize>());
+    let region = (0..rows).map(|row| u8::from(row % 49 > 30)).collect();
+    let windows = ops::Windows::new(49, &counts, place, region).unwrap();
+    check(
+        "window_attention",
+        &[vec![2, rows, 3 * 64], vec![2, 49, 49]],
+        |x, compute, fused| match fused {
+            true => ops::window_attention(&x[0], &x[1], &windows, compute),
+            false => plain::window_attention(&x[0], &x[1], &windows, compute),
+        },
+    );
+}
+
 #[test]
 fn linear() {
     for (rows, inputs, outputs) in [(1, 40, 3), (7, 33, 18), (65, 96, 130)] {
