@@ -72,10 +72,16 @@ const KNOWN: [&str; 60] = [
 ];
 /// Heads of every model type here whose config.json has none.
 const HEADS: usize = 12;
+/// The same of ViTMAE's decoder.
+const DECODER_HEADS: usize = 16;
 
 pub(super) fn read(json: &Value, into: &mut Description) -> Result<Hints, String> {
     let keys = Keys::of(json)?;
-    into.channels = keys.count("num_channels")?;
+    into.channels = keys.channels("num_channels")?;
+    into.decoder_heads = match keys.count("decoder_num_attention_heads")? {
+        None if into.name.as_deref() == Some("vit_mae") => Some(DECODER_HEADS),
+        heads => heads,
+    };
     keys.note_others(&KNOWN, "config.json", &mut into.notes);
     if let Some(value) = keys.get("id2label") {
         if !value.is_object() && !value.is_array() {
