@@ -150,7 +150,7 @@ fn grey_of_16_bits_from_statistics_to_a_classifier() {
     let mut features = vitfreeze(["features"]);
     features.arg(&data).arg("--checkpoint").arg(&straight);
     features.arg(out("features.png"));
-    assert!(fails(features, 2).contains("draws RGB images; the model is for images of 1 channels"));
+    assert!(fails(features, 2).contains("draws RGB images; the model is for images of 1 channel"));
     let mut reconstruct = vitfreeze(["reconstruct", "--checkpoint"]);
     reconstruct.arg(&straight).arg(out("cells.png"));
     assert!(fails(reconstruct, 2).contains("draws RGB images; this run's have 1 channel"));
@@ -210,7 +210,8 @@ fn arrays_of_five_channels_and_an_encoder_of_three() {
     let told = "with the mean and deviation of the checkpoint's 3 channels, repeated in order";
     assert!(said.contains(told), "{said}");
     for command in ["finetune", "linprobe"] {
-        let five = [&few[..], &["--channels=5", &out("refused")]].concat();
+        let refused = out("refused");
+        let five = [&few[..], &["--channels=5", &refused]].concat();
         let line = fails(with(command, &at("rgb"), &data, &five), 2);
         assert!(
             line.contains("--channels 5 needs --mean and --std") && line.contains("--stats prints"),

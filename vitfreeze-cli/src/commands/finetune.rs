@@ -322,7 +322,8 @@ fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
     cfg.validate().map_err(usage)?;
     training.check_batch(cfg.image_size)?;
     let channels = &config.supervised.channels;
-    normal::check_new(channels, training.data())?;
+    normal::check_data(channels.count(), training.data())?;
+    channels.check_new(training.data())?;
     // Before the weights are made; a plan may keep layers frozen from the start, which its steps tell later.
     let (batch, precision) = (training.batch_size, training.dtype.precision());
     let budget = match &config.freeze {

@@ -116,7 +116,8 @@ impl Task for Pretrain {
     fn open(config: &Config, machine: &Machine) -> Result<(Self, Images)> {
         let (training, cfg) = (&config.training, config.model()?);
         let size = cfg.vit.image_size;
-        normal::check_new(&config.channels, training.data())?;
+        normal::check_data(config.channels.count(), training.data())?;
+        config.channels.check_new(training.data())?;
         dataset::note_samples(training.data(), training.samples);
         let source = open_split(training.data(), "train", training.samples, size)?;
         let (fingerprint, count) = (Fingerprint::of(&*source), source.len());

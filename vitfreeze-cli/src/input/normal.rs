@@ -20,15 +20,13 @@ pub fn prepared(channels: &Channels, p: Preprocess) -> Result<Preprocess> {
     Ok(prepared)
 }
 
-/// Of a model whose checkpoint, if there is one, does not tell how images are prepared: refuses channels that the data do
-/// not have or that nothing is known of.
-pub fn check_new(channels: &Channels, data: &str) -> Result<()> {
-    // Grey is made of them.
-    if data == "shapes" && ![1, RGB].contains(&channels.count()) {
+/// Refuses data that do not have so many channels, where that is known before they are read.
+pub fn check_data(channels: usize, data: &str) -> Result<()> {
+    // Grey is made of colours.
+    if data == "shapes" && ![1, RGB].contains(&channels) {
         return Err(usage(format!(
-            "channels is {}, but 'shapes' are drawn in red, green and blue: give your own images (--data SRC)",
-            channels.count()
+            "channels is {channels}, but 'shapes' are drawn in red, green and blue: give your own images (--data SRC)"
         )));
     }
-    channels.check_new(data)
+    Ok(())
 }

@@ -5,6 +5,7 @@ use vit::{Head, Pretrained};
 
 use super::{Supervised, Training};
 use crate::console::{counted, note};
+use crate::input::channels::Channels;
 use crate::input::normal;
 use crate::input::pretrained::{input_size, load, note_normalisation, open, pooling, ModelArgs};
 use crate::usage::usage;
@@ -29,8 +30,14 @@ pub fn load_encoder(
     let classes = checkpoint.config().num_classes;
     let (own, channels) = (checkpoint.config().in_chans, &supervised.channels);
     let wanted = channels.channels.unwrap_or(own);
-    if wanted != own {
-        normal::check_new(channels, training.data())?;
+    normal::check_data(wanted, training.data())?;
+    // Those that no file tells are only guessed for RGB.
+    if wanted != own || !checkpoint.preprocess().known {
+        let asked = Channels {
+            channels: Some(wanted),
+            ..channels.clone()
+        };
+        asked.check_new(training.data())?;
     }
     let args = input_size(&checkpoint, args);
     let mut encoder = load(&checkpoint, &args, Head::Drop, device)?;
