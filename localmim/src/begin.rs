@@ -101,9 +101,16 @@ impl LocalMimConfig {
             None => checkpoint.decoder_heads(),
         };
         let alike = heads.is_none_or(|heads| heads == self.decoder_num_heads);
+        let number =
+            |name: &String| Some(name.strip_prefix("decoder.")?.split_once('.')?.0.to_owned());
+        let count = decoders
+            .keys()
+            .filter_map(number)
+            .collect::<BTreeSet<_>>()
+            .len();
         let mut heads_assumed = false;
         for (k, stage) in self.stages.iter().enumerate().filter(|_| alike) {
-            let Some(j) = self.counterpart((k, stage), checkpoint, of, &decoders) else {
+            let Some(j) = self.counterpart((k, stage), checkpoint, of, count) else {
                 continue;
             };
             let (theirs, ours) = (format!("decoder.{j}."), format!("decoder.{k}."));
@@ -170,13 +177,14 @@ impl LocalMimConfig {
         Ok(begun)
     }
 
-    /// The number of the checkpoint's decoder that stage `k` may have, by what is known of it but its tensors.
+    /// The number of that of the checkpoint's `count` decoders which stage `k` may have, by what is known of it but its
+    /// tensors.
     fn counterpart(
         &self,
         (k, stage): (usize, &Stage),
         checkpoint: &Checkpoint,
         of: Option<&LocalMimConfig>,
-        decoders: &BTreeMap<String, Tensor>,
+        count: usize,
     ) -> Option<usize> {
         let last = k + 1 == self.stages.len();
         match of {
@@ -186,13 +194,7 @@ impl LocalMimConfig {
                 let pixels = matches!(self.target, Target::Pixel { .. });
                 (last && stage.scale == 1.0 && pixels).then_some(0)
             }
-            None => {
-                let number = |name: &String| {
-                    Some(name.strip_prefix("decoder.")?.split_once('.')?.0.to_owned())
-                };
-                let found: BTreeSet<String> = decoders.keys().filter_map(number).collect();
-                (found.len() == self.stages.len()).then_some(k)
-            }
+            None => (count == self.stages.len()).then_some(k),
         }
     }
 }

@@ -235,8 +235,7 @@ fn channels_that_cannot_be_are_refused_at_once() {
             depth: 2,
             ..VitConfig::default()
         };
-        let run =
-            serde_json::json!({"config": {"channels": absurd, "image-size": 32, "model": "vit"}});
+        let run = serde_json::json!({"config": {"channels": absurd, "image-size": 32, "model": "vit-tiny"}});
         for text in [serde_json::to_string(&cfg).unwrap(), run.to_string()] {
             let mut head: serde_json::Value = serde_json::from_slice(head).unwrap();
             head["__metadata__"] = serde_json::json!({ "vitfreeze": text });
