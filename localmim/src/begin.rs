@@ -1,14 +1,14 @@
 //! Continued pretraining: a model's first weights from a checkpoint.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarMap;
 use vit::{
-    resample_pos_embed, sincos_2d, Checkpoint, Head, LoadOptions, Pool, PosEmbed, Resample,
+    resample_pos_embed, sincos_2d, Checkpoint, Family, Head, LoadOptions, Pool, PosEmbed, Resample,
     VitConfig,
 };
 
-use crate::{Error, LocalMimConfig};
+use crate::{Error, LocalMimConfig, Stage, Target};
 
 /// What a model's first weights are, by the names of its variables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,16 +19,23 @@ pub struct Begun {
     pub new: Vec<String>,
     /// What the checkpoint has for an encoder or its pretraining and the model has no use for.
     pub left: Vec<String>,
+    /// Whether decoders were taken of which nothing tells how many heads they had: the model's number is assumed.
+    pub heads_assumed: bool,
 }
 
 impl LocalMimConfig {
     /// The encoder of a checkpoint as one that pretrains on square images of `image_size` pixels: without head, pooling and
-    /// dropout. Its position table stays the fixed sin-cos one where the checkpoint has that one for this very grid; any other
-    /// becomes a variable, and [`begin`](LocalMimConfig::begin) resamples it. Rotary positions stay what they are.
+    /// dropout. Its position table stays the fixed sin-cos one where the checkpoint has that one for this very grid, or for
+    /// any grid if images grow (`grows`): it is then computed for each size. Any other becomes a variable, and
+    /// [`begin`](LocalMimConfig::begin) resamples it. Rotary positions stay what they are.
     ///
     /// # Errors
     /// A position table that cannot be read.
-    pub fn encoder_of(checkpoint: &Checkpoint, image_size: usize) -> Result<VitConfig, Error> {
+    pub fn encoder_of(
+        checkpoint: &Checkpoint,
+        image_size: usize,
+        grows: bool,
+    ) -> Result<VitConfig, Error> {
         let stored = checkpoint.config();
         let cfg = VitConfig {
             pool: match stored.swin {
@@ -41,18 +48,26 @@ impl LocalMimConfig {
             drop_path_rate: 0.0,
             ..stored.with_image((image_size, image_size))
         };
+        let fixed = || {
+            Ok::<bool, Error>(
+                (grows || cfg.grid() == stored.grid()) && checkpoint.has_sincos_table()?,
+            )
+        };
         let pos_embed = match stored.pos_embed {
             rotary @ PosEmbed::Rope { .. } => rotary,
-            _ if cfg.grid() == stored.grid() && checkpoint.has_sincos_table()? => PosEmbed::SinCos,
+            _ if fixed()? => PosEmbed::SinCos,
             _ => PosEmbed::Learnt,
         };
         Ok(VitConfig { pos_embed, ..cfg })
     }
 
     /// Puts a checkpoint's weights in the places of the model's own first ones in `vars`: the encoder, its final norm as the
-    /// last stage's, and the decoders, each whole and with its norm or not at all. A decoder fits if its shapes do, if its
-    /// position table is the fixed one, and, where the model `of` which it is a part is known, if it had the same stage and
-    /// target there.
+    /// last stage's, and the decoders, each whole and with its norm or not at all. A decoder is taken if it has the very
+    /// tensors that the model's needs, as many heads, and the fixed position table. Whose it is:
+    ///
+    /// - Where the model `of` which it is a part is known, that of the same block and scale, if the target is the same.
+    /// - MAE's is behind the last block, at scale 1, for pixels.
+    /// - Of LocalMIM's files, which do not tell blocks, those of the same place in the order, if there are as many.
     ///
     /// # Errors
     /// A checkpoint of another architecture than [`encoder_of`](LocalMimConfig::encoder_of) gave, a tensor that cannot be read.
@@ -89,42 +104,65 @@ impl LocalMimConfig {
         }
         let vars = vars.data().lock().unwrap_or_else(|e| e.into_inner());
         let mut decoders = checkpoint.decoders()?;
-        for (k, stage) in self.stages.iter().enumerate() {
-            let start = format!("decoder.{k}.");
-            let same =
-                of.is_none_or(|of| of.target == self.target && of.stages.get(k) == Some(stage));
-            let fits = vars.iter().all(|(name, var)| {
-                !name.starts_with(&start)
-                    || decoders
-                        .get(name)
-                        .is_some_and(|t| same_shape(t, var.dims()))
-            });
-            let table = format!("{start}pos_embed");
+        let heads = match of {
+            Some(of) => Some(of.decoder_num_heads),
+            None => checkpoint.decoder_heads(),
+        };
+        let alike = heads.is_none_or(|heads| heads == self.decoder_num_heads);
+        let number =
+            |name: &String| Some(name.strip_prefix("decoder.")?.split_once('.')?.0.to_owned());
+        let count = decoders
+            .keys()
+            .filter_map(number)
+            .collect::<BTreeSet<_>>()
+            .len();
+        let mut heads_assumed = false;
+        for (k, stage) in self.stages.iter().enumerate().filter(|_| alike) {
+            let Some(j) = self.counterpart((k, stage), checkpoint, of, count) else {
+                continue;
+            };
+            let (theirs, ours) = (format!("decoder.{j}."), format!("decoder.{k}."));
+            let table = format!("{theirs}pos_embed");
             let own = (self.decoder_embed_dim, checkpoint.config().grid());
             let placed = match decoders.get(&table) {
                 Some(table) => is_sincos(table, own)?,
                 None => true,
             };
-            if !(same && fits && placed) {
+            let mut whole = of_part(&decoders, &theirs);
+            whole.retain(|(_, name, _)| *name != table);
+            let mut norm = Vec::new();
+            if k != last {
+                norm = of_part(&decoders, &format!("norm.{j}."));
+            }
+            let fits = |found: &[(String, String, Vec<usize>)], start: &str| {
+                let needed = vars.iter().filter(|(name, _)| name.starts_with(start));
+                needed.clone().count() == found.len()
+                    && found.iter().all(|(rest, _, shape)| {
+                        vars.get(&format!("{start}{rest}"))
+                            .is_some_and(|var| same_shape(shape, var.dims()))
+                    })
+            };
+            let norm_fits = k == last || fits(&norm, &format!("norm.{k}."));
+            if !(placed && fits(&whole, &ours) && norm_fits) {
                 continue;
             }
             decoders.remove(&table);
-            let norm = format!("norm.{k}.");
-            let taken: Vec<String> = (decoders.keys())
-                .filter(|name| vars.contains_key(*name))
-                .filter(|name| name.starts_with(&start) || name.starts_with(&norm))
-                .cloned()
-                .collect();
-            for name in taken {
-                if let Some(tensor) = decoders.remove(&name) {
-                    from.insert(name, tensor);
+            for (parts, start) in [(whole, ours), (norm, format!("norm.{k}."))] {
+                for (rest, name, _) in parts {
+                    if let Some(tensor) = decoders.remove(&name) {
+                        from.insert(format!("{start}{rest}"), tensor);
+                    }
                 }
             }
+            heads_assumed |= heads.is_none();
         }
-        let mut begun = Begun::default();
+        let mut begun = Begun {
+            heads_assumed,
+            ..Begun::default()
+        };
         for (name, var) in vars.iter() {
             match from.remove(name) {
-                Some(tensor) if same_shape(&tensor, var.dims()) => {
+                Some(tensor) if same_shape(tensor.dims(), var.dims()) => {
                     var.set(&tensor.reshape(var.shape())?.to_device(device)?)?;
                     begun.taken.push(name.clone());
                 }
@@ -146,6 +184,36 @@ impl LocalMimConfig {
         }
         Ok(begun)
     }
+
+    /// The number of that of the checkpoint's `count` decoders which stage `k` may have, by what is known of it but its
+    /// tensors.
+    fn counterpart(
+        &self,
+        (k, stage): (usize, &Stage),
+        checkpoint: &Checkpoint,
+        of: Option<&LocalMimConfig>,
+        count: usize,
+    ) -> Option<usize> {
+        let last = k + 1 == self.stages.len();
+        match of {
+            Some(of) if of.target != self.target => None,
+            Some(of) => of.stages.iter().position(|other| other == stage),
+            None if matches!(checkpoint.family(), Family::Mae | Family::HfVitMae) => {
+                let pixels = matches!(self.target, Target::Pixel { .. });
+                (last && stage.scale == 1.0 && pixels).then_some(0)
+            }
+            None => (count == self.stages.len()).then_some(k),
+        }
+    }
+}
+
+/// The tensors whose names begin so: how these go on, the names, the shapes.
+fn of_part(tensors: &BTreeMap<String, Tensor>, start: &str) -> Vec<(String, String, Vec<usize>)> {
+    let named = tensors.iter().filter_map(|(name, tensor)| {
+        let rest = name.strip_prefix(start)?;
+        Some((rest.to_owned(), name.clone(), tensor.dims().to_vec()))
+    });
+    named.collect()
 }
 
 /// Whether a decoder's position table is the fixed one of this width and grid, as ours are; up to the rounding of bf16.
@@ -159,12 +227,12 @@ fn is_sincos(table: &Tensor, (dim, grid): (usize, (usize, usize))) -> Result<boo
 }
 
 /// A linear layer is stored as such or as a 1 x 1 convolution.
-fn same_shape(tensor: &Tensor, dims: &[usize]) -> bool {
+fn same_shape(stored: &[usize], dims: &[usize]) -> bool {
     let trimmed = |mut dims: &[usize]| {
         while let [rest @ .., 1] = dims {
             dims = rest;
         }
         dims.to_vec()
     };
-    trimmed(tensor.dims()) == trimmed(dims)
+    trimmed(stored) == trimmed(dims)
 }

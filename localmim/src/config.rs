@@ -195,6 +195,13 @@ impl LocalMimConfig {
                      BLOCK:SCALE,... with scales of {scales:?}"
                 ));
             }
+            let numbers = self.vit.in_chans * self.pool(stage).pow(2);
+            if self.target == (Target::Pixel { normalise: true }) && numbers < 2 {
+                return fail(format!(
+                    "stage at block {block}: with scale {scale} its cells are single numbers, which have no deviation to be \
+                     normalised by; name stages as BLOCK:SCALE,... with smaller scales, or leave norm-pix out"
+                ));
+            }
             if (side as f64 * scale).fract() != 0.0 {
                 return fail(format!(
                     "stage at block {block}: {side} x {side} {units} cannot be pooled 2 x 2 for scale 0.5; choose an \

@@ -22,17 +22,20 @@ const EPS: f64 = 1e-6;
 /// On the CPU in f32 with sums in f64, the same bits by any number of threads; elsewhere composed of candle's ops.
 ///
 /// # Errors
-/// Images of another shape, or a cell size that does not divide them.
+/// Images of another shape, a cell size that does not divide them, a single number to be normalised.
 pub fn pixels(
     images: &Tensor,
     pools: &[usize],
     normalise: bool,
     compute: &Compute,
 ) -> Result<Vec<Tensor>> {
-    let (_, _, height, width) = images.dims4()?;
+    let (_, channels, height, width) = images.dims4()?;
     for &pool in pools {
         if pool == 0 || height % pool != 0 || width % pool != 0 {
             candle_core::bail!("pixels: cells of {pool} in images of {height} x {width}");
+        }
+        if normalise && channels * pool * pool < 2 {
+            candle_core::bail!("pixels: one number has no deviation to be normalised by");
         }
     }
     let _region = compute.profile.region("pixels");
@@ -44,7 +47,8 @@ pub fn pixels(
     pools.iter().map(one).collect()
 }
 
-/// Mean and deviation by which a cell is normalised: a prediction times the deviation plus the mean is made of pixels.
+/// Mean and deviation by which a cell of two numbers or more is normalised: a prediction times the deviation plus the mean is
+/// made of pixels.
 pub fn mean_and_deviation(cell: &[f32]) -> (f64, f64) {
     let count = cell.len() as f64;
     let mean = cell.iter().map(|&x| f64::from(x)).sum::<f64>() / count;
@@ -158,6 +162,15 @@ mod tests {
         for (shape, pool) in [((1, 3, 8, 8), 3), ((1, 3, 8, 8), 0), ((1, 1, 8, 8), 3)] {
             let image = Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
             assert!(pixels(&image, &[pool], false, &Compute::default()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_single_number_is_not_normalised() {
+        for (channels, normalise, fits) in [(1, true, false), (1, false, true), (2, true, true)] {
+            let image = Tensor::ones((1, channels, 4, 4), DType::F32, &Device::Cpu).unwrap();
+            let cells = pixels(&image, &[1], normalise, &Compute::default());
+            assert_eq!(cells.is_ok(), fits, "{channels} {normalise}");
         }
     }
 }

@@ -67,7 +67,7 @@ fn the_encoder_of_any_family() {
     ] {
         let checkpoint = checkpoint(name);
         let size = checkpoint.config().image_size;
-        let cfg = config(LocalMimConfig::encoder_of(&checkpoint, size).unwrap());
+        let cfg = config(LocalMimConfig::encoder_of(&checkpoint, size, false).unwrap());
         let rotary = name.contains("dinov3");
         match rotary {
             true => assert_eq!(cfg.vit.pos_embed, PosEmbed::Rope { theta: 100.0 }),
@@ -119,13 +119,14 @@ fn the_encoder_of_any_family() {
     }
 }
 
-/// MAE's fixed table stays fixed on its own grid; on another it is resampled, and trains.
+/// MAE's fixed table stays fixed on its own grid; on another it is resampled, and trains. Where images grow it is computed
+/// for each size.
 #[test]
 fn position_tables() {
     let mae = checkpoint_of_mae();
-    let same = LocalMimConfig::encoder_of(&mae, 16).unwrap();
+    let same = LocalMimConfig::encoder_of(&mae, 16, false).unwrap();
     assert_eq!(same.pos_embed, PosEmbed::SinCos);
-    let larger = LocalMimConfig::encoder_of(&mae, 24).unwrap();
+    let larger = LocalMimConfig::encoder_of(&mae, 24, false).unwrap();
     assert_eq!(larger.pos_embed, PosEmbed::Learnt);
     let cfg = config(larger);
     let vars = VarMap::new();
@@ -138,6 +139,22 @@ fn position_tables() {
     let want = &mae.load(&options).unwrap().tensors["pos_embed"];
     assert_eq!(want.dims(), [1, 37, 16]);
     assert!(bits(&weights(&vars)["pos_embed"]) == bits(want));
+
+    let growing = LocalMimConfig::encoder_of(&mae, 24, true).unwrap();
+    assert_eq!(growing.pos_embed, PosEmbed::SinCos);
+    let cfg = config(growing);
+    let vars = VarMap::new();
+    LocalMim::new(&cfg, vit::seeded(&vars, 0, DType::F32, &CPU)).unwrap();
+    cfg.begin(&vars, &mae, None, &CPU).unwrap();
+    let weights = weights(&vars);
+    assert!(!weights.contains_key("pos_embed"));
+    let exported = &cfg.encoder_tensors(&weights).unwrap()["pos_embed"];
+    let fixed = vit::sincos_2d(16, (6, 6), &CPU).unwrap();
+    assert!(bits(exported) == bits(&fixed));
+    // One that was learnt is no such table.
+    let learnt = checkpoint("hf_dinov2");
+    let learnt = LocalMimConfig::encoder_of(&learnt, 48, true).unwrap();
+    assert_eq!(learnt.pos_embed, PosEmbed::Learnt);
 }
 
 fn checkpoint_of_mae() -> Checkpoint {
@@ -149,7 +166,7 @@ fn checkpoint_of_mae() -> Checkpoint {
 #[test]
 fn decoders_are_taken_whole_or_not_at_all() {
     let mae = checkpoint_of_mae();
-    let vit = LocalMimConfig::encoder_of(&mae, 16).unwrap();
+    let vit = LocalMimConfig::encoder_of(&mae, 16, false).unwrap();
     let plain = LocalMimConfig {
         stages: vec![Stage {
             block: 1,
@@ -177,6 +194,9 @@ fn decoders_are_taken_whole_or_not_at_all() {
         other(|cfg| cfg.stages[0].scale = 0.5),
         other(|cfg| cfg.decoder_embed_dim = 16),
         other(|cfg| cfg.decoder_depth = 3),
+        // All its shapes fit, but it has more blocks, other heads.
+        other(|cfg| cfg.decoder_depth = 1),
+        other(|cfg| cfg.decoder_num_heads = 1),
     ] {
         let begun = begin(&cfg, None);
         assert!(begun.new.iter().all(|name| name.starts_with("decoder.0.")));
@@ -187,9 +207,131 @@ fn decoders_are_taken_whole_or_not_at_all() {
     for of in [
         other(|cfg| cfg.target = Target::Pixel { normalise: false }),
         other(|cfg| cfg.stages[0].block = 0),
+        other(|cfg| cfg.decoder_num_heads = 1),
     ] {
         assert!(!begin(&plain, Some(&of)).new.is_empty());
     }
+    // It hung on the last block, so it does again, whatever stages come before.
+    let two = other(|cfg| {
+        let scale = 1.0;
+        cfg.stages.insert(0, Stage { block: 0, scale });
+    });
+    let begun = begin(&two, None);
+    let first = |name: &String| name.starts_with("decoder.0.") || name.starts_with("norm.0.");
+    assert!(begun.new.iter().all(first), "{:?}", begun.new);
+    assert!(begun.taken.contains(&"decoder.1.embed.weight".to_owned()));
+    assert!(begun.left.is_empty(), "{:?}", begun.left);
+    let halved = other(|cfg| {
+        let scale = 0.5;
+        cfg.stages = vec![
+            Stage {
+                block: 0,
+                scale: 1.0,
+            },
+            Stage { block: 1, scale },
+        ];
+    });
+    let begun = begin(&halved, None);
+    assert!(begun.taken.iter().all(|name| !name.starts_with("decoder.")));
+}
+
+/// A stage finds its decoder by block and scale, whatever its number was.
+#[test]
+fn stages_are_told_by_block_and_scale() {
+    let encoder = VitConfig {
+        image_size: 32,
+        patch_size: 8,
+        embed_dim: 24,
+        depth: 4,
+        num_heads: 3,
+        pos_embed: PosEmbed::SinCos,
+        ..VitConfig::default()
+    };
+    let with = |stages: &[(usize, f64)]| LocalMimConfig {
+        stages: (stages.iter())
+            .map(|&(block, scale)| Stage { block, scale })
+            .collect(),
+        ..config(encoder)
+    };
+    let first = with(&[(0, 2.0), (1, 2.0), (2, 1.0), (3, 0.5)]);
+    let vars = VarMap::new();
+    LocalMim::new(&first, vit::seeded(&vars, 5, DType::F32, &CPU)).unwrap();
+    let saved = weights(&vars);
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("four_stages.safetensors");
+    candle_core::safetensors::save(&saved.clone().into_iter().collect(), &path).unwrap();
+    let hints = Hints {
+        num_heads: Some(3),
+        image: Some((32, 32)),
+        pos_embed: Some(PosEmbed::SinCos),
+        ..Hints::default()
+    };
+    let checkpoint = Checkpoint::open_with(path.to_str().unwrap(), &hints).unwrap();
+    let begin = |cfg: &LocalMimConfig, of: Option<&LocalMimConfig>| {
+        let vars = VarMap::new();
+        LocalMim::new(cfg, vit::seeded(&vars, 6, DType::F32, &CPU)).unwrap();
+        let begun = cfg.begin(&vars, &checkpoint, of, &CPU).unwrap();
+        (begun, weights(&vars))
+    };
+    for (stages, numbers) in [
+        (&[(3, 0.5)][..], &[Some(3)][..]),
+        (&[(1, 2.0), (3, 0.5)], &[Some(1), Some(3)]),
+        (&[(0, 1.0), (2, 1.0), (3, 0.5)], &[None, Some(2), Some(3)]),
+        // The same shapes, another block.
+        (&[(0, 2.0), (2, 2.0), (3, 0.5)], &[Some(0), None, Some(3)]),
+    ] {
+        let (begun, got) = begin(&with(stages), Some(&first));
+        assert!(!begun.heads_assumed);
+        for (name, tensor) in &got {
+            let mut words = name.splitn(3, '.');
+            let (part, number, rest) = (words.next().unwrap(), words.next(), words.next());
+            let number = match part {
+                "decoder" | "norm" => numbers[number.unwrap().parse::<usize>().unwrap()],
+                _ => continue,
+            };
+            let Some(number) = number else {
+                assert!(begun.new.contains(name), "{stages:?}: {name}");
+                continue;
+            };
+            let theirs = format!("{part}.{number}.{}", rest.unwrap());
+            assert!(bits(tensor) == bits(&saved[&theirs]), "{stages:?}: {name}");
+            assert!(begun.taken.contains(name), "{stages:?}: {name}");
+        }
+    }
+    // Nobody knows its blocks and heads: as many are those in their order, and that is told.
+    let (begun, _) = begin(&first, None);
+    assert!(begun.new.is_empty() && begun.heads_assumed, "{begun:?}");
+    let (begun, _) = begin(&with(&[(0, 2.0), (3, 0.5)]), None);
+    let decoders = |name: &String| name.starts_with("decoder.");
+    assert!(!begun.taken.iter().any(decoders) && !begun.heads_assumed);
+}
+
+/// One number has no deviation.
+#[test]
+fn cells_of_one_number_are_not_normalised() {
+    let cfg = |in_chans, scale, normalise| {
+        let vit = VitConfig {
+            image_size: 16,
+            patch_size: 4,
+            embed_dim: 24,
+            depth: 2,
+            num_heads: 3,
+            in_chans,
+            ..VitConfig::default()
+        };
+        let mut cfg = config(vit);
+        cfg.stages[0].scale = scale;
+        cfg.target = Target::Pixel { normalise };
+        cfg
+    };
+    for (in_chans, scale, normalise) in [(1, 2.0, true), (1, 4.0, false), (2, 4.0, true)] {
+        cfg(in_chans, scale, normalise).validate().unwrap();
+    }
+    let error = cfg(1, 4.0, true).validate().unwrap_err().to_string();
+    assert!(
+        error.contains("stage at block 0: with scale 4 its cells are single numbers")
+            && error.contains("leave norm-pix out"),
+        "{error}"
+    );
 }
 
 /// The same model under MAE's own names, and under those that transformers 4 writes, begins with the same bits.
@@ -203,7 +345,7 @@ fn other_names_of_mae_mean_the_same() {
         }],
         decoder_depth: 2,
         target: Target::Pixel { normalise: false },
-        ..config(LocalMimConfig::encoder_of(&hugging_face, 16).unwrap())
+        ..config(LocalMimConfig::encoder_of(&hugging_face, 16, false).unwrap())
     };
     let begin = |checkpoint: &Checkpoint| {
         let vars = VarMap::new();

@@ -169,7 +169,7 @@ impl Also for VarMap {
 fn plain_mae_as_in_transformers() {
     let t = load("vit_mae.io.safetensors");
     let checkpoint = Checkpoint::open(fixture("vit_mae").to_str().unwrap()).unwrap();
-    let vit = LocalMimConfig::encoder_of(&checkpoint, 16).unwrap();
+    let vit = LocalMimConfig::encoder_of(&checkpoint, 16, false).unwrap();
     assert_eq!((vit.pos_embed, vit.norm_eps), (PosEmbed::SinCos, 1e-12));
     for (name, normalise) in [("raw", false), ("normalised", true)] {
         let cfg = LocalMimConfig {

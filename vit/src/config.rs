@@ -7,6 +7,9 @@ use crate::{Error, SwinConfig};
 /// Largest theta of rotary positions. Language models have up to 1e7.
 pub(crate) const MAX_THETA: f64 = 1e9;
 
+/// Most channels of images: far beyond use.
+pub(crate) const MOST_CHANNELS: usize = 1 << 10;
+
 /// Width, depth, sizes and variants of a Vision Transformer. The default is ViT-B/16 at 224 px without a head.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct VitConfig {
@@ -257,7 +260,7 @@ impl VitConfig {
         let sizes = [
             ("image height", height, 1 << 16),
             ("image width", width, 1 << 16),
-            ("in_chans", self.in_chans, 1 << 10),
+            ("in_chans", self.in_chans, MOST_CHANNELS),
             ("patch size", self.patch_size, 1 << 10),
             ("embed_dim", self.embed_dim, 1 << 16),
             ("depth", self.depth, 1 << 10),

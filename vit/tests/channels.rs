@@ -168,6 +168,127 @@ fn files_that_contradict_the_tensors_are_refused() {
     );
 }
 
+/// Numbers of channels make no list before they are bounded and held against the tensors.
+#[test]
+fn channels_that_cannot_be_are_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = || {
+        let opened = Checkpoint::open(dir.path().to_str().unwrap());
+        opened.unwrap_err().to_string()
+    };
+    let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+    let bytes = |from: &str| std::fs::read(fixture(from)).unwrap();
+    let json = |from: &str| -> serde_json::Value { serde_json::from_slice(&bytes(from)).unwrap() };
+    // timm's, without mean and deviation; Hugging Face's, without any in the preprocessor's file.
+    for (place, absurd) in [
+        ("/model_args/in_chans", 1_000_000_000_000u64),
+        ("/pretrained_cfg/input_size/0", 1_000_000),
+        ("/model_args/in_chans", 1024),
+    ] {
+        let mut config = json("channels/two/config.json");
+        *config.pointer_mut(place).unwrap() = absurd.into();
+        let cfg = config["pretrained_cfg"].as_object_mut().unwrap();
+        cfg.retain(|key, _| key != "mean" && key != "std");
+        write("config.json", config.to_string().as_bytes());
+        write(
+            "model.safetensors",
+            &bytes("channels/two/model.safetensors"),
+        );
+        let error = error();
+        let told = [
+            "expected 1 to 1024 channels",
+            "expected [channels,",
+            "is 1024, the tensors 2",
+        ];
+        assert!(told.iter().any(|told| error.contains(told)), "{error}");
+    }
+    for absurd in [1_000_000_000_000u64, 1024] {
+        let mut config = json("checkpoints/hf_deit/config.json");
+        config["num_channels"] = absurd.into();
+        write("config.json", config.to_string().as_bytes());
+        write("preprocessor_config.json", b"{}");
+        write(
+            "model.safetensors",
+            &bytes("checkpoints/hf_deit/model.safetensors"),
+        );
+        let error = error();
+        let told = [
+            "'num_channels' is 1000000000000; expected 1 to",
+            "is 1024, the tensors 3",
+        ];
+        assert!(told.iter().any(|told| error.contains(told)), "{error}");
+    }
+    std::fs::remove_file(dir.path().join("config.json")).unwrap();
+    std::fs::remove_file(dir.path().join("preprocessor_config.json")).unwrap();
+    // Our own metadata: an architecture, and the head of a training state.
+    let weights = bytes("checkpoints/hf_deit/model.safetensors");
+    let (head, data) = weights.split_at(8);
+    let length = u64::from_le_bytes(head.try_into().unwrap()) as usize;
+    let (head, data) = data.split_at(length);
+    for absurd in [1_000_000_000_000u64, 1_000_000_000, 1024] {
+        let cfg = VitConfig {
+            in_chans: absurd as usize,
+            image_size: 32,
+            patch_size: 8,
+            embed_dim: 24,
+            num_heads: 3,
+            depth: 2,
+            ..VitConfig::default()
+        };
+        let run = serde_json::json!({"config": {"channels": absurd, "image-size": 32, "model": "vit-tiny"}});
+        for text in [serde_json::to_string(&cfg).unwrap(), run.to_string()] {
+            let mut head: serde_json::Value = serde_json::from_slice(head).unwrap();
+            head["__metadata__"] = serde_json::json!({ "vitfreeze": text });
+            let head = head.to_string();
+            let length = (head.len() as u64).to_le_bytes();
+            write(
+                "model.safetensors",
+                &[&length[..], head.as_bytes(), data].concat(),
+            );
+            let error = error();
+            let told = ["expected 1 to 1024 channels", "is 1024, the tensors 3"];
+            assert!(
+                error.contains("metadata 'vitfreeze'") && told.iter().any(|t| error.contains(t)),
+                "{error}"
+            );
+        }
+    }
+}
+
+/// Deviations of float data may be small; what makes numbers that overflow is refused.
+#[test]
+fn numbers_that_cannot_be_computed_with_are_refused() {
+    let with = |mean: f32, std: f32| Preprocess {
+        mean: vec![0.0, mean],
+        std: vec![1.0, std],
+        ..Preprocess::usual((32, 32))
+    };
+    for (mean, std) in [
+        (0.5, 0.2),
+        (2e-6, 6.6e-7),
+        (-300.0, 40.0),
+        (1e6, 1e-3),
+        (0.0, 1e9),
+    ] {
+        with(mean, std).check().unwrap();
+    }
+    for (mean, std) in [
+        (0.0, 1e-30),
+        (0.0, 1e-45),
+        (0.0, 0.0),
+        (0.0, -1.0),
+        (1e30, 1.0),
+        (f32::INFINITY, 1.0),
+        (0.0, f32::INFINITY),
+        (f32::NAN, 1.0),
+        (0.0, f32::NAN),
+    ] {
+        let error = with(mean, std).check().unwrap_err().to_string();
+        assert!(error.contains("expected those of the images"), "{error}");
+        assert!(!error.contains('\n'));
+    }
+}
+
 /// What our own files of RGB models say does not change, and what they do not say is RGB.
 #[test]
 fn models_of_rgb_say_nothing_of_it() {

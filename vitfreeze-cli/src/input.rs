@@ -6,6 +6,7 @@ pub mod files;
 #[cfg(feature = "hub")]
 mod hub;
 pub mod look;
+pub mod normal;
 pub mod pretrained;
 pub mod splits;
 pub mod subset;

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use clap::{Args as _, FromArgMatches as _};
+use clap::{ArgAction, Args as _, FromArgMatches as _};
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::de::DeserializeOwned;
 use serde::Serialize;
@@ -22,6 +22,9 @@ pub trait Settings: Clone + clap::Args + Serialize + DeserializeOwned {
     /// Keys that a resumed run may change: they alter no number that training computes on one device.
     const FREE_KEYS: &'static [&'static [&'static str]];
 
+    /// Keys that a run finds out when it begins: one that is resumed has them from its checkpoint.
+    const FOUND_KEYS: &'static [&'static str] = &[];
+
     /// Changes the file's keys by what the flags say, before the flags take their places.
     fn complete(_file: &mut Table, _flags: &Table) {}
 
@@ -38,21 +41,33 @@ pub trait Settings: Clone + clap::Args + Serialize + DeserializeOwned {
 
     /// The configuration in this file, then the flags.
     fn of_run(path: &Path, flags: &Given<Self>) -> Result<Self> {
-        let text = crate::input::files::text(path)
-            .map_err(|e| usage(format!("cannot read {}: {e}", path.display())))?;
-        Self::merge(parse::<Self>(&text, &path.display().to_string())?, flags)
+        Self::merge(read::<Self>(path)?, flags)
     }
 
-    /// The configuration that a checkpoint holds, then the flags.
-    fn of_checkpoint(saved: &Self, flags: &Given<Self>) -> Result<Self> {
-        Self::merge(parse::<Self>(&saved.to_toml()?, "checkpoint")?, flags)
+    /// The configuration of a run whose checkpoint holds `saved`: the file's keys where there is one, then the flags.
+    fn of_checkpoint(saved: &Self, file: Option<&Path>, flags: &Given<Self>) -> Result<Self> {
+        let keys = match file {
+            Some(path) => read::<Self>(path)?,
+            None => parse::<Self>(&saved.to_toml()?, "checkpoint")?,
+        };
+        let mut found = Table::try_from(saved)?;
+        found.retain(|key, _| Self::FOUND_KEYS.contains(&key));
+        Self::merge_over(found, keys, flags)
     }
 
     /// `file`'s keys, then the flags.
-    fn merge(mut file: Table, flags: &Given<Self>) -> Result<Self> {
+    fn merge(file: Table, flags: &Given<Self>) -> Result<Self> {
+        Self::merge_over(Table::new(), file, flags)
+    }
+
+    /// The same over these keys.
+    fn merge_over(found: Table, mut file: Table, flags: &Given<Self>) -> Result<Self> {
         let flags = flags.table()?;
         Self::complete(&mut file, &flags);
         file.extend(flags);
+        for (key, value) in found {
+            file.entry(key).or_insert(value);
+        }
         let mut config: Self =
             over_defaults(file).map_err(|e: toml::de::Error| usage(one_line(&e, "")))?;
         config.resolve()?;
@@ -131,7 +146,11 @@ impl<S: Settings> Given<S> {
 
 impl<S: Settings> clap::Args for Given<S> {
     fn augment_args(command: clap::Command) -> clap::Command {
-        let command = S::augment_args(command);
+        // A list that is given again takes the place of the one before, as any other flag does.
+        let command = S::augment_args(command).mut_args(|arg| match arg.get_action() {
+            ArgAction::Append => arg.action(ArgAction::Set),
+            _ => arg,
+        });
         S::RECIPE.iter().fold(command, |command, (key, value)| {
             // Clap knows an argument by its field.
             command.mut_arg(key.replace('-', "_"), |arg| {
@@ -184,6 +203,13 @@ fn too_large(flags: &impl Serialize) -> Option<(String, u64)> {
     let numbers = json.as_object()?.iter();
     let mut numbers = numbers.filter_map(|(key, value)| Some((key.clone(), value.as_u64()?)));
     numbers.find(|(_, value)| i64::try_from(*value).is_err())
+}
+
+/// Reads and parses a file.
+fn read<S: Settings>(path: &Path) -> Result<Table> {
+    let text = crate::input::files::text(path)
+        .map_err(|e| usage(format!("cannot read {}: {e}", path.display())))?;
+    parse::<S>(&text, &path.display().to_string())
 }
 
 /// Parses a file; an unknown key is an error that suggests the near one.

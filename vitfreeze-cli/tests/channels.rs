@@ -207,6 +207,19 @@ fn arrays_of_five_channels_and_an_encoder_of_three() {
         &["--channels=5", &out("knn-rgb")],
     ));
     assert!(said.contains(told), "{said}");
+    // It has no flags for them: what it takes it says. What trains must be told.
+    let told = "with the mean and deviation of the checkpoint's 3 channels, repeated in order";
+    assert!(said.contains(told), "{said}");
+    for command in ["finetune", "linprobe"] {
+        let refused = out("refused");
+        let five = [&few[..], &["--channels=5", &refused]].concat();
+        let line = fails(with(command, &at("rgb"), &data, &five), 2);
+        assert!(
+            line.contains("--channels 5 needs --mean and --std") && line.contains("--stats prints"),
+            "{line}"
+        );
+    }
+    assert!(!at("refused").exists());
     // Without being told an encoder of colours finds none in them: every image is left out.
     let line = fails(with("knn", &at("rgb"), &data, &[&out("none")]), 1);
     assert!(
@@ -283,7 +296,27 @@ fn what_does_not_fit_is_one_line() {
         (&["--channels=0"][..], "channels is 0, it must be 1 to 1024"),
         (
             &["--channels=5"],
-            "data inspect shapes --channels 5 --stats prints them",
+            "channels is 5, but 'shapes' are drawn in red, green and blue: give your own images",
+        ),
+        (
+            &["--channels=5", "--mean=1,1,1,1,1", "--std=1,1,1,1,1"],
+            "channels is 5, but 'shapes' are drawn",
+        ),
+        (
+            &["--channels=5", &data],
+            "set --channels 5 --stats prints them",
+        ),
+        (
+            &["--mean=1e39,0,0", "--std=1,1,1"],
+            "mean: 1e39 is more than f32 holds",
+        ),
+        (
+            &["--mean=0,0,0", "--std=1e-30,1,1"],
+            "mean 0e0 and deviation 1e-30 make numbers up to 1e30",
+        ),
+        (
+            &["--mean=1e38,0,0", "--std=1,1,1"],
+            "more than can be computed with",
         ),
         (&[three], "--mean and --std belong together"),
         (
@@ -312,6 +345,24 @@ fn what_does_not_fit_is_one_line() {
     let flags = [&[&data[..], "--epochs=2"], &four[..]].concat();
     let line = fails(pretrain(&out, &flags), 1);
     assert!(line.contains("5 channels, 4 are wanted"), "{line}");
+    // Cells of one grey pixel have no deviation.
+    let grey = ["--channels=1", "--mean=0.5", "--std=0.25"];
+    let flags = [&grey[..], &["--target=pixel", "--norm-pix"]].concat();
+    let none = dir.path().join("none");
+    let line = fails(pretrain(&none, &flags), 2);
+    assert!(
+        line.contains("stage at block 1: with scale 4 its cells are"),
+        "{line}"
+    );
+    assert!(!none.exists());
+    // A schedule has no images to normalise.
+    let schedule = [
+        "schedule",
+        "--model=vit-tiny",
+        "--data=imagenet",
+        "--channels=13",
+    ];
+    ok(vitfreeze(schedule));
     // RGB with its own mean and deviation, which the encoder's file tells.
     let own = at_own(&dir.path().join("own"));
     assert!(own.contains("\"mean\":[0.1000"), "{own}");
@@ -319,7 +370,13 @@ fn what_does_not_fit_is_one_line() {
 
 /// A run with a mean of its own; the metadata of its encoder.
 fn at_own(out: &Path) -> String {
-    let flags = ["--mean=0.1,0.2,0.3", "--std=0.5,0.5,0.5", "--max-steps=1"];
+    // Of two the later is meant, as of any other flag.
+    let flags = [
+        "--mean=0.4,0.4,0.4",
+        "--mean=0.1,0.2,0.3",
+        "--std=0.5,0.5,0.5",
+        "--max-steps=1",
+    ];
     ok(pretrain(out, &flags));
     let bytes = std::fs::read(out.join("encoder.safetensors")).unwrap();
     let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();

@@ -167,13 +167,19 @@ fn what_does_not_fit_is_one_line() {
     assert!(line(&["--stages=default"]).contains("at least 8 blocks"));
     assert!(line(&["--image-size=36"]).contains("not divisible by patch size 8"));
     assert!(line(&["--norm-pix"]).contains("--target pixel"));
+    assert!(line(&["--heads=0"]).contains("heads is 0, it must be 1 to"));
+    let told = fails(pretrain(&out, &["--heads=3"]), 2);
+    assert!(
+        told.contains("heads is for the encoder of --init"),
+        "{told}"
+    );
     let gone = fails(begun(Path::new("no/such"), &out, &[]), 2);
     assert!(gone.contains("no such file or folder"), "{gone}");
     let mut command = resume(&run, &["--init"]);
     command.arg(&origin);
     let told = fails(command, 2);
     assert!(
-        told.contains("--init begins a new run") && told.contains("--resume"),
+        told.contains("--init starts a new run") && told.contains("--resume"),
         "{told}"
     );
     // The architecture that a configuration keeps is the checkpoint's, or the run says so.
@@ -188,6 +194,92 @@ fn what_does_not_fit_is_one_line() {
     command.arg(&other).arg("--out").arg(&out);
     assert!(fails(command, 2).contains("encoder: no architecture"));
     assert!(!out.exists());
+}
+
+/// What a resumed run must not change is told as such, whether or not the checkpoint of --init is still there.
+#[test]
+fn a_resume_with_other_numbers_needs_no_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, run) = (dir.path().join("first"), dir.path().join("run"));
+    ok(pretrain(&first, &["--max-steps=1"]));
+    let init = format!("--init={}", first.display());
+    ok(pretrain(&run, &[&init, "--max-steps=1"]));
+    std::fs::remove_dir_all(&first).unwrap();
+    let line = fails(resume(&run, &["--image-size=32"]), 2);
+    let told = "was trained with other numbers (image-size: 16 -> 32)";
+    assert!(line.contains(told), "{line}");
+    // Nor does a file of settings from which the architecture is gone.
+    let file = run.join("config.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let lines = config.lines().filter(|line| !line.starts_with("encoder"));
+    let without: Vec<&str> = lines.collect();
+    std::fs::write(&file, without.join("\n")).unwrap();
+    let line = fails(resume(&run, &["--seed=8"]), 2);
+    assert!(line.contains("other numbers (seed: 7 -> 8)"), "{line}");
+    ok(resume(&run, &["--max-steps=2"]));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), config);
+}
+
+/// No file tells the heads of an encoder of unusual width, nor those of MAE's decoder.
+#[test]
+fn heads_that_no_file_tells() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let from = root.join("../localmim/tests/fixtures/vit_mae/model.safetensors");
+    let origin = dir.path().join("mae.safetensors");
+    std::fs::copy(from, &origin).unwrap();
+    let flags = [
+        "--stages=1:1",
+        "--decoder-dim=8",
+        "--decoder-depth=2",
+        "--target=pixel",
+        "--max-steps=1",
+    ];
+    let out = dir.path().join("a");
+    let line = fails(begun(&origin, &out, &flags), 2);
+    assert!(line.contains("of width 16; give it (--heads N"), "{line}");
+    let flags = [&flags[..], &["--heads=2"]].concat();
+    let said = ok(begun(&origin, &out, &flags));
+    let assumed = "note: heads of decoders are not in ";
+    assert!(
+        said.contains("decoder.0 (") && said.contains(assumed),
+        "{said}"
+    );
+    assert!(said.contains(": 2 assumed (--decoder-heads)"), "{said}");
+    let config = std::fs::read_to_string(out.join("config.toml")).unwrap();
+    assert!(config.contains("heads = 2\n"), "{config}");
+    std::fs::remove_file(&origin).unwrap();
+    ok(resume(&out, &["--max-steps=2"]));
+    let line = fails(resume(&out, &["--heads=4"]), 2);
+    assert!(line.contains("heads: 2 -> 4"), "{line}");
+}
+
+/// Decoders are those of the same block and scale, as deep, with as many heads.
+#[test]
+fn decoders_are_taken_whole_or_are_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, out) = (dir.path().join("first"), |name: &str| dir.path().join(name));
+    ok(pretrain(&first, &["--decoder-depth=2", "--max-steps=1"]));
+    let init = format!("--init={}", first.display());
+    let again = |name: &str, more: &[&str]| {
+        let flags = [&[init.as_str(), "--decoder-depth=2"], &STILL[..], more].concat();
+        ok(pretrain(&out(name), &flags))
+    };
+    let said = again("last", &["--stages=11:0.5"]);
+    assert!(
+        said.contains("decoder.0 (") && !said.contains(" new: "),
+        "{said}"
+    );
+    for (name, flag) in [
+        ("heads", "--decoder-heads=1"),
+        ("depth", "--decoder-depth=1"),
+    ] {
+        let said = again(name, &[flag]);
+        assert!(
+            said.contains("encoder (147), norm.3 (2)\n"),
+            "{name}: {said}"
+        );
+    }
 }
 
 /// Pixels: the loss falls, layers freeze, cut is uncut, any number of threads gives the same bits, pictures are drawn.
@@ -273,6 +365,26 @@ fn it_may_grow() {
     ok(resume(&at("parts"), &["--max-steps=15"]));
     ok(resume(&at("parts"), &[]));
     assert_same_state(&at("straight"), &at("parts"));
+    // The fixed table is computed for each size, that of a smaller run too.
+    ok(pretrain(&at("small"), &["--max-steps=4"]));
+    let init = format!("--init={}", at("small").display());
+    let flags = [&init[..], "--image-size=8:50%,32", "--save-every=100"];
+    let said = ok(pretrain(&at("larger"), &flags));
+    assert!(said.contains("32 px from step 15 on"), "{said}");
+    assert!(said.contains("encoder (147)"), "{said}");
+    ok(pretrain(
+        &at("cut"),
+        &[&flags[..], &["--max-steps=14"]].concat(),
+    ));
+    std::fs::remove_dir_all(at("small")).unwrap();
+    ok(resume(&at("cut"), &[]));
+    assert_same_state(&at("larger"), &at("cut"));
+    ok(pretrain(&at("new"), &["--image-size=32", "--max-steps=1"]));
+    let table = |run: &str| {
+        let mut all = tensors(&at(run).join("encoder.safetensors")).into_iter();
+        all.find(|(name, _)| name == "pos_embed").unwrap()
+    };
+    assert!(table("larger") == table("new"));
     // A table that trains is for one size.
     let out = at("refused");
     let line = fails(
@@ -309,6 +421,8 @@ fn it_may_have_other_channels() {
         let out = at(&target.replace("--target=", ""));
         let said = ok(pretrain(&out, &[&grey[..], &STILL[..], &[target]].concat()));
         assert!(said.contains("encoder (147)"), "{said}");
+        let told = "images of 3 channels; its patch embedding is summed for 1";
+        assert!(said.contains(told), "{said}");
         let patches = |run: &Path| {
             let all = tensors(&run.join("encoder.safetensors")).into_iter();
             let mut all = all.filter(|(name, _)| name == "patch_embed.proj.weight");

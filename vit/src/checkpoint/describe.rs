@@ -80,6 +80,8 @@ pub(crate) struct Description {
     pub labels: BTreeMap<usize, String>,
     /// Of the images, where Hugging Face's config.json tells.
     pub channels: Option<usize>,
+    /// Of the decoder of masked pretraining, where Hugging Face's config.json tells.
+    pub decoder_heads: Option<usize>,
     /// None where no file tells.
     pub preprocess: Option<Preprocess>,
     /// What is not heeded and what had to be assumed, in sentences for a person.
@@ -133,13 +135,16 @@ impl Description {
         self.labels = labels(&json["labels"]);
         let run = &json["config"];
         let read = serde_json::from_str::<VitConfig>(text);
-        let channels = match &read {
-            Ok(cfg) => cfg.in_chans,
-            Err(_) => {
-                let config = Keys::of(&json)?.object("config")?;
-                config.count("channels")?.unwrap_or(3)
-            }
+        let keys = Keys::of(&json)?;
+        let (key, told) = match &read {
+            Ok(_) => ("in_chans", keys.channels("in_chans")?),
+            Err(_) => ("channels", keys.object("config")?.channels("channels")?),
         };
+        if let Some(said) = told {
+            let claim = Claim::new(key, said, |cfg| cfg.in_chans.into());
+            self.claims.push(claim.of("metadata 'vitfreeze'"));
+        }
+        let channels = told.unwrap_or(3);
         self.hints = before.or(match read {
             // An encoder's own says nothing: masked pretraining has no pooling.
             Ok(cfg) if cfg.num_classes == 0 => Hints {
@@ -148,7 +153,7 @@ impl Description {
             },
             Ok(cfg) => Hints::of(&cfg),
             Err(_) => Hints {
-                image: size_of_run(&Keys::of(&json)?.object("config")?)?,
+                image: size_of_run(&keys.object("config")?)?,
                 ..of_run(run)?
             },
         });

@@ -2,6 +2,7 @@
 use serde_json::{Map, Value};
 
 use super::preprocess::of_channels;
+use crate::config::MOST_CHANNELS;
 
 /// An object of somebody else's file; `None` where it is left out.
 pub(super) struct Keys<'a>(Option<&'a Map<String, Value>>);
@@ -79,6 +80,15 @@ impl<'a> Keys<'a> {
             None => Ok(None),
             Some(Some(n)) => Ok(Some(n)),
             Some(None) => self.wrong(key, "a whole number above 0"),
+        }
+    }
+
+    /// Channels of images. Lists as long are made of it before any tensor is seen, so it is bounded.
+    pub fn channels(&self, key: &str) -> Result<Option<usize>, String> {
+        match self.get(key).map(many) {
+            None => Ok(None),
+            Some(Some(n)) => Ok(Some(n)),
+            Some(None) => self.wrong(key, &format!("1 to {MOST_CHANNELS} channels")),
         }
     }
 
@@ -165,6 +175,11 @@ impl<'a> Keys<'a> {
 fn count(value: &Value) -> Option<usize> {
     let n = value.as_u64().filter(|&n| n > 0)?;
     usize::try_from(n).ok()
+}
+
+/// A number of channels that images may have.
+pub(super) fn many(value: &Value) -> Option<usize> {
+    count(value).filter(|n| *n <= MOST_CHANNELS)
 }
 
 /// A part of something.

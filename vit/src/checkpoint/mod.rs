@@ -214,6 +214,11 @@ impl Checkpoint {
         self.description.run.as_deref()
     }
 
+    /// Attention heads of ViTMAE's decoder, where config.json tells.
+    pub fn decoder_heads(&self) -> Option<usize> {
+        self.description.decoder_heads
+    }
+
     /// Names of the classes, as far as config.json has them.
     pub fn labels(&self) -> &BTreeMap<usize, String> {
         &self.description.labels

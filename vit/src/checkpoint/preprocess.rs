@@ -6,6 +6,7 @@ mod timm;
 use serde_json::{json, Value};
 
 use super::keys;
+use crate::Error;
 
 pub(super) use hugging_face::{read as of_hugging_face, write as to_hugging_face};
 pub(super) use ours::read as of_ours;
@@ -17,6 +18,8 @@ const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.
 const CROP_PCT: f64 = 0.875;
 /// Images up to this many pixels are judged whole: their margin is not worth losing.
 const WHOLE: usize = 64;
+/// Largest number of a normalised image: what is squared and summed stays far below f32's 3.4e38.
+const MOST: f64 = 1e15;
 /// [`Preprocess::floor_margin`] in files of others' layouts that we write, where their readers do otherwise: they pass over
 /// it, and we read what we wrote.
 pub(super) const FLOOR_MARGIN: &str = "vitfreeze_floor_margin";
@@ -137,6 +140,23 @@ impl Preprocess {
             std: of_channels(self.std, channels),
             ..self
         }
+    }
+
+    /// Refuses a mean and deviation that make numbers of an image's values which f32 cannot square and sum.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with both.
+    pub fn check(&self) -> Result<(), Error> {
+        for (&mean, &std) in self.mean.iter().zip(&self.std) {
+            let most = (1.0 + f64::from(mean).abs()) / f64::from(std);
+            if !(std.is_finite() && most > 0.0 && most <= MOST) {
+                return Err(Error::Config(format!(
+                    "mean {mean:e} and deviation {std:e} make numbers up to {most:.0e} of an image's values from 0 to 1, \
+                     more than can be computed with ({MOST:e}); expected those of the images"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// `crop_pct` as files tell it: one number, or those of height and width where they differ.

@@ -44,8 +44,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     let model_args = input_size(&checkpoint, args.model);
     let pretrained = load(&checkpoint, &model_args, Head::Keep, &Device::Cpu)?;
-    let judged = judged(&pretrained);
-    judged.check()?;
+    let judged = judged(&checkpoint, &pretrained)?;
     let compute = Dtype::F32.compute(&Device::Cpu)?;
     let model = pretrained.backbone()?.with_compute(&compute);
     let (channels, (height, width)) = (judged.channels(), judged.size());

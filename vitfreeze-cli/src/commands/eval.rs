@@ -92,8 +92,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     let size = input_size(&checkpoint, args.compute.model.clone());
     let pretrained = load(&checkpoint, &size, Head::Keep, &device)?;
-    let judged = judged(&pretrained);
-    judged.check()?;
+    let judged = judged(&checkpoint, &pretrained)?;
     let (given, samples) = (args.data.as_deref(), args.samples);
     let of_run = RunData::asked_or_of(given, None, samples, &args.checkpoint)?;
     let data = match (&of_run.val_data, args.split.as_str()) {

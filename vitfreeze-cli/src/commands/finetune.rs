@@ -23,6 +23,7 @@ use crate::architecture::preset;
 use crate::console::{counted, note, Progress, Unit};
 use crate::features::{extract, Output};
 use crate::input::channels::{normalize, Judged};
+use crate::input::normal;
 use crate::input::splits::Data;
 use crate::input::subset::Share;
 use crate::machine::budget::Budget;
@@ -327,6 +328,7 @@ fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
     cfg.validate().map_err(usage)?;
     training.check_batch(cfg.image_size)?;
     let channels = &config.supervised.channels;
+    normal::check_data(channels.count(), training.data())?;
     channels.check_new(training.data())?;
     // Before the weights are made; a plan may keep layers frozen from the start, which its steps tell later.
     let (batch, precision) = (training.batch_size, training.dtype.precision());
@@ -348,8 +350,10 @@ fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
             cfg,
             tensors: tensors.collect(),
             labels: BTreeMap::new(),
-            preprocess: channels
-                .prepared(Preprocess::usual(cfg.image()).in_channels(cfg.in_chans))?,
+            preprocess: normal::prepared(
+                channels,
+                Preprocess::usual(cfg.image()).in_channels(cfg.in_chans),
+            )?,
         },
         classifier: false,
     })

@@ -89,8 +89,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let mut pretrained = load(&checkpoint, &size, Head::Drop, &device)?;
     pretrained.cfg.pool = pool;
     pretrained.cfg.validate().map_err(usage)?;
-    let judged = judged(&pretrained);
-    judged.check()?;
+    let judged = judged(&checkpoint, &pretrained)?;
     let (given, val_data) = (args.data.as_deref(), args.val_data.as_deref());
     let of_run = RunData::asked_or_of(given, val_data, args.samples, &args.checkpoint)?;
     let names = (of_run.data.as_str(), of_run.val_data.as_deref());

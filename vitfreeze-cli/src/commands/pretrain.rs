@@ -18,9 +18,9 @@ use vit::ops::Compute;
 
 use crate::console::counted;
 use crate::input::channels::{pretrain_recipe, RGB};
-use crate::input::dataset;
 use crate::input::pretrained::eval_transform;
 use crate::input::splits::open_split;
+use crate::input::{dataset, normal};
 use crate::machine::budget::Budget;
 use crate::machine::Machine;
 use crate::run::checkpoint::Fingerprint;
@@ -116,6 +116,8 @@ impl Task for Pretrain {
     fn open(config: &Config, machine: &Machine) -> Result<(Self, Images)> {
         let (training, cfg) = (&config.training, config.model()?);
         let size = cfg.vit.image_size;
+        normal::check_data(config.channels.count(), training.data())?;
+        config.channels.check_new(training.data())?;
         dataset::note_samples(training.data(), training.samples);
         let source = open_split(training.data(), "train", training.samples, size)?;
         let (fingerprint, count) = (Fingerprint::of(&*source), source.len());

@@ -159,7 +159,7 @@ impl Run {
         let checkpoint = Checkpoint::<Config>::load(&path)?;
         let frozen = checkpoint.frozen();
         let header = checkpoint.header;
-        let config = Config::of_checkpoint(&header.config, &Given::nothing())?;
+        let config = Config::of_checkpoint(&header.config, None, &Given::nothing())?;
         let cfg = config.model()?;
         if cfg.vit.in_chans != RGB {
             return Err(usage(format!(

@@ -88,8 +88,7 @@ pub fn encoder(origin: &str, args: &ComputeArgs, device: &Device) -> Result<Enco
     let mut pretrained = load(&checkpoint, &size, Head::Drop, device)?;
     pretrained.cfg.pool = pooling(&checkpoint, None);
     let compute = args.dtype.compute(device)?;
-    let judged = judged(&pretrained);
-    judged.check()?;
+    let judged = judged(&checkpoint, &pretrained)?;
     Ok(Encoder {
         model: pretrained.backbone()?.with_compute(&compute),
         pretrained,
@@ -176,23 +175,44 @@ pub fn load(
         device: device.clone(),
     };
     let own = checkpoint.config().in_chans;
-    if let Some(channels) = options.channels.filter(|channels| *channels != own) {
-        let how = match channels {
-            1 => "summed",
-            _ => "repeated and scaled",
-        };
-        note(format!(
-            "note: the checkpoint is for images of {}; its patch embedding is {how} for {channels}, and so are its mean and deviation where no others are given",
-            counted(own, "channel")
-        ));
-    }
+    note_channels(own, options.channels.unwrap_or(own));
     let mut pretrained = checkpoint.load(&options).map_err(explain)?;
     pretrained.preprocess.bands |= options.channels == Some(RGB);
     Ok(pretrained)
 }
 
-/// What to say where the checkpoint's files prepare images of another size than the model was made for, and nobody asked for
-/// one.
+/// Says what becomes of a patch embedding for so many channels where there are to be others.
+pub fn note_channels(own: usize, channels: usize) {
+    if own == channels {
+        return;
+    }
+    let how = match channels {
+        1 => "summed",
+        _ => "repeated and scaled",
+    };
+    note(format!(
+        "note: the checkpoint is for images of {}; its patch embedding is {how} for {channels}",
+        counted(own, "channel")
+    ));
+}
+
+/// The same of mean and deviation, for who has no others.
+pub fn note_normalisation(own: usize, channels: usize) {
+    if own == channels {
+        return;
+    }
+    let how = match channels {
+        1 => "averaged",
+        _ => "repeated in order",
+    };
+    note(format!(
+        "note: images are normalised with the mean and deviation of the checkpoint's {}, {how}",
+        counted(own, "channel")
+    ));
+}
+
+/// What to say where the checkpoint's files prepare images of another size than the model was made for, and nobody
+/// asked for one.
 fn two_sizes(checkpoint: &Checkpoint, args: &ModelArgs) -> Option<String> {
     let (height, width) = checkpoint.preprocess().size?;
     let own = checkpoint.config().image();
@@ -236,7 +256,8 @@ pub fn input_size(checkpoint: &Checkpoint, args: ModelArgs) -> ModelArgs {
 }
 
 /// How decoded images become the model's input.
-pub fn judged(pretrained: &Pretrained) -> Judged {
+pub fn judged(checkpoint: &Checkpoint, pretrained: &Pretrained) -> Result<Judged> {
+    note_normalisation(checkpoint.config().in_chans, pretrained.cfg.in_chans);
     let p = &pretrained.preprocess;
     if !p.known {
         note(format!(
@@ -245,7 +266,10 @@ pub fn judged(pretrained: &Pretrained) -> Judged {
             p.filter.name()
         ));
     }
-    Judged::new(p, pretrained.cfg.image())
+    let judged = Judged::new(p, pretrained.cfg.image());
+    judged.check()?;
+    p.check().map_err(usage)?;
+    Ok(judged)
 }
 
 /// These preparations for RGB images of this height and width; for others all but the normalisation.

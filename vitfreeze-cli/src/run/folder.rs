@@ -70,10 +70,8 @@ pub fn resume<S: TrainSettings>(
     let saved = &checkpoint.header.config;
     // Where config.toml has got lost, the checkpoint knows its numbers.
     let file = dir.join("config.toml");
-    let config = match file.symlink_metadata().is_ok() {
-        true => S::of_run(&file, flags)?,
-        false => S::of_checkpoint(saved, flags)?,
-    };
+    let file = file.symlink_metadata().is_ok().then_some(file);
+    let config = S::of_checkpoint(saved, file.as_deref(), flags)?;
     let others = checkpoint.header.workers != workers.size();
     if others {
         let (then, now) = (checkpoint.header.workers, workers.size());

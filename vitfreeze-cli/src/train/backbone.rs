@@ -5,7 +5,9 @@ use vit::{Head, Pretrained};
 
 use super::{Supervised, Training};
 use crate::console::{counted, note};
-use crate::input::pretrained::{input_size, load, open, pooling, ModelArgs};
+use crate::input::channels::Channels;
+use crate::input::normal;
+use crate::input::pretrained::{input_size, load, note_normalisation, open, pooling, ModelArgs};
 use crate::usage::usage;
 
 /// An encoder and where it comes from.
@@ -26,6 +28,17 @@ pub fn load_encoder(
     let args = ModelArgs::new(supervised.heads, size, supervised.channels.channels);
     let checkpoint = open(origin, &args)?;
     let classes = checkpoint.config().num_classes;
+    let (own, channels) = (checkpoint.config().in_chans, &supervised.channels);
+    let wanted = channels.channels.unwrap_or(own);
+    normal::check_data(wanted, training.data())?;
+    // Those that no file tells are only guessed for RGB.
+    if wanted != own || !checkpoint.preprocess().known {
+        let asked = Channels {
+            channels: Some(wanted),
+            ..channels.clone()
+        };
+        asked.check_new(training.data())?;
+    }
     let args = input_size(&checkpoint, args);
     let mut encoder = load(&checkpoint, &args, Head::Drop, device)?;
     let (height, width) = encoder.cfg.image();
@@ -40,7 +53,10 @@ pub fn load_encoder(
             counted(classes, "class")
         ));
     }
-    encoder.preprocess = supervised.channels.prepared(encoder.preprocess)?;
+    if channels.mean.is_none() {
+        note_normalisation(own, wanted);
+    }
+    encoder.preprocess = normal::prepared(channels, encoder.preprocess)?;
     encoder.cfg.pool = pooling(&checkpoint, supervised.pool.map(Into::into));
     encoder.cfg.validate().map_err(usage)?;
     training.check_batch(height)?;

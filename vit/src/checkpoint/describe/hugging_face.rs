@@ -92,10 +92,16 @@ const DINOV3: &str = "dinov3_vit";
 const HEADS: usize = 12;
 const DINOV3_HEADS: usize = 6;
 const THETA: f64 = 100.0;
+/// Heads of ViTMAE's decoder where its config.json has none.
+const DECODER_HEADS: usize = 16;
 
 pub(super) fn read(json: &Value, into: &mut Description) -> Result<Hints, String> {
     let keys = Keys::of(json)?;
-    into.channels = keys.count("num_channels")?;
+    into.channels = keys.channels("num_channels")?;
+    into.decoder_heads = match keys.count("decoder_num_attention_heads")? {
+        None if into.name.as_deref() == Some("vit_mae") => Some(DECODER_HEADS),
+        heads => heads,
+    };
     // Some files name their class alone.
     let class = json["architectures"][0].as_str().unwrap_or_default();
     let dinov3 = into.name.as_deref() == Some(DINOV3) || class.starts_with("DINOv3ViT");

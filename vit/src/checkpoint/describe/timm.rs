@@ -193,8 +193,8 @@ pub(super) fn read(name: &str, json: &Value, into: &mut Description) -> Result<H
             cfg
         }
     };
-    let channels = match args.count("in_chans")? {
-        None => Keys::of(cfg)?.count("in_chans")?,
+    let channels = match args.channels("in_chans")? {
+        None => Keys::of(cfg)?.channels("in_chans")?,
         told => told,
     };
     let mut read = preprocess::of_timm(cfg, channels, &mut into.notes)?;
@@ -223,7 +223,7 @@ pub(super) fn read(name: &str, json: &Value, into: &mut Description) -> Result<H
             .push(Claim::new("num_reg_tokens", said.clone(), found));
     }
     for keys in [&args, &Keys::of(cfg)?] {
-        if let Some(said) = keys.count("in_chans")? {
+        if let Some(said) = keys.channels("in_chans")? {
             into.claims
                 .push(Claim::new("in_chans", said, |cfg| cfg.in_chans.into()));
         }

@@ -1,7 +1,7 @@
 //! timm's `pretrained_cfg`, whose absent keys have timm's defaults.
 use serde_json::{json, Value};
 
-use super::keys::{side, Keys};
+use super::keys::{many, side, Keys};
 use super::{Filter, Preprocess, BANDS, CROP_PCT, FLOOR_MARGIN, IMAGENET};
 
 /// The keys that are heeded; then those that do not change what a model sees of an image. timm itself reads those with
@@ -50,18 +50,18 @@ pub(in super::super) fn read(
     notes: &mut Vec<String>,
 ) -> Result<Preprocess, String> {
     let keys = Keys::of(json)?;
-    let size = match keys.get("input_size").map(Value::as_array) {
-        None => None,
-        Some(Some(items)) => match &items[..] {
-            [c, h, w] if side(c).is_some() => side(h).zip(side(w)),
+    let told = match keys.get("input_size").and_then(Value::as_array) {
+        Some(items) => match &items[..] {
+            [c, h, w] => many(c).zip(side(h).zip(side(w))),
             _ => None,
         },
-        Some(None) => None,
+        None => None,
     };
-    if size.is_none() && keys.get("input_size").is_some() {
+    if told.is_none() && keys.get("input_size").is_some() {
         return keys.wrong("input_size", "[channels, height, width]");
     }
-    let channels = channels.or(side(&json["input_size"][0])).unwrap_or(3);
+    let size = told.map(|(_, size)| size);
+    let channels = channels.or(told.map(|(own, _)| own)).unwrap_or(3);
     let squash = match keys.text("crop_mode")? {
         None | Some("center") => false,
         Some("squash") => true,

@@ -13,6 +13,7 @@ use super::sizes::ImageSizes;
 use crate::architecture::{preset, stages, Architecture, DEFAULT};
 use crate::costs;
 use crate::input::channels::Channels;
+use crate::input::normal::prepared;
 use crate::input::pretrained::CHECKPOINT;
 use crate::run::work::Work;
 use crate::settings::{absolute, bounded, name, not_negative, parse, Given, Settings};
@@ -38,6 +39,10 @@ pub struct Config {
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<String>,
+    /// Attention heads of --init's encoder, where no file tells them
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heads: Option<usize>,
     /// The architecture of --init's encoder: a run keeps it, so that going on needs no file but its own
     #[arg(long, value_name = "JSON", hide = true)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -182,6 +187,7 @@ impl Settings for Config {
         ("weight-decay", "0.05"),
     ];
     const FREE_KEYS: &'static [&'static [&'static str]] = &[Training::FREE_KEYS];
+    const FOUND_KEYS: &'static [&'static str] = &["encoder"];
 
     fn complete(file: &mut Table, flags: &Table) {
         Training::complete(file, flags);
@@ -192,7 +198,7 @@ impl Settings for Config {
                 .get(key)
                 .is_some_and(|value| file.get(key) != Some(value))
         };
-        if other("init") || other("image-size") {
+        if ["init", "heads", "image-size"].into_iter().any(other) {
             file.remove("encoder");
         }
     }
@@ -218,6 +224,12 @@ impl Settings for Config {
         if let Some(init) = &mut self.init {
             *init = absolute("init", init)?;
         }
+        bounded(&[("heads", self.heads.unwrap_or(1), 4096)])?;
+        if self.heads.is_some() && self.init.is_none() {
+            return Err(usage(
+                "heads is for the encoder of --init; of a new model they follow from --model",
+            ));
+        }
         self.follow_init()?;
         self.model.get_or_insert_with(|| DEFAULT.to_owned());
         let preset = self.preset()?;
@@ -237,7 +249,8 @@ impl Settings for Config {
             ("decoder-depth", self.decoder_depth, 64),
         ])?;
         self.training.check_batch(sizes.last())?;
-        self.channels.check_new(self.training.data())?;
+        self.channels.check()?;
+        self.preprocess()?;
         sizes.check(self.training.epochs)?;
         for (key, value) in [("beta1", self.beta1), ("beta2", self.beta2)] {
             if !(0.0..1.0).contains(&value) {
@@ -345,8 +358,7 @@ impl Config {
     pub fn preprocess(&self) -> Result<Preprocess> {
         let size = self.sizes()?.last();
         let usual = Preprocess::usual((size, size));
-        self.channels
-            .prepared(usual.in_channels(self.channels.count()))
+        prepared(&self.channels, usual.in_channels(self.channels.count()))
     }
 
     /// How many of a model's units a mask shows.

@@ -26,12 +26,13 @@ impl Config {
         let encoder = match self.encoder {
             Some(encoder) => encoder,
             None => {
-                let checkpoint = open(origin)?;
+                let checkpoint = open(origin, self.heads)?;
                 // Three channels that were no colours are none now.
                 if checkpoint.preprocess().bands {
                     self.channels.channels.get_or_insert(RGB);
                 }
                 let asked = self.image_size.as_ref().map(ImageSizes::last);
+                let grows = self.image_size.as_ref().is_some_and(ImageSizes::grow);
                 let size = match (asked, checkpoint.config().image()) {
                     (Some(size), _) => size,
                     (None, (height, width)) if height == width => height,
@@ -41,7 +42,7 @@ impl Config {
                         )))
                     }
                 };
-                let cfg = LocalMimConfig::encoder_of(&checkpoint, size).map_err(failed)?;
+                let cfg = LocalMimConfig::encoder_of(&checkpoint, size, grows).map_err(failed)?;
                 Architecture::new(cfg)?
             }
         };
@@ -87,7 +88,7 @@ pub fn begin(config: &Config, cfg: &LocalMimConfig, vars: &VarMap, device: &Devi
     let Some(origin) = &config.init else {
         return Ok(());
     };
-    let checkpoint = open(origin)?;
+    let checkpoint = open(origin, config.heads)?;
     for line in checkpoint.notes() {
         note(format!("note: {line}"));
     }
@@ -98,7 +99,9 @@ pub fn begin(config: &Config, cfg: &LocalMimConfig, vars: &VarMap, device: &Devi
             own.mean, own.std, ours.mean, ours.std
         ));
     }
-    let now = LocalMimConfig::encoder_of(&checkpoint, cfg.vit.image_size).map_err(failed)?;
+    pretrained::note_channels(checkpoint.config().in_chans, cfg.vit.in_chans);
+    let (size, grows) = (cfg.vit.image_size, config.sizes()?.grow());
+    let now = LocalMimConfig::encoder_of(&checkpoint, size, grows).map_err(failed)?;
     if config.encoder != Some(Architecture::new(now)?) {
         return Err(usage(format!(
             "{origin} has another architecture than 'encoder' in the configuration: leave that key out"
@@ -112,6 +115,12 @@ pub fn begin(config: &Config, cfg: &LocalMimConfig, vars: &VarMap, device: &Devi
     for line in lines(origin, &begun) {
         note(line);
     }
+    if begun.heads_assumed {
+        note(format!(
+            "note: heads of decoders are not in {origin}: {} assumed (--decoder-heads)",
+            cfg.decoder_num_heads
+        ));
+    }
     Ok(())
 }
 
@@ -124,13 +133,13 @@ fn failed(error: localmim::Error) -> anyhow::Error {
 }
 
 /// Of a pretraining run's folder its training state: the exported encoder has no decoders.
-fn open(origin: &str) -> Result<Checkpoint> {
+fn open(origin: &str, heads: Option<usize>) -> Result<Checkpoint> {
     let dir = Path::new(origin);
     let state = checkpoint_path(dir);
     let is_run = state.is_file() && dir.join("encoder.safetensors").is_file();
     let state = state.to_string_lossy();
     let path = if is_run { &state } else { origin };
-    pretrained::open_quietly(path, &ModelArgs::default())
+    pretrained::open_quietly(path, &ModelArgs::new(heads, None, None))
 }
 
 /// What was taken, what is new and what is left out, a line each.
@@ -191,6 +200,7 @@ mod tests {
             taken: names,
             new: vec!["norm.0.bias".into()],
             left: Vec::new(),
+            heads_assumed: false,
         };
         assert_eq!(
             lines("a", &begun),
