@@ -100,8 +100,9 @@ impl Channels {
         for (name, numbers) in [("mean", mean), ("std", std)] {
             if numbers.len() != channels {
                 return Err(usage(format!(
-                    "{name} has {} numbers, images have {channels} channels; give one for each",
-                    numbers.len()
+                    "{name} has {}, images have {}; give one for each",
+                    counted(numbers.len(), "number"),
+                    counted(channels, "channel")
                 )));
             }
         }
