@@ -461,6 +461,14 @@ fn what_config_json_says_is_heeded_or_refused() {
         ("value_bias", json!("no"), &["true or false"]),
         ("use_gated_mlp", json!(false), &["false, the tensors true"]),
         ("hidden_act", json!("gelu"), &["silu"]),
+        ("use_gated_mlp", json!(null), &["false, the tensors true"]),
+        ("mlp_bias", json!(false), &["false, the tensors true"]),
+        ("proj_bias", json!(false), &["false, the tensors true"]),
+        (
+            "rope_parameters",
+            json!({"rope_theta": 50.0}),
+            &["the same theta"],
+        ),
         ("intermediate_size", json!(80), &["80, the tensors 40"]),
         ("num_register_tokens", json!(4), &["4, the tensors 2"]),
         ("num_attention_heads", json!(4), &["heads of width 6"]),
@@ -476,6 +484,12 @@ fn what_config_json_says_is_heeded_or_refused() {
         };
         refused(hf(key, value), &parts);
     }
+    // A file that names its class alone.
+    let class = with("hf_gated", |json| {
+        json["rope_theta"] = json!(31.5);
+        json.as_object_mut().unwrap().remove("model_type");
+    });
+    assert_eq!(class.unwrap().config().rope_theta(), Some(31.5));
     // Of another model type the key says nothing of rotary positions.
     refused(hf("model_type", json!("vit")), &["intermediate_size"]);
 }
@@ -543,7 +557,7 @@ fn a_lone_file_is_told_by_its_tensors() {
     let table = write("timm_plus", &|all| {
         all.insert("pos_embed".into(), zeros(&[1, 19, 24]));
     });
-    refused(table, &["q_bias", "position table"]);
+    refused(table, &["q_bias", "no rotary positions of DINOv3's kind"]);
     let other = write("timm_plain", &|all| {
         for block in 0..2 {
             all.insert(format!("blocks.{block}.attn.qkv.bias"), zeros(&[72]));
@@ -556,6 +570,18 @@ fn a_lone_file_is_told_by_its_tensors() {
         all.insert("rope.freqs".into(), zeros(&[2, 2, 3, 4]));
     });
     refused(frequencies, &["unexpected: rope.freqs"]);
+    // What follows from the architecture is left out; a norm behind the pooling is of another kind of model.
+    let periods = write("timm_plain", &|all| {
+        all.insert("rope.periods".into(), zeros(&[2]));
+    });
+    assert_eq!(periods.unwrap().config().rope_theta(), Some(100.0));
+    let pooled = write("timm_plain", &|all| {
+        for part in ["weight", "bias"] {
+            all.remove(&format!("norm.{part}"));
+            all.insert(format!("fc_norm.{part}"), zeros(&[24]));
+        }
+    });
+    refused(pooled, &["missing: pos_embed"]);
     // What is missing, what is odd.
     let gate = write("timm_plus", &|all| {
         drop(all.remove("blocks.1.mlp.fc1_g.weight"))

@@ -352,6 +352,27 @@ fn zeros(shape: impl Into<candle_core::Shape>) -> Tensor {
 #[test]
 fn malformed_files_are_refused() {
     const TABLE: &str = "attn.relative_position_bias_table";
+    // As LocalMIM's own code has it: a norm for each stage, mergings that belong to the stage before.
+    let theirs = changed(
+        |_| (),
+        |t| {
+            for stage in 1..4 {
+                for part in ["norm.weight", "norm.bias", "reduction.weight"] {
+                    let merging = t
+                        .remove(&format!("layers.{stage}.downsample.{part}"))
+                        .unwrap();
+                    t.insert(format!("layers.{}.downsample.{part}", stage - 1), merging);
+                }
+            }
+            for part in ["weight", "bias"] {
+                let last = t.remove(&format!("norm.{part}")).unwrap();
+                t.insert(format!("norm.0.{part}"), zeros(16));
+                t.insert(format!("norm.3.{part}"), last);
+            }
+        },
+    );
+    let error = theirs.unwrap_err().to_string();
+    assert!(error.contains("LocalMIM's own code"), "{error}");
     type Change = fn(&mut HashMap<String, Tensor>);
     let cases: [(Change, &str); 13] = [
         (
@@ -467,6 +488,11 @@ fn absurd_configurations_are_refused() {
             "global_pool",
             json!("max"),
             "'global_pool' is 'max'; of a Swin expected avg",
+        ),
+        (
+            "always_partition",
+            json!(true),
+            "'always_partition' is true",
         ),
     ] {
         let set = |json: &mut serde_json::Value| json["model_args"][key] = value.clone();

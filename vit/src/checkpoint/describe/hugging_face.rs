@@ -104,7 +104,10 @@ pub(super) fn read(json: &Value, into: &mut Description) -> Result<Hints, String
     };
     // Some files name their class alone.
     let class = json["architectures"][0].as_str().unwrap_or_default();
-    let dinov3 = into.name.as_deref() == Some(DINOV3) || class.starts_with("DINOv3ViT");
+    let dinov3 = match into.name.as_deref() {
+        Some(name) => name == DINOV3,
+        None => class.starts_with("DINOv3ViT"),
+    };
     let swin = into.name.as_deref() == Some("swin");
     if !swin {
         let known: &[&[&str]] = match dinov3 {
