@@ -228,8 +228,9 @@ fn like_one_process<M: Model>(run: Run) {
         let ranks = threads::run(size, |ranks| run.train::<M>(ranks));
         let first = &ranks[0];
         for (step, (loss, want)) in first.losses.iter().zip(&alone.losses).enumerate() {
+            // Sums of parts round otherwise, and each step carries that on: 1.2e-6 after 14 on a machine without AVX-512.
             assert!(
-                near(*loss, *want, 1e-6),
+                near(*loss, *want, 1e-5),
                 "{size} ranks, step {step}: {loss}, not {want}"
             );
         }
