@@ -249,7 +249,7 @@ fn a_size_that_is_not_the_models_is_told() {
         ];
         let inspect: [&dyn AsRef<std::ffi::OsStr>; 2] = [&"inspect", &source];
         for (command, words) in [
-            (&embed[..], "resampled"),
+            (&embed[..], "the files' size is used"),
             (&inspect[..], "the latter is used"),
             (&convert[..], "the latter is used"),
         ] {

@@ -33,6 +33,17 @@ fn losses(path: &Path) -> Vec<f64> {
     rows.map(|row| row["loss"].as_f64().unwrap()).collect()
 }
 
+/// Whether f32 numbers differ by rounding alone.
+fn near(a: &[u8], b: &[u8]) -> bool {
+    let numbers = |bytes: &[u8]| -> Vec<f32> {
+        let each = bytes.chunks_exact(4);
+        each.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect()
+    };
+    let (a, b) = (numbers(a), numbers(b));
+    a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-6)
+}
+
 /// Restored bit for bit; then the steps that are left come to the same losses.
 fn check(command: &str) {
     let dir = tempfile::tempdir().unwrap();
@@ -47,10 +58,19 @@ fn check(command: &str) {
     std::fs::remove_file(run.join("last.safetensors")).unwrap();
     go_on(&["--max-steps=7"]);
     let last = "last.safetensors";
-    assert_eq!(
+    let (got, want) = (
         tensors(&run.join(last)),
-        tensors(&fixture(command).join(last))
+        tensors(&fixture(command).join(last)),
     );
+    assert_eq!(got.len(), want.len());
+    for ((name, got), (same, want)) in got.iter().zip(&want) {
+        assert_eq!(name, same);
+        // A probe's BatchNorm is folded into its bias by a product, which rounds as the machine does.
+        match command == "linprobe" && name.starts_with("head") && name.ends_with(".bias") {
+            true => assert!(near(got, want), "{name}"),
+            false => assert!(got == want, "{name}"),
+        }
+    }
     go_on(&[]);
     let (got, want) = (
         losses(&run.join("metrics.jsonl")),
