@@ -17,17 +17,7 @@ pub(crate) fn infer(
 ) -> Result<(VitConfig, Vec<String>), String> {
     let mut notes = Vec::new();
     let shape = |name: &str| shapes.get(name).map(Vec::as_slice);
-    let Some(&[embed_dim, in_chans, patch_size, width]) = shape("patch_embed.proj.weight") else {
-        return Err(format!(
-            "the patch embedding has shape {:?}; expected (width, channels, patch, patch)",
-            shape("patch_embed.proj.weight").unwrap_or_default()
-        ));
-    };
-    if patch_size != width || patch_size == 0 || embed_dim == 0 {
-        return Err(format!(
-            "patches of {patch_size} x {width} pixels and width {embed_dim}; expected square ones"
-        ));
-    }
+    let [embed_dim, in_chans, patch_size] = patch_embed(shapes)?;
     let Some(&[1, 1, _]) = shape("cls_token") else {
         return Err("there is no class token 'cls_token' of shape (1, 1, width)".into());
     };
@@ -129,6 +119,23 @@ pub(crate) fn infer(
     }
     cfg.validate().map_err(|e| e.to_string())?;
     Ok((cfg, notes))
+}
+
+/// Width, channels and patch size, from the patch embedding.
+pub(super) fn patch_embed(shapes: &BTreeMap<String, Vec<usize>>) -> Result<[usize; 3], String> {
+    let shape = shapes.get("patch_embed.proj.weight").map(Vec::as_slice);
+    let Some(&[embed_dim, in_chans, patch_size, width]) = shape else {
+        return Err(format!(
+            "the patch embedding has shape {:?}; expected (width, channels, patch, patch)",
+            shape.unwrap_or_default()
+        ));
+    };
+    if patch_size != width || patch_size == 0 || embed_dim == 0 {
+        return Err(format!(
+            "patches of {patch_size} x {width} pixels and width {embed_dim}; expected square ones"
+        ));
+    }
+    Ok([embed_dim, in_chans, patch_size])
 }
 
 /// What positions its tokens have. No tensor tells rotary ones.

@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 
 use super::super::describe::Hints;
+use super::super::infer::patch_embed;
 use super::TABLE;
 use crate::swin::STAGES;
 use crate::{Pool, SwinConfig, VitConfig};
@@ -16,17 +17,7 @@ pub(in super::super) fn infer(
 ) -> Result<(VitConfig, Vec<String>), String> {
     let mut notes = Vec::new();
     let shape = |name: &str| shapes.get(name).map(Vec::as_slice);
-    let Some(&[embed_dim, in_chans, patch_size, width]) = shape("patch_embed.proj.weight") else {
-        return Err(format!(
-            "the patch embedding has shape {:?}; expected (width, channels, patch, patch)",
-            shape("patch_embed.proj.weight").unwrap_or_default()
-        ));
-    };
-    if patch_size != width || patch_size == 0 || embed_dim == 0 {
-        return Err(format!(
-            "patches of {patch_size} x {width} pixels and width {embed_dim}; expected square ones"
-        ));
-    }
+    let [embed_dim, in_chans, patch_size] = patch_embed(shapes)?;
     let depths = depths(shapes)?;
     let (mut num_heads, mut sides) = ([0; STAGES], [0; STAGES]);
     for (stage, (heads, side)) in num_heads.iter_mut().zip(&mut sides).enumerate() {
