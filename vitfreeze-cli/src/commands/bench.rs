@@ -31,9 +31,9 @@ Examples:
   vitfreeze bench --model vit-base --steps 5 --frozen 0,12
   vitfreeze bench --frozen 0,12 --profile                the costliest ops
   vitfreeze bench --frozen all                           and what a whole schedule saves
-  vitfreeze bench --nproc 2 --model vit-base             two workers, 8 images each, and their communication
+  vitfreeze bench --nproc 2 --model vit-base             two workers, 8 images each
   vitfreeze bench --json > bench.json
-  python3 benches/pytorch/compare.py --vitfreeze target/release/vitfreeze    side by side with PyTorch";
+  python3 benches/pytorch/compare.py --vitfreeze target/release/vitfreeze";
 
 /// Flags of `vitfreeze bench`.
 #[derive(clap::Args)]

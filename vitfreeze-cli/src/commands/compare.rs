@@ -25,8 +25,8 @@ Examples:
   vitfreeze compare runs/*
   vitfreeze compare runs/finetune-1 runs/finetune-2 runs/knn-1 --out accuracy.png
 
-'time' is the run's own. 'with pretraining' adds the time of the runs from which its checkpoint came,
-if their folders are still there. 'saved' is how much shorter freezing made the run, compared with its
+'time' is the run's own. 'with pretraining' adds the time of the runs from which its checkpoint came, \
+if their folders are still there. 'saved' is how much shorter freezing made the run, compared with its \
 own unfrozen steps.";
 
 /// Flags of `vitfreeze compare`.

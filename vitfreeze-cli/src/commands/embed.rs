@@ -17,11 +17,11 @@ use crate::usage::usage;
 
 const EXAMPLES: &str = "\
 Examples:
-  vitfreeze embed --checkpoint runs/pretrain-1/encoder.safetensors --data cifar10 --out features.safetensors
-  vitfreeze embed --checkpoint hf://facebook/dinov2-small --data imagenet --split val --out dino.safetensors
+  vitfreeze embed --checkpoint runs/pretrain-1 --data cifar10 --out features.safetensors
+  vitfreeze embed --checkpoint hf://facebook/dinov2-small --data imagenet --out dino.safetensors
 
-The file holds features (N, D) and, if the images have any, labels (N); its metadata key 'vitfreeze' is JSON with the file names, the classes and
-the checkpoint. Images that cannot be read are skipped, with a warning.";
+The file holds features (N, D) and, if the images have any, labels (N). Its metadata key 'vitfreeze' is \
+JSON with the file names, the classes and the checkpoint. Images that cannot be read are skipped, with a warning.";
 
 /// Flags of `vitfreeze embed`.
 #[derive(clap::Parser)]

@@ -39,7 +39,7 @@ Examples:
   vitfreeze eval --checkpoint runs/finetune-1
   vitfreeze eval --checkpoint hf://google/vit-base-patch16-224 --data imagenet --predictions p.csv
 
-Writes to --out: result.json (accuracy, settings, seconds), per_class.csv, confusion.csv,
+Writes to --out: result.json (accuracy, settings, seconds), per_class.csv, confusion.csv, \
 confusion.png, mistakes.png (the wrong predictions with the highest confidence).";
 
 /// What is written beside result.json.

@@ -32,13 +32,13 @@ use picture::{Row, MOST_HEADS};
 const EXAMPLES: &str = "\
 Examples:
   vitfreeze features cifar10 --checkpoint runs/pretrain-1 --out features.png
-  vitfreeze features imagenet --split val --checkpoint hf://facebook/dinov2-small --images 8 --foreground --out dino.png
-  vitfreeze features cifar10 --checkpoint runs/pretrain-1 --map tsne --map-images 3000 --out map.png
+  vitfreeze features imagenet --checkpoint hf://facebook/dinov2-small --foreground --out dino.png
+  vitfreeze features cifar10 --checkpoint runs/pretrain-1 --map tsne --out map.png
   vitfreeze features imagenet --checkpoint mae_pretrain_vit_base.pth --map-images 0 --out mae.svg
 
-A row is an image: whole; its patches' features, whose three largest principal components over all images
-shown are red, green and blue; how much the class token attends to each patch in the last block, by head.
-Below, all images' vectors (what k-NN compares) by their two largest components, or by t-SNE, which
+Each row is an image: whole; its patches' features, whose three largest principal components over all \
+images shown are red, green and blue; how much the class token attends to each patch in the last block, by \
+head. Below, all images' vectors (what k-NN compares) by their two largest components, or by t-SNE, which \
 keeps neighbours together; distances between groups mean nothing.";
 
 /// Most images of a map: components cost little, t-SNE looks at all pairs.

@@ -40,7 +40,7 @@ Examples:
   vitfreeze finetune --checkpoint runs/p --data imagenet --device cuda      LocalMIM's recipe
   vitfreeze finetune --checkpoint runs/p --data cifar10 --config configs/finetune-tiny-cifar.toml
   vitfreeze finetune --checkpoint hf://facebook/dinov2-small --data imagenet --freeze gradual:1
-  vitfreeze finetune --model vit-tiny --image-size 32 --patch-size 4 --data cifar10    from scratch
+  vitfreeze finetune --model vit-tiny --image-size 32 --patch-size 4 --data cifar10  from scratch
   vitfreeze finetune --checkpoint runs/p --data cifar10 --max-steps 20      a quick look
   vitfreeze finetune --resume runs/finetune-1                               go on after a stop
 

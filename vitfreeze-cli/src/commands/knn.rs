@@ -41,8 +41,8 @@ Examples:
   vitfreeze knn --checkpoint runs/pretrain-1
   vitfreeze knn --checkpoint hf://facebook/dinov2-small --data imagenet --max-images 20000
 
-The k most similar training images vote for the class of each validation image. Similarity is the
-cosine of the features; a vote counts exp(similarity / 0.07). This is DINO's protocol, for k = 10,
+The k most similar training images vote for the class of each validation image. Similarity is the \
+cosine of the features; a vote counts exp(similarity / 0.07). This is DINO's protocol, for k = 10, \
 20, 100, 200. The search is exact.";
 
 /// Flags of `vitfreeze knn`.

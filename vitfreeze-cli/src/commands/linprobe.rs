@@ -33,11 +33,11 @@ use head::Head;
 const EXAMPLES: &str = "\
 Examples:
   vitfreeze linprobe --checkpoint runs/p --data imagenet         MAE's recipe
-  vitfreeze linprobe --checkpoint runs/p --data cifar10 --cached --batch-size 256 --accum 1 --lr 6.4
+  vitfreeze linprobe --checkpoint runs/p --data cifar10 --cached --accum 1 --lr 6.4
   vitfreeze linprobe --checkpoint hf://facebook/dinov2-small --pool token --data imagenet --cached
   vitfreeze linprobe --resume runs/linprobe-1                    go on where a run stopped
 
-The head sees the tokens behind the checkpoint's last norm, pooled as --pool says. For a LocalMIM
+The head sees the tokens behind the checkpoint's last norm, pooled as --pool says. For a LocalMIM \
 encoder that is the norm in front of the last stage's decoder. docs/finetune.md says more.";
 
 /// Rows that the head computes at once in an evaluation.

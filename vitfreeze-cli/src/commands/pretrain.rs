@@ -38,7 +38,7 @@ Examples:
   vitfreeze pretrain --data cifar10 --config configs/tiny-cifar.toml
   vitfreeze pretrain --data imagenet --model vit-small --batch-size 32 --accum 64
   vitfreeze pretrain --resume runs/pretrain-1            go on where a run stopped
-  vitfreeze pretrain --init runs/pretrain-1 --data DIR   a new run that begins with a checkpoint's weights
+  vitfreeze pretrain --init runs/pretrain-1 --data DIR   a new run that begins with its weights
   vitfreeze pretrain --freeze none --out runs/unfrozen   the same without freezing, to compare
 
 Without --data and --config these keys take the places of the defaults:

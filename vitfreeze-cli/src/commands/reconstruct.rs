@@ -30,14 +30,14 @@ use picture::Row;
 const EXAMPLES: &str = "\
 Examples:
   vitfreeze reconstruct --checkpoint runs/pretrain-1 --out seen.png
-  vitfreeze reconstruct --checkpoint runs/pretrain-1 --data imagenet --split val --images 4 --seed 7 --out seen.svg
+  vitfreeze reconstruct --checkpoint runs/pretrain-1 --images 4 --seed 7 --out seen.svg
   vitfreeze reconstruct --checkpoint runs/pretrain-1 --all-stages --mask-ratio 0.5 --out seen.png
 
-A row is an image: whole; what the encoder sees of it; then for each stage its target (histograms of
-oriented gradients) and its prediction. A line in a cell shows an orientation, along the edge; the
-longer the line, the more of it. Cells that the encoder saw are grey: they do not count in the error.
-Of a run with --target pixel both are pictures: where the encoder saw the image, as it is, elsewhere as
-predicted, normalised cells with their own mean and deviation.";
+Each row is an image: whole, then what the encoder sees of it, then for each stage its target (histograms \
+of oriented gradients) and its prediction. A line in a cell shows an orientation, along the edge; the \
+longer the line, the more of it. Cells that the encoder saw are grey: they do not count in the error. \
+Of a run with --target pixel both are pictures. Where the encoder saw the image, it is drawn as it is; \
+elsewhere as predicted. Normalised cells get their own mean and deviation back.";
 
 /// Flags of `vitfreeze reconstruct`.
 #[derive(clap::Parser)]

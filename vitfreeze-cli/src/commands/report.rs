@@ -20,11 +20,11 @@ const EXAMPLES: &str = "\
 Examples:
   vitfreeze report runs/pretrain-1 --out report.html
   vitfreeze report runs/pretrain-1 runs/finetune-1 runs/eval-1 --out report.html     side by side
-  vitfreeze report runs/pretrain-1 --out report.png                                  the charts alone
+  vitfreeze report runs/pretrain-1 --out report.png          the charts alone
 
-The page is one file and loads nothing from elsewhere. It has the settings and how to run it again, loss
-by stage, seconds per step as layers freeze, learning rates, phases, memory and accuracies. Of pretraining
-it shows predictions, of eval the confusion matrix and the worst mistakes. Every training leaves one in its
+The page is one file and loads nothing from elsewhere. It has the settings and how to run it again, loss \
+by stage, seconds per step as layers freeze, learning rates, phases, memory and accuracies. Of pretraining \
+it shows predictions, of eval the confusion matrix and the worst mistakes. Every training leaves one in its \
 folder.";
 
 /// The page that a training leaves in its folder.

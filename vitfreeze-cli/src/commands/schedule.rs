@@ -23,7 +23,7 @@ use crate::usage::usage;
 const EXAMPLES: &str = "\
 Examples:
   vitfreeze schedule --model vit-base --epochs 100 --warmup-epochs 10
-  vitfreeze schedule --config configs/vit-b16-imagenet.toml --data imagenet --layer-lr scaled --plot schedule.png
+  vitfreeze schedule --config configs/vit-b16-imagenet.toml --layer-lr scaled --plot schedule.png
   vitfreeze schedule --model vit-large --freeze power:2 --t0 0.6 --plot schedule.svg
   vitfreeze schedule --model vit-base --accum 4 --workers 8 --bandwidth 10 --images-per-second 932
 

@@ -24,12 +24,11 @@ use work::Ended;
 
 const EXAMPLES: &str = "\
 Examples:
-  vitfreeze study configs/studies/tiny.toml --out studies/tiny             three minutes, no data needed
+  vitfreeze study configs/studies/tiny.toml --out studies/tiny      three minutes
   vitfreeze study configs/studies/cifar10.toml --data cifar10 --out studies/cifar10 --budget 12h
-  vitfreeze study configs/studies/cifar10.toml --data cifar10 --out studies/cifar10    go on after a stop
 
-After ctrl-C, kill -9 or a crash, the same command continues the study. Finished runs are recognised by their
-settings and not done again. After every run, DIR gets results.csv, report.md and report.html.
+After ctrl-C, kill -9 or a crash, the same command continues the study. Finished runs are recognised by their \
+settings and not done again. After every run, DIR gets results.csv, report.md and report.html. \
 docs/study.md says how a plan is written.";
 
 /// Flags of `vitfreeze study`.

@@ -10,10 +10,10 @@ use crate::watch::{self, Followed};
 const EXAMPLES: &str = "\
 Examples:
   vitfreeze watch runs/pretrain-1              until q is pressed
-  vitfreeze watch runs/pretrain-1 --once       prints a few lines and exits (also without a terminal)
+  vitfreeze watch runs/pretrain-1 --once       a few lines (also without a terminal)
   vitfreeze pretrain --watch                   the same instead of the progress line
 
-Loss by stage, images per second, accuracy, frozen layers and the next to freeze, phases, time left, and
+Loss by stage, images per second, accuracy, frozen layers and the next to freeze, phases, time left, and \
 what deserves a look. It only reads the run's files: the run is not affected.
 
 Keys:
