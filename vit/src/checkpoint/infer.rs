@@ -107,7 +107,9 @@ pub(crate) fn infer(
         qkv_bias: apart || shapes.contains_key("blocks.0.attn.qkv.bias"),
         key_bias: !apart,
         activation,
-        init_values: shapes.contains_key("blocks.0.ls1.gamma").then_some(1e-5),
+        init_values: shapes
+            .contains_key("blocks.0.ls1.gamma")
+            .then(|| hints.init_values.unwrap_or(1e-5)),
         pool,
         fc_norm,
         num_classes: num_classes.unwrap_or(0),
@@ -214,6 +216,7 @@ fn place_grid(cfg: &mut VitConfig, table: Option<&[usize]>, hints: &Hints) -> Re
                 };
             };
             *cfg = cfg.with_image(image);
+            cfg.no_embed_class = hints.no_embed_class == Some(true);
             return Ok(());
         }
     };

@@ -78,17 +78,27 @@ impl Pretrained {
     }
 
     /// Writes one safetensors file that [`Checkpoint::open`](crate::Checkpoint::open) loads as it is: all tensors under
-    /// timm's names, and under the metadata key `vitfreeze` the [`VitConfig`] as JSON with `labels` (names of the classes)
-    /// and `preprocess` (`crop_pct`, `squash`, `floor_margin`, `interpolation`, `mean`, `std`) beside its own keys.
+    /// timm's names, and under the metadata key `vitfreeze` [`Pretrained::metadata`].
     ///
     /// # Errors
     /// [`Error::Write`].
     pub fn save_file(&self, path: &Path) -> Result<(), Error> {
+        let json = self.metadata()?;
+        crate::save_atomic(path, &self.tensors, ("vitfreeze", json.to_string()))
+    }
+
+    /// All but the tensors: the [`VitConfig`] as JSON with `labels` (names of the classes) and `preprocess` (`crop_pct`,
+    /// `squash`, `floor_margin`, `interpolation`, `mean`, `std`) beside its own keys. A file that tells it has an
+    /// architecture that is read and not inferred; one that its tensors contradict is an error.
+    ///
+    /// # Errors
+    /// None of a config that is valid.
+    pub fn metadata(&self) -> Result<Value, Error> {
         let fail = |e: serde_json::Error| Error::Config(e.to_string());
         let mut json = serde_json::to_value(self.cfg).map_err(fail)?;
         json["labels"] = serde_json::to_value(&self.labels).map_err(fail)?;
         json["preprocess"] = preprocess::to_ours(&self.preprocess);
-        crate::save_atomic(path, &self.tensors, ("vitfreeze", json.to_string()))
+        Ok(json)
     }
 
     /// The same model with its position table, if it has one, as a tensor that can train, also where it was the fixed one.

@@ -15,6 +15,7 @@ use datasets::{
     RandomResizedCrop, Recipe, Source,
 };
 use freezeout::{layer_decay, AdamW, Optimizer, Schedule, Spacing};
+use serde_json::Value;
 use vit::ops::Compute;
 use vit::{Backbone, Drops, Layout, Pool, PosEmbed, Preprocess, Pretrained, VitConfig};
 
@@ -247,20 +248,30 @@ impl Task for Finetune {
     }
 
     fn export(&self, weights: &BTreeMap<String, Tensor>, path: &Path) -> Result<()> {
-        let classifier = Pretrained {
-            cfg: VitConfig {
-                drop_path_rate: 0.0,
-                ..self.cfg
-            },
-            tensors: weights.clone(),
-            labels: self.labels.clone(),
-            preprocess: self.preprocess.clone(),
-        };
-        Ok(classifier.save_file(path)?)
+        Ok(self.classifier(weights.clone()).save_file(path)?)
+    }
+
+    fn about(&self) -> Result<Option<Value>> {
+        Ok(Some(self.classifier(BTreeMap::new()).metadata()?))
     }
 
     fn next(&self, dir: &str) -> Vec<String> {
         train::with_a_classifier(dir)
+    }
+}
+
+impl Finetune {
+    /// For others to use, with these weights.
+    fn classifier(&self, tensors: BTreeMap<String, Tensor>) -> Pretrained {
+        Pretrained {
+            cfg: VitConfig {
+                drop_path_rate: 0.0,
+                ..self.cfg
+            },
+            tensors,
+            labels: self.labels.clone(),
+            preprocess: self.preprocess.clone(),
+        }
     }
 }
 
