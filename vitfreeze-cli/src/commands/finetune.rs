@@ -17,7 +17,7 @@ use datasets::{
 use freezeout::{layer_decay, AdamW, Optimizer, Schedule, Spacing};
 use serde_json::Value;
 use vit::ops::Compute;
-use vit::{Backbone, Drops, Layout, Pool, PosEmbed, Preprocess, Pretrained, VitConfig};
+use vit::{Backbone, Drops, Layout, Pool, Preprocess, Pretrained, VitConfig};
 
 use crate::accuracy::Accuracy;
 use crate::architecture::preset;
@@ -324,15 +324,11 @@ fn recipe(config: &Config, p: &Preprocess, size: usize) -> Result<Recipe> {
 /// encoder's and MAE's from scratch (arXiv 2111.06377, A.2).
 fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
     let training = &config.training;
-    let preset = preset(config.model.as_deref().unwrap_or_default())?;
+    let preset = preset(config.model.as_deref().unwrap_or_default())?.with_fixed_positions();
     let cfg = VitConfig {
         image_size: config.supervised.image_size.unwrap_or(preset.image_size),
         in_chans: config.supervised.channels.count(),
         patch_size: config.patch_size.unwrap_or(preset.patch_size),
-        pos_embed: match preset.swin {
-            Some(_) => PosEmbed::Learnt,
-            None => PosEmbed::SinCos,
-        },
         pool: config.supervised.pool.map_or(Pool::Avg, Pool::from),
         ..preset
     };

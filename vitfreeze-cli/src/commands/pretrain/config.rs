@@ -304,16 +304,7 @@ impl Config {
     fn preset(&self) -> Result<VitConfig> {
         match self.encoder {
             Some(encoder) => Ok(encoder.0),
-            None => {
-                let preset = preset(self.name())?;
-                Ok(VitConfig {
-                    pos_embed: match preset.swin {
-                        Some(_) => preset.pos_embed,
-                        None => PosEmbed::SinCos,
-                    },
-                    ..preset
-                })
-            }
+            None => Ok(preset(self.name())?.with_fixed_positions()),
         }
     }
 
