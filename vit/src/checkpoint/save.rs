@@ -256,20 +256,40 @@ pub(super) type Files = (
     Vec<String>,
 );
 
-/// A ratio of which timm's `int(dim * ratio)` makes the hidden width.
-fn ratio(cfg: &VitConfig) -> f64 {
+/// A ratio of which timm's and transformers' `int(dim * ratio)` makes the hidden width.
+pub(super) fn ratio(cfg: &VitConfig) -> f64 {
     ratio_of(cfg.mlp_hidden(), cfg.embed_dim)
 }
 
+/// The same of these widths, and of both times 2, 4 and 8, as a Swin's stages have them.
 pub(super) fn ratio_of(hidden: usize, dim: usize) -> f64 {
     let exact = hidden as f64 / dim as f64;
     match (dim as f64 * exact) as usize == hidden {
         true => exact,
-        false => (hidden as f64 + 0.25) / dim as f64,
+        false => (hidden as f64 + 1.0 / 16.0) / dim as f64,
     }
 }
 
 fn finite(tensor: &Tensor) -> Result<bool, Error> {
     let zero = (tensor.to_dtype(DType::F32)?.flatten_all()? * 0.0)?.sum_all()?;
     Ok(zero.to_scalar::<f32>()? == 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In every stage of a Swin too.
+    #[test]
+    fn a_ratio_leads_back_to_the_hidden_width() {
+        for dim in 1..200 {
+            for hidden in 1..800 {
+                let ratio = ratio_of(hidden, dim);
+                for scale in [1, 2, 4, 8] {
+                    let width = ((scale * dim) as f64 * ratio) as usize;
+                    assert_eq!(width, scale * hidden, "{hidden} of {dim}, {scale} times");
+                }
+            }
+        }
+    }
 }

@@ -6,7 +6,7 @@ use serde_json::{json, Map, Value};
 
 use super::super::load::Pretrained;
 use super::super::preprocess;
-use super::super::save::Files;
+use super::super::save::{ratio, Files};
 use crate::swin::STAGES;
 use crate::{Error, SwinConfig, VitConfig};
 
@@ -24,7 +24,7 @@ pub(in super::super) fn to_timm(
         "embed_dim": cfg.embed_dim,
         "depths": swin.depths,
         "num_heads": swin.num_heads,
-        "mlp_ratio": cfg.mlp_ratio,
+        "mlp_ratio": ratio(cfg),
         "qkv_bias": cfg.qkv_bias,
     });
     let with = |(name, tensor): (&String, &Tensor)| {
@@ -186,7 +186,7 @@ fn config(model: &Pretrained, swin: &SwinConfig, dtype: DType) -> Value {
         "depths": swin.depths,
         "num_heads": swin.num_heads,
         "window_size": swin.window_size,
-        "mlp_ratio": cfg.mlp_ratio,
+        "mlp_ratio": ratio(cfg),
         "qkv_bias": cfg.qkv_bias,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
