@@ -12,6 +12,7 @@ use super::keys::Keys;
 use super::preprocess::{self, Preprocess};
 use crate::{Activation, Pool, PosEmbed, VitConfig};
 pub(crate) use claim::Claim;
+pub(super) use hugging_face::GENERAL;
 
 /// Where our own files say what they say.
 const METADATA: &str = "metadata 'vitfreeze'";

@@ -158,23 +158,29 @@ impl Pretrained {
             "img_size": [height, width],
             "patch_size": cfg.patch_size,
             "embed_dim": cfg.embed_dim,
-            "depth": cfg.depth,
-            "num_heads": cfg.num_heads,
             "mlp_ratio": ratio(cfg),
             "qkv_bias": cfg.qkv_bias,
-            "init_values": cfg.init_values,
-            "no_embed_class": cfg.no_embed_class,
-            "reg_tokens": cfg.reg_tokens,
-            "pre_norm": cfg.pre_norm,
-            "global_pool": pool,
-            "fc_norm": cfg.fc_norm,
         });
-        if rotary {
-            args = save_eva::args(cfg, pool);
+        if swin.is_none() {
+            let of_vits = json!({
+                "depth": cfg.depth,
+                "num_heads": cfg.num_heads,
+                "init_values": cfg.init_values,
+                "global_pool": pool,
+            });
+            extend(&mut args, of_vits);
         }
-        if let Some((swin, _)) = &swin {
-            args = swin.clone();
-        }
+        let own = match &swin {
+            Some((swin, _)) => swin.clone(),
+            None if rotary => save_eva::args(cfg),
+            None => json!({
+                "no_embed_class": cfg.no_embed_class,
+                "reg_tokens": cfg.reg_tokens,
+                "pre_norm": cfg.pre_norm,
+                "fc_norm": cfg.fc_norm,
+            }),
+        };
+        extend(&mut args, own);
         if cfg.in_chans != 3 {
             args["in_chans"] = json!(cfg.in_chans);
         }
@@ -267,6 +273,13 @@ pub(super) fn ratio_of(hidden: usize, dim: usize) -> f64 {
     match (dim as f64 * exact) as usize == hidden {
         true => exact,
         false => (hidden as f64 + 1.0 / 16.0) / dim as f64,
+    }
+}
+
+/// Puts the keys of one object into another.
+pub(super) fn extend(all: &mut Value, more: Value) {
+    if let (Some(all), Value::Object(more)) = (all.as_object_mut(), more) {
+        all.extend(more);
     }
 }
 
