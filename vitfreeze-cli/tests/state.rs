@@ -294,3 +294,26 @@ fn a_vits_state_has_its_heads_and_epsilon() {
     ok(go_on(&run, &["--max-steps=4"]));
     ok(inspect(&state, &[]));
 }
+
+/// Stages of 8, 4, 2 and 1 tokens a side are all smaller than windows of 12, which only larger images will have.
+#[test]
+fn windows_that_no_table_tells() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bare.safetensors");
+    let mut cfg = VitConfig {
+        image_size: 32,
+        ..swin()
+    };
+    cfg.swin = cfg.swin.map(|swin| SwinConfig {
+        window_size: 12,
+        ..swin
+    });
+    encoder(cfg, &path);
+    let tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    assert!(ok(inspect(&path, &[])).contains("windows of 8"));
+    let said = ok(inspect(&path, &["--window-size=12"]));
+    for word in ["windows of 12", "images        32 x 32"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+}

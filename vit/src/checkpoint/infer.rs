@@ -51,6 +51,11 @@ pub(crate) fn infer(
         );
     }
 
+    if hints.window_size.is_some() {
+        return Err(
+            "it is a ViT, which has no windows; leave their size (--window-size) out".into(),
+        );
+    }
     let num_heads = hints.num_heads.or_else(|| {
         let heads = match rotary {
             true => dinov3_heads(embed_dim)?,

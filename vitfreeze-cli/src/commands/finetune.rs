@@ -20,7 +20,6 @@ use vit::ops::Compute;
 use vit::{Backbone, Drops, Layout, Pool, Preprocess, Pretrained, VitConfig};
 
 use crate::accuracy::Accuracy;
-use crate::architecture::preset;
 use crate::console::{counted, note, Progress, Unit};
 use crate::features::{extract, Output};
 use crate::input::channels::{normalize, Judged};
@@ -324,7 +323,7 @@ fn recipe(config: &Config, p: &Preprocess, size: usize) -> Result<Recipe> {
 /// encoder's and MAE's from scratch (arXiv 2111.06377, A.2).
 fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
     let training = &config.training;
-    let preset = preset(config.model.as_deref().unwrap_or_default())?.with_fixed_positions();
+    let preset = config.preset()?.with_fixed_positions();
     let cfg = VitConfig {
         image_size: config.supervised.image_size.unwrap_or(preset.image_size),
         in_chans: config.supervised.channels.count(),
