@@ -233,7 +233,7 @@ impl Settings for Config {
         }
         bounded(&[
             ("heads", self.heads.unwrap_or(1), 4096),
-            ("window-size", self.window_size.unwrap_or(1), 64),
+            ("window-size", self.window_size.unwrap_or(1), 4096),
         ])?;
         if self.heads.is_some() && self.init.is_none() {
             return Err(usage(
