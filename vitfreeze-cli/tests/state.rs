@@ -317,3 +317,25 @@ fn windows_that_no_table_tells() {
         assert!(said.contains(word), "{word}: {said}");
     }
 }
+
+/// What is pretrained from a distilled DeiT keeps both tokens, whose mean is its vector.
+#[test]
+fn a_pretraining_of_a_distilled_one_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let mut command = vitfreeze(["pretrain", "--data=shapes", "--samples=8", "--epochs=1"]);
+    command.args(["--warmup-epochs=0", "--batch-size=8", "--accum=1"]);
+    command.args(["--stages=0:2,1:1", "--decoder-dim=16", "--decoder-heads=2"]);
+    command.arg("--init").arg(checkpoint("timm_distilled"));
+    command.arg("--out").arg(&run);
+    ok(command);
+    for name in ["checkpoint", "encoder"] {
+        let said = ok(inspect(&run.join(format!("{name}.safetensors")), &[]));
+        for word in [
+            "class token, distillation token",
+            "pooling       class token",
+        ] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
+}
