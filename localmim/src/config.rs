@@ -1,6 +1,6 @@
 //! The numbers of a LocalMIM model.
 use serde::{Deserialize, Serialize};
-use vit::{PosEmbed, VitConfig};
+use vit::VitConfig;
 
 use crate::{Error, Target};
 
@@ -20,8 +20,9 @@ pub struct Stage {
 /// Numbers of a LocalMIM model (Wang et al., arXiv 2303.05251).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LocalMimConfig {
-    /// The encoder. With [`PosEmbed::SinCos`] its position embedding is fixed, as published; with [`PosEmbed::Learnt`] it is a
-    /// variable, as that of many checkpoints (see [`LocalMimConfig::begin`]), of which some have [`PosEmbed::Rope`].
+    /// The encoder. With [`vit::PosEmbed::SinCos`] its position embedding is fixed, as published; with
+    /// [`vit::PosEmbed::Learnt`] it is a variable, as that of many checkpoints (see [`LocalMimConfig::begin`]), of which some
+    /// have [`vit::PosEmbed::Rope`].
     pub vit: VitConfig,
     /// The stages, nearest the input first.
     pub stages: Vec<Stage>,
@@ -47,13 +48,7 @@ impl LocalMimConfig {
     pub fn new(vit: VitConfig) -> Result<Self, Error> {
         Ok(Self {
             stages: Stage::default_of(&vit)?,
-            vit: VitConfig {
-                pos_embed: match vit.swin {
-                    Some(_) => vit.pos_embed,
-                    None => PosEmbed::SinCos,
-                },
-                ..vit
-            },
+            vit: vit.with_fixed_positions(),
             decoder_embed_dim: 256,
             decoder_depth: 1,
             decoder_num_heads: 8,

@@ -192,6 +192,17 @@ impl VitConfig {
         }
     }
 
+    /// The same architecture with the fixed position table of [`crate::sincos_2d`]; a Swin, which has no table, as it is.
+    pub fn with_fixed_positions(self) -> Self {
+        Self {
+            pos_embed: match self.swin {
+                Some(_) => self.pos_embed,
+                None => PosEmbed::SinCos,
+            },
+            ..self
+        }
+    }
+
     /// Rows and columns of patches.
     pub fn grid(&self) -> (usize, usize) {
         let (height, width) = self.image();

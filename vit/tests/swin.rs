@@ -393,7 +393,7 @@ fn malformed_files_are_refused() {
         ),
         (
             |t| drop(t.insert(format!("layers.0.blocks.0.{TABLE}"), zeros((50, 1)))),
-            "[50, 1] instead of [49, 1]",
+            "have 49 offsets in stage 0, its bias table has 50",
         ),
         (
             |t| drop(t.insert(format!("layers.1.blocks.0.{TABLE}"), zeros(49))),
@@ -471,7 +471,7 @@ fn absurd_configurations_are_refused() {
         ("img_size", json!(66), "66 is not divisible by patch size 4"),
         ("img_size", json!(0), "'img_size' is 0"),
         ("img_size", json!(1u64 << 40), "image height is"),
-        ("img_size", json!(32), "of another shape"),
+        ("img_size", json!(32), "in stage 2, its bias table has 49"),
         ("patch_size", json!(8), "says 'patch_size'"),
         (
             "embed_dim",

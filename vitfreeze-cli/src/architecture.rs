@@ -5,7 +5,7 @@ use std::str::FromStr;
 use anyhow::Result;
 use localmim::Stage;
 use serde::{Deserialize, Serialize};
-use vit::VitConfig;
+use vit::{SwinConfig, VitConfig};
 
 use crate::usage::usage;
 
@@ -37,6 +37,23 @@ pub fn preset(model: &str) -> Result<VitConfig> {
             "model '{model}': expected vit-tiny, vit-small, vit-base, vit-large or vit-huge, or swin-tiny, swin-small, swin-base or swin-large"
         ))
     })
+}
+
+/// With windows of this many tokens a side, where there is any number.
+pub fn with_windows(cfg: VitConfig, side: Option<usize>) -> Result<VitConfig> {
+    let Some(window_size) = side else {
+        return Ok(cfg);
+    };
+    let Some(swin) = cfg.swin else {
+        return Err(usage(
+            "window-size is for a Swin, this is a ViT: leave it out",
+        ));
+    };
+    let swin = Some(SwinConfig {
+        window_size,
+        ..swin
+    });
+    Ok(VitConfig { swin, ..cfg })
 }
 
 /// What an encoder of a checkpoint is called: by its depth, width and heads, and those of a Swin's stages.

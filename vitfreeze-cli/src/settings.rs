@@ -1,5 +1,6 @@
 //! Numbers of a run: defaults, then a TOML file, then flags; the later wins. Flags and keys have the same names.
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -86,18 +87,31 @@ pub trait Settings: Clone + clap::Args + Serialize + DeserializeOwned {
 
     /// The keys in which a resumed run differs from its checkpoint and must not, as "key: was -> is".
     fn differences(&self, saved: &Self) -> Result<Vec<String>> {
-        let (new, old) = (Table::try_from(self)?, Table::try_from(saved)?);
-        let keys: BTreeSet<&String> = new.keys().chain(old.keys()).collect();
-        let show = |value: Option<&Value>| value.map_or("unset".into(), |v| v.to_string());
-        Ok(keys
-            .into_iter()
-            .filter(|key| {
-                let free = Self::FREE_KEYS.concat().contains(&key.as_str());
-                !free && new.get(*key) != old.get(*key)
-            })
-            .map(|key| format!("{key}: {} -> {}", show(old.get(key)), show(new.get(key))))
-            .collect())
+        let (mut new, mut old) = (Table::try_from(self)?, Table::try_from(saved)?);
+        for table in [&mut new, &mut old] {
+            table.retain(|key, _| !Self::FREE_KEYS.concat().contains(&key));
+        }
+        Ok(changes(&old, &new))
     }
+}
+
+/// The keys that have another value now, as "key: was -> is".
+pub fn changes<'a, V: PartialEq + Display + 'a>(
+    old: impl IntoIterator<Item = (&'a String, &'a V)>,
+    new: impl IntoIterator<Item = (&'a String, &'a V)>,
+) -> Vec<String> {
+    let mut both: BTreeMap<&String, [Option<&V>; 2]> = BTreeMap::new();
+    for (key, value) in old {
+        both.entry(key).or_default()[0] = Some(value);
+    }
+    for (key, value) in new {
+        both.entry(key).or_default()[1] = Some(value);
+    }
+    let show = |value: Option<&V>| value.map_or("unset".into(), V::to_string);
+    both.into_iter()
+        .filter(|(_, [was, is])| was != is)
+        .map(|(key, [was, is])| format!("{key}: {} -> {}", show(was), show(is)))
+        .collect()
 }
 
 /// A command's settings as its command line has them: all values, and which of them were given.

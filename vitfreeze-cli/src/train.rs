@@ -16,6 +16,7 @@ use candle_core::Tensor;
 use candle_nn::{VarBuilder, VarMap};
 use datasets::Batch;
 use freezeout::{Group, Optimizer, Param, Schedule};
+use serde_json::Value;
 
 pub use adaptive::Adaptive;
 pub use backbone::{load_encoder, Encoder};
@@ -127,6 +128,11 @@ pub trait Task: Sized {
 
     /// Writes these weights for others to use.
     fn export(&self, weights: &BTreeMap<String, Tensor>, path: &Path) -> Result<()>;
+
+    /// What stands beside exported weights, [`vit::Pretrained::metadata`], where the state has a whole model's.
+    fn about(&self) -> Result<Option<Value>> {
+        Ok(None)
+    }
 
     /// Commands to go on with after a run in this folder, written as a shell takes it.
     fn next(&self, dir: &str) -> Vec<String>;

@@ -272,3 +272,51 @@ fn what_does_not_fit_is_one_line() {
     // Smaller images than the checkpoint's are fine: its tables are resampled.
     ok(finetune(&out, &["--image-size=32", "--max-steps=1"]));
 }
+
+#[test]
+fn windows_of_a_new_one_and_of_a_file_that_tells_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let few = |command: &str, model: &str, name: &str, more: &[&str]| {
+        let mut program = vitfreeze([command, "--data=shapes", "--samples=8", "--batch-size=8"]);
+        program.args(["--accum=1", "--epochs=2", "--warmup-epochs=0", "--lr=1e-3"]);
+        program.args(["--image-size=64", "--max-steps=1", "--window-size=4"]);
+        program.arg(format!("--model={model}")).args(more);
+        program.arg("--out").arg(dir.path().join(name));
+        program
+    };
+    for (command, export) in [("finetune", "last"), ("pretrain", "encoder")] {
+        ok(few(command, "swin-tiny", command, &[]));
+        let run = dir.path().join(command);
+        for name in ["checkpoint", export] {
+            let mut inspect = vitfreeze(["inspect"]);
+            inspect.arg(run.join(format!("{name}.safetensors")));
+            let said = ok(inspect);
+            assert!(said.contains("windows of 4"), "{said}");
+        }
+        let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+        assert!(config.contains("window-size = 4\n"), "{config}");
+        let mut other = vitfreeze([command, "--window-size=8", "--resume"]);
+        other.arg(&run);
+        let line = fails(other, 2);
+        assert!(line.contains("window-size: 4 -> 8"), "{line}");
+        let line = fails(few(command, "vit-tiny", "vit", &["--patch-size=8"]), 2);
+        assert!(line.contains("window-size is for a Swin"), "{line}");
+        let line = fails(few(command, "swin-tiny", "wide", &["--window-size=65"]), 2);
+        assert!(line.contains("it must be 1 to 64"), "{line}");
+    }
+    // No file beside the authors' tells them; the tables do.
+    let inspect = |path: &Path, side: &str| {
+        let mut command = vitfreeze(["inspect", "--window-size", side]);
+        command.arg(path);
+        command
+    };
+    let authors = swin("authors.pth");
+    assert!(ok(inspect(&authors, "4")).contains("windows of 4"));
+    let line = fails(inspect(&authors, "8"), 2);
+    assert!(
+        line.contains("correct the size of windows (--window-size)"),
+        "{line}"
+    );
+    let line = fails(inspect(&checkpoint("hf_dinov2"), "4"), 2);
+    assert!(line.contains("it is a ViT, which has no windows"), "{line}");
+}

@@ -5,12 +5,17 @@ mod timm;
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
 use serde_json::{json, Value};
 
 use super::keys::Keys;
 use super::preprocess::{self, Preprocess};
 use crate::{Activation, Pool, PosEmbed, VitConfig};
 pub(crate) use claim::Claim;
+pub(super) use hugging_face::GENERAL;
+
+/// Where our own files say what they say.
+const METADATA: &str = "metadata 'vitfreeze'";
 
 /// What no tensor tells. A value given to [`super::Checkpoint::open_with`] goes before the checkpoint's own files.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -33,6 +38,8 @@ pub struct Hints {
     pub pos_embed: Option<PosEmbed>,
     /// Side of a Swin's windows in tokens.
     pub window_size: Option<usize>,
+    /// Where LayerScale's factors started.
+    pub init_values: Option<f64>,
 }
 
 impl Hints {
@@ -48,6 +55,7 @@ impl Hints {
             no_embed_class: self.no_embed_class.or(other.no_embed_class),
             pos_embed: self.pos_embed.or(other.pos_embed),
             window_size: self.window_size.or(other.window_size),
+            init_values: self.init_values.or(other.init_values),
         }
     }
 
@@ -63,6 +71,39 @@ impl Hints {
             no_embed_class: Some(cfg.no_embed_class),
             pos_embed: Some(cfg.pos_embed),
             window_size: cfg.swin.map(|swin| swin.window_size),
+            init_values: cfg.init_values,
+        }
+    }
+}
+
+/// An architecture as our files have it, and what else is among its keys.
+#[derive(Deserialize)]
+struct Stated {
+    #[serde(flatten)]
+    cfg: VitConfig,
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
+}
+
+impl Stated {
+    /// Whether these are an architecture's keys.
+    fn is(json: &Value) -> bool {
+        json.get("embed_dim").is_some()
+    }
+
+    /// # Errors
+    /// What is missing, of another type, or not known here, where it may change what the model computes.
+    fn read(json: &Value) -> Result<VitConfig, String> {
+        let Self { cfg, others } =
+            Self::deserialize(json).map_err(|e| format!("no architecture: {e}"))?;
+        let beside = |key: &&String| !["labels", "preprocess"].contains(&key.as_str());
+        let unknown: Vec<String> = others.keys().filter(beside).cloned().collect();
+        match unknown.is_empty() {
+            true => Ok(cfg),
+            false => Err(format!(
+                "an architecture with unknown keys: {}; a later version may have written them, and computes by them",
+                crate::error::some(&unknown)
+            )),
         }
     }
 }
@@ -97,7 +138,6 @@ impl Description {
     /// What a key says that cannot be heeded.
     pub fn add_config(&mut self, json: &Value) -> Result<(), String> {
         let keys = Keys::of(json)?;
-        let before = std::mem::take(&mut self.hints);
         let hints = match keys.text("architecture")? {
             Some(name) => {
                 self.name = Some(name.to_owned());
@@ -108,7 +148,7 @@ impl Description {
                 hugging_face::read(json, self)?
             }
         };
-        self.hints = before.or(hints);
+        self.add(hints);
         Ok(())
     }
 
@@ -123,56 +163,71 @@ impl Description {
         Ok(())
     }
 
-    /// The metadata key `vitfreeze` of our own files: a [`VitConfig`] (a classifier's with class names and preprocessing), or
-    /// the head of a training state.
+    /// The metadata key `vitfreeze` of our own files: what [`Pretrained::metadata`](super::Pretrained::metadata) makes, or the
+    /// head of a training state, in which that is under `model`. States of before 2026-11-29 have their run alone.
     ///
     /// # Errors
     /// What a key says that cannot be heeded.
     pub fn add_metadata(&mut self, text: &str) -> Result<(), String> {
         let json = super::json::parse(text.as_bytes())?;
         self.told = true;
-        let before = std::mem::take(&mut self.hints);
-        self.labels = labels(&json["labels"]);
-        let run = &json["config"];
-        let read = serde_json::from_str::<VitConfig>(text);
         let keys = Keys::of(&json)?;
-        let (key, told) = match &read {
-            Ok(_) => ("in_chans", keys.channels("in_chans")?),
-            Err(_) => ("channels", keys.object("config")?.channels("channels")?),
-        };
-        if let Some(said) = told {
-            let claim = Claim::new(key, said, |cfg| cfg.in_chans.into());
-            self.claims.push(claim.of("metadata 'vitfreeze'"));
-        }
-        let channels = told.unwrap_or(3);
-        self.hints = before.or(match read {
-            // An encoder's own says nothing: masked pretraining has no pooling.
-            Ok(cfg) if cfg.num_classes == 0 => Hints {
-                pool: Some(Pool::Avg),
-                ..Hints::of(&cfg)
-            },
-            Ok(cfg) => Hints::of(&cfg),
-            Err(_) => Hints {
-                image: size_of_run(&keys.object("config")?)?,
-                ..of_run(run)?
-            },
-        });
+        let run = &json["config"];
         self.run = run.is_object().then(|| run.to_string());
+        match keys.get("model") {
+            Some(model) => self.add_model(model),
+            None if Stated::is(&json) => self.add_model(&json),
+            None => self.add_run(run, &keys.object("config")?),
+        }
+    }
+
+    /// An architecture, with names of classes and preprocessing.
+    fn add_model(&mut self, json: &Value) -> Result<(), String> {
+        let keys = Keys::of(json)?;
+        keys.channels("in_chans")?;
+        let cfg = Stated::read(json)?;
+        self.claims.extend(claim::of_architecture(&cfg));
+        self.labels = labels(&json["labels"]);
+        let usual = Preprocess::usual(cfg.image()).in_channels(cfg.in_chans);
+        self.preprocess = Some(preprocess::of_ours(&json["preprocess"], usual)?);
+        self.add(Hints {
+            // An encoder's own says nothing: masked pretraining has no pooling.
+            pool: Some(match cfg.num_classes {
+                0 if !cfg.dist_token => Pool::Avg,
+                _ => cfg.pool,
+            }),
+            ..Hints::of(&cfg)
+        });
+        Ok(())
+    }
+
+    /// A training state's run, of which the architecture follows.
+    fn add_run(&mut self, run: &Value, keys: &Keys) -> Result<(), String> {
+        let told = keys.channels("channels")?;
+        if let Some(said) = told {
+            let claim = Claim::new("channels", said, |cfg| cfg.in_chans.into());
+            self.claims.push(claim.of(METADATA));
+        }
+        self.add(Hints {
+            image: size_of_run(keys)?,
+            ..of_run(run)?
+        });
         if let Some(image) = self.hints.image {
-            let usual = Preprocess::usual(image).in_channels(channels);
-            // A training state has its run's.
+            let usual = Preprocess::usual(image).in_channels(told.unwrap_or(3));
             // Three channels that were asked for are not RGB.
             let bands = run["channels"] == 3;
-            let of_run = json!({ "mean": run["mean"], "std": run["std"], "bands": bands });
-            let told = match (&json["preprocess"], &run["mean"]) {
-                (Value::Null, Value::Array(_)) => &of_run,
-                (Value::Null, _) if bands => &of_run,
-                (told, _) => told,
+            let of_run = match bands || run["mean"].is_array() {
+                true => json!({ "mean": run["mean"], "std": run["std"], "bands": bands }),
+                false => Value::Null,
             };
-            let read = preprocess::of_ours(told, usual)?;
-            self.preprocess = Some(read);
+            self.preprocess = Some(preprocess::of_ours(&of_run, usual)?);
         }
         Ok(())
+    }
+
+    /// What was told before goes first.
+    fn add(&mut self, hints: Hints) {
+        self.hints = std::mem::take(&mut self.hints).or(hints);
     }
 }
 
@@ -193,8 +248,6 @@ fn of_run(run: &Value) -> Result<Hints, String> {
     }
     Ok(Hints {
         num_heads: preset.map(|cfg| cfg.num_heads),
-        // Of a fine-tuned one the run does not tell.
-        norm_eps: preset.map(|cfg| cfg.norm_eps),
         // There is no position table in it: it is fixed.
         pos_embed: Some(PosEmbed::SinCos),
         ..Hints::default()

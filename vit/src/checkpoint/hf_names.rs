@@ -161,10 +161,8 @@ fn target(name: &str, distillation: &str) -> Option<String> {
         ("cls_classifier.", "head."),
         ("distillation_classifier.", "head_dist."),
     ];
-    for (theirs, ours) in modules {
-        if let Some(kind) = name.strip_prefix(theirs) {
-            return Some(format!("{ours}{kind}"));
-        }
+    if let Some(name) = renamed(name, &modules) {
+        return Some(name);
     }
     let layers = ["encoder.layer.", "encoder.layers.", "layers.", "layer."];
     let rest = layers.iter().find_map(|p| name.strip_prefix(p))?;
@@ -181,7 +179,19 @@ fn target(name: &str, distillation: &str) -> Option<String> {
     if let Some(kind) = part.strip_prefix("mlp.down_proj.") {
         return Some(format!("blocks.{index}.mlp.fc2.{kind}"));
     }
-    let (module, kind) = part.rsplit_once('.')?;
-    let (_, ours) = LAYER.iter().find(|(theirs, _)| *theirs == module)?;
-    Some(format!("blocks.{index}.{ours}.{kind}"))
+    Some(format!("blocks.{index}.{}", renamed_part(part, &LAYER)?))
+}
+
+/// A name that begins as one of `modules`, in our words.
+pub(super) fn renamed(name: &str, modules: &[(&str, &str)]) -> Option<String> {
+    let ours =
+        |(theirs, ours): &(&str, &str)| Some(format!("{ours}{}", name.strip_prefix(theirs)?));
+    modules.iter().find_map(ours)
+}
+
+/// A weight or bias of one of a block's `parts`, in our words.
+pub(super) fn renamed_part(name: &str, parts: &[(&str, &str)]) -> Option<String> {
+    let (module, kind) = name.rsplit_once('.')?;
+    let (_, ours) = parts.iter().find(|(theirs, _)| *theirs == module)?;
+    Some(format!("{ours}.{kind}"))
 }

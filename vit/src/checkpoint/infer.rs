@@ -51,6 +51,11 @@ pub(crate) fn infer(
         );
     }
 
+    if hints.window_size.is_some() {
+        return Err(
+            "it is a ViT, which has no windows; leave their size (--window-size) out".into(),
+        );
+    }
     let num_heads = hints.num_heads.or_else(|| {
         let heads = match rotary {
             true => dinov3_heads(embed_dim)?,
@@ -107,7 +112,9 @@ pub(crate) fn infer(
         qkv_bias: apart || shapes.contains_key("blocks.0.attn.qkv.bias"),
         key_bias: !apart,
         activation,
-        init_values: shapes.contains_key("blocks.0.ls1.gamma").then_some(1e-5),
+        init_values: shapes
+            .contains_key("blocks.0.ls1.gamma")
+            .then(|| hints.init_values.unwrap_or(1e-5)),
         pool,
         fc_norm,
         num_classes: num_classes.unwrap_or(0),
@@ -214,6 +221,7 @@ fn place_grid(cfg: &mut VitConfig, table: Option<&[usize]>, hints: &Hints) -> Re
                 };
             };
             *cfg = cfg.with_image(image);
+            cfg.no_embed_class = hints.no_embed_class == Some(true);
             return Ok(());
         }
     };

@@ -78,17 +78,27 @@ impl Pretrained {
     }
 
     /// Writes one safetensors file that [`Checkpoint::open`](crate::Checkpoint::open) loads as it is: all tensors under
-    /// timm's names, and under the metadata key `vitfreeze` the [`VitConfig`] as JSON with `labels` (names of the classes)
-    /// and `preprocess` (`crop_pct`, `squash`, `floor_margin`, `interpolation`, `mean`, `std`) beside its own keys.
+    /// timm's names, and under the metadata key `vitfreeze` [`Pretrained::metadata`].
     ///
     /// # Errors
     /// [`Error::Write`].
     pub fn save_file(&self, path: &Path) -> Result<(), Error> {
+        let json = self.metadata()?;
+        crate::save_atomic(path, &self.tensors, ("vitfreeze", json.to_string()))
+    }
+
+    /// All but the tensors: the [`VitConfig`] as JSON with `labels` (names of the classes) and `preprocess` (`crop_pct`,
+    /// `squash`, `floor_margin`, `interpolation`, `mean`, `std`) beside its own keys. A file that tells it has an
+    /// architecture that is read and not inferred; one that its tensors contradict is an error.
+    ///
+    /// # Errors
+    /// None of a config that is valid.
+    pub fn metadata(&self) -> Result<Value, Error> {
         let fail = |e: serde_json::Error| Error::Config(e.to_string());
         let mut json = serde_json::to_value(self.cfg).map_err(fail)?;
         json["labels"] = serde_json::to_value(&self.labels).map_err(fail)?;
         json["preprocess"] = preprocess::to_ours(&self.preprocess);
-        crate::save_atomic(path, &self.tensors, ("vitfreeze", json.to_string()))
+        Ok(json)
     }
 
     /// The same model with its position table, if it has one, as a tensor that can train, also where it was the fixed one.
@@ -148,23 +158,29 @@ impl Pretrained {
             "img_size": [height, width],
             "patch_size": cfg.patch_size,
             "embed_dim": cfg.embed_dim,
-            "depth": cfg.depth,
-            "num_heads": cfg.num_heads,
             "mlp_ratio": ratio(cfg),
             "qkv_bias": cfg.qkv_bias,
-            "init_values": cfg.init_values,
-            "no_embed_class": cfg.no_embed_class,
-            "reg_tokens": cfg.reg_tokens,
-            "pre_norm": cfg.pre_norm,
-            "global_pool": pool,
-            "fc_norm": cfg.fc_norm,
         });
-        if rotary {
-            args = save_eva::args(cfg, pool);
+        if swin.is_none() {
+            let of_vits = json!({
+                "depth": cfg.depth,
+                "num_heads": cfg.num_heads,
+                "init_values": cfg.init_values,
+                "global_pool": pool,
+            });
+            extend(&mut args, of_vits);
         }
-        if let Some((swin, _)) = &swin {
-            args = swin.clone();
-        }
+        let own = match &swin {
+            Some((swin, _)) => swin.clone(),
+            None if rotary => save_eva::args(cfg),
+            None => json!({
+                "no_embed_class": cfg.no_embed_class,
+                "reg_tokens": cfg.reg_tokens,
+                "pre_norm": cfg.pre_norm,
+                "fc_norm": cfg.fc_norm,
+            }),
+        };
+        extend(&mut args, own);
         if cfg.in_chans != 3 {
             args["in_chans"] = json!(cfg.in_chans);
         }
@@ -246,20 +262,47 @@ pub(super) type Files = (
     Vec<String>,
 );
 
-/// A ratio of which timm's `int(dim * ratio)` makes the hidden width.
-fn ratio(cfg: &VitConfig) -> f64 {
+/// A ratio of which timm's and transformers' `int(dim * ratio)` makes the hidden width.
+pub(super) fn ratio(cfg: &VitConfig) -> f64 {
     ratio_of(cfg.mlp_hidden(), cfg.embed_dim)
 }
 
+/// The same of these widths, and of both times 2, 4 and 8, as a Swin's stages have them.
 pub(super) fn ratio_of(hidden: usize, dim: usize) -> f64 {
     let exact = hidden as f64 / dim as f64;
     match (dim as f64 * exact) as usize == hidden {
         true => exact,
-        false => (hidden as f64 + 0.25) / dim as f64,
+        false => (hidden as f64 + 1.0 / 16.0) / dim as f64,
+    }
+}
+
+/// Puts the keys of one object into another.
+pub(super) fn extend(all: &mut Value, more: Value) {
+    if let (Some(all), Value::Object(more)) = (all.as_object_mut(), more) {
+        all.extend(more);
     }
 }
 
 fn finite(tensor: &Tensor) -> Result<bool, Error> {
     let zero = (tensor.to_dtype(DType::F32)?.flatten_all()? * 0.0)?.sum_all()?;
     Ok(zero.to_scalar::<f32>()? == 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In every stage of a Swin too.
+    #[test]
+    fn a_ratio_leads_back_to_the_hidden_width() {
+        for dim in 1..200 {
+            for hidden in 1..800 {
+                let ratio = ratio_of(hidden, dim);
+                for scale in [1, 2, 4, 8] {
+                    let width = ((scale * dim) as f64 * ratio) as usize;
+                    assert_eq!(width, scale * hidden, "{hidden} of {dim}, {scale} times");
+                }
+            }
+        }
+    }
 }

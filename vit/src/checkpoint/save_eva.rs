@@ -36,24 +36,15 @@ fn halved(cfg: &VitConfig) -> bool {
     cfg.activation == Activation::SwiGlu && (cfg.mlp_hidden() / 2).is_multiple_of(ALIGNED)
 }
 
-/// `model_args`
-pub(super) fn args(cfg: &VitConfig, pool: &str) -> Value {
-    let (height, width) = cfg.image();
+/// Of `model_args` what other ViTs have not, or otherwise.
+pub(super) fn args(cfg: &VitConfig) -> Value {
     let gated = cfg.activation == Activation::SwiGlu;
     let hidden = cfg.mlp_hidden() / (1 + usize::from(gated));
     let mut args = json!({
-        "img_size": [height, width],
-        "patch_size": cfg.patch_size,
-        "embed_dim": cfg.embed_dim,
-        "depth": cfg.depth,
-        "num_heads": cfg.num_heads,
         "mlp_ratio": ratio_of(hidden, cfg.embed_dim),
         "swiglu_mlp": gated,
         "swiglu_align_to": if halved(cfg) { ALIGNED } else { 0 },
-        "qkv_bias": cfg.qkv_bias,
-        "init_values": cfg.init_values,
         "num_reg_tokens": cfg.reg_tokens,
-        "global_pool": pool,
         "use_fc_norm": cfg.fc_norm,
         "use_pre_transformer_norm": cfg.pre_norm,
         "use_abs_pos_emb": false,

@@ -6,7 +6,7 @@ use serde_json::{json, Map, Value};
 
 use super::load::Pretrained;
 use super::preprocess::to_hugging_face;
-use super::save::Files;
+use super::save::{extend, Files};
 use crate::{Activation, Error, Pool, VitConfig};
 
 /// transformers' models that have the parts of ours.
@@ -334,7 +334,7 @@ fn config(kind: Kind, model: &Pretrained, dtype: DType) -> Result<Value, Error> 
             "use_gated_mlp": gated,
             "value_bias": biases,
         });
-        if let (Some(config), Value::Object(own)) = (config.as_object_mut(), own) {
+        if let Some(config) = config.as_object_mut() {
             for key in [
                 "attention_probs_dropout_prob",
                 "hidden_dropout_prob",
@@ -342,8 +342,8 @@ fn config(kind: Kind, model: &Pretrained, dtype: DType) -> Result<Value, Error> 
             ] {
                 config.remove(key);
             }
-            config.extend(own);
         }
+        extend(&mut config, own);
     } else if kind == Kind::Dinov2 {
         config["mlp_ratio"] = json!(mlp_ratio(cfg)?);
         config["use_swiglu_ffn"] = json!(cfg.activation == Activation::SwiGlu);

@@ -12,6 +12,7 @@ const MAX_WINDOW: usize = 64;
 /// half as many rows and columns of tokens, twice as wide, as the one before; attention inside windows that are shifted in every
 /// second block; a bias for each offset in a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SwinConfig {
     /// Blocks of each stage; their sum is [`VitConfig::depth`].
     pub depths: [usize; STAGES],

@@ -15,11 +15,11 @@ use datasets::{
     RandomResizedCrop, Recipe, Source,
 };
 use freezeout::{layer_decay, AdamW, Optimizer, Schedule, Spacing};
+use serde_json::Value;
 use vit::ops::Compute;
-use vit::{Backbone, Drops, Layout, Pool, PosEmbed, Preprocess, Pretrained, VitConfig};
+use vit::{Backbone, Drops, Layout, Pool, Preprocess, Pretrained, VitConfig};
 
 use crate::accuracy::Accuracy;
-use crate::architecture::preset;
 use crate::console::{counted, note, Progress, Unit};
 use crate::features::{extract, Output};
 use crate::input::channels::{normalize, Judged};
@@ -247,20 +247,30 @@ impl Task for Finetune {
     }
 
     fn export(&self, weights: &BTreeMap<String, Tensor>, path: &Path) -> Result<()> {
-        let classifier = Pretrained {
-            cfg: VitConfig {
-                drop_path_rate: 0.0,
-                ..self.cfg
-            },
-            tensors: weights.clone(),
-            labels: self.labels.clone(),
-            preprocess: self.preprocess.clone(),
-        };
-        Ok(classifier.save_file(path)?)
+        Ok(self.classifier(weights.clone()).save_file(path)?)
+    }
+
+    fn about(&self) -> Result<Option<Value>> {
+        Ok(Some(self.classifier(BTreeMap::new()).metadata()?))
     }
 
     fn next(&self, dir: &str) -> Vec<String> {
         train::with_a_classifier(dir)
+    }
+}
+
+impl Finetune {
+    /// For others to use, with these weights.
+    fn classifier(&self, tensors: BTreeMap<String, Tensor>) -> Pretrained {
+        Pretrained {
+            cfg: VitConfig {
+                drop_path_rate: 0.0,
+                ..self.cfg
+            },
+            tensors,
+            labels: self.labels.clone(),
+            preprocess: self.preprocess.clone(),
+        }
     }
 }
 
@@ -313,15 +323,11 @@ fn recipe(config: &Config, p: &Preprocess, size: usize) -> Result<Recipe> {
 /// encoder's and MAE's from scratch (arXiv 2111.06377, A.2).
 fn scratch(config: &Config, device: &Device) -> Result<Encoder> {
     let training = &config.training;
-    let preset = preset(config.model.as_deref().unwrap_or_default())?;
+    let preset = config.preset()?.with_fixed_positions();
     let cfg = VitConfig {
         image_size: config.supervised.image_size.unwrap_or(preset.image_size),
         in_chans: config.supervised.channels.count(),
         patch_size: config.patch_size.unwrap_or(preset.patch_size),
-        pos_embed: match preset.swin {
-            Some(_) => PosEmbed::Learnt,
-            None => PosEmbed::SinCos,
-        },
         pool: config.supervised.pool.map_or(Pool::Avg, Pool::from),
         ..preset
     };

@@ -14,7 +14,9 @@ use candle_nn::{VarBuilder, VarMap};
 use datasets::{Batch, Loader, PretrainTransform};
 use freezeout::{Optimizer, Schedule};
 use localmim::{LocalMim, LocalMimConfig, Masking};
+use serde_json::Value;
 use vit::ops::Compute;
+use vit::Pretrained;
 
 use crate::console::counted;
 use crate::input::channels::{pretrain_recipe, RGB};
@@ -285,6 +287,16 @@ impl Task for Pretrain {
             &prepared,
             &tensors,
         )?)
+    }
+
+    fn about(&self) -> Result<Option<Value>> {
+        let encoder = Pretrained {
+            cfg: self.cfg.vit,
+            tensors: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            preprocess: self.config.preprocess()?,
+        };
+        Ok(Some(encoder.metadata()?))
     }
 
     /// All three take this run's data unless told otherwise.

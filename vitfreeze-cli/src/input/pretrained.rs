@@ -22,6 +22,9 @@ pub struct ModelArgs {
     /// Attention heads, where no config.json tells them
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     heads: Option<u32>,
+    /// Side of a Swin's windows in tokens, where no config.json tells it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    window_size: Option<u32>,
     /// Height and width of the images in pixels, 384 or 256x192; the position table is resampled [default: the checkpoint's]
     #[arg(long, value_name = "PX|HxW", value_parser = image_size)]
     image_size: Option<(usize, usize)>,
@@ -32,15 +35,17 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// So many heads, images of this height and width and so many channels.
+    /// So many heads, windows of this side, images of this height and width and so many channels.
     pub fn new(
         heads: Option<usize>,
+        window_size: Option<usize>,
         image_size: Option<(usize, usize)>,
         channels: Option<usize>,
     ) -> Self {
         let small = |n: Option<usize>| n.and_then(|n| u32::try_from(n).ok());
         Self {
             heads: small(heads),
+            window_size: small(window_size),
             image_size,
             channels: small(channels),
         }
@@ -121,6 +126,7 @@ pub fn open(origin: &str, args: &ModelArgs) -> Result<Checkpoint> {
 pub fn open_quietly(origin: &str, args: &ModelArgs) -> Result<Checkpoint> {
     let hints = Hints {
         num_heads: args.heads.map(|n| n as usize),
+        window_size: args.window_size.map(|n| n as usize),
         fallback_image: args.image_size,
         ..Hints::default()
     };

@@ -11,8 +11,9 @@ use candle_core::{DType, Device, Tensor};
 use freezeout::{Ema, FreezeOut, Optimizer};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::settings::Settings;
+use crate::settings::{changes, Settings};
 use crate::usage::usage;
 
 const KEY: &str = "vitfreeze";
@@ -31,6 +32,10 @@ pub struct Header<C> {
     pub data: Fingerprint,
     /// Numbers of the run.
     pub config: C,
+    /// The model's own, [`vit::Pretrained::metadata`]: what reads its weights need not infer it. Of states of before
+    /// 2026-11-29, and of a probe's head, there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Value>,
     /// The program that wrote it.
     pub version: String,
     /// The best evaluation so far.
@@ -64,6 +69,7 @@ impl<S: Settings> Header<S> {
     /// After so many steps.
     pub fn new(
         config: &S,
+        model: Option<Value>,
         step: usize,
         data: Fingerprint,
         best: Option<Best>,
@@ -75,10 +81,28 @@ impl<S: Settings> Header<S> {
             step,
             data,
             config: config.clone(),
+            model,
             version: env!("CARGO_PKG_VERSION").into(),
             best,
             workers,
         }
+    }
+}
+
+impl<C> Header<C> {
+    /// In what the model differs that the run has now, as "key: was -> is", where both are told.
+    pub fn changed_model(&self, now: Option<Value>) -> Result<Vec<String>> {
+        let Some(now) = now else {
+            return Ok(Vec::new());
+        };
+        // As it is once it was written and read: the last bit of a number may be another.
+        let now: Value = serde_json::from_str(&now.to_string())?;
+        let (Some(Value::Object(old)), Value::Object(new)) = (&self.model, &now) else {
+            return Ok(Vec::new());
+        };
+        // The names of the classes are the data's.
+        let own = |(key, _): &(&String, &Value)| *key != "labels";
+        Ok(changes(old.iter().filter(own), new.iter().filter(own)))
     }
 }
 

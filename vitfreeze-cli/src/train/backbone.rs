@@ -25,7 +25,12 @@ pub fn load_encoder(
     device: &Device,
 ) -> Result<Encoder> {
     let size = supervised.image_size.map(|n| (n, n));
-    let args = ModelArgs::new(supervised.heads, size, supervised.channels.channels);
+    let args = ModelArgs::new(
+        supervised.heads,
+        supervised.window_size,
+        size,
+        supervised.channels.channels,
+    );
     let checkpoint = open(origin, &args)?;
     let classes = checkpoint.config().num_classes;
     let (own, channels) = (checkpoint.config().in_chans, &supervised.channels);

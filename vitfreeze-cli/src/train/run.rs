@@ -180,6 +180,13 @@ impl<T: Task> Run<T> {
                 )));
             }
             let header = &checkpoint.header;
+            let changes = header.changed_model(task.about()?)?;
+            if !changes.is_empty() {
+                return Err(usage(format!(
+                    "the run began with another model ({}): resume it with the checkpoint that it began with",
+                    changes.join(", ")
+                )));
+            }
             let then = header.config.training();
             let batches = images.count / (then.batch_size * header.workers);
             let before = then.plan(batches, header.workers)?;

@@ -26,6 +26,9 @@ pub struct Supervised {
     /// Attention heads, where no file of the checkpoint tells them
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub heads: Option<usize>,
+    /// Side of a Swin's windows in tokens, where no file of the checkpoint tells it [default of a new Swin: 7]
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub window_size: Option<usize>,
     /// What the head sees [default: the mean of the patches; a classifier keeps its own]
     #[arg(long, value_enum, value_name = "NAME", help_heading = "Model")]
     pub pool: Option<Pool>,
@@ -85,6 +88,7 @@ impl Supervised {
             ("eval-every", self.eval_every, 1_000_000),
             ("image-size", self.image_size.unwrap_or(1), 4096),
             ("heads", self.heads.unwrap_or(1), 4096),
+            ("window-size", self.window_size.unwrap_or(1), 4096),
         ])
     }
 }

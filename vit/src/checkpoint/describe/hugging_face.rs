@@ -7,26 +7,23 @@ use crate::checkpoint::swin;
 use crate::config::MAX_THETA;
 use crate::{Activation, PosEmbed, VitConfig};
 
-/// Keys that are heeded or held against the tensors; then those that say how to train, what else a file holds (decoder,
-/// pooler, mask token), or nothing about numbers. Of transformers 5.24 and before.
-const KNOWN: [&str; 60] = [
+/// Keys of all model types that are heeded or held against the tensors; then those that say how to train, what else a file
+/// holds, or nothing about numbers. Of transformers 5.24 and before.
+pub(in super::super) const GENERAL: [&str; 43] = [
     "architectures",
     "hidden_act",
     "hidden_size",
     "id2label",
     "image_size",
-    "intermediate_size",
     "layer_norm_eps",
     "mlp_ratio",
     "model_type",
     "num_attention_heads",
     "num_channels",
     "num_hidden_layers",
-    "num_register_tokens",
     "patch_size",
     "problem_type",
     "qkv_bias",
-    "use_swiglu_ffn",
     "_attn_implementation_autoset",
     "_commit_hash",
     "_name_or_path",
@@ -34,11 +31,6 @@ const KNOWN: [&str; 60] = [
     "attention_probs_dropout_prob",
     "attn_implementation",
     "chunk_size_feed_forward",
-    "classifier_dropout",
-    "decoder_hidden_size",
-    "decoder_intermediate_size",
-    "decoder_num_attention_heads",
-    "decoder_num_hidden_layers",
     "drop_path_rate",
     "dtype",
     "encoder_stride",
@@ -48,29 +40,40 @@ const KNOWN: [&str; 60] = [
     "initializer_range",
     "is_encoder_decoder",
     "label2id",
-    "layerscale_value",
-    "mask_ratio",
-    "norm_pix_loss",
     "num_labels",
     "output_attentions",
     "output_hidden_states",
-    "pooler_act",
-    "pooler_output_size",
     "return_dict",
     "tie_word_embeddings",
     "torch_dtype",
     "torchscript",
     "transformers_version",
-    "use_bfloat16",
     "use_cache",
-    "use_mask_token",
     "use_return_dict",
     // Of backbones, of which a note tells.
-    "apply_layernorm",
     "out_features",
     "out_indices",
-    "reshape_hidden_states",
     "stage_names",
+];
+/// The same of ViTs alone.
+const KNOWN: [&str; 17] = [
+    "intermediate_size",
+    "num_register_tokens",
+    "use_swiglu_ffn",
+    "classifier_dropout",
+    "decoder_hidden_size",
+    "decoder_intermediate_size",
+    "decoder_num_attention_heads",
+    "decoder_num_hidden_layers",
+    "layerscale_value",
+    "mask_ratio",
+    "norm_pix_loss",
+    "pooler_act",
+    "pooler_output_size",
+    "use_bfloat16",
+    "use_mask_token",
+    "apply_layernorm",
+    "reshape_hidden_states",
 ];
 /// The same of DINOv3 alone. What only moves coordinates in training is in a note.
 const KNOWN_DINOV3: [&str; 12] = [
@@ -111,8 +114,8 @@ pub(super) fn read(json: &Value, into: &mut Description) -> Result<Hints, String
     let swin = into.name.as_deref() == Some("swin");
     if !swin {
         let known: &[&[&str]] = match dinov3 {
-            true => &[&KNOWN, &KNOWN_DINOV3],
-            false => &[&KNOWN],
+            true => &[&GENERAL, &KNOWN, &KNOWN_DINOV3],
+            false => &[&GENERAL, &KNOWN],
         };
         keys.note_others(&known.concat(), "config.json", &mut into.notes);
     }

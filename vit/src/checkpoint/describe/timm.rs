@@ -269,6 +269,7 @@ pub(super) fn read(name: &str, json: &Value, into: &mut Description) -> Result<H
         no_embed_class: args.told("no_embed_class")?,
         pos_embed: positions,
         window_size: None,
+        init_values: None,
     }
     .or(Hints {
         pool: None, // the tensors tell more than a name

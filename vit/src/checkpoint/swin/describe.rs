@@ -1,7 +1,7 @@
 //! What config.json says of a Swin.
 use serde_json::Value;
 
-use super::super::describe::{activation, Claim, Description, Hints};
+use super::super::describe::{activation, Claim, Description, Hints, GENERAL};
 use super::super::keys::Keys;
 use crate::{Pool, VitConfig};
 
@@ -76,59 +76,15 @@ pub(in super::super) fn of_timm(
     })
 }
 
-/// Keys of transformers' SwinConfig that are heeded or held against the tensors; then those that say how to train, what else a
-/// file holds, or nothing about numbers. Of transformers 5.24 and before.
-const KNOWN: [&str; 50] = [
-    "architectures",
+/// Keys of transformers' SwinConfig, beside [`GENERAL`], that are heeded or held against the tensors, or say nothing about numbers.
+const KNOWN: [&str; 7] = [
     "depths",
     "embed_dim",
-    "hidden_act",
-    "hidden_size",
-    "id2label",
-    "image_size",
-    "layer_norm_eps",
-    "mlp_ratio",
-    "model_type",
-    "num_channels",
     "num_heads",
     "num_layers",
-    "patch_size",
     "path_norm",
-    "problem_type",
-    "qkv_bias",
     "use_absolute_embeddings",
     "window_size",
-    "_attn_implementation_autoset",
-    "_commit_hash",
-    "_name_or_path",
-    "_num_labels",
-    "attention_probs_dropout_prob",
-    "attn_implementation",
-    "chunk_size_feed_forward",
-    "drop_path_rate",
-    "dtype",
-    "encoder_stride",
-    "finetuning_task",
-    "gradient_checkpointing",
-    "hidden_dropout_prob",
-    "initializer_range",
-    "is_encoder_decoder",
-    "label2id",
-    "num_attention_heads",
-    "num_hidden_layers",
-    "num_labels",
-    "out_features",
-    "out_indices",
-    "output_attentions",
-    "output_hidden_states",
-    "return_dict",
-    "stage_names",
-    "tie_word_embeddings",
-    "torch_dtype",
-    "torchscript",
-    "transformers_version",
-    "use_cache",
-    "use_return_dict",
 ];
 
 /// The config.json of transformers' Swin.
@@ -139,7 +95,8 @@ pub(in super::super) fn of_hugging_face(
     keys: &Keys,
     into: &mut Description,
 ) -> Result<Hints, String> {
-    keys.note_others(&KNOWN, "config.json", &mut into.notes);
+    let known: [&[&str]; 2] = [&GENERAL, &KNOWN];
+    keys.note_others(&known.concat(), "config.json", &mut into.notes);
     claims(keys, "num_heads", into)?;
     if let Some(said) = keys.count("hidden_size")? {
         into.claims

@@ -19,7 +19,7 @@ pub(in super::super) fn infer(
     let shape = |name: &str| shapes.get(name).map(Vec::as_slice);
     let [embed_dim, in_chans, patch_size] = patch_embed(shapes)?;
     let depths = depths(shapes)?;
-    let (mut num_heads, mut sides) = ([0; STAGES], [0; STAGES]);
+    let (mut num_heads, mut sides, mut tables) = ([0; STAGES], [0; STAGES], [0; STAGES]);
     for (stage, (heads, side)) in num_heads.iter_mut().zip(&mut sides).enumerate() {
         let name = format!("layers.{stage}.blocks.0.{TABLE}");
         let Some(&[offsets, own]) = shape(&name) else {
@@ -27,7 +27,7 @@ pub(in super::super) fn infer(
                 "'{name}' is missing or no table of (offsets, heads), from which windows and heads are told"
             ));
         };
-        *heads = own;
+        (*heads, tables[stage]) = (own, offsets);
         // (2 w - 1)^2 offsets in a window of side w.
         let across = offsets.isqrt();
         *side = match across * across == offsets && across % 2 == 1 {
@@ -67,7 +67,11 @@ pub(in super::super) fn infer(
         .iter()
         .position(|&side| side > 0 && side < window_size);
     let told = small.map(|stage| (sides[stage] << stage).saturating_mul(patch_size));
-    let image = match (hints.image.or(hints.fallback_image), told) {
+    let fits = |image: &(usize, usize)| {
+        let cfg = cfg.with_image(*image);
+        (0..STAGES).all(|stage| offsets(&cfg, stage) == tables[stage])
+    };
+    let image = match (hints.image.or(hints.fallback_image.filter(fits)), told) {
         (Some(image), _) => image,
         (None, Some(side)) => (side, side),
         (None, None) => {
@@ -80,7 +84,25 @@ pub(in super::super) fn infer(
     };
     let cfg = cfg.with_image(image);
     cfg.validate().map_err(|e| e.to_string())?;
+    if let Some(stage) = (0..STAGES).find(|&stage| offsets(&cfg, stage) != tables[stage]) {
+        return Err(format!(
+            "windows of {window_size} on images of {} x {} pixels have {} offsets in stage {stage}, its bias table has {}; correct the \
+             size of windows (--window-size) or of images (--image-size, or the file that gives it)",
+            image.0,
+            image.1,
+            offsets(&cfg, stage),
+            tables[stage]
+        ));
+    }
     Ok((cfg, notes))
+}
+
+/// Offsets in a window of a stage, (2 h - 1) (2 w - 1).
+fn offsets(cfg: &VitConfig, stage: usize) -> usize {
+    let window = |swin: SwinConfig| swin.window(cfg.stage_grid(stage), 0).0;
+    let (height, width) = cfg.swin.map_or((0, 0), window);
+    let across = |side: usize| side.saturating_mul(2).saturating_sub(1);
+    across(height).saturating_mul(across(width))
 }
 
 /// Blocks of each stage.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use candle_core::{Result, Tensor};
 
 use super::super::family::{Family, Named, Recipe};
+use super::super::hf_names::{renamed, renamed_part};
 use super::TABLE;
 use crate::{resample_pos_embed, shown, Resample, SwinConfig, VitConfig};
 
@@ -199,10 +200,8 @@ fn of_hugging_face(name: &str) -> Option<String> {
         ("layernorm.", "norm."),
         ("classifier.", "head."),
     ];
-    for (theirs, ours) in modules {
-        if let Some(kind) = name.strip_prefix(theirs) {
-            return Some(format!("{ours}{kind}"));
-        }
+    if let Some(name) = renamed(name, &modules) {
+        return Some(name);
     }
     let rest = name.strip_prefix("encoder.layers.")?;
     let (stage, rest) = rest.split_once('.')?;
@@ -213,9 +212,7 @@ fn of_hugging_face(name: &str) -> Option<String> {
             (format!("layers.{stage}.blocks.{index}"), part)
         }
     };
-    let (module, kind) = part.rsplit_once('.')?;
-    let (_, ours) = PARTS.iter().find(|(theirs, _)| *theirs == module)?;
-    Some(format!("{place}.{ours}.{kind}"))
+    Some(format!("{place}.{}", renamed_part(part, &PARTS)?))
 }
 
 impl SwinConfig {

@@ -6,26 +6,19 @@ use serde_json::{json, Map, Value};
 
 use super::super::load::Pretrained;
 use super::super::preprocess;
-use super::super::save::Files;
+use super::super::save::{ratio, Files};
 use crate::swin::STAGES;
 use crate::{Error, SwinConfig, VitConfig};
 
-/// timm's `model_args` and the names of its tensors; the rest of its config.json is every model's.
+/// Of timm's `model_args` what ViTs have not, and the names of its tensors; the rest of its config.json is every model's.
 pub(in super::super) fn to_timm(
     model: &Pretrained,
     swin: &SwinConfig,
 ) -> (Value, BTreeMap<String, Tensor>) {
-    let cfg = &model.cfg;
-    let (height, width) = cfg.image();
     let args = json!({
-        "img_size": [height, width],
-        "patch_size": cfg.patch_size,
         "window_size": swin.window_size,
-        "embed_dim": cfg.embed_dim,
         "depths": swin.depths,
         "num_heads": swin.num_heads,
-        "mlp_ratio": cfg.mlp_ratio,
-        "qkv_bias": cfg.qkv_bias,
     });
     let with = |(name, tensor): (&String, &Tensor)| {
         let name = match name.strip_prefix("head.") {
@@ -186,7 +179,7 @@ fn config(model: &Pretrained, swin: &SwinConfig, dtype: DType) -> Value {
         "depths": swin.depths,
         "num_heads": swin.num_heads,
         "window_size": swin.window_size,
-        "mlp_ratio": cfg.mlp_ratio,
+        "mlp_ratio": ratio(cfg),
         "qkv_bias": cfg.qkv_bias,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,

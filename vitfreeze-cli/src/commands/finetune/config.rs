@@ -6,8 +6,9 @@ use datasets::{MixMode, Mixup, RandAugment};
 use freezeout::{LayerLr, Schedule, Spacing};
 use serde::{Deserialize, Serialize};
 use toml::Table;
+use vit::VitConfig;
 
-use crate::architecture::preset;
+use crate::architecture::{preset, with_windows};
 use crate::input::pretrained::CHECKPOINT;
 use crate::settings::{name, not_negative, Settings};
 use crate::train::{Adaptive, Supervised, TrainSettings, Training};
@@ -225,8 +226,8 @@ impl Settings for Config {
                 )))
             }
         };
-        if let Some(model) = &self.model {
-            preset(model)?;
+        if scratch {
+            self.preset()?;
         }
         if self.patch_size.is_some() && !scratch {
             return Err(usage(
@@ -303,6 +304,12 @@ impl Settings for Config {
 }
 
 impl Config {
+    /// What is trained from scratch, but for the sizes that have a key of their own.
+    pub fn preset(&self) -> Result<VitConfig> {
+        let preset = preset(self.model.as_deref().unwrap_or_default())?;
+        with_windows(preset, self.supervised.window_size)
+    }
+
     /// Refuses what so many workers cannot do as one does.
     pub fn check_workers(&self, workers: usize) -> Result<()> {
         let (odd, mixes) = (self.training.batch_size % 2 == 1, self.mixup(2).prob > 0.0);

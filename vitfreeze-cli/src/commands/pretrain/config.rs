@@ -10,7 +10,7 @@ use toml::Table;
 use vit::{PosEmbed, Preprocess, VitConfig};
 
 use super::sizes::ImageSizes;
-use crate::architecture::{preset, stages, Architecture, DEFAULT};
+use crate::architecture::{preset, stages, with_windows, Architecture, DEFAULT};
 use crate::costs;
 use crate::input::channels::Channels;
 use crate::input::normal::prepared;
@@ -43,6 +43,10 @@ pub struct Config {
     #[arg(long, value_name = "N", help_heading = "Model")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heads: Option<usize>,
+    /// Side of a Swin's windows in tokens [default: 7]; with --init, where no file tells it
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_size: Option<usize>,
     /// The architecture of --init's encoder: a run keeps it, so that going on needs no file but its own
     #[arg(long, value_name = "JSON", hide = true)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -198,7 +202,10 @@ impl Settings for Config {
                 .get(key)
                 .is_some_and(|value| file.get(key) != Some(value))
         };
-        if ["init", "heads", "image-size"].into_iter().any(other) {
+        if ["init", "heads", "window-size", "image-size"]
+            .into_iter()
+            .any(other)
+        {
             file.remove("encoder");
         }
     }
@@ -224,7 +231,10 @@ impl Settings for Config {
         if let Some(init) = &mut self.init {
             *init = absolute("init", init)?;
         }
-        bounded(&[("heads", self.heads.unwrap_or(1), 4096)])?;
+        bounded(&[
+            ("heads", self.heads.unwrap_or(1), 4096),
+            ("window-size", self.window_size.unwrap_or(1), 4096),
+        ])?;
         if self.heads.is_some() && self.init.is_none() {
             return Err(usage(
                 "heads is for the encoder of --init; of a new model they follow from --model",
@@ -305,14 +315,8 @@ impl Config {
         match self.encoder {
             Some(encoder) => Ok(encoder.0),
             None => {
-                let preset = preset(self.name())?;
-                Ok(VitConfig {
-                    pos_embed: match preset.swin {
-                        Some(_) => preset.pos_embed,
-                        None => PosEmbed::SinCos,
-                    },
-                    ..preset
-                })
+                let preset = preset(self.name())?.with_fixed_positions();
+                with_windows(preset, self.window_size)
             }
         }
     }

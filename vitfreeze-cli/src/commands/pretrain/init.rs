@@ -26,7 +26,7 @@ impl Config {
         let encoder = match self.encoder {
             Some(encoder) => encoder,
             None => {
-                let checkpoint = open(origin, self.heads)?;
+                let checkpoint = open(origin, self)?;
                 // Three channels that were no colours are none now.
                 if checkpoint.preprocess().bands {
                     self.channels.channels.get_or_insert(RGB);
@@ -88,7 +88,7 @@ pub fn begin(config: &Config, cfg: &LocalMimConfig, vars: &VarMap, device: &Devi
     let Some(origin) = &config.init else {
         return Ok(());
     };
-    let checkpoint = open(origin, config.heads)?;
+    let checkpoint = open(origin, config)?;
     for line in checkpoint.notes() {
         note(format!("note: {line}"));
     }
@@ -133,13 +133,14 @@ fn failed(error: localmim::Error) -> anyhow::Error {
 }
 
 /// Of a pretraining run's folder its training state: the exported encoder has no decoders.
-fn open(origin: &str, heads: Option<usize>) -> Result<Checkpoint> {
+fn open(origin: &str, config: &Config) -> Result<Checkpoint> {
     let dir = Path::new(origin);
     let state = checkpoint_path(dir);
     let is_run = state.is_file() && dir.join("encoder.safetensors").is_file();
     let state = state.to_string_lossy();
     let path = if is_run { &state } else { origin };
-    pretrained::open_quietly(path, &ModelArgs::new(heads, None, None))
+    let args = ModelArgs::new(config.heads, config.window_size, None, None);
+    pretrained::open_quietly(path, &args)
 }
 
 /// What was taken, what is new and what is left out, a line each.

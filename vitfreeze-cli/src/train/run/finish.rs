@@ -69,6 +69,7 @@ impl<T: Task> Run<T> {
     pub(super) fn staged_checkpoint(&self) -> Result<vit::Staged> {
         let header = Header::new(
             &self.config,
+            self.task.about()?,
             self.step,
             self.data,
             self.best,
