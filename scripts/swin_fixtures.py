@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes vit/tests/fixtures/swin and localmim/tests/fixtures/swin_masked.safetensors: tiny Swin Transformers with random weights, and what timm, transformers and PyTorch compute
+"""Makes vit/tests/fixtures/swin and localmim/tests/fixtures/swin_masked*.safetensors: tiny Swin Transformers with random weights, and what timm, transformers and PyTorch compute
 from them.
 
     pip install torch timm transformers safetensors
@@ -12,6 +12,7 @@ of every parameter (`grad.*`) of sum(logits * weights). The other cases are chec
 import argparse
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -72,105 +73,145 @@ def sincos(dim, side):
 
 
 class Decoder(torch.nn.Module):
-    """A stage's decoder: cells of at most 2 x 2 a unit, a block, transposed convolutions up to the stage's tokens."""
+    """A stage's decoder on the grid of its tokens (LocalMIM on a Swin): a block, and a linear layer to each token's cell."""
 
-    def __init__(self, width, across, outputs, dim=16, heads=2):
+    def __init__(self, width, side, outputs, dim, heads, eps):
         super().__init__()
         nn = torch.nn
-        self.across, self.cells = across, min(2, across)
-        self.embed = nn.Linear((across // self.cells) ** 2 * width, dim)
+        self.embed = nn.Linear(width, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.blocks = nn.ModuleList([Block(dim, heads, 4.0, qkv_bias=True, norm_layer=nn.LayerNorm)])
-        self.norm = nn.LayerNorm(dim, eps=1e-5)
-        steps = []
-        for i in range((across // self.cells).bit_length() - 1):
-            if i:
-                steps += [ChannelNorm(dim), nn.GELU()]
-            steps += [nn.ConvTranspose2d(dim, dim // 2, 2, 2)]
-            dim //= 2
-        self.pred = nn.Sequential(*steps, nn.Conv2d(dim, outputs, 1))
+        self.register_buffer("pos_embed", sincos(dim, side)[None])
+        norm = partial(nn.LayerNorm, eps=eps)
+        self.blocks = nn.ModuleList([Block(dim, heads, 4.0, qkv_bias=True, norm_layer=norm)])
+        self.norm = norm(dim)
+        self.pred = nn.Linear(dim, outputs)
 
-    def forward(self, grid, keep):
-        """(B, H, W, C) of all tokens, (B, units) of which are visible -> (B, cells, outputs)."""
-        b, h, w, c = grid.shape
-        part = self.across // self.cells
-        cells = grid.reshape(b, h // part, part, w // part, part, c).permute(0, 1, 3, 2, 4, 5).flatten(3)
-        x = self.embed(cells)
-        units = h // self.across
-        visible = keep.reshape(b, units, units, 1).repeat_interleave(self.cells, 1).repeat_interleave(self.cells, 2)
-        x = torch.where(visible, x, self.mask_token[:, :, None])
-        side = x.shape[1]
-        x = x.flatten(1, 2) + sincos(x.shape[-1], side)
-        x = self.norm(self.blocks[0](x))
-        return self.pred(x.transpose(1, 2).reshape(b, -1, side, side)).flatten(2).transpose(1, 2)
+    def forward(self, grid, seen):
+        """(B, H, W, C) of all tokens, (B, H, W) of which are visible -> (B, H W, outputs)."""
+        x = torch.where(seen[..., None], self.embed(grid), self.mask_token[:, :, None])
+        x = x.flatten(1, 2) + self.pos_embed
+        return self.pred(self.norm(self.blocks[0](x)))
 
 
-class ChannelNorm(torch.nn.LayerNorm):
-    def __init__(self, dim):
-        super().__init__(dim, eps=1e-6)
+class MergingByRow(torch.nn.Module):
+    """LocalMIM's: neighbours (0, 0), (0, 1), (1, 0), (1, 1) as (row, column); timm's are column by column."""
+
+    def __init__(self, timms):
+        super().__init__()
+        self.norm, self.reduction = timms.norm, timms.reduction
 
     def forward(self, x):
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        b, h, w, c = x.shape
+        x = x.reshape(b, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 2, 4, 5).flatten(3)
+        return self.reduction(self.norm(x))
+
+
+def repeated(keep, side):
+    """(B, units) -> (B, side, side)"""
+    units = int(keep.shape[1] ** 0.5)
+    keep = keep.reshape(-1, units, units)
+    return keep.repeat_interleave(side // units, 1).repeat_interleave(side // units, 2)
 
 
 def masked_stages(model, x, keep):
-    """The tokens after each stage, (B, H, W, C), where no window attends to a token of a hidden unit: whole windows, masked."""
-    b, units = x.shape[0], int(keep.shape[1] ** 0.5)
+    """The tokens behind each stage and the merging that follows it, (B, H, W, C), where no window attends to a token of a hidden
+    unit nor to padding: whole windows, masked."""
+    b = x.shape[0]
     x, out = model.patch_embed(x), []
-    for stage in model.layers:
-        x = stage.downsample(x)
-        side = x.shape[1]
-        seen = keep.reshape(b, units, units).repeat_interleave(side // units, 1).repeat_interleave(side // units, 2)
+    for stage, after in zip(model.layers, [*model.layers[1:], None]):
+        seen = repeated(keep, x.shape[1])
         for block in stage.blocks:
             shift, window = block.shift_size, block.window_size
             base = block.get_attn_mask(device="cpu", dtype=torch.float32) if any(shift) else 0
-            keys = window_partition(torch.roll(seen, (-shift[0], -shift[1]), (1, 2))[..., None].float(), window).flatten(1)
+            keys = torch.roll(seen, (-shift[0], -shift[1]), (1, 2)).float()
+            keys = torch.nn.functional.pad(keys, (0, -keys.shape[2] % window[1], 0, -keys.shape[1] % window[0]))
+            keys = window_partition(keys[..., None], window).flatten(1)
             mask = torch.where(keys[:, None] > 0, 0.0, -1e30).expand(-1, keys.shape[1], -1)
             mask = mask.reshape(b, -1, *mask.shape[1:]) + base
             # Windows differ from image to image: one mask for each window of the batch.
             block.dynamic_mask, block.get_attn_mask, own = True, lambda *_, m=mask.flatten(0, 1), **__: m, block.get_attn_mask
             x = block(x)
             block.dynamic_mask, block.get_attn_mask = False, own
+        x = after.downsample(x) if after else x
         out.append(x)
     return out
 
 
-def masked():
-    """LocalMIM with pixels on a Swin: 64 px are 2 x 2 units, two of which each image shows."""
-    args = SMALL | dict(img_size=(64, 64), window_size=4, depths=(2, 2, 1, 1), num_classes=0, in_chans=1)
-    model = SwinTransformer(**args, drop_path_rate=0.0)
+def localmim(size, patch, depths, in_chans, outputs, eps, by_row):
+    """A random LocalMIM on a tiny Swin, decoders 16 wide and the first half of that, 2 heads: ModuleDict(encoder, norm, decoder)."""
+    args = SMALL | dict(img_size=(size, size), patch_size=patch, window_size=4, depths=depths, num_classes=0, in_chans=in_chans)
+    norm = partial(torch.nn.LayerNorm, eps=eps)
+    model = SwinTransformer(**args, drop_path_rate=0.0, norm_layer=norm)
     model.norm = torch.nn.Identity()
-    widths, across = [8, 16, 32, 64], [8, 4, 2, 1]
-    norms = torch.nn.ModuleList(torch.nn.LayerNorm(w) for w in widths)
-    decoders = torch.nn.ModuleList(Decoder(w, a, (32 // a) ** 2) for w, a in zip(widths, across))
-    whole = randomise(torch.nn.ModuleDict(dict(encoder=model, norm=norms, decoder=decoders)), 4)
-    x = images(64, 64, seed=2)[:, :1].contiguous()
-    noise = torch.rand(2, 4, generator=torch.Generator().manual_seed(5))
+    for stage in model.layers[1:] if by_row else ():
+        stage.downsample = MergingByRow(stage.downsample)
+    widths, sides = [16, 32, 64, 64], [size // patch // n for n in (2, 4, 8, 8)]
+    parts = zip(widths, sides, outputs, (8, 16, 16, 16))
+    decoders = torch.nn.ModuleList(Decoder(w, s, o, d, 2, eps) for w, s, o, d in parts)
+    norms = torch.nn.ModuleList(norm(w) for w in widths)
+    return randomise(torch.nn.ModuleDict(dict(encoder=model, norm=norms, decoder=decoders)), 4)
+
+
+def hidden_half(units):
+    """Noise of two images, the order of the units by it, and which half is visible."""
+    noise = torch.rand(2, units, generator=torch.Generator().manual_seed(5))
     order = noise.argsort(1)
-    keep = torch.zeros(2, 4, dtype=torch.bool)
-    keep.scatter_(1, order[:, :2], True)
+    keep = torch.zeros(2, units, dtype=torch.bool)
+    return noise, order, keep.scatter_(1, order[:, :units // 2], True)
+
+
+def masked(name, size, depths):
+    """LocalMIM with pixels, patches of 2 px: what is hidden as a whole has 16 px."""
+    pools = [4, 8, 16, 16]
+    whole = localmim(size, 2, depths, 1, [p * p for p in pools], 1e-5, by_row=False)
+    x = images(size, size, seed=2)[:, :1].contiguous()
+    units = size // 16
+    noise, order, keep = hidden_half(units * units)
     out = dict(images=x, noise=noise)
     total = 0.0
-    for k, tokens in enumerate(masked_stages(model, x, keep)):
-        side, pool = tokens.shape[1], 32 // across[k]
-        pred = decoders[k](norms[k](tokens), keep)
+    for k, (tokens, pool) in enumerate(zip(masked_stages(whole["encoder"], x, keep), pools)):
+        side = tokens.shape[1]
+        pred = whole["decoder"][k](whole["norm"][k](tokens), repeated(keep, side))
         target = x.reshape(2, 1, side, pool, side, pool).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-        hidden = (~keep).float().reshape(2, 2, 2).repeat_interleave(across[k], 1).repeat_interleave(across[k], 2).flatten(1)
+        hidden = (~repeated(keep, side)).float().flatten(1)
         loss = (((pred - target) ** 2).mean(-1) * hidden).sum() / hidden.sum()
         # Of the visible tokens, unit by unit in the order that the encoder sees them.
-        a = across[k]
-        by_unit = tokens.reshape(2, 2, a, 2, a, -1).permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
-        seen = torch.stack([by_unit[i][order[i, :2]] for i in range(2)]).flatten(1, 2)
+        a = side // units
+        by_unit = tokens.reshape(2, units, a, units, a, -1).permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
+        seen = torch.stack([by_unit[i][order[i, :keep[0].sum()]] for i in range(2)]).flatten(1, 2)
         out |= {f"tokens.{k}": seen, f"pred.{k}": pred, f"loss.{k}": loss.reshape(1)}
         total = total + loss
     total.backward()
-    for name, p in whole.named_parameters():
-        name = name.removeprefix("encoder.")
-        out[f"model.{name}"] = p
+    for parameter, p in whole.named_parameters():
+        parameter = parameter.removeprefix("encoder.")
+        out[f"model.{parameter}"] = p
         # The largest need no second copy: what is before them tells.
         if p.numel() < 2000:
-            out[f"grad.{name}"] = p.grad
-    write("../../../../localmim/tests/fixtures/swin_masked.safetensors", out)
+            out[f"grad.{parameter}"] = p.grad
+    write(f"../../../../localmim/tests/fixtures/{name}.safetensors", out)
+
+
+def published():
+    """A pretrained LocalMIM as its authors' code lays it out: mergings by row and at the end of a stage, eps 1e-6, HOG of 18 bins."""
+    whole = localmim(64, 4, (2, 2, 1, 1), 3, [54] * 4, 1e-6, by_row=True)
+    model, state = whole["encoder"], {}
+    for k, v in whole.state_dict().items():
+        if ".downsample." in k:
+            stage = int(k.split(".")[2])
+            k = k.replace(f"layers.{stage}.", f"layers.{stage - 1}.", 1)
+        state[f"encoder.{k}" if k.startswith("norm.") else k] = v
+    for i, stage in enumerate(model.layers):
+        for j, block in enumerate(stage.blocks):
+            state[f"encoder.layers.{i}.blocks.{j}.attn.relative_position_index"] = block.attn.relative_position_index.clone()
+    for k in range(4):
+        state |= {f"hog_enc.{k}.conv.weight": torch.zeros(2, 1, 3, 3), f"hog_enc.{k}.conv.bias": torch.zeros(2)}
+    torch.save({"model": state, "epoch": 99}, OUT / "localmim.pth")
+    x = images(64, 64)
+    noise, _, keep = hidden_half(4)
+    out = dict(images=x, tokens=whole["norm"][3](model.forward_features(x).flatten(1, 2)), noise=noise)
+    for k, tokens in enumerate(masked_stages(model, x, keep)):
+        out[f"pred.{k}"] = whole["decoder"][k](whole["norm"][k](tokens), repeated(keep, tokens.shape[1]))
+    write("localmim.io.safetensors", out)
 
 
 def main():
@@ -181,7 +222,10 @@ def main():
     golden("square", (56, 56), window_size=7, depths=(2, 1, 2, 1))
     # 10 x 14, 5 x 7, 3 x 4, 2 x 2: padding with and without a shift, windows that are not square.
     golden("padded", (40, 56), window_size=4, depths=(2, 2, 1, 1), qkv_bias=False)
-    masked()
+    # LocalMIM on 2 x 2 units; and on 3 x 3, where windows do not divide the stages: 24, 12, 6 (padded to 8) and 3 tokens a side.
+    masked("swin_masked", 32, (2, 2, 1, 1))
+    masked("swin_masked_padded", 48, (1, 1, 2, 1))
+    published()
 
     # timm as it saves.
     args = SMALL | dict(img_size=(64, 64), window_size=4, depths=(1, 2, 1, 1), num_classes=5)

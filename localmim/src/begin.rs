@@ -123,9 +123,8 @@ impl LocalMimConfig {
             };
             let (theirs, ours) = (format!("decoder.{j}."), format!("decoder.{k}."));
             let table = format!("{theirs}pos_embed");
-            let own = (self.decoder_embed_dim, checkpoint.config().grid());
             let placed = match decoders.get(&table) {
-                Some(table) => is_sincos(table, own)?,
+                Some(table) => self.is_sincos(stage, table, checkpoint.config())?,
                 None => true,
             };
             let mut whole = of_part(&decoders, &theirs);
@@ -185,6 +184,22 @@ impl LocalMimConfig {
         Ok(begun)
     }
 
+    /// Whether a stage's position table is the fixed one, as ours are, of its decoder's width and the grid of a checkpoint; up to the
+    /// rounding of bf16. A Swin's has no row of a class token.
+    fn is_sincos(&self, stage: &Stage, table: &Tensor, of: &VitConfig) -> Result<bool, Error> {
+        let (dim, own) = (self.decoder_dim(stage), self.place(stage));
+        let grid = own.map_or(of.grid(), |place| of.stage_grid(place));
+        let mut fixed = sincos_2d(dim, grid, table.device())?;
+        if own.is_some() {
+            fixed = fixed.narrow(1, 1, grid.0 * grid.1)?;
+        }
+        if table.dims() != fixed.dims() {
+            return Ok(false);
+        }
+        let far = (table - fixed)?.abs()?.flatten_all()?.max(0)?;
+        Ok(far.to_scalar::<f32>()? < 4e-3)
+    }
+
     /// The number of that of the checkpoint's `count` decoders which stage `k` may have, by what is known of it but its
     /// tensors.
     fn counterpart(
@@ -214,16 +229,6 @@ fn of_part(tensors: &BTreeMap<String, Tensor>, start: &str) -> Vec<(String, Stri
         Some((rest.to_owned(), name.clone(), tensor.dims().to_vec()))
     });
     named.collect()
-}
-
-/// Whether a decoder's position table is the fixed one of this width and grid, as ours are; up to the rounding of bf16.
-fn is_sincos(table: &Tensor, (dim, grid): (usize, (usize, usize))) -> Result<bool, Error> {
-    let fixed = sincos_2d(dim, grid, table.device())?;
-    if table.dims() != fixed.dims() {
-        return Ok(false);
-    }
-    let far = (table - fixed)?.abs()?.flatten_all()?.max(0)?;
-    Ok(far.to_scalar::<f32>()? < 4e-3)
 }
 
 /// A linear layer is stored as such or as a 1 x 1 convolution.

@@ -7,8 +7,9 @@ use crate::{Error, Target};
 /// What a stage's scale may be.
 const SCALES: [f64; 5] = [8.0, 4.0, 2.0, 1.0, 0.5];
 
-/// One stage: an encoder block whose output is decoded and compared with a target of its own resolution. Below, a unit is what is
-/// hidden as a whole: a patch; of a Swin 32 x 32 pixels ([`VitConfig::mask_unit`]).
+/// One stage: an encoder block whose output is decoded and compared with a target of its own resolution. Where a Swin's merging
+/// follows the block, its output is what is behind that. Below, a unit is what is hidden as a whole: a patch; of a Swin 32 x 32
+/// pixels ([`VitConfig::mask_unit`]).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
     /// The encoder block, 0-based.
@@ -26,35 +27,44 @@ pub struct LocalMimConfig {
     pub vit: VitConfig,
     /// The stages, nearest the input first.
     pub stages: Vec<Stage>,
-    /// Width of every decoder. 256.
+    /// Width of every decoder, but for those of a Swin's fine tokens ([`LocalMimConfig::decoder_dim`]). 256; of a Swin 128.
     pub decoder_embed_dim: usize,
     /// Blocks of every decoder. 1.
     pub decoder_depth: usize,
-    /// Attention heads of every decoder. 8.
+    /// Attention heads of every decoder. 8; of a Swin 4.
     pub decoder_num_heads: usize,
     /// What is predicted.
     #[serde(default)]
     pub target: Target,
-    /// Orientation bins of the HOG target. 9 (ViT-B) or 18 (ViT-L).
+    /// Orientation bins of the HOG target. 9 (ViT-B) or 18 (ViT-L, Swin).
     pub hog_bins: usize,
 }
 
 impl LocalMimConfig {
-    /// The published numbers around a ViT: default stages, decoders 256 wide, one block, 8 heads, HOG with 9 bins, a fixed
-    /// position embedding. Around a Swin the same with 18 bins, which is our choice.
+    /// The published numbers. Around a ViT: default stages, decoders 256 wide, one block, 8 heads, HOG with 9 bins, a fixed
+    /// position embedding. Around a Swin: decoders 64, 128, 128 and 128 wide, one block, 4 heads, HOG with 18 bins.
     ///
     /// # Errors
     /// An encoder too shallow for the default stages.
     pub fn new(vit: VitConfig) -> Result<Self, Error> {
+        let (decoder_embed_dim, decoder_num_heads) = Self::usual_decoder(&vit);
         Ok(Self {
             stages: Stage::default_of(&vit)?,
             vit: vit.with_fixed_positions(),
-            decoder_embed_dim: 256,
+            decoder_embed_dim,
             decoder_depth: 1,
-            decoder_num_heads: 8,
+            decoder_num_heads,
             target: Target::Hog,
             hog_bins: if vit.swin.is_some() { 18 } else { 9 },
         })
+    }
+
+    /// Width and heads of decoders, as published: 256 and 8, behind a Swin 128 and 4.
+    pub fn usual_decoder(vit: &VitConfig) -> (usize, usize) {
+        match vit.swin {
+            Some(_) => (128, 4),
+            None => (256, 8),
+        }
     }
 
     /// Pixels along one side of a cell of a stage: those of a unit / scale.
@@ -78,23 +88,30 @@ impl LocalMimConfig {
         self.side().pow(2)
     }
 
-    /// Cells along one side of a unit that a stage's decoder works on. Those of a Swin are of 16 px in the first three stages, as
-    /// a ViT's patches: attention over all tokens of its first stage would cost more than the encoder.
-    pub fn decoder_cells(&self, stage: &Stage) -> usize {
-        self.tokens_across(stage).min(2)
+    /// Which of a Swin's own stages has the tokens that a stage decodes; those of a ViT are all alike.
+    pub(crate) fn place(&self, stage: &Stage) -> Option<usize> {
+        self.vit.swin?.stage_behind(stage.block)
     }
 
-    /// The encoder's tokens along one side of a unit behind the block of a stage.
+    /// The encoder's tokens along one side of a unit that a stage decodes: behind the block, or behind the merging that follows it.
     pub fn tokens_across(&self, stage: &Stage) -> usize {
-        let place = self.vit.swin.and_then(|swin| swin.place(stage.block));
         let across = self.vit.mask_unit() / self.vit.patch_size.max(1);
-        place.map_or(1, |(number, _)| across >> number)
+        self.place(stage).map_or(1, |place| across >> place)
     }
 
-    /// Width of the encoder's tokens behind the block of a stage.
+    /// Width of the encoder's tokens that a stage decodes.
     pub fn width(&self, stage: &Stage) -> usize {
-        let place = self.vit.swin.and_then(|swin| swin.place(stage.block));
-        place.map_or(self.vit.embed_dim, |(number, _)| self.vit.stage_dim(number))
+        let place = self.place(stage);
+        place.map_or(self.vit.embed_dim, |place| self.vit.stage_dim(place))
+    }
+
+    /// Width of a stage's decoder: [`LocalMimConfig::decoder_embed_dim`], half of it where a unit has four tokens or more along a
+    /// side (8 px with patches of 4), of which there are many.
+    pub fn decoder_dim(&self, stage: &Stage) -> usize {
+        match self.tokens_across(stage) {
+            0..4 => self.decoder_embed_dim,
+            _ => self.decoder_embed_dim / 2,
+        }
     }
 
     /// Cells along one side of a stage's grid.
@@ -102,8 +119,22 @@ impl LocalMimConfig {
         (self.side() as f64 * stage.scale) as usize
     }
 
+    /// The FreezeOut layer of a stage's norm and decoder: the last one that feeds them. That is the block's, k + 1 for block k; of a
+    /// Swin's stage that reads behind a merging the merging's, which goes with the block behind it.
+    pub fn layer(&self, stage: &Stage) -> usize {
+        let own = self.vit.swin.and_then(|swin| swin.place(stage.block));
+        let merges = own.map(|(number, _)| number) != self.place(stage);
+        stage.block + 1 + usize::from(merges)
+    }
+
+    /// Numbers of the stages of a FreezeOut layer.
+    pub fn stages_of(&self, layer: usize) -> impl Iterator<Item = usize> + '_ {
+        let stages = self.stages.iter().enumerate();
+        stages.filter_map(move |(k, stage)| (self.layer(stage) == layer).then_some(k))
+    }
+
     /// Which FreezeOut layer a variable belongs to: 0 = patch embedding, class token and what else comes before the blocks,
-    /// k + 1 = block k; a stage's norm and decoder go with the block that feeds them. With `train_cls_token` the class token belongs to no layer
+    /// k + 1 = block k; a stage's norm and decoder go with [`LocalMimConfig::layer`]. With `train_cls_token` the class token belongs to no layer
     /// and trains to the end, as in the published code (which costs the whole saving of the frozen blocks).
     pub fn layer_of(&self, name: &str, train_cls_token: bool) -> Option<usize> {
         let mut parts = name.split('.');
@@ -111,7 +142,7 @@ impl LocalMimConfig {
         let number = || name.split('.').nth(1)?.parse::<usize>().ok();
         match first {
             "cls_token" => (!train_cls_token).then_some(0),
-            "norm" | "decoder" => number().and_then(|k| Some(self.stages.get(k)?.block + 1)),
+            "norm" | "decoder" => number().and_then(|k| Some(self.layer(self.stages.get(k)?))),
             _ => self.vit.layer_of(name),
         }
     }
@@ -143,10 +174,10 @@ impl LocalMimConfig {
                 self.hog_bins
             ));
         }
-        let (dim, heads) = (self.decoder_embed_dim, self.decoder_num_heads);
-        if self.decoder_depth == 0 || dim == 0 || dim % 4 != 0 || heads == 0 || dim % heads != 0 {
+        let (whole, heads) = (self.decoder_embed_dim, self.decoder_num_heads);
+        if self.decoder_depth == 0 || !fits_decoder(whole, heads) {
             return fail(format!(
-                "decoder of depth {}, width {dim} and {heads} heads: depth must be at least 1, width divisible by 4 and \
+                "decoder of depth {}, width {whole} and {heads} heads: depth must be at least 1, width divisible by 4 and \
                  by the heads",
                 self.decoder_depth
             ));
@@ -204,14 +235,21 @@ impl LocalMimConfig {
                     2 * unit
                 ));
             }
-            let up = scale / self.decoder_cells(stage) as f64;
-            if !SCALES.contains(&up) {
+            let dim = self.decoder_dim(stage);
+            if !fits_decoder(dim, heads) {
                 return fail(format!(
-                    "stage at block {block}: scale {scale} is less than half of the {} decoder cells along a unit",
-                    self.decoder_cells(stage)
+                    "stage at block {block}: its decoder is half as wide as the others, {dim}, which must be divisible by 4 \
+                     and by the {heads} heads"
                 ));
             }
-            if up >= 4.0 && dim % (up as usize) != 0 {
+            let up = scale / self.tokens_across(stage) as f64;
+            if !SCALES.contains(&up) {
+                return fail(format!(
+                    "stage at block {block}: scale {scale} is less than half of the {} tokens along a unit",
+                    self.tokens_across(stage)
+                ));
+            }
+            if up >= 4.0 && !dim.is_multiple_of(up as usize) {
                 return fail(format!(
                     "stage at block {block}: decoder width {dim} is not divisible by scale {scale}"
                 ));
@@ -226,9 +264,15 @@ impl LocalMimConfig {
     }
 }
 
+/// Whether a decoder can be so wide with so many heads.
+fn fits_decoder(dim: usize, heads: usize) -> bool {
+    dim > 0 && dim.is_multiple_of(4) && heads > 0 && dim.is_multiple_of(heads)
+}
+
 impl Stage {
-    /// Of a ViT those of the paper, [`default_for`](Stage::default_for) its depth; of a Swin, by our choice, after the last
-    /// block of each of its stages, cells of as many pixels as a token there: 4, 8, 16 and 32.
+    /// Of a ViT [`default_for`](Stage::default_for) its depth. Of a Swin after the last block of each of its stages, behind the
+    /// merging where there is one, with cells as large as a token there: scales 4, 2, 1 and 1, which are 8, 16, 32 and 32 px with
+    /// patches of 4.
     ///
     /// # Errors
     /// A ViT of fewer than 8 blocks.
@@ -240,7 +284,7 @@ impl Stage {
             block: swin.first_block(number + 1).saturating_sub(1),
             scale,
         };
-        let scales = [8.0, 4.0, 2.0, 1.0];
+        let scales = [4.0, 2.0, 1.0, 1.0];
         Ok(scales.into_iter().enumerate().map(stage).collect())
     }
 

@@ -30,8 +30,8 @@ pub struct Decoder {
     mask_token: Tensor,
     /// (1, 1 + N, C), fixed; row 0 is the class token's, which a Swin has not.
     pos_embed: Tensor,
-    /// Of a Swin.
-    units: Option<Units>,
+    /// Of a Swin: tokens along one side of a unit.
+    across: Option<usize>,
     blocks: Vec<Block>,
     norm: LayerNorm,
     head: Head,
@@ -41,12 +41,13 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Variables `embed.*`, `mask_token`, `blocks.{i}.*`, `norm.*`, `pred.{i}.*`.
+    /// Variables `embed.*`, `mask_token`, `blocks.{i}.*`, `norm.*`, and `pred.{i}.*`; of a Swin's stage that predicts a cell for each
+    /// token `pred.*`.
     ///
     /// # Errors
     /// A variable that is missing or has another shape.
     pub fn new(cfg: &LocalMimConfig, stage: &Stage, vb: VarBuilder) -> Result<Self> {
-        let (dim, eps) = (cfg.decoder_embed_dim, cfg.vit.norm_eps);
+        let (dim, eps) = (cfg.decoder_dim(stage), cfg.vit.norm_eps);
         let plain = VitConfig {
             embed_dim: dim,
             depth: cfg.decoder_depth,
@@ -55,28 +56,22 @@ impl Decoder {
             norm_eps: eps,
             ..VitConfig::default()
         };
-        let cells = cfg.decoder_cells(stage);
-        let side = cfg.side() * cells;
-        let units = cfg.vit.swin.map(|_| Units {
-            cells,
-            across: cfg.tokens_across(stage),
-        });
-        let merged = units.as_ref().map_or(1, |units| units.merged());
+        let across = cfg.tokens_across(stage);
+        let (side, scale) = (cfg.side() * across, stage.scale / across as f64);
+        let (outputs, pred) = (cfg.outputs(stage), vb.pp("pred"));
         Ok(Self {
-            embed: Linear::new(merged * cfg.width(stage), dim, vb.pp("embed"))?,
+            embed: Linear::new(cfg.width(stage), dim, vb.pp("embed"))?,
             mask_token: vb.get_with_hints((1, 1, dim), "mask_token", TOKEN)?,
             pos_embed: sincos_2d(dim, (side, side), vb.device())?.to_dtype(vb.dtype())?,
             blocks: (0..cfg.decoder_depth)
                 .map(|i| Block::new(&plain, i, vb.pp("blocks").pp(i)))
                 .collect::<Result<_>>()?,
             norm: LayerNorm::new(dim, eps, vb.pp("norm"))?,
-            head: Head::new(
-                stage.scale / cells as f64,
-                dim,
-                cfg.outputs(stage),
-                vb.pp("pred"),
-            )?,
-            units,
+            head: match cfg.vit.swin.is_some() && scale == 1.0 {
+                true => Head::Linear(Linear::new(dim, outputs, pred)?),
+                false => Head::steps(scale, dim, outputs, pred)?,
+            },
+            across: cfg.vit.swin.map(|_| across),
             compute: Compute::default(),
             side,
         })
@@ -101,10 +96,10 @@ impl Decoder {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, latent: &Tensor, ids_restore: &Arc<Vec<u32>>) -> Result<Tensor> {
-        let mut x = match &self.units {
-            Some(units) => self.placed(latent, units, ids_restore)?,
+        let x = self.embed.forward(latent)?;
+        let mut x = match self.across {
+            Some(across) => self.placed(&x, across, ids_restore)?,
             None => {
-                let x = self.embed.forward(latent)?;
                 let (mask, pos) = (&self.mask_token, &self.pos_embed);
                 ops::unshuffle(&x, mask, pos, ids_restore, &self.compute)?
             }
@@ -113,23 +108,18 @@ impl Decoder {
             x = block.forward(&x)?;
         }
         let mut x = self.norm.forward(&x)?;
-        if self.units.is_none() {
+        if self.across.is_none() {
             x = ops::patch_tokens(&x, &self.compute)?;
         }
         self.head.forward(&x, self.side, &self.compute)
     }
 
-    /// `(B, K t^2, D) -> (B, N, C)`: the tokens of each cell side by side, embedded; mask tokens in the places of hidden units;
-    /// positions added.
-    fn placed(&self, latent: &Tensor, units: &Units, ids_restore: &[u32]) -> Result<Tensor> {
-        let (batch, tokens, width) = latent.dims3()?;
-        let (of_unit, cells) = (units.across.pow(2), units.cells);
-        let visible = tokens / of_unit;
-        let x = ops::take_rows(latent, &units.by_cell(visible)?, &self.compute)?;
-        let x = x.reshape((batch, visible * cells * cells, units.merged() * width))?;
-        let x = self.embed.forward(&x)?;
-        let (places, hidden) = units.places(self.side, batch, visible, ids_restore)?;
-        let (all, dim) = (self.side * self.side, self.mask_token.dim(2)?);
+    /// `(B, K t^2, C) -> (B, N, C)`: tokens of visible units in their places; mask tokens in those of hidden ones; positions added.
+    fn placed(&self, x: &Tensor, across: usize, ids_restore: &[u32]) -> Result<Tensor> {
+        let (batch, tokens, dim) = x.dims3()?;
+        let visible = tokens / across.pow(2);
+        let (places, hidden) = places(self.side, across, (batch, visible), ids_restore)?;
+        let all = self.side * self.side;
         let x = ops::take_rows(&x.reshape((1, (), dim))?, &places, &self.compute)?;
         let hidden = Tensor::from_vec(hidden, (batch, all, 1), x.device())?.to_dtype(x.dtype())?;
         let mask = hidden.broadcast_mul(&self.mask_token)?;
@@ -143,72 +133,40 @@ impl Decoder {
     }
 }
 
-/// How the tokens of a Swin's stage become a decoder's.
-#[derive(Debug, Clone)]
-struct Units {
-    /// The decoder's tokens along one side of a unit.
-    cells: usize,
-    /// The encoder's.
+/// Where the tokens of so many visible units of each image, with so many tokens along a side, come on grids of `side` tokens, and 1
+/// where none does.
+fn places(
+    side: usize,
     across: usize,
-}
-
-impl Units {
-    /// Tokens of the encoder in one of the decoder.
-    fn merged(&self) -> usize {
-        (self.across / self.cells).pow(2)
+    (batch, visible): (usize, usize),
+    ids_restore: &[u32],
+) -> Result<(Rows, Vec<f32>)> {
+    let units = side / across;
+    if ids_restore.len() != batch * units * units {
+        candle_core::bail!(
+            "decoder: {} ids for {batch} images of {units} x {units} units",
+            ids_restore.len()
+        );
     }
-
-    /// From tokens unit by unit, each unit's row by row, to cell by cell.
-    fn by_cell(&self, visible: usize) -> Result<Rows> {
-        let (across, part) = (self.across, self.across / self.cells);
-        let mut from = Vec::with_capacity(visible * across * across);
-        for unit in 0..visible {
-            for cell in 0..self.cells * self.cells {
-                let (top, left) = (cell / self.cells * part, cell % self.cells * part);
-                for i in 0..part * part {
-                    let (y, x) = (top + i / part, left + i % part);
-                    from.push(((unit * across + y) * across + x) as u32);
-                }
-            }
+    let of_unit = across * across;
+    let mut from = Vec::with_capacity(batch * side * side);
+    for image in 0..batch {
+        for at in 0..side * side {
+            let (y, x) = (at / side, at % side);
+            let unit = y / across * units + x / across;
+            let token = y % across * across + x % across;
+            let rank = ids_restore[image * units * units + unit] as usize;
+            from.push(match rank < visible {
+                true => ((image * visible + rank) * of_unit + token) as u32,
+                false => Rows::NONE,
+            });
         }
-        Rows::new(visible * across * across, from)
     }
-
-    /// Where the visible cells of all images come on grids with so many along a side, and 1 where none does.
-    fn places(
-        &self,
-        side: usize,
-        batch: usize,
-        visible: usize,
-        ids_restore: &[u32],
-    ) -> Result<(Rows, Vec<f32>)> {
-        let units = side / self.cells;
-        if ids_restore.len() != batch * units * units {
-            candle_core::bail!(
-                "decoder: {} ids for {batch} images of {units} x {units} units",
-                ids_restore.len()
-            );
-        }
-        let of_unit = self.cells * self.cells;
-        let mut from = Vec::with_capacity(batch * side * side);
-        for image in 0..batch {
-            for at in 0..side * side {
-                let (y, x) = (at / side, at % side);
-                let unit = y / self.cells * units + x / self.cells;
-                let cell = y % self.cells * self.cells + x % self.cells;
-                let rank = ids_restore[image * units * units + unit] as usize;
-                from.push(match rank < visible {
-                    true => ((image * visible + rank) * of_unit + cell) as u32,
-                    false => Rows::NONE,
-                });
-            }
-        }
-        let hidden = from
-            .iter()
-            .map(|&row| f32::from(u8::from(row == Rows::NONE)))
-            .collect();
-        Ok((Rows::new(batch * visible * of_unit, from)?, hidden))
-    }
+    let hidden = from
+        .iter()
+        .map(|&row| f32::from(u8::from(row == Rows::NONE)))
+        .collect();
+    Ok((Rows::new(batch * visible * of_unit, from)?, hidden))
 }
 
 /// Steps of a prediction head on a square grid, channels last.
@@ -225,15 +183,21 @@ enum Step {
     Conv(Conv1x1),
 }
 
-/// A stage's head; variables are numbered by step, as in a PyTorch `Sequential`.
+/// A stage's head.
 #[derive(Debug, Clone)]
-struct Head(Vec<Step>);
+enum Head {
+    /// Of a Swin's stage that predicts a cell for each token.
+    Linear(Linear),
+    /// Variables are numbered by step, as in a PyTorch `Sequential`.
+    Steps(Vec<Step>),
+}
 
 /// LayerNorm over channels in the heads, as ConvNeXt's.
 const HEAD_EPS: f64 = 1e-6;
 
 impl Head {
-    fn new(scale: f64, dim: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
+    /// To a grid of so many times the side.
+    fn steps(scale: f64, dim: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
         let doublings = scale.log2().max(0.0) as usize;
         let mut steps = Vec::new();
         let mut width = dim;
@@ -252,7 +216,7 @@ impl Head {
         }
         let conv = Conv1x1::new(width, outputs, vb.pp(steps.len()))?;
         steps.push(Step::Conv(conv));
-        Ok(Self(steps))
+        Ok(Self::Steps(steps))
     }
 
     fn with_compute(self, compute: &Compute) -> Self {
@@ -260,13 +224,20 @@ impl Head {
             Step::Norm(norm) => Step::Norm(norm.with_compute(compute)),
             other => other,
         };
-        Self(self.0.into_iter().map(step).collect())
+        match self {
+            Self::Linear(linear) => Self::Linear(linear.with_compute(compute)),
+            Self::Steps(steps) => Self::Steps(steps.into_iter().map(step).collect()),
+        }
     }
 
     /// `(B, side^2, C) -> (B, (side * scale)^2, outputs)`
     fn forward(&self, x: &Tensor, mut side: usize, compute: &Compute) -> Result<Tensor> {
+        let steps = match self {
+            Self::Linear(linear) => return linear.forward(x),
+            Self::Steps(steps) => steps,
+        };
         let mut x = x.clone();
-        for step in &self.0 {
+        for step in steps {
             x = match step {
                 Step::Up(deconv) => {
                     side *= 2;

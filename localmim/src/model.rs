@@ -2,7 +2,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use vit::ops::Compute;
-use vit::{LayerNorm, Swin, Vit};
+use vit::{Backbone, LayerNorm};
 
 use crate::{masked_mse, Decoder, LocalMimConfig, Masking, Stage};
 
@@ -14,16 +14,9 @@ use crate::{masked_mse, Decoder, LocalMimConfig, Masking, Stage};
 #[derive(Debug, Clone)]
 pub struct LocalMim {
     cfg: LocalMimConfig,
-    encoder: Encoder,
+    encoder: Backbone,
     stages: Vec<Head>,
     compute: Compute,
-}
-
-#[derive(Debug, Clone)]
-#[allow(clippy::large_enum_variant)]
-enum Encoder {
-    Vit(Vit),
-    Swin(Swin),
 }
 
 #[derive(Debug, Clone)]
@@ -65,10 +58,7 @@ impl LocalMim {
             })
         };
         Ok(Self {
-            encoder: match cfg.vit.swin {
-                Some(_) => Encoder::Swin(Swin::encoder(&cfg.vit, vb.clone())?),
-                None => Encoder::Vit(Vit::encoder(&cfg.vit, vb.clone())?),
-            },
+            encoder: Backbone::encoder(&cfg.vit, vb.clone())?,
             stages: cfg
                 .stages
                 .iter()
@@ -89,10 +79,7 @@ impl LocalMim {
             ..head
         };
         Self {
-            encoder: match self.encoder {
-                Encoder::Vit(vit) => Encoder::Vit(vit.with_compute(compute)),
-                Encoder::Swin(swin) => Encoder::Swin(swin.with_compute(compute)),
-            },
+            encoder: self.encoder.with_compute(compute),
             stages: self.stages.into_iter().map(head).collect(),
             compute: compute.clone(),
             ..self
@@ -145,10 +132,8 @@ impl LocalMim {
         heads: &[&Head],
     ) -> Result<Vec<StageOutput>> {
         let blocks: Vec<usize> = heads.iter().map(|h| h.stage.block).collect();
-        let features = match &self.encoder {
-            Encoder::Vit(vit) => vit.features(images, Some(&masking.ids_keep), &blocks)?,
-            Encoder::Swin(swin) => swin.visible_features(images, &masking.ids_keep, &blocks)?,
-        };
+        let visible = &masking.ids_keep;
+        let features = self.encoder.visible_features(images, visible, &blocks)?;
         heads
             .iter()
             .zip(features)

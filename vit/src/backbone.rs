@@ -36,6 +36,17 @@ impl Backbone {
         }
     }
 
+    /// The encoder alone, without final norm and head: [`Swin::encoder`] or [`Vit::encoder`].
+    ///
+    /// # Errors
+    /// As [`Backbone::new`].
+    pub fn encoder(cfg: &VitConfig, vb: VarBuilder) -> Result<Self> {
+        match cfg.swin {
+            Some(_) => Swin::encoder(cfg, vb).map(Self::Swin),
+            None => Vit::encoder(cfg, vb).map(Self::Vit),
+        }
+    }
+
     /// The same, computing so.
     #[must_use]
     pub fn with_compute(self, compute: &Compute) -> Self {
@@ -53,6 +64,23 @@ impl Backbone {
     /// The architecture.
     pub fn config(&self) -> &VitConfig {
         of_either!(self, model => model.config())
+    }
+
+    /// The tokens behind each of `blocks` of the units in `ids_keep` alone, as masked pretraining wants them: [`Vit::features`]
+    /// and [`Swin::visible_features`].
+    ///
+    /// # Errors
+    /// Shapes that do not fit, a unit or a block that is not there.
+    pub fn visible_features(
+        &self,
+        images: &Tensor,
+        ids_keep: &[u32],
+        blocks: &[usize],
+    ) -> Result<Vec<Tensor>> {
+        match self {
+            Self::Vit(model) => model.features(images, Some(ids_keep), blocks),
+            Self::Swin(model) => model.visible_features(images, ids_keep, blocks),
+        }
     }
 
     /// `(B, C, H, W) -> (B, T, F)`: the last block's tokens behind the final norm; see [`Vit::forward_features`] and

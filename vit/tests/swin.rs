@@ -270,6 +270,149 @@ fn the_authors() {
     assert!(checkpoint.notes().is_empty(), "{:?}", checkpoint.notes());
 }
 
+/// LocalMIM's own code: mergings by row, norms with eps 1e-6, decoders beside the encoder.
+#[test]
+fn localmim() {
+    let checkpoint = case("localmim.pth", Family::LocalMimSwin);
+    let cfg = checkpoint.config();
+    assert_eq!((cfg.norm_eps, cfg.image()), (1e-6, (64, 64)));
+    let notes = checkpoint.notes();
+    assert!(notes.len() == 1 && notes[0].contains("are reordered"));
+    assert!(checkpoint.pool_note().is_none());
+    // Six tables of windows, of four decoders 20 tensors and a filter of 2, and three norms.
+    let unused = checkpoint.unused();
+    assert_eq!(unused.len(), 6 + 4 * (20 + 2) + 3 * 2, "{unused:?}");
+    checkpoint.check().unwrap();
+    let decoders = checkpoint.decoders().unwrap();
+    assert_eq!(decoders.len(), 4 * 20 + 3 * 2);
+    for name in [
+        "decoder.3.pred.weight",
+        "decoder.0.pos_embed",
+        "norm.2.bias",
+    ] {
+        assert!(decoders.contains_key(name), "{name}");
+    }
+    // Written as timm's they are column by column; timm's eps is another.
+    let folder = tempfile::tempdir().unwrap();
+    let io = safetensors::load(fixture("localmim.io.safetensors"), &CPU).unwrap();
+    let first = load(&checkpoint, &LoadOptions::default());
+    let timm = folder.path().join("timm");
+    let notes = first.save(&timm, Layout::Timm, DType::F32).unwrap();
+    assert!(notes[0].contains("was trained with 1e-6"), "{notes:?}");
+    let own = folder.path().join("own.safetensors");
+    first.save_file(&own).unwrap();
+    for (path, tolerance) in [(timm, 3e-4), (own, 1e-5)] {
+        let again = Checkpoint::open(path.to_str().unwrap()).unwrap();
+        assert_eq!(again.family(), Family::Swin);
+        assert!(again.notes().is_empty(), "{:?}", again.notes());
+        let again = load(&again, &LoadOptions::default()).backbone().unwrap();
+        let tokens = again.forward_features(&io["images"]).unwrap();
+        close(&tokens, &io["tokens"], tolerance, "written and read");
+    }
+    let error = first.save(&folder.path().join("hf"), Layout::HuggingFace, DType::F32);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("--to timm"), "{error}");
+}
+
+/// The published layout with something wrong in it, as one line.
+#[test]
+fn malformed_files_of_localmim_are_refused() {
+    let whole = open("localmim.pth");
+    let floats = whole
+        .tensors()
+        .iter()
+        .filter(|(name, _)| !name.ends_with("_index"));
+    let all: HashMap<String, Tensor> = floats
+        .map(|(name, stored)| {
+            let values = whole.values(name).unwrap();
+            let tensor = Tensor::from_vec(values, stored.shape.clone(), &CPU).unwrap();
+            (name.clone(), tensor)
+        })
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.safetensors");
+    let changed = |change: &dyn Fn(&mut HashMap<String, Tensor>)| {
+        let mut tensors = all.clone();
+        change(&mut tensors);
+        safetensors::save(&tensors, &path).unwrap();
+        let checkpoint = Checkpoint::open(path.to_str().unwrap())?;
+        checkpoint.load(&LoadOptions::default())?;
+        checkpoint.decoders()?;
+        Ok::<_, Error>(checkpoint)
+    };
+    let same = changed(&|_| ()).unwrap();
+    assert_eq!(same.family(), Family::LocalMimSwin);
+    const REDUCTION: &str = "model.encoder.layers.0.downsample.reduction.weight";
+    type Change = fn(&mut HashMap<String, Tensor>);
+    let cases: [(Change, &str); 7] = [
+        (
+            |t| t.retain(|name, _| !name.starts_with("model.encoder.norm.3.")),
+            "without 'norm.3.weight', which is its final norm",
+        ),
+        (
+            |t| drop(t.remove("model.encoder.norm.3.bias")),
+            "1 missing: norm.bias",
+        ),
+        (
+            |t| drop(t.insert(REDUCTION.into(), zeros((16, 31)))),
+            "layers.0.downsample.reduction.weight [16, 31] instead of [16, 32]",
+        ),
+        (
+            |t| drop(t.insert(REDUCTION.into(), zeros(()))),
+            "layers.0.downsample.reduction.weight [] instead of [16, 32]",
+        ),
+        (
+            |t| drop(t.remove(REDUCTION)),
+            "1 missing: layers.1.downsample.reduction.weight",
+        ),
+        (
+            |t| t.retain(|name, _| !name.starts_with("model.encoder.")),
+            "no Vision Transformer: no patch embedding among its",
+        ),
+        (
+            |t| drop(t.insert("model.encoder.norm.4.weight".into(), zeros(64))),
+            "",
+        ),
+    ];
+    for (change, want) in cases {
+        match changed(&change) {
+            Ok(_) => assert_eq!(want, ""),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(!want.is_empty(), "{error}");
+                assert!(error.contains(want) && !error.contains('\n'), "{error}");
+            }
+        }
+    }
+    // Without its decoders it is an encoder.
+    let bare = changed(&|t| t.retain(|name, _| name.starts_with("model.encoder.")));
+    let bare = bare.unwrap();
+    assert!(bare
+        .decoders()
+        .unwrap()
+        .keys()
+        .all(|name| name.starts_with("norm.")));
+    // The size that a decoder's grid tells, where the windows are as large as every stage.
+    let windows = Hints {
+        window_size: Some(2),
+        ..Hints::default()
+    };
+    let table = "model.decoder.3.pos_embed";
+    for (tokens, image) in [(9, 96), (4, 64)] {
+        let mut tensors = all.clone();
+        tensors.insert(table.into(), zeros((1, tokens, 16)));
+        for (name, tensor) in &mut tensors {
+            if name.ends_with("bias_table") {
+                *tensor = zeros((9, tensor.dim(1).unwrap()));
+            }
+        }
+        safetensors::save(&tensors, &path).unwrap();
+        let checkpoint = Checkpoint::open_with(path.to_str().unwrap(), &windows).unwrap();
+        assert_eq!(checkpoint.config().image(), (image, image));
+        assert_eq!(checkpoint.notes().len(), 1);
+    }
+}
+
 #[test]
 fn hugging_face() {
     let checkpoint = case("hf", Family::HfSwin);
@@ -352,27 +495,6 @@ fn zeros(shape: impl Into<candle_core::Shape>) -> Tensor {
 #[test]
 fn malformed_files_are_refused() {
     const TABLE: &str = "attn.relative_position_bias_table";
-    // As LocalMIM's own code has it: a norm for each stage, mergings that belong to the stage before.
-    let theirs = changed(
-        |_| (),
-        |t| {
-            for stage in 1..4 {
-                for part in ["norm.weight", "norm.bias", "reduction.weight"] {
-                    let merging = t
-                        .remove(&format!("layers.{stage}.downsample.{part}"))
-                        .unwrap();
-                    t.insert(format!("layers.{}.downsample.{part}", stage - 1), merging);
-                }
-            }
-            for part in ["weight", "bias"] {
-                let last = t.remove(&format!("norm.{part}")).unwrap();
-                t.insert(format!("norm.0.{part}"), zeros(16));
-                t.insert(format!("norm.3.{part}"), last);
-            }
-        },
-    );
-    let error = theirs.unwrap_err().to_string();
-    assert!(error.contains("LocalMIM's own code"), "{error}");
     type Change = fn(&mut HashMap<String, Tensor>);
     let cases: [(Change, &str); 13] = [
         (

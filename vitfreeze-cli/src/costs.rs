@@ -6,7 +6,7 @@ use vit::SwinConfig;
 use crate::run::work::Work;
 
 /// Multiplications of one image's forward pass, floats that the backward pass needs of it, and parameters, by layer: the
-/// patch embedding, then the blocks, each with the decoder that hangs on it.
+/// patch embedding, then the blocks, each with the decoders that hang on it.
 pub fn layers(cfg: &LocalMimConfig, mask_ratio: f64) -> Vec<LayerCost> {
     let vit = &cfg.vit;
     let units = (cfg.units() as f64 * (1.0 - mask_ratio)).floor();
@@ -26,14 +26,19 @@ pub fn layers(cfg: &LocalMimConfig, mask_ratio: f64) -> Vec<LayerCost> {
     };
     let mut layers = vec![embed];
     layers.resize(1 + vit.depth, block(tokens, dim, heads, ratio));
+    add_decoders(cfg, units, &mut layers);
+    layers
+}
+
+/// The decoders' part, from so many visible units.
+fn add_decoders(cfg: &LocalMimConfig, units: f64, layers: &mut [LayerCost]) {
     for stage in &cfg.stages {
-        let decoder = decoder(cfg, stage, tokens);
-        let layer = &mut layers[stage.block + 1];
-        layer.branch = decoder.forward;
+        let decoder = decoder(cfg, stage, units);
+        let layer = &mut layers[cfg.layer(stage)];
+        layer.branch += decoder.forward;
         layer.activations += decoder.activations;
         layer.parameters += decoder.parameters;
     }
-    layers
 }
 
 /// The same of a Swin, of which so many units are visible. Windows are taken to show as much as the whole does.
@@ -72,14 +77,7 @@ fn swin_layers((cfg, swin): (&LocalMimConfig, &SwinConfig), units: f64) -> Vec<L
             layers.push(layer);
         }
     }
-    for stage in &cfg.stages {
-        let place = swin.place(stage.block).map_or(0, |(number, _)| number);
-        let decoder = decoder(cfg, stage, tokens(place));
-        let layer = &mut layers[stage.block + 1];
-        layer.branch = decoder.forward;
-        layer.activations += decoder.activations;
-        layer.parameters += decoder.parameters;
-    }
+    add_decoders(cfg, units, &mut layers);
     layers
 }
 
@@ -131,23 +129,21 @@ fn attended(tokens: f64, seen: f64, dim: f64, heads: f64, ratio: f64) -> LayerCo
     }
 }
 
-/// A stage's decoder and head on all patches (Wang et al., arXiv 2303.05251, section 3.3), from so many visible tokens.
-fn decoder(cfg: &LocalMimConfig, stage: &Stage, tokens: f64) -> LayerCost {
-    let (dim, heads) = (cfg.decoder_embed_dim as f64, cfg.decoder_num_heads as f64);
-    let across = cfg.decoder_cells(stage);
-    let merged = (cfg.tokens_across(stage) / across).pow(2) as f64;
-    let (width, patches) = (
-        cfg.width(stage) as f64,
-        (cfg.units() * across.pow(2)) as f64,
-    );
+/// A stage's decoder and head on all tokens (Wang et al., arXiv 2303.05251, section 3.3), from so many visible units.
+fn decoder(cfg: &LocalMimConfig, stage: &Stage, units: f64) -> LayerCost {
+    let (dim, heads) = (cfg.decoder_dim(stage) as f64, cfg.decoder_num_heads as f64);
+    let across = cfg.tokens_across(stage);
+    let of_unit = across.pow(2) as f64;
+    let (width, patches) = (cfg.width(stage) as f64, cfg.units() as f64 * of_unit);
     let prefix = if cfg.vit.swin.is_some() { 0.0 } else { 1.0 };
+    let tokens = units * of_unit + prefix;
     let one = block(patches + prefix, dim, heads, 4.0);
     let depth = cfg.decoder_depth as f64;
     let mut out = LayerCost {
         forward: tokens * width * dim + depth * one.forward,
         activations: depth * one.activations + tokens * width,
         // The stage's norm; the embedding, the mask token, the norm behind the blocks.
-        parameters: 2.0 * width + (merged * width + 4.0) * dim + depth * one.parameters,
+        parameters: 2.0 * width + (width + 4.0) * dim + depth * one.parameters,
         ..Default::default()
     };
     // Each doubling is a 2 x 2 deconvolution that halves the channels.

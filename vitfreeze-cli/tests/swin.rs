@@ -108,7 +108,7 @@ fn features_of_any_layout() {
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
     classes(&images, &["dark", "light"], 2);
-    for name in ["timm", "authors.pth", "hf", "hf_base"] {
+    for name in ["timm", "authors.pth", "localmim.pth", "hf", "hf_base"] {
         let mut command = vitfreeze(["knn", "--data=shapes", "--samples=40", "--checkpoint"]);
         let out = dir.path().join(format!("knn-{name}"));
         command.arg(swin(name)).arg("--out").arg(out);
@@ -210,6 +210,60 @@ fn pretraining_repeats_and_resumes_exactly() {
         said.contains("decoder.3 (") && !said.contains(" new: "),
         "{said}"
     );
+    // A decoder goes with the merging that it reads behind.
+    let mut command = vitfreeze(["schedule", "--data=shapes", "--samples=24", "--epochs=3"]);
+    command.args(["--warmup-epochs=1", "--batch-size=8", "--accum=1"]);
+    command.arg("--init").arg(swin("timm"));
+    let said = ok(command);
+    assert!(said.contains("layers.1.blocks.0 + stage 0"), "{said}");
+}
+
+/// The published checkpoint's layout, in the commands that take it.
+#[test]
+fn a_checkpoint_of_localmim() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = swin("localmim.pth");
+    let said = ok(vitfreeze(["inspect", file.to_str().unwrap()]));
+    for word in [
+        "family        LocalMIM Swin",
+        "width 8 to 64, blocks [2, 2, 1, 1], heads [1, 2, 2, 4], windows of 4, MLP 16 to 128 GELU, eps 1e-6",
+        "images        64 x 64, patch 4",
+        "not loaded    ",
+        "mergings' weights are reordered",
+    ] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    assert!(!said.contains("warning"), "{said}");
+    let init = format!("--init={}", file.display());
+    let out = dir.path().join("on");
+    let more = ["--hog-bins=18", "--max-steps=1", &init];
+    let said = ok(pretrain_swin(&out, &more));
+    for word in [
+        "init: 175 tensors taken from",
+        "decoder.0 (19), decoder.1 (19), decoder.2 (19), decoder.3 (19), encoder (91)",
+        "heads of decoders are not in",
+        "mergings' weights are reordered",
+    ] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    assert!(
+        !said.contains(" new: ") && !said.contains("left out"),
+        "{said}"
+    );
+    // Columns first from now on: what is written needs no note.
+    let timm = dir.path().join("timm");
+    let mut command = vitfreeze(["convert", "--to=timm"]);
+    command.arg(&file).arg(&timm);
+    assert!(ok(command).contains("trained with 1e-6"));
+    let tuned = dir.path().join("tuned");
+    let mut command = finetune(&tuned, &["--max-steps=1"]);
+    command.arg("--checkpoint").arg(&file);
+    assert!(ok(command).contains("6 blocks of width 8 to 64"));
+    for (written, eps) in [(timm, "1e-5"), (tuned, "1e-6")] {
+        let said = ok(vitfreeze(["inspect", written.to_str().unwrap()]));
+        assert!(said.contains(&format!("eps {eps}")), "{said}");
+        assert!(!said.contains("reordered"), "{said}");
+    }
 }
 
 #[test]

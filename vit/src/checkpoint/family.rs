@@ -29,8 +29,10 @@ pub enum Family {
     HfDinov2,
     /// Hugging Face `DINOv3ViTModel`.
     HfDinov3,
-    /// timm's Swin Transformer, and its authors' (microsoft/Swin-Transformer, SimMIM).
+    /// timm's Swin Transformer, its authors' (microsoft/Swin-Transformer, SimMIM), and our own training states.
     Swin,
+    /// LocalMIM's Swin Transformer: mergings that take neighbours row by row, a norm and a decoder for each stage.
+    LocalMimSwin,
     /// Hugging Face `SwinModel`, `SwinForImageClassification`, `SwinForMaskedImageModeling`.
     HfSwin,
 }
@@ -50,6 +52,7 @@ impl fmt::Display for Family {
             Self::HfDinov2 => "Hugging Face DINOv2",
             Self::HfDinov3 => "Hugging Face DINOv3",
             Self::Swin => "Swin",
+            Self::LocalMimSwin => "LocalMIM Swin",
             Self::HfSwin => "Hugging Face Swin",
         })
     }
@@ -68,12 +71,18 @@ pub(crate) enum Recipe {
     WithoutFirstRow(String),
     /// The queries' part (0) or the values' (2) of a bias of queries, keys and values.
     Third(String, usize),
+    /// Of a Swin's merging that takes four neighbours row by row: the last dimension's second and third quarter change places,
+    /// as for one that takes them column by column.
+    ByColumn(String),
 }
 
 impl Recipe {
     pub fn sources(&self) -> Vec<&String> {
         match self {
-            Self::Copy(name) | Self::WithoutFirstRow(name) | Self::Third(name, _) => vec![name],
+            Self::Copy(name)
+            | Self::WithoutFirstRow(name)
+            | Self::Third(name, _)
+            | Self::ByColumn(name) => vec![name],
             Self::Stack(names) => names.iter().collect(),
             Self::AddFirstRow { token, table } => vec![token, table],
         }
@@ -83,7 +92,9 @@ impl Recipe {
     pub fn shape(&self, tensors: &BTreeMap<String, StoredTensor>) -> Vec<usize> {
         let shape = |name: &String| tensors.get(name).map_or(vec![], |t| t.shape.clone());
         match self {
-            Self::Copy(name) | Self::AddFirstRow { token: name, .. } => shape(name),
+            Self::Copy(name) | Self::ByColumn(name) | Self::AddFirstRow { token: name, .. } => {
+                shape(name)
+            }
             Self::WithoutFirstRow(name) => {
                 let mut shape = shape(name);
                 if let Some(rows) = shape.get_mut(1) {
@@ -185,6 +196,7 @@ pub(crate) fn recognise(tensors: &BTreeMap<String, StoredTensor>) -> Option<Name
     let inside: Vec<(&str, &String)> = inside.iter().map(|(n, s)| (n.as_str(), *s)).collect();
     if super::swin::is_swin(inside.iter().map(|(name, _)| *name)) {
         super::swin::rename(&inside, hf, &mut named);
+        super::swin::take_decoders(prefix, &mut named);
     } else if hf {
         super::hf_names::rename(&inside, &mut named);
     } else {

@@ -1,7 +1,7 @@
 //! From a checkpoint's tensors to a model's, under timm's names.
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var, D};
 use candle_nn::{VarBuilder, VarMap};
 use rayon::prelude::*;
 
@@ -170,7 +170,7 @@ impl Checkpoint {
     }
 
     /// The decoders of masked pretraining and the norms before them, as f32 on the CPU under LocalMIM's names
-    /// (`decoder.0.embed.weight`, `norm.0.weight`), where it has any: those of LocalMIM and of our own training states, and
+    /// (`decoder.0.embed.weight`, `norm.0.weight`), where it has any: those of LocalMIM (of a Swin with position tables, `decoder.0.pos_embed`) and of our own training states, and
     /// MAE's and ViTMAE's, which is `decoder.0` and has its position table, `decoder.0.pos_embed`.
     ///
     /// # Errors
@@ -275,7 +275,9 @@ impl Checkpoint {
         };
         let shape = |name: &String| self.tensors.get(name).map_or(&[][..], |t| &t.shape);
         match recipe {
-            Recipe::Copy(name) | Recipe::AddFirstRow { token: name, .. } => {
+            Recipe::Copy(name)
+            | Recipe::ByColumn(name)
+            | Recipe::AddFirstRow { token: name, .. } => {
                 wrong(name, shape(name), needed);
             }
             Recipe::WithoutFirstRow(name) => {
@@ -320,6 +322,14 @@ impl Checkpoint {
                 let whole = get(name)?;
                 let rows = whole.dim(0)? / 3;
                 whole.narrow(0, part * rows, rows)?.contiguous()?
+            }
+            Recipe::ByColumn(name) => {
+                let whole = get(name)?;
+                let quarters = whole.chunk(4, D::Minus1)?;
+                match &quarters[..] {
+                    [a, b, c, d] => Tensor::cat(&[a, c, b, d], D::Minus1)?,
+                    _ => whole,
+                }
             }
             Recipe::WithoutFirstRow(name) => {
                 let table = get(name)?;

@@ -131,12 +131,15 @@ impl Checkpoint {
         }
         let shape =
             |(name, recipe): (&String, &family::Recipe)| (name.clone(), recipe.shape(&tensors));
-        let shapes = named.recipes.iter().map(shape).collect();
+        let is_swin = swin::is_family(named.family);
+        // A Swin's decoders tell the size of the images.
+        let decoders = named.decoders.iter().filter(|_| is_swin);
+        let shapes = named.recipes.iter().chain(decoders).map(shape).collect();
         let told = hints.pool.or(description.hints.pool).is_some();
         let hints = hints.clone().or(description.hints.clone());
-        let inferred = match named.family {
-            Family::Swin | Family::HfSwin => swin::infer(&shapes, &hints),
-            family => infer::infer(&shapes, family, &hints),
+        let inferred = match is_swin {
+            true => swin::infer(&shapes, named.family, &hints),
+            false => infer::infer(&shapes, named.family, &hints),
         };
         let (cfg, mut notes) = inferred
             .map_err(|reason| unknown(reason + &crate::error::look_alikes(tensors.keys())))?;
@@ -145,6 +148,9 @@ impl Checkpoint {
             return Err(unknown(reason));
         }
         notes.extend(description.notes.iter().cloned());
+        if named.family == Family::LocalMimSwin {
+            notes.push(swin::BY_ROW.into());
+        }
         if let (Family::HfSwin, Some(why)) = (named.family, swin::differs_in_transformers(&cfg)) {
             notes.push(format!("{why}; computed here as timm does"));
         }

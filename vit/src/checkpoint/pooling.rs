@@ -12,14 +12,14 @@ const NEAR: f32 = 0.01;
 /// classifiers their own; the mean of the patches after masked pretraining, which asks nothing of the class token.
 pub(super) fn assume(checkpoint: &Checkpoint) -> (Pool, Option<&'static str>) {
     use Family::{
-        Dino, Dinov2, Dinov3, HfDeit, HfDinov2, HfDinov3, HfSwin, HfVit, HfVitMae, LocalMim, Mae,
-        Swin, Timm,
+        Dino, Dinov2, Dinov3, HfDeit, HfDinov2, HfDinov3, HfSwin, HfVit, HfVitMae, LocalMim,
+        LocalMimSwin, Mae, Swin, Timm,
     };
     let cfg = checkpoint.config();
     match checkpoint.family() {
         _ if cfg.num_classes > 0 || cfg.dist_token || cfg.fc_norm => (cfg.pool, None),
         Dino | Dinov2 | Dinov3 | HfDinov2 | HfDinov3 => (cfg.pool, None),
-        Mae | LocalMim | HfVitMae | Swin | HfSwin => (Pool::Avg, None),
+        Mae | LocalMim | HfVitMae | Swin | LocalMimSwin | HfSwin => (Pool::Avg, None),
         Timm | HfVit | HfDeit if has_fixed_table(checkpoint) => (
             Pool::Avg,
             Some("no file gives the pooling: mean of the patches assumed, as after masked pretraining, since the position table is the fixed one"),

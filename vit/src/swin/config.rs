@@ -55,6 +55,14 @@ impl SwinConfig {
         None
     }
 
+    /// The stage whose grid the tokens have that [`Swin::visible_features`](crate::Swin::visible_features) gives behind a block: the
+    /// block's own, behind the last one of a stage the next one's, since a merging stands between.
+    pub fn stage_behind(&self, block: usize) -> Option<usize> {
+        let (stage, index) = self.place(block)?;
+        let merges = index + 1 == self.depths[stage] && stage + 1 < STAGES;
+        Some(stage + usize::from(merges))
+    }
+
     /// The first block of a stage, counted over all stages.
     pub fn first_block(&self, stage: usize) -> usize {
         self.depths.iter().take(stage).sum()

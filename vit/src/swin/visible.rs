@@ -21,11 +21,13 @@ impl VitConfig {
 }
 
 impl Swin {
-    /// `(B, C, H, W), (B * K) -> [(B, K (8 / 2^i)^2, 2^i D)]`: the tokens after each of `blocks` (as [`Swin::features`]) of the
-    /// units in `ids_keep` alone, K for each image: squares of 8 x 8 patches (32 px), numbered row by row. Tokens come unit by
-    /// unit, in one row by row. What is hidden is not computed: windows attend to their visible tokens alone (Huang et al.,
-    /// arXiv 2205.13515, section 3.2), which is what whole windows compute whose hidden tokens are masked. Padding is not seen
-    /// either.
+    /// `(B, C, H, W), (B * K) -> [(B, K (8 / 2^i)^2, 2^i D)]`: the tokens behind each of `blocks` (counted over all stages from
+    /// 0, ascending) of the units in `ids_keep` alone, K for each image: squares of 8 x 8 patches (32 px), numbered row by row.
+    /// Behind the last block of a stage that a merging follows they are those behind that merging, as LocalMIM decodes them: i is
+    /// [`SwinConfig::stage_behind`](crate::SwinConfig::stage_behind). Tokens come unit by unit, in one row by row.
+    ///
+    /// What is hidden is not computed: windows attend to their visible tokens alone (Huang et al., arXiv 2205.13515, section
+    /// 3.2), which is what whole windows compute whose hidden tokens are masked. Padding is not seen either.
     ///
     /// # Errors
     /// Shapes that do not fit, units that do not divide the image, a unit that is not there, a block that is not there.
@@ -45,14 +47,13 @@ impl Swin {
         let Some(swin) = self.cfg.swin else {
             return Ok(features);
         };
+        let wanted = blocks.last().map_or(0, |&last| last + 1);
         for (number, stage) in self.stages.iter().enumerate() {
             let first = swin.first_block(number);
-            if blocks.last().is_none_or(|&last| last < first) {
+            if wanted <= first {
                 break;
             }
-            if let Some(merging) = &stage.merging {
-                x = merging.merge(&x, &units.merging(number - 1)?)?;
-            }
+            let merging = self.stages.get(number + 1).and_then(|s| s.merging.as_ref());
             let (of_image, whole) = (x.dims3()?, self.cfg.stage_grid(number));
             let layout = |index| {
                 let (window, shift) = swin.window(whole, index);
@@ -63,11 +64,19 @@ impl Swin {
             x = x.reshape((1, (), of_image.2))?;
             for (index, block) in stage.blocks.iter().enumerate() {
                 x = block.run(&x, &layouts[index % 2], None)?;
-                if blocks.contains(&(first + index)) {
+                let merges = merging.is_some() && index + 1 == stage.blocks.len();
+                if !merges && blocks.contains(&(first + index)) {
                     features.push(x.reshape(of_image)?);
                 }
             }
             x = x.reshape(of_image)?;
+            let end = first + stage.blocks.len();
+            if let (Some(merging), true) = (merging, wanted >= end) {
+                x = merging.merge(&x, &units.merging(number)?)?;
+                if blocks.contains(&(end - 1)) {
+                    features.push(x.clone());
+                }
+            }
         }
         Ok(features)
     }

@@ -196,13 +196,11 @@ impl Task for Pretrain {
         let Some(block) = layer.checked_sub(1) else {
             return "patch_embed".to_owned();
         };
-        match self.cfg.stages.iter().position(|s| s.block == block) {
-            Some(stage) => format!(
-                "{} and stage {stage} with its decoder",
-                self.cfg.vit.block_name(block)
-            ),
-            None => self.cfg.vit.block_name(block),
-        }
+        let stages = self.cfg.stages_of(layer);
+        let stages: String = stages
+            .map(|k| format!(" and stage {k} with its decoder"))
+            .collect();
+        self.cfg.vit.block_name(block) + &stages
     }
 
     fn schedule(&self, config: &Config, plan: &Plan) -> Result<Schedule> {

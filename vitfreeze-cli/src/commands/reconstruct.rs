@@ -192,7 +192,7 @@ impl Run {
         let frozen = self.frozen.unwrap_or(frozen);
         let (mut drawn, mut dropped) = (Vec::new(), Vec::new());
         for (k, stage) in self.cfg.stages.iter().enumerate() {
-            let layer = stage.block + 1;
+            let layer = self.cfg.layer(stage);
             if layer >= frozen {
                 drawn.push(k);
                 continue;

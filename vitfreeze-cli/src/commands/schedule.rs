@@ -154,9 +154,9 @@ fn name_of(config: &Config) -> Result<String> {
 pub fn labels(cfg: &LocalMimConfig) -> Vec<String> {
     let mut labels = vec!["patch_embed".to_owned()];
     for block in 0..cfg.vit.depth {
-        let stage = cfg.stages.iter().position(|stage| stage.block == block);
-        let stage = stage.map_or(String::new(), |k| format!(" + stage {k}"));
-        labels.push(format!("{}{stage}", cfg.vit.block_name(block)));
+        let stages = cfg.stages_of(block + 1);
+        let stages: String = stages.map(|k| format!(" + stage {k}")).collect();
+        labels.push(format!("{}{stages}", cfg.vit.block_name(block)));
     }
     labels
 }

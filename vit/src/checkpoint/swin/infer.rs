@@ -2,17 +2,19 @@
 use std::collections::BTreeMap;
 
 use super::super::describe::Hints;
+use super::super::family::Family;
 use super::super::infer::patch_embed;
 use super::TABLE;
 use crate::swin::STAGES;
 use crate::{Pool, SwinConfig, VitConfig};
 
-/// The architecture of tensors with these shapes under timm's names, and what had to be assumed.
+/// The architecture of tensors with these shapes under timm's names, LocalMIM's decoders among them, and what had to be assumed.
 ///
 /// # Errors
 /// What cannot be told, and what to do.
 pub(in super::super) fn infer(
     shapes: &BTreeMap<String, Vec<usize>>,
+    family: Family,
     hints: &Hints,
 ) -> Result<(VitConfig, Vec<String>), String> {
     let mut notes = Vec::new();
@@ -55,7 +57,10 @@ pub(in super::super) fn infer(
         in_chans,
         patch_size,
         mlp_ratio: fc1.unwrap_or(4usize.saturating_mul(embed_dim)) as f64 / embed_dim as f64,
-        norm_eps: hints.norm_eps.unwrap_or(1e-5),
+        norm_eps: hints.norm_eps.unwrap_or(match family {
+            Family::LocalMimSwin => 1e-6,
+            _ => 1e-5,
+        }),
         qkv_bias: shapes.contains_key("layers.0.blocks.0.attn.qkv.bias"),
         activation: hints.activation.unwrap_or_default(),
         pool: hints.pool.unwrap_or(Pool::Avg),
@@ -67,6 +72,7 @@ pub(in super::super) fn infer(
         .iter()
         .position(|&side| side > 0 && side < window_size);
     let told = small.map(|stage| (sides[stage] << stage).saturating_mul(patch_size));
+    let told = told.or_else(|| Some(decoded_grid(shapes)?.saturating_mul(cfg.mask_unit())));
     let fits = |image: &(usize, usize)| {
         let cfg = cfg.with_image(*image);
         (0..STAGES).all(|stage| offsets(&cfg, stage) == tables[stage])
@@ -103,6 +109,16 @@ fn offsets(cfg: &VitConfig, stage: usize) -> usize {
     let (height, width) = cfg.swin.map_or((0, 0), window);
     let across = |side: usize| side.saturating_mul(2).saturating_sub(1);
     across(height).saturating_mul(across(width))
+}
+
+/// Tokens along a side of the last stage, by the position table of LocalMIM's decoder of it.
+fn decoded_grid(shapes: &BTreeMap<String, Vec<usize>>) -> Option<usize> {
+    let table = shapes.get(&format!("decoder.{}.pos_embed", STAGES - 1))?;
+    let &[1, tokens, _] = table.as_slice() else {
+        return None;
+    };
+    let side = tokens.isqrt();
+    (side > 0 && side * side == tokens).then_some(side)
 }
 
 /// Blocks of each stage.

@@ -6,7 +6,7 @@ mod save;
 
 pub(super) use describe::{of_hugging_face, of_timm};
 pub(super) use infer::infer;
-pub(super) use names::{is_swin, rename, unsupported};
+pub(super) use names::{is_family, is_swin, rename, take_decoders, unsupported, BY_ROW};
 pub(super) use save::{
     check as check_hugging_face, differs_in_transformers, to_hugging_face, to_timm,
 };

@@ -6,6 +6,7 @@ use candle_core::{Result, Tensor};
 use super::super::family::{Family, Named, Recipe};
 use super::super::hf_names::{renamed, renamed_part};
 use super::TABLE;
+use crate::swin::STAGES;
 use crate::{resample_pos_embed, shown, Resample, SwinConfig, VitConfig};
 
 /// Hugging Face's names of a block's parts: on disk, and in a `state_dict` of transformers 5.
@@ -39,20 +40,26 @@ pub(in super::super) fn is_swin<'a>(mut names: impl Iterator<Item = &'a str>) ->
     })
 }
 
-/// Why these tensors cannot be loaded as a Swin Transformer, where they belong to a relative of it.
+/// Whether these are a Swin's files.
+pub(in super::super) fn is_family(family: Family) -> bool {
+    matches!(family, Family::Swin | Family::LocalMimSwin | Family::HfSwin)
+}
+
+/// What is said of a checkpoint of LocalMIM's code.
+pub(in super::super) const BY_ROW: &str =
+    "LocalMIM's code merges four neighbours row by row, Swin's authors, timm and we column by column: \
+     the mergings' weights are reordered";
+
+/// Why these tensors cannot be loaded as a Swin Transformer: they belong to a relative of it, or lack what it is told by.
 pub(in super::super) fn unsupported(named: &Named) -> Option<String> {
-    if !matches!(named.family, Family::Swin | Family::HfSwin) {
+    if !is_family(named.family) {
         return None;
     }
-    let sources = || named.recipes.values().flat_map(Recipe::sources);
-    let merged_early = sources().any(|name| name.contains("layers.0.downsample."));
-    let is_norm = |name: &String| name == "norm.0.weight" || name.ends_with(".norm.0.weight");
-    if merged_early && named.beside.iter().any(is_norm) {
-        return Some(
-            "a Swin of LocalMIM's own code ('norm.0' beside 'layers.0.downsample'), whose merging takes the four neighbours in \
-             another order and whose norms have eps 1e-6; that is not computed here"
-                .into(),
-        );
+    let final_norm = format!("norm.{LAST}.weight");
+    if named.family == Family::LocalMimSwin && !named.recipes.contains_key("norm.weight") {
+        return Some(format!(
+            "a Swin of LocalMIM's code without '{final_norm}', which is its final norm"
+        ));
     }
     let relatives = [
         ("logit_scale", "a Swin Transformer V2"),
@@ -80,26 +87,32 @@ pub(in super::super) fn unsupported(named: &Named) -> Option<String> {
     named.unexpected.iter().chain(known).find_map(find)
 }
 
+/// The last stage.
+const LAST: usize = STAGES - 1;
+
 /// Fills `named` from names without their prefix, each with its stored name.
 pub(in super::super) fn rename(inside: &[(&str, &String)], hf: bool, named: &mut Named) {
-    named.family = match hf {
-        true => Family::HfSwin,
-        false => Family::Swin,
-    };
     // The authors and Hugging Face count a merging to the stage before it, timm to the one behind.
     let early = |(name, _): &(&str, &String)| {
         let name = name.strip_prefix("swin.").unwrap_or(name);
         let name = name.strip_prefix("encoder.").unwrap_or(name);
         name.starts_with("layers.0.downsample.")
     };
-    let shift = usize::from(inside.iter().any(early));
+    let merges_early = inside.iter().any(early);
+    let shift = usize::from(merges_early);
     let mut parts: BTreeMap<String, Vec<(usize, String)>> = BTreeMap::new();
-    // LocalMIM: a norm for each stage, of which the last is the final one.
+    // LocalMIM: a norm for each stage, of which the last is the final one. Our own training states have the same, but timm's
+    // mergings, and stages at any block.
     let stages = inside.iter().filter_map(|(name, _)| stage_of_norm(name));
-    let last_norm = stages.max();
+    let (family, last_norm) = match stages.max() {
+        _ if hf => (Family::HfSwin, None),
+        Some(_) if merges_early => (Family::LocalMimSwin, Some(LAST)),
+        last => (Family::Swin, last),
+    };
+    named.family = family;
     for &(name, stored) in inside {
         let name = name.strip_prefix("swin.").unwrap_or(name);
-        let stage = stage_of_norm(name);
+        let stage = stage_of_norm(name).filter(|_| !hf);
         if is_beside(name) || (stage.is_some() && stage != last_norm) {
             if !hf && (name.starts_with("decoder.") || stage.is_some()) {
                 let recipe = Recipe::Copy(stored.clone());
@@ -135,7 +148,12 @@ pub(in super::super) fn rename(inside: &[(&str, &String)], hf: bool, named: &mut
             named.unexpected.push(stored.clone());
             continue;
         }
-        named.recipes.insert(target, Recipe::Copy(stored.clone()));
+        let by_row = family == Family::LocalMimSwin && target.contains(".downsample.");
+        let recipe = match by_row {
+            true => Recipe::ByColumn(stored.clone()),
+            false => Recipe::Copy(stored.clone()),
+        };
+        named.recipes.insert(target, recipe);
     }
     for (target, mut stack) in parts {
         stack.sort();
@@ -148,6 +166,28 @@ pub(in super::super) fn rename(inside: &[(&str, &String)], hf: bool, named: &mut
             false => named
                 .unexpected
                 .extend(stack.into_iter().map(|part| part.1)),
+        }
+    }
+}
+
+/// LocalMIM's code has the decoders beside the encoder, not in it: those that stand beside the one with this prefix.
+pub(in super::super) fn take_decoders(prefix: &str, named: &mut Named) {
+    let Some(model) = prefix.strip_suffix("encoder.") else {
+        return;
+    };
+    if named.family != Family::LocalMimSwin {
+        return;
+    }
+    for stored in std::mem::take(&mut named.outside) {
+        let name = stored.strip_prefix(model).unwrap_or_default();
+        match name.split('.').next() {
+            Some("decoder") => {
+                let recipe = Recipe::Copy(stored.clone());
+                named.decoders.insert(name.to_owned(), recipe);
+                named.beside.push(stored);
+            }
+            Some("hog_enc") => named.beside.push(stored),
+            _ => named.outside.push(stored),
         }
     }
 }

@@ -81,15 +81,15 @@ pub struct Config {
         help_heading = "Model"
     )]
     pub stages: String,
-    /// Width of a decoder
-    #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Model")]
-    pub decoder_dim: usize,
+    /// Width of a decoder; of a Swin's fine tokens half of it [default: 256, Swin 128]
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub decoder_dim: Option<usize>,
     /// Blocks of a decoder
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Model")]
     pub decoder_depth: usize,
-    /// Attention heads of a decoder
-    #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Model")]
-    pub decoder_heads: usize,
+    /// Attention heads of a decoder [default: 8, Swin 4]
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub decoder_heads: Option<usize>,
 
     #[command(flatten)]
     #[serde(flatten)]
@@ -249,13 +249,16 @@ impl Settings for Config {
         let large = preset.depth > 12 || preset.swin.is_some();
         let bins = if large { 18 } else { 9 };
         let bins = *self.hog_bins.get_or_insert(bins);
+        let (dim, heads) = LocalMimConfig::usual_decoder(&preset);
+        let dim = *self.decoder_dim.get_or_insert(dim);
+        self.decoder_heads.get_or_insert(heads);
         self.training.resolve()?;
         let sides: Vec<_> = sizes.all().map(|size| ("image-size", size, 4096)).collect();
         bounded(&sides)?;
         bounded(&[
             ("patch-size", patch, 4096),
             ("hog-bins", bins, 4096),
-            ("decoder-dim", self.decoder_dim, 8192),
+            ("decoder-dim", dim, 8192),
             ("decoder-depth", self.decoder_depth, 64),
         ])?;
         self.training.check_batch(sizes.last())?;
@@ -392,12 +395,13 @@ impl Config {
             patch_size: self.patch_size.unwrap_or(preset.patch_size),
             ..preset
         };
+        let (dim, heads) = LocalMimConfig::usual_decoder(&vit);
         let model = LocalMimConfig {
             stages: stages(&self.stages, &vit)?,
             vit,
-            decoder_embed_dim: self.decoder_dim,
+            decoder_embed_dim: self.decoder_dim.unwrap_or(dim),
             decoder_depth: self.decoder_depth,
-            decoder_num_heads: self.decoder_heads,
+            decoder_num_heads: self.decoder_heads.unwrap_or(heads),
             target: match self.target {
                 Predicted::Hog => Target::Hog,
                 Predicted::Pixel => Target::Pixel {

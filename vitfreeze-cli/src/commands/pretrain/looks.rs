@@ -95,7 +95,7 @@ impl Looks {
                 cells.draw_target(&mut targets, panel(2, row + j));
                 below(&mut targets, 2, row + j, &stage_name(&self.cfg, stage));
                 let at = panel(0, row + j);
-                match self.cfg.stages[stage].block + 1 < frozen {
+                match self.cfg.layer(&self.cfg.stages[stage]) < frozen {
                     true => {
                         predictions.outline(at, Stroke::new(GRID, 1.0));
                         let middle = (at[0] + SIDE / 2.0, at[1] + SIDE / 2.0);
