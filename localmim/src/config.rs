@@ -40,6 +40,14 @@ pub struct LocalMimConfig {
     pub hog_bins: usize,
 }
 
+/// The least common multiple.
+fn lcm(a: usize, b: usize) -> usize {
+    (a..=a * b)
+        .step_by(a)
+        .find(|n| n.is_multiple_of(b))
+        .unwrap_or(a * b)
+}
+
 impl LocalMimConfig {
     /// The published numbers. Around a ViT: default stages, decoders 256 wide, one block, 8 heads, HOG with 9 bins, a fixed
     /// position embedding. Around a Swin: decoders 64, 128, 128 and 128 wide, one block, 4 heads, HOG with 18 bins.
@@ -238,8 +246,10 @@ impl LocalMimConfig {
             let dim = self.decoder_dim(stage);
             if !fits_decoder(dim, heads) {
                 return fail(format!(
-                    "stage at block {block}: its decoder is half as wide as the others, {dim}, which must be divisible by 4 \
-                     and by the {heads} heads"
+                    "stage at block {block}: its decoder is half as wide as decoder-dim {}, {dim}, which must be divisible by 4 and \
+                     by the {heads} heads; take a multiple of {}",
+                    self.decoder_embed_dim,
+                    2 * lcm(4, heads)
                 ));
             }
             let up = scale / self.tokens_across(stage) as f64;
@@ -295,7 +305,7 @@ impl Stage {
     pub fn default_for(depth: usize) -> Result<Vec<Stage>, Error> {
         if depth < 8 {
             return Err(Error::Config(format!(
-                "the default stages need at least 8 blocks, the encoder has {depth}; name stages as BLOCK:SCALE,..."
+                "the default stages need at least 8 blocks, the encoder has {depth}; name stages (--stages) as BLOCK:SCALE,..."
             )));
         }
         let blocks = [1, 3, depth - 3, depth - 1];

@@ -336,6 +336,12 @@ impl VitConfig {
         if let Some(swin) = &self.swin {
             swin.check(self).map_err(Error::Config)?;
         }
+        if !(f64::MIN_POSITIVE..=1.0).contains(&self.norm_eps) {
+            return fail(format!(
+                "norm_eps is {:e}, it must be above 0 and at most 1",
+                self.norm_eps
+            ));
+        }
         if self.dist_token && (self.pool != Pool::Token || self.fc_norm) {
             return fail("a distillation token needs pool 'token' and no fc_norm".into());
         }

@@ -40,4 +40,4 @@ pub use layers::{LayerNorm, Linear, PatchEmbed};
 pub use loss::{cross_entropy, soft_target_cross_entropy};
 pub use model::Vit;
 pub use pos_embed::{axial_rope, resample_pos_embed, sincos_2d, Resample};
-pub use swin::{Swin, SwinConfig};
+pub use swin::{Swin, SwinConfig, MAX_WINDOW};

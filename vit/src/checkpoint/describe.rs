@@ -59,6 +59,22 @@ impl Hints {
         }
     }
 
+    /// In what these go before what the files say otherwise.
+    pub(super) fn over(&self, files: &Self) -> Vec<String> {
+        let note = |what: &str, given: Option<usize>, told: Option<usize>| {
+            let (given, told) = (given?, told?);
+            (given != told)
+                .then(|| format!("its files say {told} {what}; {given} are taken, as asked for"))
+        };
+        let heads = note("attention heads", self.num_heads, files.num_heads);
+        let windows = note(
+            "tokens a side of a window",
+            self.window_size,
+            files.window_size,
+        );
+        heads.into_iter().chain(windows).collect()
+    }
+
     /// All that an architecture tells.
     fn of(cfg: &VitConfig) -> Self {
         Self {
@@ -98,13 +114,14 @@ impl Stated {
             Self::deserialize(json).map_err(|e| format!("no architecture: {e}"))?;
         let beside = |key: &&String| !["labels", "preprocess"].contains(&key.as_str());
         let unknown: Vec<String> = others.keys().filter(beside).cloned().collect();
-        match unknown.is_empty() {
-            true => Ok(cfg),
-            false => Err(format!(
+        if !unknown.is_empty() {
+            return Err(format!(
                 "an architecture with unknown keys: {}; a later version may have written them, and computes by them",
                 crate::error::some(&unknown)
-            )),
+            ));
         }
+        cfg.validate().map_err(|e| e.to_string())?;
+        Ok(cfg)
     }
 }
 
@@ -186,7 +203,7 @@ impl Description {
         let keys = Keys::of(json)?;
         keys.channels("in_chans")?;
         let cfg = Stated::read(json)?;
-        self.claims.extend(claim::of_architecture(&cfg));
+        self.claims.extend(claim::of_architecture(&cfg, json));
         self.labels = labels(&json["labels"]);
         let usual = Preprocess::usual(cfg.image()).in_channels(cfg.in_chans);
         self.preprocess = Some(preprocess::of_ours(&json["preprocess"], usual)?);

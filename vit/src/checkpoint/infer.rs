@@ -53,7 +53,8 @@ pub(crate) fn infer(
 
     if hints.window_size.is_some() {
         return Err(
-            "it is a ViT, which has no windows; leave their size (--window-size) out".into(),
+            "it is a ViT, which has no windows, but --window-size or its metadata give their size"
+                .into(),
         );
     }
     let num_heads = hints.num_heads.or_else(|| {
@@ -73,6 +74,11 @@ pub(crate) fn infer(
     };
     let activation = match hints.activation {
         _ if swiglu => Activation::SwiGlu,
+        Some(Activation::SwiGlu) => {
+            return Err(
+                "its files say that its MLPs are SwiGLU; fc1 is not twice as wide as fc2".into(),
+            )
+        }
         Some(activation) => activation,
         None => {
             if pre_norm {

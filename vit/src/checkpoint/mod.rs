@@ -136,6 +136,7 @@ impl Checkpoint {
         let decoders = named.decoders.iter().filter(|_| is_swin);
         let shapes = named.recipes.iter().chain(decoders).map(shape).collect();
         let told = hints.pool.or(description.hints.pool).is_some();
+        let overridden = hints.over(&description.hints);
         let hints = hints.clone().or(description.hints.clone());
         let inferred = match is_swin {
             true => swin::infer(&shapes, named.family, &hints),
@@ -148,6 +149,7 @@ impl Checkpoint {
             return Err(unknown(reason));
         }
         notes.extend(description.notes.iter().cloned());
+        notes.extend(overridden);
         if named.family == Family::LocalMimSwin {
             notes.push(swin::BY_ROW.into());
         }

@@ -5,8 +5,8 @@ use crate::{Activation, Pool, PosEmbed, VitConfig};
 
 /// Stages of every Swin Transformer here.
 pub const STAGES: usize = 4;
-/// Widest window. The published ones are up to 14 wide.
-const MAX_WINDOW: usize = 64;
+/// Widest window. The published ones are up to 24 wide.
+pub const MAX_WINDOW: usize = 64;
 
 /// What makes a Vision Transformer a Swin Transformer (Liu et al., arXiv 2103.14030): four stages, each but the first with
 /// half as many rows and columns of tokens, twice as wide, as the one before; attention inside windows that are shifted in every

@@ -13,7 +13,7 @@ use crate::drop::Drops;
 use crate::ops::{Compute, Precision};
 use crate::{LayerNorm, Linear, PatchEmbed, VitConfig};
 use block::{Merging, SwinBlock};
-pub use config::{SwinConfig, STAGES};
+pub use config::{SwinConfig, MAX_WINDOW, STAGES};
 use geometry::Layout;
 pub(crate) use presets::preset;
 

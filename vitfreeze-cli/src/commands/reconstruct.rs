@@ -6,7 +6,7 @@ mod picture;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{anyhow, bail, Result};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use localmim::{LocalMim, LocalMimConfig, Masking};
@@ -169,8 +169,12 @@ impl Run {
         }
         let tensors = checkpoint.tensors.into_iter().collect();
         let weights = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-        let model = LocalMim::new(&cfg, weights)
-            .with_context(|| format!("{} does not hold its model", path.display()))?;
+        let model = LocalMim::new(&cfg, weights).map_err(|e| {
+            let why = e.to_string();
+            // Without the trace that candle adds where RUST_BACKTRACE is set.
+            let why = why.lines().next().unwrap_or_default();
+            anyhow!("{} does not hold its model: {why}", path.display())
+        })?;
         Ok(Self {
             header,
             config,

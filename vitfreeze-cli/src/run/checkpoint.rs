@@ -97,13 +97,31 @@ impl<C> Header<C> {
         };
         // As it is once it was written and read: the last bit of a number may be another.
         let now: Value = serde_json::from_str(&now.to_string())?;
-        let (Some(Value::Object(old)), Value::Object(new)) = (&self.model, &now) else {
+        let Some(old) = &self.model else {
             return Ok(Vec::new());
         };
-        // The names of the classes are the data's.
-        let own = |(key, _): &(&String, &Value)| *key != "labels";
-        Ok(changes(old.iter().filter(own), new.iter().filter(own)))
+        Ok(changes(&flat(old), &flat(&now)))
     }
+}
+
+/// A model's keys and values, those of its preprocessing as `preprocess.KEY`; without the names of the classes, which are the data's.
+fn flat(model: &Value) -> BTreeMap<String, Value> {
+    let mut all = BTreeMap::new();
+    let Value::Object(keys) = model else {
+        all.insert("model".to_owned(), model.clone());
+        return all;
+    };
+    for (key, value) in keys.iter().filter(|(key, _)| *key != "labels") {
+        match value {
+            Value::Object(inner) if key == "preprocess" => {
+                all.extend(inner.iter().map(|(k, v)| (format!("{key}.{k}"), v.clone())));
+            }
+            _ => {
+                all.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    all
 }
 
 /// What is read before the configuration, whose type depends on it.

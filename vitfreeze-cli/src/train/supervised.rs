@@ -3,6 +3,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
+use vit::MAX_WINDOW;
 
 use crate::input::channels::Channels;
 use crate::input::pretrained::CHECKPOINT;
@@ -88,7 +89,7 @@ impl Supervised {
             ("eval-every", self.eval_every, 1_000_000),
             ("image-size", self.image_size.unwrap_or(1), 4096),
             ("heads", self.heads.unwrap_or(1), 4096),
-            ("window-size", self.window_size.unwrap_or(1), 4096),
+            ("window-size", self.window_size.unwrap_or(1), MAX_WINDOW),
         ])
     }
 }

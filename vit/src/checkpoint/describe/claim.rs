@@ -38,10 +38,17 @@ const TOLD: [(&str, Found); 17] = [
     }),
 ];
 
-/// Of an architecture that our own metadata state.
-pub(super) fn of_architecture(cfg: &VitConfig) -> impl Iterator<Item = Claim> + '_ {
-    let claim = |(key, found): (&'static str, Found)| Claim::new(key, found(cfg), found);
-    TOLD.into_iter().map(claim).map(|claim| claim.of(METADATA))
+/// Of an architecture that our own metadata state, in these words.
+pub(super) fn of_architecture<'a>(
+    cfg: &'a VitConfig,
+    json: &'a Value,
+) -> impl Iterator<Item = Claim> + 'a {
+    let claim = |(key, found): (&'static str, Found)| Claim {
+        place: METADATA,
+        written: json.get(key).unwrap_or(&json["swin"][key]).clone(),
+        ..Claim::new(key, found(cfg), found)
+    };
+    TOLD.into_iter().map(claim)
 }
 
 /// A key, what it says, and how the same is told from the architecture that the tensors have.
@@ -50,16 +57,20 @@ pub(crate) struct Claim {
     place: &'static str,
     key: &'static str,
     said: Value,
+    /// The same in the file's words.
+    written: Value,
     found: Found,
     advice: &'static str,
 }
 
 impl Claim {
     pub fn new(key: &'static str, said: impl Into<Value>, found: Found) -> Self {
+        let said = said.into();
         Self {
             place: "config.json",
             key,
-            said: said.into(),
+            written: said.clone(),
+            said,
             found,
             advice: "correct the one that is wrong",
         }
@@ -80,11 +91,12 @@ impl Claim {
             place,
             key,
             said,
+            written,
             advice,
             ..
         } = self;
         let found = (self.found)(cfg);
         (*said != found)
-            .then(|| format!("{place} says '{key}' is {said}, the tensors {found}; {advice}"))
+            .then(|| format!("{place} says '{key}' is {written}, the tensors {found}; {advice}"))
     }
 }

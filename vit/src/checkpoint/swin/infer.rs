@@ -39,7 +39,7 @@ pub(in super::super) fn infer(
     }
     if let Some(asked) = hints.num_heads.filter(|asked| *asked != num_heads[0]) {
         return Err(format!(
-            "its bias tables are of {num_heads:?} heads by stage, not {asked}; leave the number of heads (--heads) out"
+            "its bias tables are of {num_heads:?} heads by stage, not {asked} as --heads or its files say"
         ));
     }
     let largest = sides.iter().copied().max().unwrap_or(0);
@@ -91,9 +91,21 @@ pub(in super::super) fn infer(
     let cfg = cfg.with_image(image);
     cfg.validate().map_err(|e| e.to_string())?;
     if let Some(stage) = (0..STAGES).find(|&stage| offsets(&cfg, stage) != tables[stage]) {
+        let (rows, columns) = cfg.stage_grid(stage);
+        let full = (2 * window_size - 1).pow(2);
+        if family == Family::HfSwin && tables[stage] == full && rows.min(columns) < window_size {
+            return Err(format!(
+                "stage {stage} has {rows} x {columns} tokens in windows of {window_size}: transformers' Swin has none smaller than \
+                 the others, timm and we do; that is not computed here"
+            ));
+        }
+        let of_images = match hints.image {
+            Some(_) => "of images, in the file that gives it",
+            None => "of images (--image-size)",
+        };
         return Err(format!(
             "windows of {window_size} on images of {} x {} pixels have {} offsets in stage {stage}, its bias table has {}; correct the \
-             size of windows (--window-size) or of images (--image-size, or the file that gives it)",
+             size of windows (--window-size) or {of_images}",
             image.0,
             image.1,
             offsets(&cfg, stage),

@@ -7,7 +7,7 @@ use freezeout::{AdamW, Costs, LayerLr, Schedule, Spacing, Steps, Warmup};
 use localmim::{LocalMimConfig, Masking, Target};
 use serde::{Deserialize, Serialize};
 use toml::Table;
-use vit::{PosEmbed, Preprocess, VitConfig};
+use vit::{PosEmbed, Preprocess, VitConfig, MAX_WINDOW};
 
 use super::sizes::ImageSizes;
 use crate::architecture::{preset, stages, with_windows, Architecture, DEFAULT};
@@ -233,7 +233,7 @@ impl Settings for Config {
         }
         bounded(&[
             ("heads", self.heads.unwrap_or(1), 4096),
-            ("window-size", self.window_size.unwrap_or(1), 4096),
+            ("window-size", self.window_size.unwrap_or(1), MAX_WINDOW),
         ])?;
         if self.heads.is_some() && self.init.is_none() {
             return Err(usage(
