@@ -299,7 +299,7 @@ fn layers_and_sizes() {
     assert!(said.contains("less than half of the 4 tokens"), "{said}");
     let said = refused(|c| c.decoder_embed_dim = 132);
     assert!(
-        said.contains("half as wide as the others, 66, which must be divisible by 4"),
+        said.contains("half as wide as decoder-dim 132, 66, which must be divisible by 4"),
         "{said}"
     );
     let said = refused(|c| c.stages[3].block = 30);

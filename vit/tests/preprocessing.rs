@@ -203,7 +203,9 @@ fn timms_defaults_and_its_older_files() {
     let old = json!({"architecture": "vit_small_patch14_reg4_dinov2", "num_classes": 0, "mean": [0.5, 0.5, 0.5],
         "std": [0.25, 0.25, 0.25], "interpolation": "bilinear", "crop_pct": 0.9});
     let p = with("timm_registers", "config.json", &old).unwrap();
-    assert!(p.notes().is_empty(), "{:?}", p.notes());
+    // The fixture is narrower than the model of this name.
+    let said = "its files say 6 attention heads; 3 are taken, as asked for";
+    assert_eq!(p.notes(), [said]);
     let p = p.preprocess();
     assert_eq!(
         (p.mean, p.std, p.crop_pct, p.filter),

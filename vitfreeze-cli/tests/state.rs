@@ -246,7 +246,7 @@ fn a_vits_state_has_its_heads_and_epsilon() {
         (
             ("image_size", 48.into()),
             2,
-            "says 'image_size' is [48,48], the tensors [40,40]",
+            "says 'image_size' is 48, the tensors [40,40]",
         ),
         (
             ("num_classes", 7.into()),
@@ -257,6 +257,21 @@ fn a_vits_state_has_its_heads_and_epsilon() {
             ("windows", 7.into()),
             1,
             "metadata 'vitfreeze': an architecture with unknown keys: windows",
+        ),
+        (
+            ("norm_eps", (-1).into()),
+            1,
+            "metadata 'vitfreeze': norm_eps is -1e0, it must be above 0 and at most 1",
+        ),
+        (
+            ("drop_rate", 5.into()),
+            1,
+            "metadata 'vitfreeze': drop_rate is 5, it must lie in [0, 1)",
+        ),
+        (
+            ("activation", "swi-glu".into()),
+            2,
+            "its files say that its MLPs are SwiGLU",
         ),
         (
             ("depth", Value::Null),
@@ -274,6 +289,11 @@ fn a_vits_state_has_its_heads_and_epsilon() {
         assert!(line.contains(told), "{line}");
         std::fs::write(&state, &good).unwrap();
     }
+
+    // Who contradicts a file is told so.
+    let said = ok(inspect(&state, &["--heads=3"]));
+    let note = "its files say 2 attention heads; 3 are taken, as asked for";
+    assert!(said.contains(note) && said.contains("3 heads"), "{said}");
 
     // A state of before has what its tensors and the user tell.
     let own = logits(&state, &Hints::default());
