@@ -49,12 +49,8 @@ impl Staged {
     /// # Errors
     /// [`Error::Write`]. Also where `path` is a device, a pipe or the like: they are not replaced.
     pub fn beside(path: &Path) -> Result<Self, Error> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
         // From here on whatever fails is removed by `drop`.
-        let staged = Self {
-            path: path.to_owned(),
-            folder: path.with_file_name(format!(".{name}.saving")),
-        };
+        let staged = Self::at(path);
         let make = || -> io::Result<()> {
             if fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
                 return Err(io::Error::other("is no regular file; name another one"));
@@ -66,6 +62,19 @@ impl Staged {
         };
         make().map_err(|e| staged.error(&e))?;
         Ok(staged)
+    }
+
+    fn at(path: &Path) -> Self {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Self {
+            path: path.to_owned(),
+            folder: path.with_file_name(format!(".{name}.saving")),
+        }
+    }
+
+    /// Removes what a killed process has left beside `path`: for who finds `path` as it should be, and does not write it.
+    pub fn sweep(path: &Path) {
+        drop(Self::at(path));
     }
 
     /// Writes tensors and one metadata entry, flushed to disk.

@@ -231,6 +231,8 @@ pub fn untouched(error: anyhow::Error, dir: &Path, saved: usize, resume: &str) -
 fn write_config<S: Settings>(dir: &Path, config: &S) -> Result<()> {
     let (path, text) = (dir.join("config.toml"), config.to_toml()?);
     if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
+        // Its writer may have been killed right behind giving it its name.
+        vit::Staged::sweep(&path);
         return Ok(());
     }
     Ok(vit::write_atomic(&path, text.as_bytes())?)
