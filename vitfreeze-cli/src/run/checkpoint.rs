@@ -90,7 +90,7 @@ impl<S: Settings> Header<S> {
 }
 
 impl<C> Header<C> {
-    /// In what the model differs that the run has now, as "key: was -> is", where both are told.
+    /// How the model that the run has now differs from the saved one, as "key: was -> is"; nothing where either is unknown.
     pub fn changed_model(&self, now: Option<Value>) -> Result<Vec<String>> {
         let Some(now) = now else {
             return Ok(Vec::new());

@@ -50,7 +50,7 @@ pub(in super::super) const BY_ROW: &str =
     "LocalMIM's code merges four neighbours row by row, Swin's authors, timm and we column by column: \
      the mergings' weights are reordered";
 
-/// Why these tensors cannot be loaded as a Swin Transformer: they belong to a relative of it, or lack what it is told by.
+/// Why these tensors cannot be loaded as a Swin Transformer: they belong to a relative of it, or what shows its architecture is missing.
 pub(in super::super) fn unsupported(named: &Named) -> Option<String> {
     if !is_family(named.family) {
         return None;
