@@ -54,7 +54,7 @@ pub(super) fn multiply(a: &mut [f32], b: &[f32], profile: &Profile) {
     let _region = profile.region("gelu backward");
     a.par_chunks_mut(CHUNK)
         .zip(b.par_chunks(CHUNK))
-        .for_each(|(a, b)| a.iter_mut().zip(b).for_each(|(a, b)| *a *= b));
+        .for_each(|(a, b)| products(a, b));
 }
 
 #[inline(always)]
@@ -66,6 +66,14 @@ simd_fn! {
     fn values<'a>(x: &'a [f32], y: &'a mut [f32]) -> () {
         for (y, &x) in y.iter_mut().zip(x) {
             *y = x * phi_of(x);
+        }
+    }
+}
+
+simd_fn! {
+    fn products<'a>(a: &'a mut [f32], b: &'a [f32]) -> () {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a *= b;
         }
     }
 }

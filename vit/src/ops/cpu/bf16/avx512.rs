@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::ops::Range;
 
 use super::super::matrix::Start;
-use super::pack::{Packed, Part, Tile};
+use super::pack::{Packed, Part, Tile, DEPTH};
 use super::Destination;
 
 /// Rows computed at once, with two panels of columns: 16 registers of sums for 10 loads.
@@ -143,6 +143,16 @@ pub(super) unsafe fn put(to: &Destination, sums: &[[f32; 32]; 32], row: usize, c
     }
 }
 
+/// Tiles along k by which rows are fetched before they are cut.
+const AHEAD: usize = 4;
+
+/// Asks for a line of memory that will be wanted soon; no address is wrong.
+#[inline(always)]
+fn fetch(x: *const f32) {
+    // SAFETY: it reads nothing.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
+}
+
 /// [`Part::along_k_plain`] in registers, but that denormal numbers become 0.
 ///
 /// # Safety
@@ -155,6 +165,8 @@ pub(super) unsafe fn along_k(part: &Part, stride: usize, transposed: bool, tile:
         let Some(row) = part.row(r, part.many, part.deep, stride) else {
             break;
         };
+        fetch(row.as_ptr().wrapping_add(AHEAD * DEPTH));
+        fetch(row.as_ptr().wrapping_add(AHEAD * DEPTH + 16));
         // SAFETY: the masks leave away what is beyond the row's `deep` numbers; __m512bh is 512 bits, all of them valid.
         *line = unsafe {
             let low = _mm512_maskz_loadu_ps(mask as u16, row.as_ptr());
@@ -181,6 +193,9 @@ pub(super) unsafe fn across_k(part: &Part, stride: usize, transposed: bool, tile
     };
     for (p, line) in lines.iter_mut().enumerate() {
         let (even, odd) = (load(2 * p), load(2 * p + 1));
+        for k in [2 * p, 2 * p + 1] {
+            fetch(part.data.as_ptr().wrapping_add((k + DEPTH) * stride));
+        }
         // SAFETY: a __m256bh is 256 bits, all of them valid.
         let half =
             |x: __m512| unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)) };
