@@ -141,6 +141,8 @@ pub fn set_threads_of(threads: usize, workers: usize) -> Result<usize> {
     std::env::set_var("CANDLE_NUM_THREADS", "1");
     let built = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
+        // This thread works too: it need not be woken at the end of each of a step's thousand parallel loops.
+        .use_current_thread()
         .build_global();
     // A study measures the steps of several configurations one after the other: the pool that is there will do.
     match built {
