@@ -1,13 +1,28 @@
 //! New vectors without the zeros, which one thread would write: 2 to 4 % of a training step.
 
+/// A type of number, any bits of which are one.
+pub trait Number: Clone {
+    /// NaN.
+    const UNWRITTEN: Self;
+}
+
+impl Number for f32 {
+    const UNWRITTEN: Self = f32::NAN;
+}
+
+/// bf16.
+impl Number for u16 {
+    const UNWRITTEN: Self = 0x7fc0;
+}
+
 /// `length` numbers that have not been written. In debug builds they are NaN, so that tests see it if one is left out.
 ///
 /// # Safety
 /// Each number is written before it is read.
 #[allow(clippy::uninit_vec)]
-pub unsafe fn unwritten(length: usize) -> Vec<f32> {
+pub unsafe fn unwritten<T: Number>(length: usize) -> Vec<T> {
     if cfg!(debug_assertions) {
-        return vec![f32::NAN; length];
+        return vec![T::UNWRITTEN; length];
     }
     let mut numbers = Vec::with_capacity(length);
     // SAFETY: they are inside the capacity, and the caller writes them before anything reads them. (`set_len` asks for written

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::super::math::simd_fn;
 use super::super::matrix::{last, Mat};
 use super::super::scratch::{Line, Lines};
+use super::super::unwritten::unwritten;
 
 /// 16 x 32 numbers.
 pub(super) type Tile = [Line; 16];
@@ -163,7 +164,8 @@ const CHUNK: usize = 32 * 1024;
 
 /// Rounds numbers, on all threads.
 pub fn round_slice(x: &[f32]) -> Vec<u16> {
-    let mut y = vec![0u16; x.len()];
+    // SAFETY: all are written right below.
+    let mut y: Vec<u16> = unsafe { unwritten(x.len()) };
     let pairs = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
     pairs.for_each(|(y, x)| round_all(x, y));
     y
