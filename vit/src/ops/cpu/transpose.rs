@@ -65,7 +65,7 @@ impl Square {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
     unsafe fn turn_avx512(&self, from: &[f32], to: &mut [f32]) {
-        use super::bf16::avx512::{mask, transpose};
+        use super::bf16::avx512::{mask, store_lanes, transpose};
         use std::arch::x86_64::*;
         let mut lines = [_mm512_setzero_si512(); SIDE];
         for (r, line) in lines.iter_mut().enumerate().take(self.rows) {
@@ -78,7 +78,7 @@ impl Square {
         for (c, line) in lines.into_iter().enumerate().take(self.columns) {
             let row = &mut to[c * self.out_stride..c * self.out_stride + self.rows];
             // SAFETY: as above.
-            unsafe { _mm512_mask_storeu_epi32(row.as_mut_ptr().cast(), mask(row.len()), line) };
+            unsafe { store_lanes(row.as_mut_ptr(), mask(row.len()), _mm512_castsi512_ps(line)) };
         }
     }
 }
