@@ -65,11 +65,13 @@ impl Square {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
     unsafe fn turn_avx512(&self, from: &[f32], to: &mut [f32]) {
-        use super::bf16::avx512::{mask, store_lanes, transpose};
+        use super::bf16::avx512::{fetch, mask, store_lanes, transpose};
         use std::arch::x86_64::*;
         let mut lines = [_mm512_setzero_si512(); SIDE];
         for (r, line) in lines.iter_mut().enumerate().take(self.rows) {
             let row = &from[r * self.stride..r * self.stride + self.columns];
+            // What is turned after this stretch of columns: eight squares later.
+            fetch(row.as_ptr().wrapping_add(2 * SIDE * self.stride));
             // SAFETY: the mask leaves away what is beyond the row.
             *line = unsafe { _mm512_maskz_loadu_epi32(mask(row.len()), row.as_ptr().cast()) };
         }

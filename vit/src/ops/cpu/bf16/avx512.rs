@@ -163,7 +163,7 @@ const AHEAD: usize = 4;
 
 /// Asks for a line of memory that will be wanted soon; no address is wrong.
 #[inline(always)]
-fn fetch(x: *const f32) {
+pub fn fetch(x: *const f32) {
     // SAFETY: it reads nothing.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
 }
