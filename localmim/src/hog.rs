@@ -102,39 +102,6 @@ impl Edges {
         Self((0..bins).map(edge).collect())
     }
 
-    /// The bins of many gradients at once, `floor(atan2(gx, gy) / pi * bins) mod bins`, mostly without an arc tangent.
-    ///
-    /// Unsigned orientation folds the angle into [0, pi); the bin is then the number of edges behind it, and an edge lies
-    /// behind a vector where their cross product is positive. So close to an edge that rounding decides, the formula
-    /// itself is evaluated: gradients along the axes are common (borders, ramps), and they lie on edges.
-    #[inline(always)]
-    fn bins(&self, gx: &[f32], gy: &[f32], magnitude: &[f32], out: &mut [i32], near: &mut [f32]) {
-        out.fill(-1);
-        near.fill(f32::INFINITY);
-        for &(cos, sin) in &self.0 {
-            let pixels = out.iter_mut().zip(near.iter_mut());
-            for (((bin, near), &gx), &gy) in pixels.zip(gx).zip(gy) {
-                let cross = gx * cos - gy * sin;
-                let cross = if gx < 0.0 { -cross } else { cross };
-                *bin += i32::from(cross >= 0.0);
-                *near = if cross.abs() < *near {
-                    cross.abs()
-                } else {
-                    *near
-                };
-            }
-        }
-        let bins = self.0.len();
-        for i in 0..out.len() {
-            if near[i] <= 2e-6 * magnitude[i] || magnitude[i].is_nan() {
-                // Rounded from f64: the f32 function differs from one libm to the next in the last bit, which decides here.
-                let phase = f64::from(gx[i]).atan2(f64::from(gy[i])) as f32;
-                let turns = phase / std::f32::consts::PI;
-                out[i] = ((turns * bins as f32).floor() as i32).rem_euclid(bins as i32);
-            }
-        }
-    }
-
     /// Adds the magnitudes of one channel to the histograms of its cells.
     fn histograms(
         &self,
@@ -147,9 +114,7 @@ impl Edges {
     ) {
         let height = plane.len() / width;
         let row = |y: usize| &plane[y * width..(y + 1) * width];
-        let (mut gx, mut gy) = (vec![0f32; width], vec![0f32; width]);
-        let (mut magnitude, mut bin) = (vec![0f32; width], vec![0i32; width]);
-        let mut near = vec![0f32; width];
+        let mut gradients = Gradients::new(width);
         let mut padded = [
             vec![0f32; width + 2],
             vec![0f32; width + 2],
@@ -163,15 +128,108 @@ impl Edges {
                 padded[0] = source[1];
                 padded[width + 1] = source[width - 2];
             }
-            let [a, b, c] = &padded;
-            vit::ops::simd(|| {
-                gradients(a, b, c, &mut gx, &mut gy, &mut magnitude);
-                self.bins(&gx, &gy, &magnitude, &mut bin, &mut near);
+            pulp::Arch::new().dispatch(Row {
+                edges: self,
+                padded: &padded,
+                gradients: &mut gradients,
             });
             let cells = &mut sums[y / cell * (width / cell) * stride..];
-            for (x, (&magnitude, &bin)) in magnitude.iter().zip(&bin).enumerate() {
-                cells[x / cell * stride + offset + bin as usize] += magnitude;
+            let pixels = gradients.magnitude.chunks(cell);
+            for ((i, magnitude), bin) in pixels.enumerate().zip(gradients.bin.chunks(cell)) {
+                let histogram = &mut cells[i * stride + offset..][..self.0.len()];
+                for (&magnitude, &bin) in magnitude.iter().zip(bin) {
+                    histogram[bin as usize] += magnitude;
+                }
             }
+        }
+    }
+}
+
+/// Of the pixels of a row.
+struct Gradients {
+    gx: Vec<f32>,
+    gy: Vec<f32>,
+    magnitude: Vec<f32>,
+    bin: Vec<i32>,
+    /// How near the vector is to an edge.
+    near: Vec<f32>,
+}
+
+impl Gradients {
+    fn new(width: usize) -> Self {
+        let zeros = || vec![0f32; width];
+        Self {
+            gx: zeros(),
+            gy: zeros(),
+            magnitude: zeros(),
+            bin: vec![0; width],
+            near: zeros(),
+        }
+    }
+}
+
+/// Gradients and bins of a row. A type, and not a closure, because only then is it compiled for the instruction set.
+struct Row<'a> {
+    edges: &'a Edges,
+    /// The rows above, here and below, with a pixel more at both ends.
+    padded: &'a [Vec<f32>; 3],
+    gradients: &'a mut Gradients,
+}
+
+impl pulp::NullaryFnOnce for Row<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let [a, b, c] = self.padded;
+        let Gradients {
+            gx,
+            gy,
+            magnitude,
+            bin,
+            near,
+        } = self.gradients;
+        sobel(a, b, c, gx, gy, magnitude);
+        bins(&self.edges.0, gx, gy, magnitude, bin, near);
+    }
+}
+
+/// The bins of many gradients at once, `floor(atan2(gx, gy) / pi * bins) mod bins`, mostly without an arc tangent.
+///
+/// Unsigned orientation folds the angle into [0, pi); the bin is then the number of edges behind it, and an edge lies
+/// behind a vector where their cross product is positive. So close to an edge that rounding decides, the formula
+/// itself is evaluated: gradients along the axes are common (borders, ramps), and they lie on edges.
+#[inline(always)]
+fn bins(
+    edges: &[(f32, f32)],
+    gx: &[f32],
+    gy: &[f32],
+    magnitude: &[f32],
+    out: &mut [i32],
+    near: &mut [f32],
+) {
+    out.fill(-1);
+    near.fill(f32::INFINITY);
+    for &(cos, sin) in edges {
+        let pixels = out.iter_mut().zip(near.iter_mut());
+        for (((bin, near), &gx), &gy) in pixels.zip(gx).zip(gy) {
+            let cross = gx * cos - gy * sin;
+            let cross = if gx < 0.0 { -cross } else { cross };
+            *bin += i32::from(cross >= 0.0);
+            *near = if cross.abs() < *near {
+                cross.abs()
+            } else {
+                *near
+            };
+        }
+    }
+    let bins = edges.len();
+    for i in 0..out.len() {
+        if near[i] <= 2e-6 * magnitude[i] || magnitude[i].is_nan() {
+            // Rounded from f64: the f32 function differs from one libm to the next in the last bit, which decides here.
+            let phase = f64::from(gx[i]).atan2(f64::from(gy[i])) as f32;
+            let turns = phase / std::f32::consts::PI;
+            out[i] = ((turns * bins as f32).floor() as i32).rem_euclid(bins as i32);
         }
     }
 }
@@ -179,9 +237,10 @@ impl Edges {
 /// Both Sobel gradients of one row from three padded rows. The terms are added row by row, left to right, as a
 /// convolution does: in a flat region gx is then exactly 0 and gy is the same rounding noise as the oracle's.
 #[inline(always)]
-fn gradients(a: &[f32], b: &[f32], c: &[f32], gx: &mut [f32], gy: &mut [f32], mag: &mut [f32]) {
+fn sobel(a: &[f32], b: &[f32], c: &[f32], gx: &mut [f32], gy: &mut [f32], mag: &mut [f32]) {
     let width = gx.len();
     let (a, b, c) = (&a[..width + 2], &b[..width + 2], &c[..width + 2]);
+    let (gy, mag) = (&mut gy[..width], &mut mag[..width]);
     for x in 0..width {
         gx[x] = a[x] - a[x + 2] + 2.0 * b[x] - 2.0 * b[x + 2] + c[x] - c[x + 2];
         gy[x] = a[x] + 2.0 * a[x + 1] + a[x + 2] - c[x] - 2.0 * c[x + 1] - c[x + 2];

@@ -30,7 +30,6 @@ pub use bundle::{backward, backward_seen, Seen};
 pub use compute::{Compute, Form, Hold, Precision};
 pub use cpu::bf16::Unit;
 pub use cpu::limit::limit;
-pub use cpu::math::simd;
 pub use cpu::scratch::release_buffers;
 pub use cpu::storage::{cpu_f32, CpuF32};
 pub use gelu::gelu;

@@ -32,12 +32,6 @@ macro_rules! simd_fn {
 }
 pub(crate) use simd_fn;
 
-/// Runs `f` compiled for the best instruction set of this machine (AVX-512, AVX2, NEON or plain), if the compiler inlines it.
-#[inline(always)]
-pub fn simd<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
-}
-
 /// `e^x`, relative error below 2e-7 for x in [-87, 88]; clamped outside.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
