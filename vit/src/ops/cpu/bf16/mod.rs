@@ -68,7 +68,7 @@ impl Destination<'_> {
 
 /// Panels of both operands in one task: of 16 rows, so that this much of the left operand stays in a core's cache.
 const LEFT: usize = 16;
-const RIGHT: usize = 16;
+const RIGHT: usize = 8;
 
 /// The product into `dst`, with both operands rounded to bf16 (nearest, ties to even) and sums in f32. One stride of the left
 /// operand is 1; the right one is in tiles already.
@@ -125,7 +125,7 @@ pub fn multiply(unit: Unit, product: Product<&Packed>, dst: &mut [f32], profile:
 }
 
 /// Tasks for each thread, so that all end at about the same time.
-const TASKS: usize = 3;
+const TASKS: usize = 6;
 
 /// Into how many parts the panels of both operands are cut: as many as LEFT and RIGHT ask for, and more for so many tasks, down
 /// to two panels. No sum depends on it.
