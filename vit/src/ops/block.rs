@@ -229,6 +229,8 @@ struct Kept {
 
 /// Rows in one task.
 const ROWS: usize = 64;
+/// Numbers in one task.
+const CHUNK: usize = 64 * 1024;
 
 /// `rows(i)` of a matrix, in parallel: `f(row, its number)`.
 fn each_row(data: &mut [f32], width: usize, f: impl Fn(&mut [f32], usize) + Sync) {
@@ -343,7 +345,8 @@ impl BlockOp {
         self.engine().unit.is_some()
     }
 
-    fn kept(&self, half: Half) -> Kept {
+    /// `rounded` is the hidden layer as bf16 where it is at hand already.
+    fn kept(&self, half: Half, rounded: Option<Vec<u16>>) -> Kept {
         let bf16 = self.keeps_bf16();
         let _region = bf16.then(|| self.compute.profile.region("kept as bf16"));
         let waiting = |numbers| Waiting::new(numbers, bf16);
@@ -351,7 +354,10 @@ impl BlockOp {
             qkv: waiting(half.qkv),
             heads: waiting(half.heads),
             x1: half.x1,
-            hidden: waiting(half.hidden),
+            hidden: match rounded {
+                Some(rounded) => Waiting::Bf16(rounded),
+                None => waiting(half.hidden),
+            },
         }
     }
 
@@ -369,7 +375,6 @@ impl BlockOp {
             x1,
             hidden,
         } = kept;
-        let mut hidden = hidden.numbers();
         let numbers = self.numbers()?;
         let (weights, w) = (self.weights(&numbers), &numbers);
         let (engine, profile) = (self.engine(), &self.compute.profile);
@@ -388,18 +393,19 @@ impl BlockOp {
 
         // The MLP. `hidden` becomes GELU's derivative, then the gradient before it.
         let mut n = Buffer::new(x.len());
-        {
+        let hidden = {
             let d = scaled(1, dx);
             let d = d.as_deref().unwrap_or(dx);
-            let mut big = Buffer::new(hidden.len());
-            gelu::forward_and_derivative(&mut hidden, &mut big, profile);
+            let mut big = Buffer::new(x.len() / width * wide);
+            let mut hidden = gelu::forward_and_derivative(hidden, &mut big, profile);
             let dw = || linear::weight_gradient(d, &big, width, wide, engine);
             grads.fc2.weight = gradient(&live.fc2.weight, dw)?;
             let db = || linear::bias_gradient(d, width, engine);
             grads.fc2.bias = gradient(&live.fc2.bias, db)?;
             weights.fc2.input_gradient(d, &mut big, engine);
             gelu::multiply(&mut hidden, &big, profile);
-        }
+            hidden
+        };
         grads.fc1.weight = gradient(&live.fc1.weight, || {
             self.norm(&x1, &w.norm2, &mut n);
             linear::weight_gradient(&hidden, &n, wide, width, engine)
@@ -443,6 +449,16 @@ impl BlockOp {
     }
 }
 
+/// A copy, made by all threads.
+fn copied(x: &[f32]) -> Vec<f32> {
+    // SAFETY: all of it is written right below.
+    let mut y = unsafe { unwritten(x.len()) };
+    y.par_chunks_mut(CHUNK)
+        .zip(x.par_chunks(CHUNK))
+        .for_each(|(y, x)| y.copy_from_slice(x));
+    y
+}
+
 /// That of a weight that trains; of others it is not computed.
 fn gradient(weight: &Tensor, compute: impl FnOnce() -> Vec<f32>) -> Result<Option<Tensor>> {
     let tensor = || Tensor::from_vec(compute(), weight.shape(), weight.device());
@@ -470,14 +486,21 @@ impl CustomOp2 for BlockOp {
             let w = self.numbers()?;
             let half = self.first_half(x, tokens, &w)?;
             let mut big = Buffer::new(half.hidden.len());
-            gelu::forward(&half.hidden, &mut big, &self.compute.profile);
+            let profile = &self.compute.profile;
+            let rounded = match self.keep && self.keeps_bf16() {
+                true => Some(gelu::forward_and_round(&half.hidden, &mut big, profile)),
+                false => {
+                    gelu::forward(&half.hidden, &mut big, profile);
+                    None
+                }
+            };
             let wide = big.len() / (x.len() / width);
             self.scale(1, &mut big, tokens, wide);
             self.residual(1, &half.x1, &w.fc2.bias, &mut y, tokens);
             let fc2 = self.weights(&w).fc2;
             fc2.add_product(&big, &mut y, self.engine());
             if self.keep {
-                let kept = self.kept(half);
+                let kept = self.kept(half, rounded);
                 *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
             }
         }
@@ -493,7 +516,7 @@ impl CustomOp2 for BlockOp {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let _region = self.compute.profile.region("block backward, other");
         let (_, tokens, _) = x.dims3()?;
-        let mut dx = cpu_f32(&grad.contiguous()?)?.to_vec();
+        let mut dx = copied(&cpu_f32(&grad.contiguous()?)?);
         if !dx.is_empty() {
             let data = cpu_f32(x)?;
             let kept = self
@@ -503,7 +526,7 @@ impl CustomOp2 for BlockOp {
                 .take();
             let kept = match kept {
                 Some(kept) => kept,
-                None => self.kept(self.first_half(&data, tokens, &self.numbers()?)?),
+                None => self.kept(self.first_half(&data, tokens, &self.numbers()?)?, None),
             };
             let gradients = self.backward(&data, kept, tokens, &mut dx)?;
             self.gradients.put(gradients.into_array().into());

@@ -4,6 +4,8 @@ use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::cpu::bf16::{round_all, widen_all};
+use super::cpu::kept::{Numbers, Waiting};
 use super::cpu::math::{erf, exp, simd_fn};
 use super::cpu::scratch::Buffer;
 use super::cpu::storage::{cpu_f32, slice};
@@ -41,9 +43,43 @@ pub(super) fn forward(x: &[f32], y: &mut [f32], profile: &Profile) {
         .for_each(|(y, x)| values(x, y));
 }
 
-/// `y = gelu(x)`, and `x` becomes the derivative `Phi(x) + x phi(x)`, with the normal distribution's Phi and phi.
-pub(super) fn forward_and_derivative(x: &mut [f32], y: &mut [f32], profile: &Profile) {
+/// The same, and x as bf16.
+pub(super) fn forward_and_round(x: &[f32], y: &mut [f32], profile: &Profile) -> Vec<u16> {
+    let _region = profile.region("gelu forward");
+    // SAFETY: all are written right below.
+    let mut rounded = unsafe { unwritten(x.len()) };
+    y.par_chunks_mut(CHUNK)
+        .zip(x.par_chunks(CHUNK))
+        .zip(rounded.par_chunks_mut(CHUNK))
+        .for_each(|((y, x), rounded)| {
+            values(x, y);
+            round_all(x, rounded);
+        });
+    rounded
+}
+
+/// `y = gelu(x)`, and the derivative `Phi(x) + x phi(x)` in the place of x, with the normal distribution's Phi and phi.
+pub(super) fn forward_and_derivative(x: Waiting, y: &mut [f32], profile: &Profile) -> Numbers {
     let _region = profile.region("gelu backward");
+    let rounded = match x {
+        Waiting::F32(mut x) => {
+            values_and_derivatives_of(&mut x, y);
+            return x;
+        }
+        Waiting::Bf16(rounded) => rounded,
+    };
+    let mut x = Buffer::new(rounded.len());
+    y.par_chunks_mut(CHUNK)
+        .zip(x.par_chunks_mut(CHUNK))
+        .zip(rounded.par_chunks(CHUNK))
+        .for_each(|((y, x), rounded)| {
+            widen_all(rounded, x);
+            values_and_derivatives(x, y);
+        });
+    Numbers::Pooled(x)
+}
+
+fn values_and_derivatives_of(x: &mut [f32], y: &mut [f32]) {
     y.par_chunks_mut(CHUNK)
         .zip(x.par_chunks_mut(CHUNK))
         .for_each(|(y, x)| values_and_derivatives(x, y));
@@ -122,7 +158,10 @@ impl CustomOp1 for GeluOp {
         }
         let mut dx = cpu_f32(x)?.to_vec();
         let mut y = Buffer::new(dx.len());
-        forward_and_derivative(&mut dx, &mut y, &self.profile);
+        {
+            let _region = self.profile.region("gelu backward");
+            values_and_derivatives_of(&mut dx, &mut y);
+        }
         multiply(&mut dx, &cpu_f32(&grad)?, &self.profile);
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }

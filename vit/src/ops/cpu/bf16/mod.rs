@@ -19,7 +19,7 @@ use rayon::prelude::*;
 
 use super::matrix::{Product, Start, Threads};
 use crate::ops::profile::Profile;
-pub use pack::{round_slice, widen_slice, Packed};
+pub use pack::{round_all, round_slice, widen_all, widen_slice, Packed};
 pub use unit::Unit;
 use unit::{avx512_is_there, Kernel};
 

@@ -145,7 +145,8 @@ pub fn round(x: f32) -> u16 {
 }
 
 simd_fn! {
-    fn round_all<'a>(x: &'a [f32], y: &'a mut [u16]) -> () {
+    /// Rounds numbers, on this thread.
+    pub fn round_all<'a>(x: &'a [f32], y: &'a mut [u16]) -> () {
         for (y, &x) in y.iter_mut().zip(x) {
             *y = round(x);
         }
@@ -153,7 +154,8 @@ simd_fn! {
 }
 
 simd_fn! {
-    fn widen_all<'a>(x: &'a [u16], y: &'a mut [f32]) -> () {
+    /// Back to f32, exactly, on this thread.
+    pub fn widen_all<'a>(x: &'a [u16], y: &'a mut [f32]) -> () {
         for (y, &x) in y.iter_mut().zip(x) {
             *y = f32::from_bits(u32::from(x) << 16);
         }
@@ -162,7 +164,7 @@ simd_fn! {
 
 const CHUNK: usize = 32 * 1024;
 
-/// Rounds numbers, on all threads.
+/// The same on all threads.
 pub fn round_slice(x: &[f32]) -> Vec<u16> {
     // SAFETY: all are written right below.
     let mut y: Vec<u16> = unsafe { unwritten(x.len()) };
@@ -171,7 +173,7 @@ pub fn round_slice(x: &[f32]) -> Vec<u16> {
     y
 }
 
-/// Back to f32, exactly, on all threads.
+/// The same on all threads.
 pub fn widen_slice(x: &[u16], y: &mut [f32]) {
     let pairs = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
     pairs.for_each(|(y, x)| widen_all(x, y));
