@@ -115,9 +115,11 @@ pub fn mask(columns: usize) -> u16 {
 #[target_feature(enable = "avx512f")]
 pub unsafe fn store_lanes(out: *mut f32, mask: u16, x: __m512) {
     // SAFETY: the caller's.
-    match mask {
-        u16::MAX => unsafe { _mm512_storeu_ps(out, x) },
-        _ => unsafe { _mm512_mask_storeu_ps(out, mask, x) },
+    unsafe {
+        match mask {
+            u16::MAX => _mm512_storeu_ps(out, x),
+            _ => _mm512_mask_storeu_ps(out, mask, x),
+        }
     }
 }
 
