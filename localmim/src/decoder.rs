@@ -174,9 +174,8 @@ fn places(
 enum Step {
     /// 2 x 2 transposed convolution with stride 2: twice the side.
     Up(Deconv),
-    /// LayerNorm over the channels.
-    Norm(LayerNorm),
-    Gelu,
+    /// LayerNorm over the channels, then GELU.
+    NormGelu(LayerNorm),
     /// 2 x 2 average pool: half the side.
     Pool,
     /// 1 x 1 convolution.
@@ -201,27 +200,31 @@ impl Head {
         let doublings = scale.log2().max(0.0) as usize;
         let mut steps = Vec::new();
         let mut width = dim;
+        // Numbered as PyTorch's layers are, of which GELU is one.
+        let mut number = 0;
         for i in 0..doublings {
-            let up = Deconv::new(width, width / 2, vb.pp(steps.len()))?;
+            let up = Deconv::new(width, width / 2, vb.pp(number))?;
             steps.push(Step::Up(up));
             width /= 2;
+            number += 1;
             if i + 1 < doublings {
-                let norm = LayerNorm::new(width, HEAD_EPS, vb.pp(steps.len()))?;
-                steps.push(Step::Norm(norm));
-                steps.push(Step::Gelu);
+                let norm = LayerNorm::new(width, HEAD_EPS, vb.pp(number))?;
+                steps.push(Step::NormGelu(norm));
+                number += 2;
             }
         }
         if scale < 1.0 {
             steps.push(Step::Pool);
+            number += 1;
         }
-        let conv = Conv1x1::new(width, outputs, vb.pp(steps.len()))?;
+        let conv = Conv1x1::new(width, outputs, vb.pp(number))?;
         steps.push(Step::Conv(conv));
         Ok(Self::Steps(steps))
     }
 
     fn with_compute(self, compute: &Compute) -> Self {
         let step = |step| match step {
-            Step::Norm(norm) => Step::Norm(norm.with_compute(compute)),
+            Step::NormGelu(norm) => Step::NormGelu(norm.with_compute(compute)),
             other => other,
         };
         match self {
@@ -243,8 +246,7 @@ impl Head {
                     side *= 2;
                     deconv.forward(&x, side / 2, compute)?
                 }
-                Step::Norm(norm) => norm.forward(&x)?,
-                Step::Gelu => ops::gelu(&x, compute)?,
+                Step::NormGelu(norm) => norm.forward_gelu(&x)?,
                 Step::Pool => {
                     side /= 2;
                     pool(&x, side)?
@@ -293,8 +295,7 @@ impl Deconv {
         let weight = weight.reshape((4 * outputs, inputs))?;
         let bias = self.bias.expand((4, outputs))?.contiguous()?;
         let bias = bias.reshape(4 * outputs)?;
-        let x = ops::linear(x, &weight, &bias, compute)?;
-        ops::unfold_cells(&x, side, compute)
+        ops::linear_cells(x, &weight, &bias, side, compute)
     }
 }
 

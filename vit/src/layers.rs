@@ -113,6 +113,14 @@ impl LayerNorm {
         ops::layer_norm(x, &self.weight, &self.bias, self.eps, &self.compute)
     }
 
+    /// The same, then GELU.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
+        ops::layer_norm_gelu(x, &self.weight, &self.bias, self.eps, &self.compute)
+    }
+
     pub(crate) fn eps(&self) -> f64 {
         self.eps
     }

@@ -11,6 +11,7 @@ use vit::Backbone;
 use crate::console::Progress;
 use crate::input::channels::Judged;
 use crate::machine::budget::Budget;
+use crate::machine::device;
 
 /// What to compute of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +86,6 @@ pub fn extract(
     }
     // Training that goes on has no use for them.
     drop(model);
-    vit::ops::release_buffers();
+    device::release_memory(device);
     Ok(told.len())
 }

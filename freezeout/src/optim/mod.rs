@@ -217,6 +217,13 @@ impl Optimizer {
         self.rule.as_ref()
     }
 
+    /// Drops the moments of what has been frozen since the last step, as the next step would: their memory is free at once.
+    pub fn forget_frozen(&mut self, freeze: &FreezeOut) {
+        // A layer may have been frozen and unfrozen without a step in between: state from before is void all the same.
+        self.state
+            .retain(|name, state| freeze.live_thaws(name) == Some(state.thaws));
+    }
+
     /// Updates the live variables with the rates that the schedule of `freeze` gives at `step`, and frees the state of
     /// frozen ones. Gives the gradients' global norm before clipping, if [`Optimizer::clip_norm`] asked for it.
     ///
@@ -236,9 +243,7 @@ impl Optimizer {
         if !missing.is_empty() {
             return Err(Error::NoGradient(missing));
         }
-        // A layer may have been frozen and unfrozen without a step in between: state from before is void all the same.
-        self.state
-            .retain(|name, state| freeze.live_thaws(name) == Some(state.thaws));
+        self.forget_frozen(freeze);
         let mut norm = None;
         let (mut scale, mut limit) = (1.0, f64::INFINITY);
         match self.clip {

@@ -63,7 +63,9 @@ pub(super) fn forward_and_derivative(x: Waiting, y: &mut [f32], profile: &Profil
     let _region = profile.region("gelu backward");
     let rounded = match x {
         Waiting::F32(mut x) => {
-            values_and_derivatives_of(&mut x, y);
+            y.par_chunks_mut(CHUNK)
+                .zip(x.par_chunks_mut(CHUNK))
+                .for_each(|(y, x)| values_and_derivatives(x, y));
             return x;
         }
         Waiting::Bf16(rounded) => rounded,
@@ -79,10 +81,15 @@ pub(super) fn forward_and_derivative(x: Waiting, y: &mut [f32], profile: &Profil
     Numbers::Pooled(x)
 }
 
-fn values_and_derivatives_of(x: &mut [f32], y: &mut [f32]) {
-    y.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks_mut(CHUNK))
-        .for_each(|(y, x)| values_and_derivatives(x, y));
+/// `x` becomes `g` times the derivative at x.
+pub(super) fn times_derivative(x: &mut [f32], g: &[f32], profile: &Profile) {
+    let _region = profile.region("gelu backward");
+    x.par_chunks_mut(CHUNK)
+        .zip(g.par_chunks(CHUNK))
+        .for_each(|(x, g)| {
+            derivatives(x);
+            products(x, g);
+        });
 }
 
 /// `a *= b`
@@ -114,13 +121,27 @@ simd_fn! {
     }
 }
 
+/// Of x, with Phi(x) given.
+#[inline(always)]
+fn derivative(x: f32, cdf: f32) -> f32 {
+    const INV_SQRT_2PI: f32 = 0.398_942_3;
+    cdf + x * INV_SQRT_2PI * exp(-0.5 * x * x)
+}
+
 simd_fn! {
     fn values_and_derivatives<'a>(x: &'a mut [f32], y: &'a mut [f32]) -> () {
-        const INV_SQRT_2PI: f32 = 0.398_942_3;
         for (y, x) in y.iter_mut().zip(x) {
             let cdf = phi_of(*x);
             *y = *x * cdf;
-            *x = cdf + *x * INV_SQRT_2PI * exp(-0.5 * *x * *x);
+            *x = derivative(*x, cdf);
+        }
+    }
+}
+
+simd_fn! {
+    fn derivatives<'a>(x: &'a mut [f32]) -> () {
+        for x in x.iter_mut() {
+            *x = derivative(*x, phi_of(*x));
         }
     }
 }
@@ -157,12 +178,7 @@ impl CustomOp1 for GeluOp {
             return super::cuda::gelu::backward(x, &grad).map(Some);
         }
         let mut dx = cpu_f32(x)?.to_vec();
-        let mut y = Buffer::new(dx.len());
-        {
-            let _region = self.profile.region("gelu backward");
-            values_and_derivatives_of(&mut dx, &mut y);
-        }
-        multiply(&mut dx, &cpu_f32(&grad)?, &self.profile);
+        times_derivative(&mut dx, &cpu_f32(&grad)?, &self.profile);
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
 }

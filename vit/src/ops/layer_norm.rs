@@ -5,11 +5,12 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, D};
 use rayon::prelude::*;
 
 use super::cpu::math::{simd_fn, sum, sum_by};
+use super::cpu::scratch::Buffer;
 use super::cpu::storage::{cpu_f32, slice};
 use super::cpu::sums::sum_all;
 use super::cpu::unwritten::unwritten;
 use super::profile::Profile;
-use super::{Compute, Form};
+use super::{gelu, Compute, Form};
 
 /// `(.., D) -> (.., D)`: `y = (x - mean) / sqrt(var + eps) * weight + bias` over the last dimension, with the biased
 /// variance (Ba et al., arXiv 1607.06450).
@@ -31,8 +32,38 @@ pub fn layer_norm(
     if form == Form::Plain {
         return plain(x, weight, bias, eps);
     }
+    fused(x, weight, bias, eps, false, compute)
+}
+
+/// The same with [`gelu`](super::gelu) behind it, on the CPU as one op: candle's backward then fills one tensor less with zeros and adds
+/// to it. Equal to both, to the bit.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn layer_norm_gelu(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+    compute: &Compute,
+) -> Result<Tensor> {
+    if compute.form(x) != Form::Cpu {
+        return gelu::gelu(&layer_norm(x, weight, bias, eps, compute)?, compute);
+    }
+    fused(x, weight, bias, eps, true, compute)
+}
+
+fn fused(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+    gelu: bool,
+    compute: &Compute,
+) -> Result<Tensor> {
     let op = LayerNormOp {
         eps: eps as f32,
+        gelu,
         profile: compute.profile.clone(),
     };
     x.contiguous()?
@@ -148,6 +179,8 @@ simd_fn! {
 /// Keeps for backward: x; mean and variance are computed again.
 struct LayerNormOp {
     eps: f32,
+    /// Whether GELU comes behind it.
+    gelu: bool,
     profile: Profile,
 }
 
@@ -177,7 +210,14 @@ impl CustomOp3 for LayerNormOp {
         }
         // SAFETY: the op writes all of it.
         let mut y = unsafe { unwritten(x.len()) };
-        forward(x, w, b, self.eps, &mut y, &self.profile);
+        match self.gelu {
+            true => {
+                let mut n = Buffer::new(x.len());
+                forward(x, w, b, self.eps, &mut n, &self.profile);
+                gelu::forward(&n, &mut y, &self.profile);
+            }
+            false => forward(x, w, b, self.eps, &mut y, &self.profile),
+        }
         Ok((CpuStorage::F32(y), xl.shape().clone()))
     }
 
@@ -209,14 +249,22 @@ impl CustomOp3 for LayerNormOp {
             return super::cuda::layer_norm::backward(x, w, b, &grad, self.eps);
         }
         let mut dx = vec![0f32; grad.elem_count()];
-        let (dw, db) = backward(
-            &cpu_f32(x)?,
-            &cpu_f32(w)?,
-            self.eps,
-            &cpu_f32(&grad)?,
-            &mut dx,
-            &self.profile,
-        );
+        let (numbers, weight, grad) = (cpu_f32(x)?, cpu_f32(w)?, cpu_f32(&grad)?);
+        // What GELU was given, then its gradient.
+        let mut n = Buffer::new(if self.gelu { grad.len() } else { 0 });
+        if self.gelu {
+            forward(
+                &numbers,
+                &weight,
+                &cpu_f32(b)?,
+                self.eps,
+                &mut n,
+                &self.profile,
+            );
+            gelu::times_derivative(&mut n, &grad, &self.profile);
+        }
+        let g = if self.gelu { &n[..] } else { &grad[..] };
+        let (dw, db) = backward(&numbers, &weight, self.eps, g, &mut dx, &self.profile);
         let of = |t: &Tensor, values: Vec<f32>| -> Result<Option<Tensor>> {
             let tensor = || Tensor::from_vec(values, t.shape(), t.device());
             t.track_op().then(tensor).transpose()

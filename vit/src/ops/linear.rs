@@ -6,10 +6,11 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use super::cpu::engine::Engine;
 use super::cpu::matrix::{Mat, Product, Start};
 use super::cpu::prepared::Held;
+use super::cpu::scratch::Buffer;
 use super::cpu::storage::{cpu_f32, slice};
 use super::cpu::sums::column_sums;
 use super::cpu::unwritten::unwritten;
-use super::{Compute, Form};
+use super::{unfold_cells, Compute, Form};
 
 /// `(.., I) -> (.., O)`: `y = x W^T + b` with `weight` (O, I) and `bias` (O).
 ///
@@ -21,7 +22,20 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, compute: &Compute) -> 
     if compute.product_form(x) == Form::Plain {
         return plain(x, weight, bias, compute);
     }
+    fused(x, weight, bias, None, compute)
+}
+
+/// `unfold`: the side of the grid on which the outputs are 2 x 2 cells, that come to their places; see
+/// [`linear_cells`](super::linear_cells).
+pub(super) fn fused(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    unfold: Option<usize>,
+    compute: &Compute,
+) -> Result<Tensor> {
     let op = LinearOp {
+        unfold,
         compute: compute.clone(),
     };
     x.contiguous()?
@@ -116,6 +130,7 @@ pub(super) fn bias_gradient(g: &[f32], outputs: usize, engine: Engine) -> Vec<f3
 
 /// Keeps for backward: x and W, which live anyway.
 struct LinearOp {
+    unfold: Option<usize>,
     compute: Compute,
 }
 
@@ -136,15 +151,25 @@ impl CustomOp3 for LinearOp {
         let _region = self.compute.profile.region("linear, other");
         let (dims, outputs, inputs) = output(xl, wl, bl)?;
         let (x, data, b) = (slice(x, xl)?, slice(w, wl)?, slice(b, bl)?);
-        // SAFETY: a product that starts from a row writes all of it.
-        let mut y = unsafe { unwritten(x.len() / inputs * outputs) };
+        let length = x.len() / inputs * outputs;
+        // SAFETY: a product that starts from a row writes all of it, and so does what moves its cells.
+        let mut y = unsafe { unwritten(length) };
+        let (engine, held) = (self.compute.engine(), None);
         let w = Weight {
             data,
             outputs,
-            held: None,
+            held,
         };
-        w.forward(x, b, &mut y, self.compute.engine());
-        Ok((CpuStorage::F32(y), dims))
+        let Some(side) = self.unfold else {
+            w.forward(x, b, &mut y, engine);
+            return Ok((CpuStorage::F32(y), dims));
+        };
+        let mut cells = Buffer::new(length);
+        w.forward(x, b, &mut cells, engine);
+        let _region = engine.profile.region("unfold_cells forward");
+        unfold_cells::unfold(&cells, side, outputs, &mut y);
+        let dims = (xl.dims()[0], 4 * side * side, outputs / 4);
+        Ok((CpuStorage::F32(y), Shape::from(dims)))
     }
 
     #[cfg(feature = "cuda")]
@@ -179,6 +204,13 @@ impl CustomOp3 for LinearOp {
         let (outputs, inputs) = w.dims2()?;
         let g = cpu_f32(&grad)?;
         let (device, engine) = (x.device(), self.compute.engine());
+        let folded = self.unfold.map(|side| {
+            let _region = engine.profile.region("unfold_cells backward");
+            let mut folded = Buffer::new(g.len());
+            unfold_cells::fold(&g, side, outputs, &mut folded);
+            folded
+        });
+        let g = folded.as_deref().unwrap_or(&g);
         let dx = if x.track_op() {
             // SAFETY: a product that starts from zero writes all of it.
             let mut dx = unsafe { unwritten(g.len() / outputs * inputs) };
@@ -187,19 +219,19 @@ impl CustomOp3 for LinearOp {
                 outputs,
                 held: None,
             };
-            w.input_gradient(&g, &mut dx, engine);
+            w.input_gradient(g, &mut dx, engine);
             Some(Tensor::from_vec(dx, x.shape(), device)?)
         } else {
             None
         };
         let dw = if w.track_op() {
-            let dw = weight_gradient(&g, &cpu_f32(x)?, outputs, inputs, engine);
+            let dw = weight_gradient(g, &cpu_f32(x)?, outputs, inputs, engine);
             Some(Tensor::from_vec(dw, w.shape(), device)?)
         } else {
             None
         };
         let db = if b.track_op() {
-            let db = bias_gradient(&g, outputs, engine);
+            let db = bias_gradient(g, outputs, engine);
             Some(Tensor::from_vec(db, b.shape(), device)?)
         } else {
             None

@@ -33,12 +33,12 @@ pub use cpu::limit::limit;
 pub use cpu::scratch::release_buffers;
 pub use cpu::storage::{cpu_f32, CpuF32};
 pub use gelu::gelu;
-pub use layer_norm::layer_norm;
+pub use layer_norm::{layer_norm, layer_norm_gelu};
 pub use linear::linear;
 pub use patch_tokens::patch_tokens;
 pub use rope::{rotate, Rotation};
 pub use take_rows::{take_rows, Rows};
-pub use unfold_cells::unfold_cells;
+pub use unfold_cells::{linear_cells, unfold_cells};
 pub use unshuffle::unshuffle;
 pub use window_attention::{window_attention, Windows};
 

@@ -1,7 +1,8 @@
 //! Where the time goes: wall time of regions of code, on one thread.
 //!
 //! A region inside another one is taken off that one's time: the rows of [`Profile::take`] add up to the time spent inside the
-//! outermost regions. What worker threads do is not seen, only that the first thread waited for it.
+//! outermost regions. What other threads do is not seen, only that this one waited for it. Inside a parallel loop nothing is timed:
+//! this thread may be one of rayon's and do a part of the loop.
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};

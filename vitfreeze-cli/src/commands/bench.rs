@@ -352,6 +352,7 @@ fn measure(args: &Args, bench: Bench) -> Result<Output<'_>> {
     for frozen in counts.iter().copied().chain(all.then_some(0)) {
         freeze.freeze_first(frozen);
         let model = LocalMim::new(&cfg, freeze.vars())?.with_compute(&compute);
+        opt.forget_frozen(&freeze);
         // Before the step that warms up, which then takes the memory that this row needs.
         device::release_memory(device);
         let mut samples = Vec::new();

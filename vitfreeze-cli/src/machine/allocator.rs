@@ -56,10 +56,11 @@ unsafe impl GlobalAlloc for Allocator {
 /// `mi_option_purge_delay` of mimalloc.h, which the binding does not name.
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 /// Milliseconds that free memory is kept. What is due goes back all at once, also what was freed a moment ago: with ten seconds
-/// that was 2 GB every ten seconds, 3 % of a ViT-B's time. What a freeze leaves over goes back by [`release_memory`].
-const DELAY_MS: std::ffi::c_long = 3_600_000;
+/// that was 2 GB every ten seconds, 3 % of a ViT-B's time. What a freeze leaves over goes back at once ([`release_memory`]), what a
+/// start or an evaluation leaves over after this time.
+const DELAY_MS: std::ffi::c_long = 60_000;
 
-/// Makes the allocator keep free memory for an hour. `MIMALLOC_PURGE_DELAY` in the environment wins.
+/// Makes the allocator keep free memory for a minute. `MIMALLOC_PURGE_DELAY` in the environment wins.
 pub fn keep_memory() {
     if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
         // SAFETY: stores a number in a table inside mimalloc, bounds-checked there; called before any other thread runs.

@@ -121,8 +121,9 @@ pub fn peak_bytes(device: &Device) -> Option<u64> {
     }
 }
 
-/// Sets the number of threads of everything, 0 = one per core, and returns it. Call before any thread runs; a second call
-/// must say the same.
+/// Sets the number of threads of everything, 0 = one per core, and returns it. To be called before any thread runs, by the one
+/// that computes, which becomes one of rayon's and must live as long as the process; a second call must say the same. With one
+/// thread in all, no other thread may call rayon: it would wait for this one.
 pub fn set_threads(threads: usize) -> Result<usize> {
     set_threads_of(threads, 1)
 }

@@ -60,6 +60,7 @@ impl Pace {
                 let frozen = frozen[at];
                 freeze.freeze_first(frozen);
                 let model = task.model(freeze.vars(), 0)?;
+                opt.forget_frozen(&freeze);
                 device::release_memory(&machine.device);
                 let mut times = Vec::new();
                 for step in 0..=STEPS {

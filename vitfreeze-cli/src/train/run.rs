@@ -383,6 +383,7 @@ impl<T: Task> Run<T> {
         let grown = size.filter(|_| step > 0 && size != self.task.image_size(step - 1));
         if self.freeze.advance(step)? || grown.is_some() {
             self.model = self.task.model(self.freeze.vars(), step)?;
+            self.opt.forget_frozen(&self.freeze);
             device::release_memory(&self.machine.device);
         }
         if let Some(size) = grown {

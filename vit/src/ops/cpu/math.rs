@@ -45,7 +45,7 @@ pub(crate) fn exp(x: f32) -> f32 {
         * r
         + 0.5;
     let e = p * r * r + r + 1.0;
-    // 2^n of the low bits. `n as i32` would do too, but of a cast that saturates the compiler makes one for each lane.
+    // 2^n of the low bits. Not by `n as i32`: the compiler turns a saturating cast into one cast per lane.
     e * f32::from_bits((rounded.to_bits() << 23).wrapping_add(127 << 23))
 }
 

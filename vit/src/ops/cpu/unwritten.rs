@@ -1,6 +1,6 @@
 //! New vectors without the zeros, which one thread would write: 2 to 4 % of a training step.
 
-/// A type of number, any bits of which are one.
+/// A type in which every bit pattern is a number.
 pub trait Number: Clone {
     /// NaN.
     const UNWRITTEN: Self;

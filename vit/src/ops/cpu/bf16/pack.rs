@@ -164,7 +164,7 @@ simd_fn! {
 
 const CHUNK: usize = 32 * 1024;
 
-/// The same on all threads.
+/// [`round_all`] on all threads.
 pub fn round_slice(x: &[f32]) -> Vec<u16> {
     // SAFETY: all are written right below.
     let mut y: Vec<u16> = unsafe { unwritten(x.len()) };
@@ -173,7 +173,7 @@ pub fn round_slice(x: &[f32]) -> Vec<u16> {
     y
 }
 
-/// The same on all threads.
+/// [`widen_all`] on all threads.
 pub fn widen_slice(x: &[u16], y: &mut [f32]) {
     let pairs = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
     pairs.for_each(|(y, x)| widen_all(x, y));
