@@ -1,4 +1,6 @@
 //! Multi-head self-attention on packed queries, keys and values.
+use std::marker::PhantomData;
+
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, D};
@@ -7,7 +9,6 @@ use rayon::prelude::*;
 use super::cpu::engine::Engine;
 use super::cpu::math::{exp, simd_fn, sum, sum_by};
 use super::cpu::matrix::{Mat, Product, Threads};
-use super::cpu::scratch::Buffer;
 use super::cpu::storage::{cpu_f32, slice};
 use super::cpu::unwritten::unwritten;
 use super::profile::OFF;
@@ -119,27 +120,62 @@ pub(super) fn forward(
 ) {
     let _region = engine.profile.region("attention forward");
     let dim = width / heads;
-    // Each head of each image is a task with its own piece of memory; then the pieces are interleaved.
-    let mut pieces = Buffer::new(out.len());
-    pieces
-        .par_chunks_mut(tokens * dim)
-        .enumerate()
-        .for_each_init(
-            || vec![0f32; tokens * tokens],
-            |p, (i, out)| {
-                let image = &qkv[i / heads * tokens * 3 * width..];
-                let h = Head::new(image, (tokens, width), (i % heads, heads), engine);
-                h.probabilities(p);
-                h.product((tokens, tokens, dim), Mat::rows(p, tokens), h.v, out);
-            },
-        );
-    out.par_chunks_mut(tokens * width)
-        .zip(pieces.par_chunks(tokens * width))
-        .for_each(|(out, pieces)| {
-            for (head, piece) in pieces.chunks_exact(tokens * dim).enumerate() {
-                interleave(piece, dim, &mut out[head * dim..], width);
-            }
-        });
+    let columns = Columns::new(out, width, tokens);
+    // Each head of each image is a task, which writes columns of its own.
+    (0..columns.images() * heads).into_par_iter().for_each_init(
+        || (vec![0f32; tokens * tokens], vec![0f32; tokens * dim]),
+        |(p, piece), i| {
+            let (image, head) = (i / heads, i % heads);
+            let qkv = &qkv[image * tokens * 3 * width..];
+            let h = Head::new(qkv, (tokens, width), (head, heads), engine);
+            h.probabilities(p);
+            h.product((tokens, tokens, dim), Mat::rows(p, tokens), h.v, piece);
+            // SAFETY: no other task has this image and head.
+            unsafe { columns.put(image, head * dim, piece, dim) };
+        },
+    );
+}
+
+/// A matrix of which each task writes some columns of one image's rows.
+struct Columns<'a> {
+    data: *mut f32,
+    width: usize,
+    tokens: usize,
+    length: usize,
+    lifetime: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it holds the only reference to its numbers, and tasks write different ones, as `put` demands.
+unsafe impl Sync for Columns<'_> {}
+
+impl<'a> Columns<'a> {
+    fn new(data: &'a mut [f32], width: usize, tokens: usize) -> Self {
+        Self {
+            data: data.as_mut_ptr(),
+            width,
+            tokens,
+            length: data.len(),
+            lifetime: PhantomData,
+        }
+    }
+
+    fn images(&self) -> usize {
+        self.length / (self.tokens * self.width)
+    }
+
+    /// A piece of `dim` columns to the columns from `first` on of an image's rows.
+    ///
+    /// # Safety
+    /// No other thread uses these columns of this image meanwhile.
+    unsafe fn put(&self, image: usize, first: usize, piece: &[f32], dim: usize) {
+        assert!(image < self.images() && first + dim <= self.width);
+        assert_eq!(piece.len(), self.tokens * dim);
+        for (token, row) in piece.chunks_exact(dim).enumerate() {
+            let at = (image * self.tokens + token) * self.width + first;
+            // SAFETY: inside the matrix, as asserted; the caller's for the rest.
+            unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), self.data.add(at), dim) };
+        }
+    }
 }
 
 /// The gradient of qkv into `d` (B, T, 3D), from that of the output, `g` (B, T, D). With `P` the probabilities:
@@ -154,36 +190,26 @@ pub(super) fn backward(
 ) {
     let _region = engine.profile.region("attention backward");
     let dim = width / heads;
-    let mut pieces = Buffer::new(d.len());
-    pieces
-        .par_chunks_mut(3 * tokens * dim)
-        .enumerate()
-        .for_each_init(
-            || (vec![0f32; tokens * tokens], vec![0f32; tokens * tokens]),
-            |(p, dp), (i, d)| {
-                let (image, head) = (i / heads, i % heads);
-                let g = &g[image * tokens * width + head * dim..];
-                let qkv = &qkv[image * tokens * 3 * width..];
-                let h = Head::new(qkv, (tokens, width), (head, heads), engine);
-                h.backward(p, dp, Mat::rows(g, width), d);
-            },
-        );
-    d.par_chunks_mut(tokens * 3 * width)
-        .zip(pieces.par_chunks(tokens * 3 * width))
-        .for_each(|(d, pieces)| {
-            for (i, piece) in pieces.chunks_exact(tokens * dim).enumerate() {
-                // Of each head the gradients of queries, keys and values.
-                let (head, part) = (i / 3, i % 3);
-                interleave(piece, dim, &mut d[part * width + head * dim..], 3 * width);
+    let columns = Columns::new(d, 3 * width, tokens);
+    let zeros = |length| vec![0f32; length];
+    (0..columns.images() * heads).into_par_iter().for_each_init(
+        || {
+            let square = tokens * tokens;
+            (zeros(square), zeros(square), zeros(3 * tokens * dim))
+        },
+        |(p, dp, pieces), i| {
+            let (image, head) = (i / heads, i % heads);
+            let g = &g[image * tokens * width + head * dim..];
+            let qkv = &qkv[image * tokens * 3 * width..];
+            let h = Head::new(qkv, (tokens, width), (head, heads), engine);
+            h.backward(p, dp, Mat::rows(g, width), pieces);
+            // The gradients of queries, keys and values.
+            for (part, piece) in pieces.chunks_exact(tokens * dim).enumerate() {
+                // SAFETY: no other task has this image and head.
+                unsafe { columns.put(image, part * width + head * dim, piece, dim) };
             }
-        });
-}
-
-/// Rows of `dim` numbers to places `stride` apart.
-fn interleave(from: &[f32], dim: usize, to: &mut [f32], stride: usize) {
-    for (from, to) in from.chunks_exact(dim).zip(to.chunks_mut(stride)) {
-        to[..dim].copy_from_slice(from);
-    }
+        },
+    );
 }
 
 impl Head<'_> {
