@@ -195,6 +195,12 @@ fn layer_norm() {
             |x| ops::layer_norm(&x[0], &x[1], &x[2], 1e-6, &F32),
             |x| plain::layer_norm(&x[0], &x[1], &x[2], 1e-6),
         );
+        check(
+            "layer_norm_gelu",
+            &[&[rows, width], &[width], &[width]],
+            |x| ops::layer_norm_gelu(&x[0], &x[1], &x[2], 1e-6, &F32),
+            |x| plain::gelu(&plain::layer_norm(&x[0], &x[1], &x[2], 1e-6)?),
+        );
     }
 }
 
@@ -465,6 +471,12 @@ fn unfold_cells() {
             |x| ops::unfold_cells(&x[0], side, &F32),
             |x| plain::unfold_cells(&x[0], side),
         );
+        check(
+            "linear_cells",
+            &[&[batch, side * side, 3], &[4 * outputs, 3], &[4 * outputs]],
+            |x| ops::linear_cells(&x[0], &x[1], &x[2], side, &F32),
+            |x| plain::unfold_cells(&plain::linear(&x[0], &x[1], &x[2], &F32)?, side),
+        );
     }
 }
 
@@ -568,6 +580,17 @@ fn wrong_shapes_are_errors() {
     fails(unshuffle(3, vec![0, 1, 2]));
     fails(ops::unfold_cells(&input(&[1, 4, 6], 1), 2, &F32));
     fails(ops::unfold_cells(&input(&[1, 4, 8], 1), 3, &F32));
+    let cells = |side, outputs: usize| {
+        let (x, w, b) = (
+            input(&[1, 4, 3], 1),
+            input(&[outputs, 3], 2),
+            input(&[outputs], 3),
+        );
+        ops::linear_cells(&x, &w, &b, side, &F32)
+    };
+    assert!(cells(2, 8).is_ok());
+    fails(cells(3, 8));
+    fails(cells(2, 6));
     fails(ops::patch_tokens(&input(&[2, 0, 3], 1), &F32));
 }
 

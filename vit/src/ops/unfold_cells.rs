@@ -42,7 +42,7 @@ pub fn linear_cells(
 ) -> Result<Tensor> {
     let (_, cells, _) = x.dims3()?;
     let outputs = bias.elem_count();
-    if cells != side * side || outputs % 4 != 0 {
+    if cells != side * side || !outputs.is_multiple_of(4) {
         candle_core::bail!(
             "linear_cells: {:?} on a grid of {side}, {outputs} outputs",
             x.dims()
