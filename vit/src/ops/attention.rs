@@ -11,7 +11,6 @@ use super::cpu::math::{exp, simd_fn, sum, sum_by};
 use super::cpu::matrix::{Mat, Product, Threads};
 use super::cpu::storage::{cpu_f32, slice};
 use super::cpu::unwritten::unwritten;
-use super::profile::OFF;
 use super::{Compute, Form};
 
 /// `(B, T, 3D) -> (B, T, D)`: `softmax(Q K^T / sqrt(D / H)) V` per head, with `qkv` packed as timm packs it: queries of
@@ -85,11 +84,7 @@ impl<'a> Head<'a> {
             tokens,
             dim,
             scale: 1.0 / (dim as f32).sqrt(),
-            // The thread that is timed does a part of the heads: what it does inside them is attention.
-            engine: Engine {
-                profile: &OFF,
-                ..engine
-            },
+            engine: engine.untimed(),
         }
     }
 

@@ -250,21 +250,16 @@ impl CustomOp3 for LayerNormOp {
         }
         let mut dx = vec![0f32; grad.elem_count()];
         let (numbers, weight, grad) = (cpu_f32(x)?, cpu_f32(w)?, cpu_f32(&grad)?);
-        // What GELU was given, then its gradient.
-        let mut n = Buffer::new(if self.gelu { grad.len() } else { 0 });
-        if self.gelu {
-            forward(
-                &numbers,
-                &weight,
-                &cpu_f32(b)?,
-                self.eps,
-                &mut n,
-                &self.profile,
-            );
-            gelu::times_derivative(&mut n, &grad, &self.profile);
-        }
-        let g = if self.gelu { &n[..] } else { &grad[..] };
-        let (dw, db) = backward(&numbers, &weight, self.eps, g, &mut dx, &self.profile);
+        let (bias, profile) = (cpu_f32(b)?, &self.profile);
+        // The gradient of what GELU was given.
+        let before = self.gelu.then(|| {
+            let mut n = Buffer::new(grad.len());
+            forward(&numbers, &weight, &bias, self.eps, &mut n, profile);
+            gelu::times_derivative(&mut n, &grad, profile);
+            n
+        });
+        let g = before.as_deref().unwrap_or(&grad);
+        let (dw, db) = backward(&numbers, &weight, self.eps, g, &mut dx, profile);
         let of = |t: &Tensor, values: Vec<f32>| -> Result<Option<Tensor>> {
             let tensor = || Tensor::from_vec(values, t.shape(), t.device());
             t.track_op().then(tensor).transpose()

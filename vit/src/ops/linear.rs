@@ -154,11 +154,11 @@ impl CustomOp3 for LinearOp {
         let length = x.len() / inputs * outputs;
         // SAFETY: a product that starts from a row writes all of it, and so does what moves its cells.
         let mut y = unsafe { unwritten(length) };
-        let (engine, held) = (self.compute.engine(), None);
+        let engine = self.compute.engine();
         let w = Weight {
             data,
             outputs,
-            held,
+            held: None,
         };
         let Some(side) = self.unfold else {
             w.forward(x, b, &mut y, engine);

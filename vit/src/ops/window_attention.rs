@@ -10,7 +10,6 @@ use super::cpu::matrix::{Mat, Product, Threads};
 use super::cpu::storage::{cpu_f32, slice};
 use super::cpu::sums::sum_all;
 use super::cpu::unwritten::unwritten;
-use super::profile::OFF;
 use super::take_rows::{plain as take_rows, Rows};
 use super::{Compute, Form};
 
@@ -390,10 +389,7 @@ impl WindowAttention {
             places: self.windows.places,
             width,
             heads,
-            engine: Engine {
-                profile: &OFF,
-                ..self.compute.engine()
-            },
+            engine: self.compute.engine().untimed(),
         }
     }
 
