@@ -6,10 +6,13 @@ use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, D};
 use rayon::prelude::*;
 
+use super::cpu::activations::Factors;
+use super::cpu::bf16::round;
 use super::cpu::engine::Engine;
 use super::cpu::math::{exp, simd_fn, sum, sum_by};
-use super::cpu::matrix::{Mat, Product, Threads};
+use super::cpu::matrix::{Data, DataMut, Mat, Product, Threads};
 use super::cpu::storage::{cpu_f32, slice};
+use super::cpu::sums::add_rows;
 use super::cpu::unwritten::unwritten;
 use super::{Compute, Form};
 
@@ -70,13 +73,13 @@ struct Head<'a> {
 
 impl<'a> Head<'a> {
     fn new(
-        qkv: &'a [f32],
+        qkv: Data<'a>,
         (tokens, width): (usize, usize),
         (head, heads): (usize, usize),
         engine: Engine<'a>,
     ) -> Self {
         let dim = width / heads;
-        let part = |i: usize| Mat::rows(&qkv[i * width + head * dim..], 3 * width);
+        let part = |i: usize| Mat::of(qkv.from(i * width + head * dim), 3 * width);
         Self {
             q: part(0),
             k: part(1),
@@ -105,46 +108,68 @@ impl<'a> Head<'a> {
     }
 }
 
-/// `(B, T, 3D) -> (B, T, D)`; `tokens` and `width` are T and D, both at least 1.
+/// `(B, T, 3D) -> (B, T, D)`, times the image's factor; `tokens` and `width` are T and D, both at least 1.
 pub(super) fn forward(
-    qkv: &[f32],
+    qkv: Data,
     (tokens, width): (usize, usize),
     heads: usize,
-    out: &mut [f32],
+    factors: Factors,
+    out: DataMut,
     engine: Engine,
 ) {
     let _region = engine.profile.region("attention forward");
     let dim = width / heads;
-    let columns = Columns::new(out, width, tokens);
     // Each head of each image is a task, which writes columns of its own.
-    (0..columns.images() * heads).into_par_iter().for_each_init(
-        || (vec![0f32; tokens * tokens], vec![0f32; tokens * dim]),
-        |(p, piece), i| {
-            let (image, head) = (i / heads, i % heads);
-            let qkv = &qkv[image * tokens * 3 * width..];
-            let h = Head::new(qkv, (tokens, width), (head, heads), engine);
-            h.probabilities(p);
-            h.product((tokens, tokens, dim), Mat::rows(p, tokens), h.v, piece);
-            // SAFETY: no other task has this image and head.
-            unsafe { columns.put(image, head * dim, piece, dim) };
-        },
-    );
+    let tasks = out.len() / (tokens * width) * heads;
+    let head = |p: &mut [f32], piece: &mut [f32], i: usize| {
+        let qkv = qkv.from(i / heads * tokens * 3 * width);
+        let h = Head::new(qkv, (tokens, width), (i % heads, heads), engine);
+        h.probabilities(p);
+        h.product((tokens, tokens, dim), Mat::rows(p, tokens), h.v, piece);
+        (i / heads, i % heads * dim, factors.image(i / heads))
+    };
+    let memory = || (vec![0f32; tokens * tokens], vec![0f32; tokens * dim]);
+    match out {
+        DataMut::F32(out) => {
+            let columns = Columns::new(out, width, tokens);
+            (0..tasks)
+                .into_par_iter()
+                .for_each_init(memory, |(p, piece), i| {
+                    let (image, first, factor) = head(p, piece, i);
+                    scale(piece, factor);
+                    // SAFETY: no other task has this image and head.
+                    unsafe { columns.put(image, first, piece, dim) };
+                });
+        }
+        DataMut::Bf16(out) => {
+            let columns = Columns::new(out, width, tokens);
+            let memory = || (memory(), vec![0u16; tokens * dim]);
+            (0..tasks)
+                .into_par_iter()
+                .for_each_init(memory, |((p, piece), rounded), i| {
+                    let (image, first, factor) = head(p, piece, i);
+                    round_scaled(piece, factor, rounded);
+                    // SAFETY: as above.
+                    unsafe { columns.put(image, first, rounded, dim) };
+                });
+        }
+    }
 }
 
 /// A matrix of which each task writes some columns of one image's rows.
-struct Columns<'a> {
-    data: *mut f32,
+struct Columns<'a, T> {
+    data: *mut T,
     width: usize,
     tokens: usize,
     length: usize,
-    lifetime: PhantomData<&'a mut [f32]>,
+    lifetime: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: it holds the only reference to its numbers, and tasks write different ones, as `put` demands.
-unsafe impl Sync for Columns<'_> {}
+unsafe impl<T: Send> Sync for Columns<'_, T> {}
 
-impl<'a> Columns<'a> {
-    fn new(data: &'a mut [f32], width: usize, tokens: usize) -> Self {
+impl<'a, T: Copy> Columns<'a, T> {
+    fn new(data: &'a mut [T], width: usize, tokens: usize) -> Self {
         Self {
             data: data.as_mut_ptr(),
             width,
@@ -154,16 +179,13 @@ impl<'a> Columns<'a> {
         }
     }
 
-    fn images(&self) -> usize {
-        self.length / (self.tokens * self.width)
-    }
-
     /// A piece of `dim` columns to the columns from `first` on of an image's rows.
     ///
     /// # Safety
     /// No other thread uses these columns of this image meanwhile.
-    unsafe fn put(&self, image: usize, first: usize, piece: &[f32], dim: usize) {
-        assert!(image < self.images() && first + dim <= self.width);
+    unsafe fn put(&self, image: usize, first: usize, piece: &[T], dim: usize) {
+        let images = self.length / (self.tokens * self.width);
+        assert!(image < images && first + dim <= self.width);
         assert_eq!(piece.len(), self.tokens * dim);
         for (token, row) in piece.chunks_exact(dim).enumerate() {
             let at = (image * self.tokens + token) * self.width + first;
@@ -176,7 +198,7 @@ impl<'a> Columns<'a> {
 /// The gradient of qkv into `d` (B, T, 3D), from that of the output, `g` (B, T, D). With `P` the probabilities:
 /// `dV = P^T dO`, `dP = dO V^T`, `dS = scale P * (dP - rowsum(P * dP))`, `dQ = dS K`, `dK = dS^T Q`.
 pub(super) fn backward(
-    qkv: &[f32],
+    qkv: Data,
     g: &[f32],
     (tokens, width): (usize, usize),
     heads: usize,
@@ -186,25 +208,94 @@ pub(super) fn backward(
     let _region = engine.profile.region("attention backward");
     let dim = width / heads;
     let columns = Columns::new(d, 3 * width, tokens);
+    each_gradient(qkv, g, (tokens, width), heads, engine, |i, pieces| {
+        for (part, piece) in pieces.chunks_exact(tokens * dim).enumerate() {
+            let first = part * width + i % heads * dim;
+            // SAFETY: no other task has this image and head.
+            unsafe { columns.put(i / heads, first, piece, dim) };
+        }
+    });
+}
+
+/// The same, rounded to bf16; returns the sums over the rows, of what is not rounded.
+pub(super) fn backward_rounded(
+    qkv: Data,
+    g: &[f32],
+    (tokens, width): (usize, usize),
+    heads: usize,
+    d: &mut [u16],
+    engine: Engine,
+) -> Vec<f32> {
+    let _region = engine.profile.region("attention backward");
+    let dim = width / heads;
+    let columns = Columns::new(d, 3 * width, tokens);
+    let sums = each_gradient(qkv, g, (tokens, width), heads, engine, |i, pieces| {
+        let mut sums = vec![0f32; 3 * dim];
+        let mut rounded = vec![0u16; tokens * dim];
+        let parts = pieces
+            .chunks_exact(tokens * dim)
+            .zip(sums.chunks_exact_mut(dim));
+        for (part, (piece, sums)) in parts.enumerate() {
+            add_rows(piece, sums);
+            round_scaled(piece, 1.0, &mut rounded);
+            let first = part * width + i % heads * dim;
+            // SAFETY: no other task has this image and head.
+            unsafe { columns.put(i / heads, first, &rounded, dim) };
+        }
+        sums
+    });
+    let mut total = vec![0f32; 3 * width];
+    for (i, sums) in sums.iter().enumerate() {
+        for (part, sums) in sums.chunks_exact(dim).enumerate() {
+            let first = part * width + i % heads * dim;
+            add_rows(sums, &mut total[first..first + dim]);
+        }
+    }
+    total
+}
+
+/// `take` of each head's number (image by image) and its gradients of queries, keys and values, one after the other.
+fn each_gradient<R: Send>(
+    qkv: Data,
+    g: &[f32],
+    (tokens, width): (usize, usize),
+    heads: usize,
+    engine: Engine,
+    take: impl Fn(usize, &[f32]) -> R + Sync,
+) -> Vec<R> {
+    let dim = width / heads;
     let zeros = |length| vec![0f32; length];
-    (0..columns.images() * heads).into_par_iter().for_each_init(
-        || {
-            let square = tokens * tokens;
-            (zeros(square), zeros(square), zeros(3 * tokens * dim))
-        },
-        |(p, dp, pieces), i| {
+    let memory = || {
+        let square = tokens * tokens;
+        (zeros(square), zeros(square), zeros(3 * tokens * dim))
+    };
+    (0..g.len() / (tokens * width) * heads)
+        .into_par_iter()
+        .map_init(memory, |(p, dp, pieces), i| {
             let (image, head) = (i / heads, i % heads);
             let g = &g[image * tokens * width + head * dim..];
-            let qkv = &qkv[image * tokens * 3 * width..];
+            let qkv = qkv.from(image * tokens * 3 * width);
             let h = Head::new(qkv, (tokens, width), (head, heads), engine);
             h.backward(p, dp, Mat::rows(g, width), pieces);
-            // The gradients of queries, keys and values.
-            for (part, piece) in pieces.chunks_exact(tokens * dim).enumerate() {
-                // SAFETY: no other task has this image and head.
-                unsafe { columns.put(image, part * width + head * dim, piece, dim) };
-            }
-        },
-    );
+            take(i, pieces)
+        })
+        .collect()
+}
+
+simd_fn! {
+    fn scale<'a>(x: &'a mut [f32], factor: f32) -> () {
+        for x in x.iter_mut() {
+            *x *= factor;
+        }
+    }
+}
+
+simd_fn! {
+    fn round_scaled<'a>(x: &'a [f32], factor: f32, rounded: &'a mut [u16]) -> () {
+        for (rounded, &x) in rounded.iter_mut().zip(x) {
+            *rounded = round(factor * x);
+        }
+    }
 }
 
 impl Head<'_> {
@@ -297,7 +388,8 @@ impl CustomOp1 for AttentionOp {
         let mut out = unsafe { unwritten(batch * tokens * shape.1) };
         if tokens > 0 {
             let (qkv, engine) = (slice(qkv, layout)?, self.compute.engine());
-            forward(qkv, shape, self.heads, &mut out, engine);
+            let (none, to) = (Factors::NONE, DataMut::F32(&mut out));
+            forward(Data::F32(qkv), shape, self.heads, none, to, engine);
         }
         Ok((CpuStorage::F32(out), Shape::from((batch, tokens, shape.1))))
     }
@@ -319,7 +411,7 @@ impl CustomOp1 for AttentionOp {
         if tokens > 0 {
             let (qkv, grad) = (cpu_f32(qkv)?, cpu_f32(&grad)?);
             let (shape, engine) = ((tokens, packed / 3), self.compute.engine());
-            backward(&qkv, &grad, shape, self.heads, &mut d, engine);
+            backward(Data::F32(&qkv), &grad, shape, self.heads, &mut d, engine);
         }
         Ok(Some(Tensor::from_vec(d, qkv.shape(), qkv.device())?))
     }

@@ -5,13 +5,15 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::bundle::{bundle, Gradients};
+use super::cpu::activations::{Activations, Factors, Numbers};
+use super::cpu::bf16::round_all;
 use super::cpu::engine::Engine;
-use super::cpu::kept::{Numbers, Waiting};
+use super::cpu::matrix::DataMut;
 use super::cpu::prepared::Held;
-use super::cpu::scratch::Buffer;
+use super::cpu::scratch::{Buffer, Memory};
 use super::cpu::storage::{cpu_f32, slice, CpuF32};
 use super::cpu::unwritten::unwritten;
-use super::linear::Weight;
+use super::linear::{Gradient, Weight};
 use super::rope::{Rotation, Way};
 use super::{attention, gelu, layer_norm, linear, Compute};
 
@@ -203,28 +205,20 @@ struct BlockOp {
     /// Whether there will be a backward.
     keep: bool,
     /// Freed by the backward; a second one computes them again.
-    kept: Arc<Mutex<Option<Kept>>>,
+    kept: Arc<Mutex<Option<Half>>>,
     gradients: Gradients,
 }
 
-/// Everything up to the hidden layer.
+/// Everything up to the hidden layer, as it is kept for backward too: 9 numbers for each of x (with an MLP of ratio 4), all but
+/// one of them bf16 if products are. Normalised inputs and GELU are computed again.
 struct Half {
-    qkv: Numbers,
+    qkv: Activations,
     /// The heads' outputs, times the path's factor.
-    heads: Numbers,
-    x1: Numbers,
-    /// The MLP's hidden layer before GELU.
-    hidden: Numbers,
-}
-
-/// The same as it is kept for backward, 9 numbers for each of x (with an MLP of ratio 4), all but one of them bf16 if products
-/// are: normalised inputs and GELU are computed again.
-struct Kept {
-    qkv: Waiting,
-    heads: Waiting,
+    heads: Activations,
     /// The residual stream: always f32.
-    x1: Numbers,
-    hidden: Waiting,
+    x1: Numbers<f32>,
+    /// The MLP's hidden layer before GELU.
+    hidden: Activations,
 }
 
 /// Rows in one task.
@@ -274,9 +268,21 @@ impl BlockOp {
         self.compute.engine()
     }
 
-    fn norm(&self, x: &[f32], norm: &Pair<CpuF32>, y: &mut [f32]) {
+    /// Whether products round their operands.
+    fn rounds(&self) -> bool {
+        self.engine().unit.is_some()
+    }
+
+    fn factors(&self, path: usize, tokens: usize) -> Factors<'_> {
+        Factors {
+            images: self.paths[path].as_deref(),
+            tokens,
+        }
+    }
+
+    fn norm(&self, x: &[f32], norm: &Pair<CpuF32>, y: &mut Activations) {
         let profile = &self.compute.profile;
-        layer_norm::forward(x, &norm.weight, &norm.bias, self.eps, y, profile);
+        layer_norm::forward(x, &norm.weight, &norm.bias, self.eps, y.data_mut(), profile);
     }
 
     /// Turns queries and keys, or their gradients back.
@@ -288,23 +294,12 @@ impl BlockOp {
         rotation.turn(qkv, width, way)
     }
 
-    /// Multiplies the rows of each image by its factor.
-    fn scale(&self, path: usize, data: &mut [f32], tokens: usize, width: usize) {
-        let _region = self.compute.profile.region("residual");
-        if let Some(path) = &self.paths[path] {
-            each_row(data, width, |row, i| {
-                let factor = path[i / tokens];
-                row.iter_mut().for_each(|x| *x *= factor);
-            });
-        }
-    }
-
     /// `y = x + factor * bias`, to which the branch's product is added.
     fn residual(&self, path: usize, x: &[f32], bias: &[f32], y: &mut [f32], tokens: usize) {
         let _region = self.compute.profile.region("residual");
-        let width = bias.len();
+        let (width, factors) = (bias.len(), self.factors(path, tokens));
         each_row(y, width, |y, i| {
-            let factor = self.paths[path].as_ref().map_or(1.0, |p| p[i / tokens]);
+            let factor = factors.row(i);
             let x = &x[i * width..(i + 1) * width];
             for ((y, x), b) in y.iter_mut().zip(x).zip(bias) {
                 *y = x + factor * b;
@@ -315,24 +310,39 @@ impl BlockOp {
     fn first_half(&self, x: &[f32], tokens: usize, w: &BlockWeights<CpuF32>) -> Result<Half> {
         let (weights, engine) = (self.weights(w), self.engine());
         let (width, wide) = (w.norm1.bias.len(), w.fc1.bias.len());
-        let mut n = Buffer::new(x.len());
+        // What is not kept comes from the pool.
+        let pooled = !self.keep;
+        // SAFETY: each of them is written whole, by the norm, product or attention right behind it.
+        let room = |length, pooled| unsafe { Activations::new(length, self.rounds(), pooled) };
+        let mut n = room(x.len(), true);
         self.norm(x, &w.norm1, &mut n);
-        // What is not kept as it is comes from the pool.
-        let pooled = !self.keep || self.keeps_bf16();
-        // SAFETY: each of the four is written whole, by the product, attention or sum right behind it.
-        let numbers = |length, pooled| unsafe { Numbers::new(length, pooled) };
-        let mut qkv = numbers(3 * x.len(), pooled);
-        weights.qkv.forward(&n, &w.qkv.bias, &mut qkv, engine);
-        self.rotate(&mut qkv, width, Way::There)?;
-        let mut heads = numbers(x.len(), pooled);
-        attention::forward(&qkv, (tokens, width), self.heads, &mut heads, engine);
-        self.scale(0, &mut heads, tokens, width);
-        let mut x1 = numbers(x.len(), !self.keep);
+        let mut qkv = room(3 * x.len(), pooled);
+        match (&self.rotation, qkv.data_mut()) {
+            // Turned before they are rounded.
+            (Some(_), DataMut::Bf16(rounded)) => {
+                let mut qkv = Buffer::new(3 * x.len());
+                let to = DataMut::F32(&mut qkv);
+                weights.qkv.forward(n.data(), &w.qkv.bias, to, engine);
+                self.rotate(&mut qkv, width, Way::There)?;
+                round_all(&qkv, rounded);
+            }
+            (_, to) => weights.qkv.forward(n.data(), &w.qkv.bias, to, engine),
+        }
+        if let DataMut::F32(qkv) = qkv.data_mut() {
+            self.rotate(qkv, width, Way::There)?;
+        }
+        let mut heads = room(x.len(), pooled);
+        let (size, factors) = ((tokens, width), self.factors(0, tokens));
+        let to = heads.data_mut();
+        attention::forward(qkv.data(), size, self.heads, factors, to, engine);
+        // SAFETY: `residual` writes all of it.
+        let mut x1 = unsafe { Numbers::new(x.len(), pooled) };
         self.residual(0, x, &w.proj.bias, &mut x1, tokens);
-        weights.proj.add_product(&heads, &mut x1, engine);
+        weights.proj.add_product(heads.data(), &mut x1, engine);
         self.norm(&x1, &w.norm2, &mut n);
-        let mut hidden = numbers(x.len() / width * wide, pooled);
-        weights.fc1.forward(&n, &w.fc1.bias, &mut hidden, engine);
+        let mut hidden = room(x.len() / width * wide, pooled);
+        let to = hidden.data_mut();
+        weights.fc1.forward(n.data(), &w.fc1.bias, to, engine);
         Ok(Half {
             qkv,
             heads,
@@ -341,35 +351,15 @@ impl BlockOp {
         })
     }
 
-    fn keeps_bf16(&self) -> bool {
-        self.engine().unit.is_some()
-    }
-
-    /// `rounded` is the hidden layer as bf16 where it is at hand already.
-    fn kept(&self, half: Half, rounded: Option<Vec<u16>>) -> Kept {
-        let bf16 = self.keeps_bf16();
-        let _region = bf16.then(|| self.compute.profile.region("kept as bf16"));
-        let waiting = |numbers| Waiting::new(numbers, bf16);
-        Kept {
-            qkv: waiting(half.qkv),
-            heads: waiting(half.heads),
-            x1: half.x1,
-            hidden: match rounded {
-                Some(rounded) => Waiting::Bf16(rounded),
-                None => waiting(half.hidden),
-            },
-        }
-    }
-
     /// Fills `dx`, which holds the output's gradient at first, and returns the weights' gradients.
     fn backward(
         &self,
         x: &[f32],
-        kept: Kept,
+        kept: Half,
         tokens: usize,
         dx: &mut [f32],
     ) -> Result<BlockWeights<Option<Tensor>>> {
-        let Kept {
+        let Half {
             qkv,
             heads,
             x1,
@@ -381,68 +371,75 @@ impl BlockOp {
         let (width, wide) = (w.norm1.bias.len(), w.fc1.bias.len());
         let live = &self.weights;
         let mut grads: BlockWeights<Option<Tensor>> = BlockWeights::default();
-        // d of a branch's output: dx times the path's factor. Without factors it is dx itself.
-        let scaled = |path: usize, dx: &[f32]| {
-            self.paths[path].as_ref().map(|_| {
-                let mut d = Buffer::new(dx.len());
-                d.copy_from_slice(dx);
-                self.scale(path, &mut d, tokens, width);
-                d
-            })
-        };
+        // SAFETY: each of them is written whole, by the norm or GELU right behind it.
+        let room = |length| unsafe { Activations::new(length, self.rounds(), true) };
+        let mut dn = Buffer::new(x.len());
 
-        // The MLP. `hidden` becomes GELU's derivative, then the gradient before it.
-        let mut n = Buffer::new(x.len());
-        let hidden = {
-            let d = scaled(1, dx);
-            let d = d.as_deref().unwrap_or(dx);
-            let mut big = Buffer::new(x.len() / width * wide);
-            let mut hidden = gelu::forward_and_derivative(hidden, &mut big, profile);
-            let dw = || linear::weight_gradient(d, &big, width, wide, engine);
+        // The MLP: the gradient of its hidden layer is that behind GELU times GELU's derivative.
+        let d_hidden = {
+            let d = Gradient::new(dx, width, self.factors(1, tokens), engine);
+            let mut big = room(x.len() / width * wide);
+            let derivative = gelu::forward_and_derivative(hidden, big.data_mut(), profile);
+            let dw = || linear::weight_gradient(d.data(), big.data(), width, wide, engine);
             grads.fc2.weight = gradient(&live.fc2.weight, dw)?;
-            let db = || linear::bias_gradient(d, width, engine);
-            grads.fc2.bias = gradient(&live.fc2.bias, db)?;
-            weights.fc2.input_gradient(d, &mut big, engine);
-            gelu::multiply(&mut hidden, &big, profile);
-            hidden
+            grads.fc2.bias = gradient(&live.fc2.bias, || d.bias(width, engine))?;
+            drop(big);
+            let mut behind = Buffer::new(x.len() / width * wide);
+            weights.fc2.input_gradient(d.data(), &mut behind, engine);
+            gelu::gradient(derivative, &behind, wide, engine)
         };
         grads.fc1.weight = gradient(&live.fc1.weight, || {
+            let mut n = room(x.len());
             self.norm(&x1, &w.norm2, &mut n);
-            linear::weight_gradient(&hidden, &n, wide, width, engine)
+            linear::weight_gradient(d_hidden.data(), n.data(), wide, width, engine)
         })?;
-        let db = || linear::bias_gradient(&hidden, wide, engine);
-        grads.fc1.bias = gradient(&live.fc1.bias, db)?;
-        weights.fc1.input_gradient(&hidden, &mut n, engine);
-        drop(hidden);
-        let (dw, db) = layer_norm::backward(&x1, &w.norm2.weight, self.eps, &n, dx, profile);
+        grads.fc1.bias = gradient(&live.fc1.bias, || d_hidden.bias(wide, engine))?;
+        weights.fc1.input_gradient(d_hidden.data(), &mut dn, engine);
+        drop(d_hidden);
+        let (dw, db) = layer_norm::backward(&x1, &w.norm2.weight, self.eps, &dn, dx, profile);
         grads.norm2.weight = gradient(&live.norm2.weight, || dw)?;
         grads.norm2.bias = gradient(&live.norm2.bias, || db)?;
         drop(x1);
 
         // Attention; dx is the gradient of x1 now.
-        let (qkv, heads) = (qkv.numbers(), heads.numbers());
-        let mut dqkv = Buffer::new(qkv.len());
         {
-            let d = scaled(0, dx);
-            let d = d.as_deref().unwrap_or(dx);
             // The heads' outputs are kept times the factor: of dx itself.
-            let dw = || linear::weight_gradient(dx, &heads, width, width, engine);
+            let d = Gradient::new(dx, width, Factors::NONE, engine);
+            let dw = || linear::weight_gradient(d.data(), heads.data(), width, width, engine);
             grads.proj.weight = gradient(&live.proj.weight, dw)?;
-            let db = || linear::bias_gradient(d, width, engine);
-            grads.proj.bias = gradient(&live.proj.bias, db)?;
-            weights.proj.input_gradient(d, &mut n, engine);
-            attention::backward(&qkv, &n, (tokens, width), self.heads, &mut dqkv, engine);
-            self.rotate(&mut dqkv, width, Way::Back)?;
+            let d = match self.factors(0, tokens) {
+                Factors { images: None, .. } => d,
+                factors => Gradient::new(dx, width, factors, engine),
+            };
+            grads.proj.bias = gradient(&live.proj.bias, || d.bias(width, engine))?;
+            weights.proj.input_gradient(d.data(), &mut dn, engine);
         }
-        drop((heads, qkv));
+        drop(heads);
+        let size = (tokens, width);
+        let mut turned;
+        let d_qkv = match (self.rounds(), &self.rotation) {
+            (true, None) => {
+                let mut d = Memory::new(3 * x.len());
+                let sums =
+                    attention::backward_rounded(qkv.data(), &dn, size, self.heads, &mut d, engine);
+                Gradient::Bf16 { rounded: d, sums }
+            }
+            _ => {
+                turned = Buffer::new(3 * x.len());
+                attention::backward(qkv.data(), &dn, size, self.heads, &mut turned, engine);
+                self.rotate(&mut turned, width, Way::Back)?;
+                Gradient::new(&turned, 3 * width, Factors::NONE, engine)
+            }
+        };
+        drop(qkv);
         grads.qkv.weight = gradient(&live.qkv.weight, || {
+            let mut n = room(x.len());
             self.norm(x, &w.norm1, &mut n);
-            linear::weight_gradient(&dqkv, &n, 3 * width, width, engine)
+            linear::weight_gradient(d_qkv.data(), n.data(), 3 * width, width, engine)
         })?;
-        let db = || linear::bias_gradient(&dqkv, 3 * width, engine);
-        grads.qkv.bias = gradient(&live.qkv.bias, db)?;
-        weights.qkv.input_gradient(&dqkv, &mut n, engine);
-        let (dw, db) = layer_norm::backward(x, &w.norm1.weight, self.eps, &n, dx, profile);
+        grads.qkv.bias = gradient(&live.qkv.bias, || d_qkv.bias(3 * width, engine))?;
+        weights.qkv.input_gradient(d_qkv.data(), &mut dn, engine);
+        let (dw, db) = layer_norm::backward(x, &w.norm1.weight, self.eps, &dn, dx, profile);
         grads.norm1.weight = gradient(&live.norm1.weight, || dw)?;
         grads.norm1.bias = gradient(&live.norm1.bias, || db)?;
         Ok(grads)
@@ -478,30 +475,24 @@ impl CustomOp2 for BlockOp {
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let _region = self.compute.profile.region("block forward, other");
-        let (_, tokens, width) = layout.shape().dims3()?;
+        let (_, tokens, _) = layout.shape().dims3()?;
         let x = slice(x, layout)?;
         // SAFETY: `residual` writes all of it.
         let mut y = unsafe { unwritten(x.len()) };
         if !x.is_empty() {
             let w = self.numbers()?;
             let half = self.first_half(x, tokens, &w)?;
-            let mut big = Buffer::new(half.hidden.len());
+            let wide = w.fc1.bias.len();
+            let (hidden, factors) = (half.hidden.data(), self.factors(1, tokens));
+            // SAFETY: GELU writes all of it.
+            let mut big = unsafe { Activations::new(hidden.len(), self.rounds(), true) };
             let profile = &self.compute.profile;
-            let rounded = match self.keep && self.keeps_bf16() {
-                true => Some(gelu::forward_and_round(&half.hidden, &mut big, profile)),
-                false => {
-                    gelu::forward(&half.hidden, &mut big, profile);
-                    None
-                }
-            };
-            let wide = big.len() / (x.len() / width);
-            self.scale(1, &mut big, tokens, wide);
+            gelu::rows(hidden, wide, factors, big.data_mut(), profile);
             self.residual(1, &half.x1, &w.fc2.bias, &mut y, tokens);
             let fc2 = self.weights(&w).fc2;
-            fc2.add_product(&big, &mut y, self.engine());
+            fc2.add_product(big.data(), &mut y, self.engine());
             if self.keep {
-                let kept = self.kept(half, rounded);
-                *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+                *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(half);
             }
         }
         Ok((CpuStorage::F32(y), layout.shape().clone()))
@@ -526,7 +517,7 @@ impl CustomOp2 for BlockOp {
                 .take();
             let kept = match kept {
                 Some(kept) => kept,
-                None => self.kept(self.first_half(&data, tokens, &self.numbers()?)?, None),
+                None => self.first_half(&data, tokens, &self.numbers()?)?,
             };
             let gradients = self.backward(&data, kept, tokens, &mut dx)?;
             self.gradients.put(gradients.into_array().into());

@@ -4,12 +4,16 @@ use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::cpu::bf16::{round_all, widen_all};
-use super::cpu::kept::{Numbers, Waiting};
+use super::cpu::activations::{Activations, Factors, Numbers};
+use super::cpu::bf16::{round, widen};
+use super::cpu::engine::Engine;
 use super::cpu::math::{erf, exp, simd_fn};
-use super::cpu::scratch::Buffer;
+use super::cpu::matrix::{Data, DataMut};
+use super::cpu::scratch::{Buffer, Memory};
 use super::cpu::storage::{cpu_f32, slice};
+use super::cpu::sums::round_product_and_sum;
 use super::cpu::unwritten::unwritten;
+use super::linear::Gradient;
 use super::profile::Profile;
 use super::{Compute, Form};
 
@@ -43,42 +47,52 @@ pub(super) fn forward(x: &[f32], y: &mut [f32], profile: &Profile) {
         .for_each(|(y, x)| values(x, y));
 }
 
-/// The same, and x as bf16.
-pub(super) fn forward_and_round(x: &[f32], y: &mut [f32], profile: &Profile) -> Vec<u16> {
+/// `y = factor * gelu(x)` with a factor for each row; x and y of one type.
+pub(super) fn rows(x: Data, width: usize, factors: Factors, y: DataMut, profile: &Profile) {
+    /// Rows in one task.
+    const ROWS: usize = 16;
     let _region = profile.region("gelu forward");
-    // SAFETY: all are written right below.
-    let mut rounded = unsafe { unwritten(x.len()) };
-    y.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK))
-        .zip(rounded.par_chunks_mut(CHUNK))
-        .for_each(|((y, x), rounded)| {
-            values(x, y);
-            round_all(x, rounded);
-        });
-    rounded
+    match (x, y) {
+        (Data::F32(x), DataMut::F32(y)) => y
+            .par_chunks_mut(width)
+            .with_min_len(ROWS)
+            .zip(x.par_chunks(width))
+            .enumerate()
+            .for_each(|(row, (y, x))| scaled_values(x, factors.row(row), y)),
+        (Data::Bf16(x), DataMut::Bf16(y)) => y
+            .par_chunks_mut(width)
+            .with_min_len(ROWS)
+            .zip(x.par_chunks(width))
+            .enumerate()
+            .for_each(|(row, (y, x))| rounded_values(x, factors.row(row), y)),
+        _ => panic!("gelu: two types"),
+    }
 }
 
-/// `y = gelu(x)`, and the derivative `Phi(x) + x phi(x)` in the place of x, with the normal distribution's Phi and phi.
-pub(super) fn forward_and_derivative(x: Waiting, y: &mut [f32], profile: &Profile) -> Numbers {
+/// `y = gelu(x)`, and the derivative `Phi(x) + x phi(x)` in f32, with the normal distribution's Phi and phi.
+pub(super) fn forward_and_derivative(
+    x: Activations,
+    y: DataMut,
+    profile: &Profile,
+) -> Numbers<f32> {
     let _region = profile.region("gelu backward");
-    let rounded = match x {
-        Waiting::F32(mut x) => {
+    match (x, y) {
+        (Activations::F32(mut x), DataMut::F32(y)) => {
             y.par_chunks_mut(CHUNK)
                 .zip(x.par_chunks_mut(CHUNK))
                 .for_each(|(y, x)| values_and_derivatives(x, y));
-            return x;
+            x
         }
-        Waiting::Bf16(rounded) => rounded,
-    };
-    let mut x = Buffer::new(rounded.len());
-    y.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks_mut(CHUNK))
-        .zip(rounded.par_chunks(CHUNK))
-        .for_each(|((y, x), rounded)| {
-            widen_all(rounded, x);
-            values_and_derivatives(x, y);
-        });
-    Numbers::Pooled(x)
+        (Activations::Bf16(x), DataMut::Bf16(y)) => {
+            let mut d = Buffer::new(x.len());
+            y.par_chunks_mut(CHUNK)
+                .zip(d.par_chunks_mut(CHUNK))
+                .zip(x.par_chunks(CHUNK))
+                .for_each(|((y, d), x)| rounded_values_and_derivatives(x, y, d));
+            Numbers::Pooled(d)
+        }
+        _ => panic!("gelu: two types"),
+    }
 }
 
 /// `x` becomes `g` times the derivative at x.
@@ -92,12 +106,26 @@ pub(super) fn times_derivative(x: &mut [f32], g: &[f32], profile: &Profile) {
         });
 }
 
-/// `a *= b`
-pub(super) fn multiply(a: &mut [f32], b: &[f32], profile: &Profile) {
-    let _region = profile.region("gelu backward");
-    a.par_chunks_mut(CHUNK)
-        .zip(b.par_chunks(CHUNK))
-        .for_each(|(a, b)| products(a, b));
+/// `g` times the derivative, as products take it.
+pub(super) fn gradient(
+    mut derivative: Numbers<f32>,
+    g: &[f32],
+    width: usize,
+    engine: Engine,
+) -> Gradient<'static> {
+    let _region = engine.profile.region("gelu backward");
+    match engine.unit {
+        Some(_) => {
+            let mut rounded = Memory::new(g.len());
+            let sums = round_product_and_sum(&derivative, g, width, &mut rounded);
+            Gradient::Bf16 { rounded, sums }
+        }
+        None => {
+            let pairs = derivative.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK));
+            pairs.for_each(|(a, b)| products(a, b));
+            Gradient::Own(derivative)
+        }
+    }
 }
 
 #[inline(always)]
@@ -109,6 +137,23 @@ simd_fn! {
     fn values<'a>(x: &'a [f32], y: &'a mut [f32]) -> () {
         for (y, &x) in y.iter_mut().zip(x) {
             *y = x * phi_of(x);
+        }
+    }
+}
+
+simd_fn! {
+    fn scaled_values<'a>(x: &'a [f32], factor: f32, y: &'a mut [f32]) -> () {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = factor * (x * phi_of(x));
+        }
+    }
+}
+
+simd_fn! {
+    fn rounded_values<'a>(x: &'a [u16], factor: f32, y: &'a mut [u16]) -> () {
+        for (y, &x) in y.iter_mut().zip(x) {
+            let x = widen(x);
+            *y = round(factor * (x * phi_of(x)));
         }
     }
 }
@@ -134,6 +179,17 @@ simd_fn! {
             let cdf = phi_of(*x);
             *y = *x * cdf;
             *x = derivative(*x, cdf);
+        }
+    }
+}
+
+simd_fn! {
+    fn rounded_values_and_derivatives<'a>(x: &'a [u16], y: &'a mut [u16], d: &'a mut [f32]) -> () {
+        for ((y, d), &x) in y.iter_mut().zip(d).zip(x) {
+            let x = widen(x);
+            let cdf = phi_of(x);
+            *y = round(x * cdf);
+            *d = derivative(x, cdf);
         }
     }
 }

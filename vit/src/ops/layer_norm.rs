@@ -4,7 +4,9 @@ use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, D};
 use rayon::prelude::*;
 
+use super::cpu::bf16::round;
 use super::cpu::math::{simd_fn, sum, sum_by};
+use super::cpu::matrix::DataMut;
 use super::cpu::scratch::Buffer;
 use super::cpu::storage::{cpu_f32, slice};
 use super::cpu::sums::sum_all;
@@ -87,11 +89,19 @@ pub fn plain(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Ten
 const ROWS: usize = 32;
 
 /// `y = (x - mean) / sqrt(var + eps) * w + b` for rows as wide as `w`, which is not empty.
-pub(super) fn forward(x: &[f32], w: &[f32], b: &[f32], eps: f32, y: &mut [f32], profile: &Profile) {
+pub(super) fn forward(x: &[f32], w: &[f32], b: &[f32], eps: f32, y: DataMut, profile: &Profile) {
     let _region = profile.region("layer_norm forward");
-    y.par_chunks_mut(ROWS * w.len())
-        .zip(x.par_chunks(ROWS * w.len()))
-        .for_each(|(y, x)| normalise(x, w, b, eps, y));
+    let rows = x.par_chunks(ROWS * w.len());
+    match y {
+        DataMut::F32(y) => y
+            .par_chunks_mut(ROWS * w.len())
+            .zip(rows)
+            .for_each(|(y, x)| normalise(x, w, b, eps, y)),
+        DataMut::Bf16(y) => y
+            .par_chunks_mut(ROWS * w.len())
+            .zip(rows)
+            .for_each(|(y, x)| normalise_rounded(x, w, b, eps, y)),
+    }
 }
 
 /// With `h = (x - mean) * rstd` and `d = g * w`: `dx += rstd * (d - mean(d) - h * mean(d * h))`; returns
@@ -136,6 +146,18 @@ simd_fn! {
             let (mean, rstd) = moments(x, eps);
             for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(w).zip(b) {
                 *y = (x - mean) * rstd * w + b;
+            }
+        }
+    }
+}
+
+simd_fn! {
+    fn normalise_rounded<'a>(x: &'a [f32], w: &'a [f32], b: &'a [f32], eps: f32, y: &'a mut [u16]) -> () {
+        let width = w.len();
+        for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+            let (mean, rstd) = moments(x, eps);
+            for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(w).zip(b) {
+                *y = round((x - mean) * rstd * w + b);
             }
         }
     }
@@ -213,10 +235,10 @@ impl CustomOp3 for LayerNormOp {
         match self.gelu {
             true => {
                 let mut n = Buffer::new(x.len());
-                forward(x, w, b, self.eps, &mut n, &self.profile);
+                forward(x, w, b, self.eps, DataMut::F32(&mut n), &self.profile);
                 gelu::forward(&n, &mut y, &self.profile);
             }
-            false => forward(x, w, b, self.eps, &mut y, &self.profile),
+            false => forward(x, w, b, self.eps, DataMut::F32(&mut y), &self.profile),
         }
         Ok((CpuStorage::F32(y), xl.shape().clone()))
     }
@@ -254,7 +276,8 @@ impl CustomOp3 for LayerNormOp {
         // The gradient of what GELU was given.
         let before = self.gelu.then(|| {
             let mut n = Buffer::new(grad.len());
-            forward(&numbers, &weight, &bias, self.eps, &mut n, profile);
+            let to = DataMut::F32(&mut n);
+            forward(&numbers, &weight, &bias, self.eps, to, profile);
             gelu::times_derivative(&mut n, &grad, profile);
             n
         });

@@ -2,13 +2,16 @@
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
 
+use super::cpu::activations::{Factors, Numbers};
 use super::cpu::engine::Engine;
-use super::cpu::matrix::{Mat, Product, Start};
+use super::cpu::math::simd_fn;
+use super::cpu::matrix::{Data, DataMut, Mat, Product, Start};
 use super::cpu::prepared::Held;
-use super::cpu::scratch::Buffer;
+use super::cpu::scratch::{Buffer, Memory};
 use super::cpu::storage::{cpu_f32, slice};
-use super::cpu::sums::column_sums;
+use super::cpu::sums::{column_sums, round_and_sum};
 use super::cpu::unwritten::unwritten;
 use super::{unfold_cells, Compute, Form};
 
@@ -71,20 +74,20 @@ impl Weight<'_> {
     }
 
     /// `y = x W^T + b`
-    pub fn forward(self, x: &[f32], b: &[f32], y: &mut [f32], engine: Engine) {
+    pub fn forward(self, x: Data, b: &[f32], y: DataMut, engine: Engine) {
         self.product(x, Start::Row(b), y, engine);
     }
 
     /// `y += x W^T`
-    pub fn add_product(self, x: &[f32], y: &mut [f32], engine: Engine) {
-        self.product(x, Start::Sum, y, engine);
+    pub fn add_product(self, x: Data, y: &mut [f32], engine: Engine) {
+        self.product(x, Start::Sum, DataMut::F32(y), engine);
     }
 
-    fn product(self, x: &[f32], start: Start, y: &mut [f32], engine: Engine) {
+    fn product(self, x: Data, start: Start, y: DataMut, engine: Engine) {
         let _region = engine.profile.region("matmul forward");
         let (inputs, outputs) = (self.inputs(), self.outputs);
         let shape = (y.len() / outputs, inputs, outputs);
-        let (x, w) = (Mat::rows(x, inputs), Mat::rows(self.data, inputs).t());
+        let (x, w) = (Mat::of(x, inputs), Mat::rows(self.data, inputs).t());
         let product = Product {
             start,
             ..Product::new(shape, x, w)
@@ -96,19 +99,19 @@ impl Weight<'_> {
     }
 
     /// `dx = g W`
-    pub fn input_gradient(self, g: &[f32], dx: &mut [f32], engine: Engine) {
+    pub fn input_gradient(self, g: Data, dx: &mut [f32], engine: Engine) {
         let _region = engine.profile.region("matmul dX");
         let (inputs, outputs) = (self.inputs(), self.outputs);
         let shape = (g.len() / outputs, outputs, inputs);
-        let (g, w) = (Mat::rows(g, outputs), Mat::rows(self.data, inputs));
-        Product::new(shape, g, w).held_into(self.held, dx, engine);
+        let (g, w) = (Mat::of(g, outputs), Mat::rows(self.data, inputs));
+        Product::new(shape, g, w).held_into(self.held, DataMut::F32(dx), engine);
     }
 }
 
 /// `dW = g^T x`, (outputs, inputs).
 pub(super) fn weight_gradient(
-    g: &[f32],
-    x: &[f32],
+    g: Data,
+    x: Data,
     outputs: usize,
     inputs: usize,
     engine: Engine,
@@ -117,15 +120,71 @@ pub(super) fn weight_gradient(
     // SAFETY: a product that starts from zero writes all of it.
     let mut dw = unsafe { unwritten(outputs * inputs) };
     let shape = (outputs, g.len() / outputs, inputs);
-    let (g, x) = (Mat::rows(g, outputs).t(), Mat::rows(x, inputs));
+    let (g, x) = (Mat::of(g, outputs).t(), Mat::of(x, inputs));
     Product::new(shape, g, x).into(&mut dw, engine);
     dw
 }
 
-/// `db`: sums over the rows of g.
-pub(super) fn bias_gradient(g: &[f32], outputs: usize, engine: Engine) -> Vec<f32> {
-    let _region = engine.profile.region("column sums");
-    column_sums(g, outputs)
+/// The gradient of a linear layer's outputs, as its three products want it.
+pub(super) enum Gradient<'a> {
+    /// Somebody's, as it is.
+    Borrowed(&'a [f32]),
+    /// Its own numbers.
+    Own(Numbers<f32>),
+    /// Rounded, with the sums over the rows of what was rounded: one look at f32 serves all three.
+    Bf16 {
+        rounded: Memory<u16>,
+        sums: Vec<f32>,
+    },
+}
+
+impl<'a> Gradient<'a> {
+    /// `factor * g`, of so many outputs, with a factor for each row.
+    pub fn new(g: &'a [f32], outputs: usize, factors: Factors, engine: Engine) -> Self {
+        let _region = engine.profile.region("gradients rounded");
+        if engine.unit.is_some() {
+            let mut rounded = Memory::new(g.len());
+            let sums = round_and_sum(g, outputs, factors, &mut rounded);
+            return Self::Bf16 { rounded, sums };
+        }
+        if factors.images.is_none() {
+            return Self::Borrowed(g);
+        }
+        let mut scaled = Buffer::new(g.len());
+        let rows = scaled
+            .par_chunks_mut(outputs)
+            .zip(g.par_chunks(outputs))
+            .enumerate();
+        rows.for_each(|(row, (to, from))| scale(from, factors.row(row), to));
+        Self::Own(Numbers::Pooled(scaled))
+    }
+
+    /// For products.
+    pub fn data(&self) -> Data<'_> {
+        match self {
+            Self::Borrowed(g) => Data::F32(g),
+            Self::Own(g) => Data::F32(g),
+            Self::Bf16 { rounded, .. } => Data::Bf16(rounded),
+        }
+    }
+
+    /// That of the bias: sums over the rows.
+    pub fn bias(&self, outputs: usize, engine: Engine) -> Vec<f32> {
+        let _region = engine.profile.region("column sums");
+        match self {
+            Self::Borrowed(g) => column_sums(g, outputs),
+            Self::Own(g) => column_sums(g, outputs),
+            Self::Bf16 { sums, .. } => sums.clone(),
+        }
+    }
+}
+
+simd_fn! {
+    fn scale<'a>(x: &'a [f32], factor: f32, y: &'a mut [f32]) -> () {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = factor * x;
+        }
+    }
 }
 
 /// Keeps for backward: x and W, which live anyway.
@@ -161,11 +220,11 @@ impl CustomOp3 for LinearOp {
             held: None,
         };
         let Some(side) = self.unfold else {
-            w.forward(x, b, &mut y, engine);
+            w.forward(Data::F32(x), b, DataMut::F32(&mut y), engine);
             return Ok((CpuStorage::F32(y), dims));
         };
         let mut cells = Buffer::new(length);
-        w.forward(x, b, &mut cells, engine);
+        w.forward(Data::F32(x), b, DataMut::F32(&mut cells), engine);
         let _region = engine.profile.region("unfold_cells forward");
         unfold_cells::unfold(&cells, side, outputs, &mut y);
         let dims = (xl.dims()[0], 4 * side * side, outputs / 4);
@@ -211,27 +270,30 @@ impl CustomOp3 for LinearOp {
             folded
         });
         let g = folded.as_deref().unwrap_or(&g);
+        let length = g.len();
+        let g = Gradient::new(g, outputs, Factors::NONE, engine);
         let dx = if x.track_op() {
             // SAFETY: a product that starts from zero writes all of it.
-            let mut dx = unsafe { unwritten(g.len() / outputs * inputs) };
+            let mut dx = unsafe { unwritten(length / outputs * inputs) };
             let w = Weight {
                 data: &cpu_f32(w)?,
                 outputs,
                 held: None,
             };
-            w.input_gradient(g, &mut dx, engine);
+            w.input_gradient(g.data(), &mut dx, engine);
             Some(Tensor::from_vec(dx, x.shape(), device)?)
         } else {
             None
         };
         let dw = if w.track_op() {
-            let dw = weight_gradient(g, &cpu_f32(x)?, outputs, inputs, engine);
+            let x = cpu_f32(x)?;
+            let dw = weight_gradient(g.data(), Data::F32(&x), outputs, inputs, engine);
             Some(Tensor::from_vec(dw, w.shape(), device)?)
         } else {
             None
         };
         let db = if b.track_op() {
-            let db = bias_gradient(g, outputs, engine);
+            let db = g.bias(outputs, engine);
             Some(Tensor::from_vec(db, b.shape(), device)?)
         } else {
             None

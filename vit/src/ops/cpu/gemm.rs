@@ -36,6 +36,7 @@ pub fn multiply(product: Product<Mat>, dst: &mut [f32]) {
             Threads::All => used.par_chunks_mut(ROWS * stride).for_each(fill),
         }
     }
+    let (left, right) = (lhs.data.f32(), rhs.data.f32());
     let accumulate = !matches!(start, Start::Zero);
     let parallelism = match threads {
         Threads::One => Parallelism::None,
@@ -52,10 +53,10 @@ pub fn multiply(product: Product<Mat>, dst: &mut [f32]) {
             1,
             stride as isize,
             accumulate,
-            lhs.data.as_ptr(),
+            left.as_ptr(),
             lhs.cs as isize,
             lhs.rs as isize,
-            rhs.data.as_ptr(),
+            right.as_ptr(),
             rhs.cs as isize,
             rhs.rs as isize,
             if accumulate { 1.0 } else { 0.0 },

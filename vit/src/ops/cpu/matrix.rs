@@ -1,9 +1,56 @@
 //! Matrices in memory, and what a product of two is made of.
 
+/// Numbers in memory: f32, or rounded to bf16.
+#[derive(Clone, Copy)]
+pub enum Data<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [u16]),
+}
+
+/// Where numbers are written.
+pub enum DataMut<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [u16]),
+}
+
+impl<'a> Data<'a> {
+    pub fn len(self) -> usize {
+        match self {
+            Self::F32(data) => data.len(),
+            Self::Bf16(data) => data.len(),
+        }
+    }
+
+    /// Those from `first` on.
+    pub fn from(self, first: usize) -> Self {
+        match self {
+            Self::F32(data) => Self::F32(&data[first..]),
+            Self::Bf16(data) => Self::Bf16(&data[first..]),
+        }
+    }
+
+    /// As f32. Panics if they are bf16: only products of bf16 take those.
+    pub fn f32(self) -> &'a [f32] {
+        match self {
+            Self::F32(data) => data,
+            Self::Bf16(_) => panic!("product: f32 of numbers that are bf16"),
+        }
+    }
+}
+
+impl DataMut<'_> {
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(data) => data.len(),
+            Self::Bf16(data) => data.len(),
+        }
+    }
+}
+
 /// A read-only matrix: element (r, c) is `data[r * rs + c * cs]`.
 #[derive(Clone, Copy)]
 pub struct Mat<'a> {
-    pub data: &'a [f32],
+    pub data: Data<'a>,
     pub rs: usize,
     pub cs: usize,
 }
@@ -11,6 +58,11 @@ pub struct Mat<'a> {
 impl<'a> Mat<'a> {
     /// Row-major, `cols` wide.
     pub fn rows(data: &'a [f32], cols: usize) -> Self {
+        Self::of(Data::F32(data), cols)
+    }
+
+    /// The same of f32 or bf16.
+    pub fn of(data: Data<'a>, cols: usize) -> Self {
         Self {
             data,
             rs: cols,

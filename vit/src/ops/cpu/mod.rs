@@ -9,11 +9,11 @@
 //! | `engine`, `prepared` | what multiplies; right operands in its order, for one product or for many |
 //! | `product` | the door to all products |
 //! | `limit` | how fast the machine multiplies in registers, to compare products with |
-//! | `sums`, `kept` | sums over rows; activations that wait for the backward |
+//! | `activations`, `sums` | what goes through a block; sums over rows |
+pub mod activations;
 pub mod bf16;
 pub mod engine;
 pub mod gemm;
-pub mod kept;
 pub mod limit;
 pub mod math;
 pub mod matrix;

@@ -30,7 +30,7 @@ impl Prepared {
             Some(_) => Self::Tiles(engine.profile.timed("bf16 tiles", || {
                 Packed::columns(rhs, k, n, product.threads == Threads::All)
             })),
-            None => Self::Rows(transposed(rhs.data, rhs.cs, (n, k))),
+            None => Self::Rows(transposed(rhs.data.f32(), rhs.cs, (n, k))),
         })
     }
 
@@ -73,7 +73,7 @@ impl Held {
             return;
         }
         let _region = engine.profile.region("held weights");
-        let fingerprint = fingerprint(product.rhs.data);
+        let fingerprint = fingerprint(product.rhs.data.f32());
         let mut made = self.lock();
         if made.fingerprint != fingerprint {
             *made = Made {

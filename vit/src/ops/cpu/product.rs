@@ -2,17 +2,17 @@
 use super::bf16;
 use super::engine::Engine;
 use super::gemm;
-use super::matrix::{Mat, Product};
+use super::matrix::{DataMut, Mat, Product};
 use super::prepared::{Held, Prepared};
 
 impl<'a> Product<'a, Mat<'a>> {
     /// Computes it into `dst`, rows `stride` apart.
     pub fn into(self, dst: &mut [f32], engine: Engine) {
-        self.held_into(None, dst, engine);
+        self.held_into(None, DataMut::F32(dst), engine);
     }
 
-    /// The same with a weight for the right operand, and what is held of that.
-    pub fn held_into(self, held: Option<&Held>, dst: &mut [f32], engine: Engine) {
+    /// The same with a weight for the right operand, and what is held of that. Products of bf16 alone have a result in bf16.
+    pub fn held_into(self, held: Option<&Held>, dst: DataMut, engine: Engine) {
         let (m, k, n) = self.shape;
         if m == 0 || n == 0 {
             return;
@@ -32,14 +32,15 @@ impl<'a> Product<'a, Mat<'a>> {
                 made.as_ref()
             }
         };
-        match (prepared, engine.unit) {
-            (Some(Prepared::Tiles(tiles)), Some(unit)) => {
+        match (prepared, engine.unit, dst) {
+            (Some(Prepared::Tiles(tiles)), Some(unit), dst) => {
                 bf16::multiply(unit, self.with(tiles), dst, engine.profile);
             }
-            (Some(Prepared::Rows(rows)), _) => {
+            (Some(Prepared::Rows(rows)), _, DataMut::F32(dst)) => {
                 gemm::multiply(self.with(Mat::rows(rows, n)), dst);
             }
-            _ => gemm::multiply(self, dst),
+            (_, _, DataMut::F32(dst)) => gemm::multiply(self, dst),
+            (_, _, DataMut::Bf16(_)) => panic!("product: a result in bf16 of operands in f32"),
         }
     }
 }
@@ -85,7 +86,7 @@ mod tests {
                     } else {
                         (Mat::rows(a, k), Mat::rows(b, n))
                     };
-                    let at = |x: Mat, r: usize, c: usize| x.data[r * x.rs + c * x.cs];
+                    let at = |x: Mat, r: usize, c: usize| x.data.f32()[r * x.rs + c * x.cs];
                     for threads in [Threads::One, Threads::All] {
                         let stride = n + offset;
                         let bias: Vec<f32> = (0..n).map(|c| c as f32).collect();

@@ -3,6 +3,7 @@
 //! A new vector may cost a page fault every 4 KiB; these hold whatever was in them.
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -111,31 +112,35 @@ impl Drop for Lines {
 }
 
 /// A vector of numbers that goes back to the pool when it is dropped.
-pub struct Buffer {
+pub struct Memory<T> {
     lines: Lines,
     length: usize,
+    numbers: PhantomData<T>,
 }
 
-impl Buffer {
+pub type Buffer = Memory<f32>;
+
+impl<T: Pod> Memory<T> {
     /// `length` numbers, of whatever values.
     pub fn new(length: usize) -> Self {
         Self {
-            lines: Lines::new(length.div_ceil(16)),
+            lines: Lines::new(length.div_ceil(size_of::<Line>() / size_of::<T>())),
             length,
+            numbers: PhantomData,
         }
     }
 }
 
-impl Deref for Buffer {
-    type Target = [f32];
+impl<T: Pod> Deref for Memory<T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[T] {
         &bytemuck::cast_slice(&self.lines)[..self.length]
     }
 }
 
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<T: Pod> DerefMut for Memory<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.length]
     }
 }

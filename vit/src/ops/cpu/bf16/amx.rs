@@ -166,7 +166,10 @@ unsafe fn four(a: [&[Tile]; 2], b: [&[Tile]; 2], row: usize, column: usize, to: 
     // Right into the destination, or beside it where a part would stick out.
     let (sums, stride) = match whole {
         // SAFETY: all 32 x 32 numbers lie inside the destination.
-        true => (unsafe { to.data.add(row * to.stride + column) }, to.stride),
+        true => (
+            unsafe { to.data.f32().add(row * to.stride + column) },
+            to.stride,
+        ),
         false => (beside.as_mut_ptr().cast(), 32),
     };
     let (from, step) = match to.start {

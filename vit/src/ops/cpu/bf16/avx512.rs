@@ -4,8 +4,8 @@ use std::hint::black_box;
 use std::ops::Range;
 
 use super::super::matrix::Start;
-use super::pack::{Packed, Part, Tile, DEPTH};
-use super::Destination;
+use super::pack::{Packed, Part, Rounded, Tile, DEPTH};
+use super::{Destination, Target};
 
 /// Rows computed at once, with two panels of columns: 16 registers of sums for 10 loads.
 const ROWS: usize = 8;
@@ -14,8 +14,8 @@ const ROWS: usize = 8;
 /// from the second.
 ///
 /// # Safety
-/// The machine has AVX-512F and AVX-512-BF16; and as [`Destination::put`].
-#[target_feature(enable = "avx512f,avx512bf16")]
+/// The machine has AVX-512F, AVX-512BW and AVX-512-BF16; and as [`Destination::put`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn multiply(
     lhs: &Packed,
     rhs: &Packed,
@@ -40,7 +40,7 @@ pub(super) unsafe fn multiply(
 ///
 /// # Safety
 /// As above.
-#[target_feature(enable = "avx512f,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn half_panel<const FIRST: usize>(
     left: &[Tile],
     right: [&[Tile]; 2],
@@ -68,8 +68,14 @@ unsafe fn half_panel<const FIRST: usize>(
     }
     for (r, sums) in sums.iter().enumerate().take(to.rows - row) {
         for (half, &sums) in sums.iter().enumerate() {
+            let (row, column) = (row + r, column + 16 * half);
             // SAFETY: row + r is below `rows`; the caller's for the rest.
-            unsafe { store_sums(to, sums, row + r, column + 16 * half) };
+            unsafe {
+                match to.data {
+                    Target::F32(out) => store_sums(to, out, sums, row, column),
+                    Target::Bf16(out) => store_rounded(to, out, sums, row, column),
+                }
+            }
         }
     }
 }
@@ -126,11 +132,12 @@ pub unsafe fn store_lanes(out: *mut f32, mask: u16, x: __m512) {
 /// 16 sums to their place.
 ///
 /// # Safety
-/// The machine has AVX-512F, `row` is one of the destination; and as [`Destination::put`].
+/// The machine has AVX-512F, `out` is the destination's data and `row` one of its rows; and as [`Destination::put`].
+#[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn store_sums(to: &Destination, sums: __m512, row: usize, column: usize) {
+unsafe fn store_sums(to: &Destination, out: *mut f32, sums: __m512, row: usize, column: usize) {
     let mask = mask(to.columns.saturating_sub(column));
-    let out = to.data.wrapping_add(row * to.stride + column);
+    let out = out.wrapping_add(row * to.stride + column);
     // SAFETY: the mask leaves away what is beyond the destination's columns; a row to start from is as wide.
     unsafe {
         let start = match to.start {
@@ -142,19 +149,106 @@ unsafe fn store_sums(to: &Destination, sums: __m512, row: usize, column: usize) 
     }
 }
 
+/// The same, rounded; nothing is added to what the destination holds.
+///
+/// # Safety
+/// The machine has AVX-512BW and AVX-512-BF16; and as above.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn store_rounded(to: &Destination, out: *mut u16, sums: __m512, row: usize, column: usize) {
+    let mask = mask(to.columns.saturating_sub(column));
+    let out = out.wrapping_add(row * to.stride + column);
+    // SAFETY: as above.
+    unsafe {
+        let start = match to.start {
+            Start::Zero | Start::Sum => _mm512_setzero_ps(),
+            Start::Row(row) => _mm512_maskz_loadu_ps(mask, row.as_ptr().wrapping_add(column)),
+        };
+        let rounded = halves(_mm512_cvtneps_pbh(_mm512_add_ps(start, sums)));
+        match mask {
+            u16::MAX => _mm256_storeu_si256(out.cast(), rounded),
+            _ => {
+                let rounded = _mm512_castsi256_si512(rounded);
+                _mm512_mask_storeu_epi16(out.cast(), mask.into(), rounded);
+            }
+        }
+    }
+}
+
+/// The same bits as integers.
+#[inline(always)]
+fn halves(numbers: __m256bh) -> __m256i {
+    // SAFETY: both are 256 bits, all values of which are valid.
+    unsafe { std::mem::transmute::<__m256bh, __m256i>(numbers) }
+}
+
+/// Numbers that are rounded, or are so already, in registers.
+pub(super) trait Load: Sized {
+    /// 32 numbers as pairs; those that the mask leaves away are 0, and not read.
+    ///
+    /// # Safety
+    /// The machine has AVX-512F, AVX-512BW and AVX-512-BF16; those of the mask may be read.
+    unsafe fn pairs(x: *const Self, mask: u32) -> __m512i;
+
+    /// 16 numbers in the low halves of words, the same way.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn words(x: *const Self, mask: u16) -> __m512i;
+}
+
+impl Load for f32 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn pairs(x: *const f32, mask: u32) -> __m512i {
+        // SAFETY: the caller's; __m512bh is 512 bits, all of them valid.
+        unsafe {
+            let low = _mm512_maskz_loadu_ps(mask as u16, x);
+            let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, x.wrapping_add(16));
+            std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn words(x: *const f32, mask: u16) -> __m512i {
+        // SAFETY: the caller's.
+        let numbers = unsafe { _mm512_maskz_loadu_ps(mask, x) };
+        _mm512_cvtepu16_epi32(halves(_mm512_cvtneps_pbh(numbers)))
+    }
+}
+
+impl Load for u16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn pairs(x: *const u16, mask: u32) -> __m512i {
+        // SAFETY: the caller's.
+        unsafe { _mm512_maskz_loadu_epi16(mask, x.cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn words(x: *const u16, mask: u16) -> __m512i {
+        // SAFETY: the caller's.
+        let numbers = unsafe { _mm512_maskz_loadu_epi16(mask.into(), x.cast()) };
+        _mm512_cvtepu16_epi32(_mm512_castsi512_si256(numbers))
+    }
+}
+
 /// [`Destination::put`] of 32 x 32 sums.
 ///
 /// # Safety
 /// The machine has AVX-512F; and as there.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn put(to: &Destination, sums: &[[f32; 32]; 32], row: usize, column: usize) {
+    let out = to.data.f32();
     let rows = to.rows.saturating_sub(row);
     for (r, sums) in sums.iter().enumerate().take(rows) {
         for half in [0, 16] {
             // SAFETY: row + r is below `rows`, a row of sums has 32; the caller's for the rest.
             unsafe {
                 let sums = _mm512_loadu_ps(sums.as_ptr().add(half));
-                store_sums(to, sums, row + r, column + half);
+                store_sums(to, out, sums, row + r, column + half);
             }
         }
     }
@@ -165,59 +259,64 @@ const AHEAD: usize = 4;
 
 /// Asks for a line of memory that will be wanted soon; no address is wrong.
 #[inline(always)]
-pub fn fetch(x: *const f32) {
+pub fn fetch<T>(x: *const T) {
     // SAFETY: it reads nothing.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
 }
 
-/// [`Part::along_k_plain`] in registers, but that denormal numbers become 0.
+/// [`Part::along_k_plain`] in registers, but that denormal numbers become 0 where they are rounded.
 ///
 /// # Safety
-/// The machine has AVX-512F and AVX-512-BF16.
-#[target_feature(enable = "avx512f,avx512bf16")]
-pub(super) unsafe fn along_k(part: &Part, stride: usize, transposed: bool, tile: &mut Tile) {
+/// The machine has AVX-512F, AVX-512BW and AVX-512-BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn along_k<T: Rounded>(
+    part: &Part<T>,
+    stride: usize,
+    transposed: bool,
+    tile: &mut Tile,
+) {
     let mut lines = [_mm512_setzero_si512(); 16];
-    let mask = (1u64 << part.deep) - 1;
+    let mask = ((1u64 << part.deep) - 1) as u32;
     for (r, line) in lines.iter_mut().enumerate() {
         let Some(row) = part.row(r, part.many, part.deep, stride) else {
             break;
         };
-        fetch(row.as_ptr().wrapping_add(AHEAD * DEPTH));
-        fetch(row.as_ptr().wrapping_add(AHEAD * DEPTH + 16));
-        // SAFETY: the masks leave away what is beyond the row's `deep` numbers; __m512bh is 512 bits, all of them valid.
-        *line = unsafe {
-            let low = _mm512_maskz_loadu_ps(mask as u16, row.as_ptr());
-            let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, row.as_ptr().wrapping_add(16));
-            std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
-        };
+        let ahead = row.as_ptr().wrapping_add(AHEAD * DEPTH);
+        fetch(ahead);
+        if size_of::<T>() > 2 {
+            fetch(ahead.wrapping_add(DEPTH / 2));
+        }
+        // SAFETY: the mask leaves away what is beyond the row's `deep` numbers.
+        *line = unsafe { T::pairs(row.as_ptr(), mask) };
     }
     // SAFETY: the machine's features are this function's.
     unsafe { store(lines, transposed, tile) };
 }
 
-/// [`Part::across_k_plain`] in registers, but that denormal numbers become 0.
+/// [`Part::across_k_plain`] in registers, but that denormal numbers become 0 where they are rounded.
 ///
 /// # Safety
-/// The machine has AVX-512F and AVX-512-BF16.
-#[target_feature(enable = "avx512f,avx512bf16")]
-pub(super) unsafe fn across_k(part: &Part, stride: usize, transposed: bool, tile: &mut Tile) {
+/// The machine has AVX-512F, AVX-512BW and AVX-512-BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn across_k<T: Rounded>(
+    part: &Part<T>,
+    stride: usize,
+    transposed: bool,
+    tile: &mut Tile,
+) {
     let mut lines = [_mm512_setzero_si512(); 16];
     let mask = mask(part.many);
     let load = |k: usize| match part.row(k, part.deep, part.many, stride) {
         // SAFETY: the mask leaves away what is beyond the row's `many` numbers.
-        Some(row) => unsafe { _mm512_maskz_loadu_ps(mask, row.as_ptr()) },
-        None => _mm512_setzero_ps(),
+        Some(row) => unsafe { T::words(row.as_ptr(), mask) },
+        None => _mm512_setzero_si512(),
     };
     for (p, line) in lines.iter_mut().enumerate() {
         let (even, odd) = (load(2 * p), load(2 * p + 1));
         for k in [2 * p, 2 * p + 1] {
             fetch(part.data.as_ptr().wrapping_add((k + DEPTH) * stride));
         }
-        // SAFETY: a __m256bh is 256 bits, all of them valid.
-        let half =
-            |x: __m512| unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)) };
-        let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half(odd)));
-        *line = _mm512_or_si512(_mm512_cvtepu16_epi32(half(even)), high);
+        *line = _mm512_or_si512(even, _mm512_slli_epi32::<16>(odd));
     }
     // SAFETY: the machine's features are this function's.
     unsafe { store(lines, transposed, tile) };

@@ -17,16 +17,33 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::matrix::{Product, Start, Threads};
+use super::matrix::{DataMut, Product, Start, Threads};
+use super::scratch::Buffer;
 use crate::ops::profile::Profile;
-pub use pack::{round_all, round_slice, widen_all, widen_slice, Packed};
+pub use pack::{round, round_all, widen, Packed};
 pub use unit::Unit;
 use unit::{avx512_is_there, Kernel};
+
+/// The first number of what is written.
+#[derive(Clone, Copy)]
+enum Target {
+    F32(*mut f32),
+    Bf16(*mut u16),
+}
+
+impl Target {
+    fn f32(self) -> *mut f32 {
+        match self {
+            Self::F32(data) => data,
+            Self::Bf16(_) => unreachable!("`multiply` gives bf16 to AVX-512-BF16 alone"),
+        }
+    }
+}
 
 /// The part of a destination that one task writes: element (r, c) of the whole is `data[r * stride + c]`.
 #[derive(Clone, Copy)]
 struct Destination<'a> {
-    data: *mut f32,
+    data: Target,
     stride: usize,
     /// Rows and columns of the whole matrix: tiles at its edges stick out.
     rows: usize,
@@ -46,12 +63,13 @@ impl Destination<'_> {
     /// # Safety
     /// `data` points to `rows` rows, `stride` apart, of `columns` numbers, and no other thread reads or writes this square.
     unsafe fn put(&self, sums: &[f32], side: usize, row: usize, column: usize) {
+        let data = self.data.f32();
         let rows = self.rows.saturating_sub(row).min(side);
         let columns = self.columns.saturating_sub(column).min(side);
         for (r, sums) in sums.chunks_exact(side).enumerate().take(rows) {
             // SAFETY: row + r < rows and column + columns <= columns of the whole; see above for the rest.
             let out = unsafe {
-                let start = self.data.add((row + r) * self.stride + column);
+                let start = data.add((row + r) * self.stride + column);
                 std::slice::from_raw_parts_mut(start, columns)
             };
             for (c, (out, &sum)) in out.iter_mut().zip(sums).enumerate() {
@@ -70,9 +88,36 @@ impl Destination<'_> {
 const LEFT: usize = 16;
 const RIGHT: usize = 8;
 
-/// The product into `dst`, with both operands rounded to bf16 (nearest, ties to even) and sums in f32. One stride of the left
-/// operand is 1; the right one is in tiles already.
-pub fn multiply(unit: Unit, product: Product<&Packed>, dst: &mut [f32], profile: &Profile) {
+/// The product into `dst`, with both operands rounded to bf16 (nearest, ties to even) and sums in f32, which are rounded once if
+/// `dst` is bf16. One stride of the left operand is 1; the right one is in tiles already.
+pub fn multiply(unit: Unit, product: Product<&Packed>, dst: DataMut, profile: &Profile) {
+    let (m, _, n) = product.shape;
+    if m == 0 || n == 0 {
+        return;
+    }
+    product.assert_fits(dst.len());
+    match dst {
+        DataMut::F32(dst) => tasks(unit, product, Target::F32(dst.as_mut_ptr()), profile),
+        DataMut::Bf16(dst) => {
+            assert!(
+                product.stride == n && !matches!(product.start, Start::Sum),
+                "bf16: a result with gaps, or added to"
+            );
+            match unit.0 {
+                Kernel::Avx512 => tasks(unit, product, Target::Bf16(dst.as_mut_ptr()), profile),
+                // AMX adds up parts of k in the destination, which must not round them.
+                _ => {
+                    let mut sums = Buffer::new(m * n);
+                    tasks(unit, product, Target::F32(sums.as_mut_ptr()), profile);
+                    round_all(&sums, &mut dst[..m * n]);
+                }
+            }
+        }
+    }
+}
+
+/// The same into a destination that is large enough, of at least one row and column.
+fn tasks(unit: Unit, product: Product<&Packed>, data: Target, profile: &Profile) {
     let Product {
         shape: (m, k, n),
         lhs,
@@ -81,10 +126,6 @@ pub fn multiply(unit: Unit, product: Product<&Packed>, dst: &mut [f32], profile:
         stride,
         threads,
     } = product;
-    if m == 0 || n == 0 {
-        return;
-    }
-    product.assert_fits(dst.len());
     let parallel = threads == Threads::All;
     let lhs = &profile.timed("bf16 tiles", || Packed::rows(lhs, m, k, parallel));
     assert!(
@@ -92,7 +133,7 @@ pub fn multiply(unit: Unit, product: Product<&Packed>, dst: &mut [f32], profile:
         "bf16: tiles of another size"
     );
     let to = Destination {
-        data: dst.as_mut_ptr(),
+        data,
         stride,
         rows: m,
         columns: n,
@@ -106,8 +147,8 @@ pub fn multiply(unit: Unit, product: Product<&Packed>, dst: &mut [f32], profile:
     let task = |i: usize| {
         let left = part(lhs.panels(), blocks.0, i % blocks.0);
         let right = part(rhs.panels(), blocks.1, i / blocks.0);
-        // SAFETY: `to` describes `dst`, which is borrowed mutably and, by the asserts above, large enough; every tile of
-        // the product belongs to exactly one task. A `Unit` is made only where the machine has it.
+        // SAFETY: `to` describes what the caller has borrowed mutably and found large enough; every tile of the product belongs
+        // to exactly one task. A `Unit` is made only where the machine has it.
         unsafe {
             match unit.0 {
                 #[cfg(target_arch = "x86_64")]

@@ -11,9 +11,10 @@
 use rayon::prelude::*;
 
 use super::super::math::simd_fn;
-use super::super::matrix::{last, Mat};
+use super::super::matrix::{last, Data, Mat};
 use super::super::scratch::{Line, Lines};
-use super::super::unwritten::unwritten;
+#[cfg(target_arch = "x86_64")]
+use super::avx512::Load;
 
 /// 16 x 32 numbers.
 pub(super) type Tile = [Line; 16];
@@ -43,9 +44,22 @@ impl Packed {
         Self::new(mat.data, (n, mat.cs), (k, mat.rs), true, parallel)
     }
 
-    /// Of element (o, i) at `data[o * outer_stride + i * inner_stride]`, i along k.
     fn new(
-        data: &[f32],
+        data: Data,
+        outer: (usize, usize),
+        inner: (usize, usize),
+        right: bool,
+        parallel: bool,
+    ) -> Self {
+        match data {
+            Data::F32(data) => Self::of(data, outer, inner, right, parallel),
+            Data::Bf16(data) => Self::of(data, outer, inner, right, parallel),
+        }
+    }
+
+    /// Of element (o, i) at `data[o * outer_stride + i * inner_stride]`, i along k.
+    fn of<T: Rounded>(
+        data: &[T],
         (outer, outer_stride): (usize, usize),
         (depth, inner_stride): (usize, usize),
         right: bool,
@@ -144,49 +158,59 @@ pub fn round(x: f32) -> u16 {
     (if x.is_nan() { quiet } else { rounded }) as u16
 }
 
+/// Back to f32, exactly.
+#[inline(always)]
+pub fn widen(x: u16) -> f32 {
+    f32::from_bits(u32::from(x) << 16)
+}
+
 simd_fn! {
-    /// Rounds numbers, on this thread.
-    pub fn round_all<'a>(x: &'a [f32], y: &'a mut [u16]) -> () {
+    fn round_chunk<'a>(x: &'a [f32], y: &'a mut [u16]) -> () {
         for (y, &x) in y.iter_mut().zip(x) {
             *y = round(x);
         }
     }
 }
 
-simd_fn! {
-    /// Back to f32, exactly, on this thread.
-    pub fn widen_all<'a>(x: &'a [u16], y: &'a mut [f32]) -> () {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = f32::from_bits(u32::from(x) << 16);
-        }
+/// Rounds numbers, on all threads.
+pub fn round_all(x: &[f32], y: &mut [u16]) {
+    const CHUNK: usize = 32 * 1024;
+    let pairs = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
+    pairs.for_each(|(y, x)| round_chunk(x, y));
+}
+
+/// What tiles are cut from.
+#[cfg(target_arch = "x86_64")]
+pub(super) trait Rounded: Copy + Sync + Load {
+    fn bits(self) -> u16;
+}
+
+/// What tiles are cut from.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) trait Rounded: Copy + Sync {
+    fn bits(self) -> u16;
+}
+
+impl Rounded for f32 {
+    fn bits(self) -> u16 {
+        round(self)
     }
 }
 
-const CHUNK: usize = 32 * 1024;
-
-/// [`round_all`] on all threads.
-pub fn round_slice(x: &[f32]) -> Vec<u16> {
-    // SAFETY: all are written right below.
-    let mut y: Vec<u16> = unsafe { unwritten(x.len()) };
-    let pairs = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
-    pairs.for_each(|(y, x)| round_all(x, y));
-    y
-}
-
-/// [`widen_all`] on all threads.
-pub fn widen_slice(x: &[u16], y: &mut [f32]) {
-    let pairs = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
-    pairs.for_each(|(y, x)| widen_all(x, y));
+impl Rounded for u16 {
+    fn bits(self) -> u16 {
+        self
+    }
 }
 
 /// What becomes one tile: `many` rows or columns by `deep` numbers along k, the first of which is `data[0]`.
-pub(super) struct Part<'a> {
-    pub data: &'a [f32],
+pub(super) struct Part<'a, T> {
+    pub data: &'a [T],
     pub many: usize,
     pub deep: usize,
 }
 
-impl Part<'_> {
+impl<T: Rounded> Part<'_, T> {
     /// From rows along k, `stride` apart; lines are rows, or pairs if `transposed`.
     pub fn along_k(&self, stride: usize, transposed: bool, tile: &mut Tile) {
         #[cfg(target_arch = "x86_64")]
@@ -208,7 +232,7 @@ impl Part<'_> {
     }
 
     /// Row `r` of at most so many numbers, `None` beyond the last one.
-    pub fn row(&self, r: usize, rows: usize, length: usize, stride: usize) -> Option<&[f32]> {
+    pub fn row(&self, r: usize, rows: usize, length: usize, stride: usize) -> Option<&[T]> {
         (r < rows).then(|| &self.data[r * stride..r * stride + length])
     }
 
@@ -236,8 +260,8 @@ impl Part<'_> {
 
 /// Neighbours in k as a word; what is missing is 0.
 #[inline(always)]
-fn pair(even: Option<&f32>, odd: Option<&f32>) -> u32 {
-    let half = |x: Option<&f32>| u32::from(round(x.copied().unwrap_or(0.0)));
+fn pair<T: Rounded>(even: Option<&T>, odd: Option<&T>) -> u32 {
+    let half = |x: Option<&T>| x.map_or(0, |x| u32::from(x.bits()));
     half(even) | half(odd) << 16
 }
 

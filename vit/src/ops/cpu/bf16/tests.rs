@@ -1,11 +1,16 @@
-use super::super::matrix::Mat;
+use super::super::matrix::{Data, Mat};
 use super::*;
 
 /// The product of two matrices in memory.
 fn into(unit: Unit, product: Product<Mat>, dst: &mut [f32]) {
     let (_, k, n) = product.shape;
     let rhs = Packed::columns(product.rhs, k, n, product.threads == Threads::All);
-    multiply(unit, product.with(&rhs), dst, &Profile::default());
+    multiply(
+        unit,
+        product.with(&rhs),
+        DataMut::F32(dst),
+        &Profile::default(),
+    );
 }
 
 /// A small deterministic generator.
@@ -38,11 +43,13 @@ fn rounded(x: f32) -> f64 {
 fn exact((m, k, n): (usize, usize, usize), lhs: Mat, rhs: Mat) -> (Vec<f64>, Vec<f64>) {
     let (mut sums, mut sizes) = (vec![0f64; m * n], vec![0f64; m * n]);
     let column: Vec<f32> = (0..n * k)
-        .map(|i| rhs.data[(i % k) * rhs.rs + (i / k) * rhs.cs])
+        .map(|i| rhs.data.f32()[(i % k) * rhs.rs + (i / k) * rhs.cs])
         .collect();
     let rounded_column: Vec<f64> = column.iter().map(|&x| rounded(x)).collect();
     for r in 0..m {
-        let row: Vec<f32> = (0..k).map(|i| lhs.data[r * lhs.rs + i * lhs.cs]).collect();
+        let row: Vec<f32> = (0..k)
+            .map(|i| lhs.data.f32()[r * lhs.rs + i * lhs.cs])
+            .collect();
         let rounded_row: Vec<f64> = row.iter().map(|&x| rounded(x)).collect();
         for c in 0..n {
             let range = c * k..(c + 1) * k;
@@ -281,7 +288,11 @@ fn rounds_to_nearest_even() {
         .map(|_| f32::from_bits(random.bits() as u32 * 2))
         .collect();
     let mut back = vec![0f32; x.len()];
-    widen_slice(&round_slice(&x), &mut back);
+    let mut rounded = vec![0; x.len()];
+    round_all(&x, &mut rounded);
+    for (back, &x) in back.iter_mut().zip(&rounded) {
+        *back = widen(x);
+    }
     for (&x, &back) in x.iter().zip(&back) {
         assert!(
             back == half::bf16::from_f32(x).to_f32() || (x.is_nan() && back.is_nan()),
@@ -312,18 +323,93 @@ fn tiles_are_the_same_however_they_are_made() {
                 many,
                 deep,
             };
-            part.along_k(stride, transposed, &mut fast);
+            let rounded: Vec<u16> = data.iter().map(|&x| round(x)).collect();
+            let halves = Part {
+                data: &rounded[3..],
+                many,
+                deep,
+            };
             part.along_k_plain(stride, transposed, &mut plain);
+            part.along_k(stride, transposed, &mut fast);
             assert_eq!(fast, plain, "along k: {many} x {deep}");
-            part.across_k(stride, transposed, &mut fast);
+            halves.along_k(stride, transposed, &mut fast);
+            assert_eq!(fast, plain, "along k, of bf16: {many} x {deep}");
+            halves.along_k_plain(stride, transposed, &mut fast);
+            assert_eq!(fast, plain, "along k, of bf16, plain: {many} x {deep}");
             part.across_k_plain(stride, transposed, &mut plain);
+            part.across_k(stride, transposed, &mut fast);
             assert_eq!(fast, plain, "across k: {many} x {deep}");
+            halves.across_k(stride, transposed, &mut fast);
+            assert_eq!(fast, plain, "across k, of bf16: {many} x {deep}");
+            halves.across_k_plain(stride, transposed, &mut fast);
+            assert_eq!(fast, plain, "across k, of bf16, plain: {many} x {deep}");
             let word = |k: usize, i: usize| match k < deep && i < many {
                 true => u32::from(pack::round(data[3 + k * stride + i])),
                 false => 0,
             };
             let (line, of) = if transposed { (2, 5) } else { (5, 2) };
             assert_eq!(plain[line].0[of], word(10, 2) | word(11, 2) << 16);
+        }
+    }
+}
+
+/// Of so many rows and columns, stored by rows or by columns.
+fn operand(data: Data, rows: usize, columns: usize, transposed: bool) -> Mat {
+    match transposed {
+        false => Mat::of(data, columns),
+        true => Mat::of(data, rows).t(),
+    }
+}
+
+/// Operands that are bf16 already give the same bits, and a result in bf16 is the f32 one, rounded.
+#[test]
+fn operands_and_results_may_be_bf16() {
+    let mut random = Random(5);
+    for unit in Unit::available() {
+        for (m, k, n) in [
+            (1, 1, 1),
+            (2, 3, 5),
+            (17, 33, 15),
+            (16, 32, 16),
+            (40, 520, 33),
+            (131, 547, 97),
+            (300, 40, 290),
+        ] {
+            for offset in [0, 1, 3] {
+                let a = random.numbers(m * k + offset);
+                let b = random.numbers(k * n + offset);
+                let bias = random.numbers(n);
+                let halves = |x: &[f32]| x.iter().map(|&x| round(x)).collect::<Vec<u16>>();
+                let (a16, b16) = (halves(&a), halves(&b));
+                for transposed in [false, true] {
+                    let f32s = (
+                        operand(Data::F32(&a[offset..]), m, k, transposed),
+                        operand(Data::F32(&b[offset..]), k, n, transposed),
+                    );
+                    let bf16s = (
+                        operand(Data::Bf16(&a16[offset..]), m, k, transposed),
+                        operand(Data::Bf16(&b16[offset..]), k, n, transposed),
+                    );
+                    for threads in [Threads::One, Threads::All] {
+                        let product = |(lhs, rhs)| Product {
+                            start: Start::Row(&bias),
+                            threads,
+                            ..Product::new((m, k, n), lhs, rhs)
+                        };
+                        let (mut want, mut got) = (vec![0f32; m * n], vec![0f32; m * n]);
+                        into(unit, product(f32s), &mut want);
+                        into(unit, product(bf16s), &mut got);
+                        assert_eq!(want, got, "{unit:?} {m}x{k}x{n}");
+                        let mut rounded = vec![0u16; m * n + offset];
+                        let tiles = Packed::columns(bf16s.1, k, n, threads == Threads::All);
+                        let product = product(bf16s).with(&tiles);
+                        let dst = DataMut::Bf16(&mut rounded);
+                        multiply(unit, product, dst, &Profile::default());
+                        assert_eq!(rounded[..m * n], halves(&want), "{unit:?} {m}x{k}x{n}");
+                        assert_eq!(rounded[m * n..], vec![0; offset], "wrote beyond the end");
+                    }
+                }
+            }
         }
     }
 }
