@@ -7,12 +7,13 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, D};
 use rayon::prelude::*;
 
 use super::cpu::activations::Factors;
-use super::cpu::bf16::round;
 use super::cpu::engine::Engine;
 use super::cpu::math::{exp, simd_fn, sum, sum_by};
 use super::cpu::matrix::{Data, DataMut, Mat, Product, Threads};
+use super::cpu::rounding::round;
 use super::cpu::storage::{cpu_f32, slice};
 use super::cpu::sums::add_rows;
+use super::cpu::tiles::{Tiles, DEPTH, PANEL};
 use super::cpu::unwritten::unwritten;
 use super::{Compute, Form};
 
@@ -141,8 +142,8 @@ pub(super) fn forward(
                     unsafe { columns.put(image, first, piece, dim) };
                 });
         }
-        DataMut::Bf16(out) => {
-            let columns = Columns::new(out, width, tokens);
+        DataMut::Tiles(out) => {
+            let columns = TileColumns::new(out);
             let memory = || (memory(), vec![0u16; tokens * dim]);
             (0..tasks)
                 .into_par_iter()
@@ -150,26 +151,27 @@ pub(super) fn forward(
                     let (image, first, factor) = head(p, piece, i);
                     round_scaled(piece, factor, rounded);
                     // SAFETY: as above.
-                    unsafe { columns.put(image, first, rounded, dim) };
+                    unsafe { columns.put(image * tokens, first, rounded, dim) };
                 });
         }
+        DataMut::Bf16(_) => panic!("attention: bf16 by rows"),
     }
 }
 
 /// A matrix of which each task writes some columns of one image's rows.
-struct Columns<'a, T> {
-    data: *mut T,
+struct Columns<'a> {
+    data: *mut f32,
     width: usize,
     tokens: usize,
     length: usize,
-    lifetime: PhantomData<&'a mut [T]>,
+    lifetime: PhantomData<&'a mut [f32]>,
 }
 
 // SAFETY: it holds the only reference to its numbers, and tasks write different ones, as `put` demands.
-unsafe impl<T: Send> Sync for Columns<'_, T> {}
+unsafe impl Sync for Columns<'_> {}
 
-impl<'a, T: Copy> Columns<'a, T> {
-    fn new(data: &'a mut [T], width: usize, tokens: usize) -> Self {
+impl<'a> Columns<'a> {
+    fn new(data: &'a mut [f32], width: usize, tokens: usize) -> Self {
         Self {
             data: data.as_mut_ptr(),
             width,
@@ -183,7 +185,7 @@ impl<'a, T: Copy> Columns<'a, T> {
     ///
     /// # Safety
     /// No other thread uses these columns of this image meanwhile.
-    unsafe fn put(&self, image: usize, first: usize, piece: &[T], dim: usize) {
+    unsafe fn put(&self, image: usize, first: usize, piece: &[f32], dim: usize) {
         let images = self.length / (self.tokens * self.width);
         assert!(image < images && first + dim <= self.width);
         assert_eq!(piece.len(), self.tokens * dim);
@@ -191,6 +193,57 @@ impl<'a, T: Copy> Columns<'a, T> {
             let at = (image * self.tokens + token) * self.width + first;
             // SAFETY: inside the matrix, as asserted; the caller's for the rest.
             unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), self.data.add(at), dim) };
+        }
+    }
+}
+
+/// The same in tiles.
+struct TileColumns<'a> {
+    halves: *mut u16,
+    rows: usize,
+    width: usize,
+    steps: usize,
+    lifetime: PhantomData<&'a mut Tiles>,
+}
+
+// SAFETY: as above.
+unsafe impl Sync for TileColumns<'_> {}
+
+impl<'a> TileColumns<'a> {
+    fn new(tiles: &'a mut Tiles) -> Self {
+        Self {
+            rows: tiles.outer(),
+            width: tiles.depth(),
+            steps: tiles.steps(),
+            halves: tiles.tiles_mut().as_mut_ptr().cast(),
+            lifetime: PhantomData,
+        }
+    }
+
+    /// A piece of `dim` columns to the columns from `first` on, of the rows from `row` on.
+    ///
+    /// # Safety
+    /// No other thread uses these columns of these rows meanwhile.
+    unsafe fn put(&self, row: usize, first: usize, piece: &[u16], dim: usize) {
+        assert!(row + piece.len() / dim <= self.rows && first + dim <= self.width);
+        // Line by line of each row's, rows inside, which follow one another in a tile.
+        let mut column = first;
+        while column < first + dim {
+            let count = (DEPTH - column % DEPTH).min(first + dim - column);
+            for (row, values) in (row..).zip(piece.chunks_exact(dim)) {
+                let values = &values[column - first..][..count];
+                let line = (row / PANEL * self.steps + column / DEPTH) * PANEL + row % PANEL;
+                // SAFETY: inside the matrix, as asserted, and inside the line; the caller's for the rest.
+                unsafe {
+                    let to = self.halves.add(line * DEPTH + column % DEPTH);
+                    match count {
+                        // Of a length that the compiler knows.
+                        DEPTH => std::ptr::copy_nonoverlapping(values.as_ptr(), to, DEPTH),
+                        _ => std::ptr::copy_nonoverlapping(values.as_ptr(), to, count),
+                    }
+                }
+            }
+            column += count;
         }
     }
 }
@@ -217,18 +270,18 @@ pub(super) fn backward(
     });
 }
 
-/// The same, rounded to bf16; returns the sums over the rows, of what is not rounded.
+/// The same, rounded into tiles; returns the sums over the rows, of what is not rounded.
 pub(super) fn backward_rounded(
     qkv: Data,
     g: &[f32],
     (tokens, width): (usize, usize),
     heads: usize,
-    d: &mut [u16],
+    d: &mut Tiles,
     engine: Engine,
 ) -> Vec<f32> {
     let _region = engine.profile.region("attention backward");
     let dim = width / heads;
-    let columns = Columns::new(d, 3 * width, tokens);
+    let columns = TileColumns::new(d);
     let sums = each_gradient(qkv, g, (tokens, width), heads, engine, |i, pieces| {
         let mut sums = vec![0f32; 3 * dim];
         let mut rounded = vec![0u16; tokens * dim];
@@ -240,7 +293,7 @@ pub(super) fn backward_rounded(
             round_scaled(piece, 1.0, &mut rounded);
             let first = part * width + i % heads * dim;
             // SAFETY: no other task has this image and head.
-            unsafe { columns.put(i / heads, first, &rounded, dim) };
+            unsafe { columns.put(i / heads * tokens, first, &rounded, dim) };
         }
         sums
     });

@@ -6,12 +6,13 @@ use rayon::prelude::*;
 
 use super::bundle::{bundle, Gradients};
 use super::cpu::activations::{Activations, Factors, Numbers};
-use super::cpu::bf16::round_all;
 use super::cpu::engine::Engine;
 use super::cpu::matrix::DataMut;
 use super::cpu::prepared::Held;
-use super::cpu::scratch::{Buffer, Memory};
+use super::cpu::rounding::round_all;
+use super::cpu::scratch::Buffer;
 use super::cpu::storage::{cpu_f32, slice, CpuF32};
+use super::cpu::tiles::Tiles;
 use super::cpu::unwritten::unwritten;
 use super::linear::{Gradient, Weight};
 use super::rope::{Rotation, Way};
@@ -273,6 +274,20 @@ impl BlockOp {
         self.engine().unit.is_some()
     }
 
+    /// For the operand of a product.
+    ///
+    /// # Safety
+    /// Each number is written before it is read.
+    unsafe fn room(&self, rows: usize, width: usize, pooled: bool) -> Activations {
+        // SAFETY: the caller's.
+        unsafe {
+            match self.rounds() {
+                true => Activations::Tiles(Tiles::rows(rows, width, pooled)),
+                false => Activations::F32(Numbers::new(rows * width, pooled)),
+            }
+        }
+    }
+
     fn factors(&self, path: usize, tokens: usize) -> Factors<'_> {
         Factors {
             images: self.paths[path].as_deref(),
@@ -312,11 +327,19 @@ impl BlockOp {
         let (width, wide) = (w.norm1.bias.len(), w.fc1.bias.len());
         // What is not kept comes from the pool.
         let pooled = !self.keep;
+        let rows = x.len() / width;
         // SAFETY: each of them is written whole, by the norm, product or attention right behind it.
-        let room = |length, pooled| unsafe { Activations::new(length, self.rounds(), pooled) };
-        let mut n = room(x.len(), true);
+        let room = |width, pooled| unsafe { self.room(rows, width, pooled) };
+        let mut n = room(width, true);
         self.norm(x, &w.norm1, &mut n);
-        let mut qkv = room(3 * x.len(), pooled);
+        // By rows, since attention takes parts of it.
+        // SAFETY: as above.
+        let mut qkv = unsafe {
+            match self.rounds() {
+                true => Activations::Bf16(Numbers::new(3 * x.len(), pooled)),
+                false => Activations::F32(Numbers::new(3 * x.len(), pooled)),
+            }
+        };
         match (&self.rotation, qkv.data_mut()) {
             // Turned before they are rounded.
             (Some(_), DataMut::Bf16(rounded)) => {
@@ -331,7 +354,7 @@ impl BlockOp {
         if let DataMut::F32(qkv) = qkv.data_mut() {
             self.rotate(qkv, width, Way::There)?;
         }
-        let mut heads = room(x.len(), pooled);
+        let mut heads = room(width, pooled);
         let (size, factors) = ((tokens, width), self.factors(0, tokens));
         let to = heads.data_mut();
         attention::forward(qkv.data(), size, self.heads, factors, to, engine);
@@ -340,7 +363,7 @@ impl BlockOp {
         self.residual(0, x, &w.proj.bias, &mut x1, tokens);
         weights.proj.add_product(heads.data(), &mut x1, engine);
         self.norm(&x1, &w.norm2, &mut n);
-        let mut hidden = room(x.len() / width * wide, pooled);
+        let mut hidden = room(wide, pooled);
         let to = hidden.data_mut();
         weights.fc1.forward(n.data(), &w.fc1.bias, to, engine);
         Ok(Half {
@@ -369,27 +392,27 @@ impl BlockOp {
         let (weights, w) = (self.weights(&numbers), &numbers);
         let (engine, profile) = (self.engine(), &self.compute.profile);
         let (width, wide) = (w.norm1.bias.len(), w.fc1.bias.len());
-        let live = &self.weights;
+        let (live, rows) = (&self.weights, x.len() / width);
         let mut grads: BlockWeights<Option<Tensor>> = BlockWeights::default();
         // SAFETY: each of them is written whole, by the norm or GELU right behind it.
-        let room = |length| unsafe { Activations::new(length, self.rounds(), true) };
+        let room = |width| unsafe { self.room(rows, width, true) };
         let mut dn = Buffer::new(x.len());
 
         // The MLP: the gradient of its hidden layer is that behind GELU times GELU's derivative.
         let d_hidden = {
             let d = Gradient::new(dx, width, self.factors(1, tokens), engine);
-            let mut big = room(x.len() / width * wide);
+            let mut big = room(wide);
             let derivative = gelu::forward_and_derivative(hidden, big.data_mut(), profile);
             let dw = || linear::weight_gradient(d.data(), big.data(), width, wide, engine);
             grads.fc2.weight = gradient(&live.fc2.weight, dw)?;
             grads.fc2.bias = gradient(&live.fc2.bias, || d.bias(width, engine))?;
             drop(big);
-            let mut behind = Buffer::new(x.len() / width * wide);
+            let mut behind = Buffer::new(rows * wide);
             weights.fc2.input_gradient(d.data(), &mut behind, engine);
             gelu::gradient(derivative, &behind, wide, engine)
         };
         grads.fc1.weight = gradient(&live.fc1.weight, || {
-            let mut n = room(x.len());
+            let mut n = room(width);
             self.norm(&x1, &w.norm2, &mut n);
             linear::weight_gradient(d_hidden.data(), n.data(), wide, width, engine)
         })?;
@@ -419,7 +442,8 @@ impl BlockOp {
         let mut turned;
         let d_qkv = match (self.rounds(), &self.rotation) {
             (true, None) => {
-                let mut d = Memory::new(3 * x.len());
+                // SAFETY: written whole right below.
+                let mut d = unsafe { Tiles::rows(rows, 3 * width, true) };
                 let sums =
                     attention::backward_rounded(qkv.data(), &dn, size, self.heads, &mut d, engine);
                 Gradient::Bf16 { rounded: d, sums }
@@ -433,7 +457,7 @@ impl BlockOp {
         };
         drop(qkv);
         grads.qkv.weight = gradient(&live.qkv.weight, || {
-            let mut n = room(x.len());
+            let mut n = room(width);
             self.norm(x, &w.norm1, &mut n);
             linear::weight_gradient(d_qkv.data(), n.data(), 3 * width, width, engine)
         })?;
@@ -485,7 +509,7 @@ impl CustomOp2 for BlockOp {
             let wide = w.fc1.bias.len();
             let (hidden, factors) = (half.hidden.data(), self.factors(1, tokens));
             // SAFETY: GELU writes all of it.
-            let mut big = unsafe { Activations::new(hidden.len(), self.rounds(), true) };
+            let mut big = unsafe { self.room(hidden.len() / wide, wide, true) };
             let profile = &self.compute.profile;
             gelu::rows(hidden, wide, factors, big.data_mut(), profile);
             self.residual(1, &half.x1, &w.fc2.bias, &mut y, tokens);

@@ -5,13 +5,14 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::cpu::activations::{Activations, Factors, Numbers};
-use super::cpu::bf16::{round, widen};
 use super::cpu::engine::Engine;
 use super::cpu::math::{erf, exp, simd_fn};
 use super::cpu::matrix::{Data, DataMut};
-use super::cpu::scratch::{Buffer, Memory};
+use super::cpu::rounding::{round, widen};
+use super::cpu::scratch::Buffer;
 use super::cpu::storage::{cpu_f32, slice};
 use super::cpu::sums::round_product_and_sum;
+use super::cpu::tiles::{halves, halves_mut, Tile, Tiles, PANEL};
 use super::cpu::unwritten::unwritten;
 use super::linear::Gradient;
 use super::profile::Profile;
@@ -59,17 +60,21 @@ pub(super) fn rows(x: Data, width: usize, factors: Factors, y: DataMut, profile:
             .zip(x.par_chunks(width))
             .enumerate()
             .for_each(|(row, (y, x))| scaled_values(x, factors.row(row), y)),
-        (Data::Bf16(x), DataMut::Bf16(y)) => y
-            .par_chunks_mut(width)
-            .with_min_len(ROWS)
-            .zip(x.par_chunks(width))
-            .enumerate()
-            .for_each(|(row, (y, x))| rounded_values(x, factors.row(row), y)),
+        (Data::Tiles(x), DataMut::Tiles(y)) => {
+            let (steps, rows) = (x.steps(), x.outer());
+            y.par_rows_mut(PANEL)
+                .zip(x.tiles().par_chunks(steps))
+                .enumerate()
+                .for_each(|(panel, (y, x))| {
+                    let factor = |r: usize| factors.row((PANEL * panel + r).min(rows - 1));
+                    rounded_values(x, &std::array::from_fn(factor), y);
+                });
+        }
         _ => panic!("gelu: two types"),
     }
 }
 
-/// `y = gelu(x)`, and the derivative `Phi(x) + x phi(x)` in f32, with the normal distribution's Phi and phi.
+/// `y = gelu(x)`, and the derivative `Phi(x) + x phi(x)` in f32, in the order of x, with the normal distribution's Phi and phi.
 pub(super) fn forward_and_derivative(
     x: Activations,
     y: DataMut,
@@ -83,7 +88,10 @@ pub(super) fn forward_and_derivative(
                 .for_each(|(y, x)| values_and_derivatives(x, y));
             x
         }
-        (Activations::Bf16(x), DataMut::Bf16(y)) => {
+        (Activations::Tiles(x), DataMut::Tiles(y)) => {
+            let (x, y) = (x.tiles(), y.tiles_mut());
+            let x: &[u16] = bytemuck::cast_slice(x.as_flattened());
+            let y: &mut [u16] = bytemuck::cast_slice_mut(y.as_flattened_mut());
             let mut d = Buffer::new(x.len());
             y.par_chunks_mut(CHUNK)
                 .zip(d.par_chunks_mut(CHUNK))
@@ -116,8 +124,9 @@ pub(super) fn gradient(
     let _region = engine.profile.region("gelu backward");
     match engine.unit {
         Some(_) => {
-            let mut rounded = Memory::new(g.len());
-            let sums = round_product_and_sum(&derivative, g, width, &mut rounded);
+            // SAFETY: written whole right below.
+            let mut rounded = unsafe { Tiles::rows(g.len() / width, width, true) };
+            let sums = round_product_and_sum(&derivative, g, &mut rounded);
             Gradient::Bf16 { rounded, sums }
         }
         None => {
@@ -150,10 +159,15 @@ simd_fn! {
 }
 
 simd_fn! {
-    fn rounded_values<'a>(x: &'a [u16], factor: f32, y: &'a mut [u16]) -> () {
-        for (y, &x) in y.iter_mut().zip(x) {
-            let x = widen(x);
-            *y = round(factor * (x * phi_of(x)));
+    /// Of a panel, each row times its factor.
+    fn rounded_values<'a>(x: &'a [Tile], factors: &'a [f32; PANEL], y: &'a mut [Tile]) -> () {
+        for (x, y) in x.iter().zip(y) {
+            for ((x, y), factor) in x.iter().zip(y).zip(factors) {
+                for (y, &x) in halves_mut(y).iter_mut().zip(halves(x)) {
+                    let x = widen(x);
+                    *y = round(factor * (x * phi_of(x)));
+                }
+            }
         }
     }
 }

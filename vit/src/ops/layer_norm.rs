@@ -4,12 +4,13 @@ use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, D};
 use rayon::prelude::*;
 
-use super::cpu::bf16::round;
 use super::cpu::math::{simd_fn, sum, sum_by};
 use super::cpu::matrix::DataMut;
+use super::cpu::rounding::round;
 use super::cpu::scratch::Buffer;
 use super::cpu::storage::{cpu_f32, slice};
 use super::cpu::sums::sum_all;
+use super::cpu::tiles::{halves_mut, Tile, DEPTH, PANEL};
 use super::cpu::unwritten::unwritten;
 use super::profile::Profile;
 use super::{gelu, Compute, Form};
@@ -85,7 +86,7 @@ pub fn plain(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Ten
         .broadcast_add(bias)
 }
 
-/// Rows per task; fixed, so that the bits do not depend on the number of threads.
+/// Rows per task, a multiple of a panel of tiles; fixed, so that the bits do not depend on the number of threads.
 const ROWS: usize = 32;
 
 /// `y = (x - mean) / sqrt(var + eps) * w + b` for rows as wide as `w`, which is not empty.
@@ -97,10 +98,10 @@ pub(super) fn forward(x: &[f32], w: &[f32], b: &[f32], eps: f32, y: DataMut, pro
             .par_chunks_mut(ROWS * w.len())
             .zip(rows)
             .for_each(|(y, x)| normalise(x, w, b, eps, y)),
-        DataMut::Bf16(y) => y
-            .par_chunks_mut(ROWS * w.len())
-            .zip(rows)
-            .for_each(|(y, x)| normalise_rounded(x, w, b, eps, y)),
+        DataMut::Tiles(y) => y.par_rows_mut(ROWS).zip(rows).for_each(|(y, x)| {
+            normalise_into(x, w, b, eps, y);
+        }),
+        DataMut::Bf16(_) => panic!("layer_norm: bf16 by rows"),
     }
 }
 
@@ -152,14 +153,37 @@ simd_fn! {
 }
 
 simd_fn! {
-    fn normalise_rounded<'a>(x: &'a [f32], w: &'a [f32], b: &'a [f32], eps: f32, y: &'a mut [u16]) -> () {
+    /// Rounded into tiles, in their order: memory is written faster one line behind the other.
+    fn normalise_into<'a>(x: &'a [f32], w: &'a [f32], b: &'a [f32], eps: f32, y: &'a mut [Tile]) -> () {
         let width = w.len();
-        for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-            let (mean, rstd) = moments(x, eps);
-            for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(w).zip(b) {
-                *y = round((x - mean) * rstd * w + b);
+        let ((w, w_rest), (b, b_rest)) = (w.as_chunks::<DEPTH>(), b.as_chunks::<DEPTH>());
+        let panels = x.chunks(PANEL * width).zip(y.chunks_exact_mut(width.div_ceil(DEPTH)));
+        for (x, tiles) in panels {
+            let mut norms = [(0f32, 0f32); PANEL];
+            for (norm, x) in norms.iter_mut().zip(x.chunks_exact(width)) {
+                *norm = moments(x, eps);
+            }
+            for (step, ((w, b), tile)) in w.iter().zip(b).zip(&mut *tiles).enumerate() {
+                for ((x, &norm), line) in x.chunks_exact(width).zip(&norms).zip(tile) {
+                    let (x, _) = x.as_chunks::<DEPTH>();
+                    normalise_line(&x[step], w, b, norm, halves_mut(line));
+                }
+            }
+            if let (Some(tile), false) = (tiles.last_mut(), w_rest.is_empty()) {
+                for ((x, &norm), line) in x.chunks_exact(width).zip(&norms).zip(tile) {
+                    let (_, x) = x.as_chunks::<DEPTH>();
+                    normalise_line(x, w_rest, b_rest, norm, halves_mut(line));
+                }
             }
         }
+    }
+}
+
+/// A line at a time, of a length that the compiler knows for all but the last.
+#[inline(always)]
+fn normalise_line(x: &[f32], w: &[f32], b: &[f32], (mean, rstd): (f32, f32), y: &mut [u16]) {
+    for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(w).zip(b) {
+        *y = round((x - mean) * rstd * w + b);
     }
 }
 

@@ -9,9 +9,10 @@ use super::cpu::engine::Engine;
 use super::cpu::math::simd_fn;
 use super::cpu::matrix::{Data, DataMut, Mat, Product, Start};
 use super::cpu::prepared::Held;
-use super::cpu::scratch::{Buffer, Memory};
+use super::cpu::scratch::Buffer;
 use super::cpu::storage::{cpu_f32, slice};
 use super::cpu::sums::{column_sums, round_and_sum};
+use super::cpu::tiles::Tiles;
 use super::cpu::unwritten::unwritten;
 use super::{unfold_cells, Compute, Form};
 
@@ -132,10 +133,7 @@ pub(super) enum Gradient<'a> {
     /// Its own numbers.
     Own(Numbers<f32>),
     /// Rounded, with the sums over the rows of what was rounded: one look at f32 serves all three.
-    Bf16 {
-        rounded: Memory<u16>,
-        sums: Vec<f32>,
-    },
+    Bf16 { rounded: Tiles, sums: Vec<f32> },
 }
 
 impl<'a> Gradient<'a> {
@@ -143,8 +141,9 @@ impl<'a> Gradient<'a> {
     pub fn new(g: &'a [f32], outputs: usize, factors: Factors, engine: Engine) -> Self {
         let _region = engine.profile.region("gradients rounded");
         if engine.unit.is_some() {
-            let mut rounded = Memory::new(g.len());
-            let sums = round_and_sum(g, outputs, factors, &mut rounded);
+            // SAFETY: written whole right below.
+            let mut rounded = unsafe { Tiles::rows(g.len() / outputs, outputs, true) };
+            let sums = round_and_sum(g, factors, &mut rounded);
             return Self::Bf16 { rounded, sums };
         }
         if factors.images.is_none() {
@@ -164,7 +163,7 @@ impl<'a> Gradient<'a> {
         match self {
             Self::Borrowed(g) => Data::F32(g),
             Self::Own(g) => Data::F32(g),
-            Self::Bf16 { rounded, .. } => Data::Bf16(rounded),
+            Self::Bf16 { rounded, .. } => Data::Tiles(rounded),
         }
     }
 

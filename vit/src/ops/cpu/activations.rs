@@ -5,34 +5,23 @@ use bytemuck::Pod;
 
 use super::matrix::{Data, DataMut};
 use super::scratch::Memory;
+use super::tiles::Tiles;
 use super::unwritten::{unwritten, Number};
 
 /// f32, or bf16 if products are: nearly all of them are operands of products, which round them in any case, and bf16 is half as
-/// much to write, to read and to keep for the backward.
+/// much to write, to read and to keep for the backward. In tiles, products take them as they are.
 pub enum Activations {
     F32(Numbers<f32>),
     Bf16(Numbers<u16>),
+    Tiles(Tiles),
 }
 
 impl Activations {
-    /// So many, of whatever values.
-    ///
-    /// # Safety
-    /// Each number is written before it is read.
-    pub unsafe fn new(length: usize, bf16: bool, pooled: bool) -> Self {
-        // SAFETY: the caller's.
-        unsafe {
-            match bf16 {
-                true => Self::Bf16(Numbers::new(length, pooled)),
-                false => Self::F32(Numbers::new(length, pooled)),
-            }
-        }
-    }
-
     pub fn data(&self) -> Data<'_> {
         match self {
             Self::F32(numbers) => Data::F32(numbers),
             Self::Bf16(numbers) => Data::Bf16(numbers),
+            Self::Tiles(tiles) => Data::Tiles(tiles),
         }
     }
 
@@ -40,6 +29,7 @@ impl Activations {
         match self {
             Self::F32(numbers) => DataMut::F32(numbers),
             Self::Bf16(numbers) => DataMut::Bf16(numbers),
+            Self::Tiles(tiles) => DataMut::Tiles(tiles),
         }
     }
 }

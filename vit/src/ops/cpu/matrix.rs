@@ -1,16 +1,20 @@
 //! Matrices in memory, and what a product of two is made of.
 
-/// Numbers in memory: f32, or rounded to bf16.
+use super::tiles::Tiles;
+
+/// Numbers in memory: f32, or rounded to bf16, or that in tiles of rows (of a whole matrix).
 #[derive(Clone, Copy)]
 pub enum Data<'a> {
     F32(&'a [f32]),
     Bf16(&'a [u16]),
+    Tiles(&'a Tiles),
 }
 
 /// Where numbers are written.
 pub enum DataMut<'a> {
     F32(&'a mut [f32]),
     Bf16(&'a mut [u16]),
+    Tiles(&'a mut Tiles),
 }
 
 impl<'a> Data<'a> {
@@ -18,14 +22,16 @@ impl<'a> Data<'a> {
         match self {
             Self::F32(data) => data.len(),
             Self::Bf16(data) => data.len(),
+            Self::Tiles(tiles) => tiles.outer() * tiles.depth(),
         }
     }
 
-    /// Those from `first` on.
+    /// Those from `first` on, which tiles do not have.
     pub fn from(self, first: usize) -> Self {
         match self {
             Self::F32(data) => Self::F32(&data[first..]),
             Self::Bf16(data) => Self::Bf16(&data[first..]),
+            Self::Tiles(_) => panic!("product: a part of a matrix in tiles"),
         }
     }
 
@@ -33,7 +39,7 @@ impl<'a> Data<'a> {
     pub fn f32(self) -> &'a [f32] {
         match self {
             Self::F32(data) => data,
-            Self::Bf16(_) => panic!("product: f32 of numbers that are bf16"),
+            _ => panic!("product: f32 of numbers that are bf16"),
         }
     }
 }
@@ -43,6 +49,7 @@ impl DataMut<'_> {
         match self {
             Self::F32(data) => data.len(),
             Self::Bf16(data) => data.len(),
+            Self::Tiles(tiles) => tiles.outer() * tiles.depth(),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `math` | element-wise functions and sums that the compiler vectorises |
 //! | `scratch`, `unwritten`, `storage` | memory: used again, new, a tensor's |
+//! | `rounding`, `tiles` | bf16, and matrices of it in the order of products |
 //! | `matrix` | matrices, and a product's operands |
 //! | `bf16`, `gemm`, `transpose` | products of tiles of bf16; products in f32; a transpose |
 //! | `engine`, `prepared` | what multiplies; right operands in its order, for one product or for many |
@@ -19,8 +20,10 @@ pub mod math;
 pub mod matrix;
 pub mod prepared;
 pub mod product;
+pub mod rounding;
 pub mod scratch;
 pub mod storage;
 pub mod sums;
+pub mod tiles;
 pub mod transpose;
 pub mod unwritten;

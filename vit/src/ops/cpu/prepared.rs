@@ -3,18 +3,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
-use super::bf16::{Packed, Unit};
+use super::bf16::{self, Unit};
 use super::engine::Engine;
 use super::gemm::ROWS;
 use super::math::simd_fn;
 use super::matrix::{Mat, Product, Threads};
 use super::scratch::Buffer;
+use super::tiles::Tiles;
 use super::transpose::transposed;
 
 /// A right operand in the order that a product wants it.
 pub enum Prepared {
     /// For bf16.
-    Tiles(Packed),
+    Tiles(Tiles),
     /// By rows, for f32.
     Rows(Buffer),
 }
@@ -28,7 +29,7 @@ impl Prepared {
         let ((_, k, n), rhs) = (product.shape, product.rhs);
         Some(match engine.unit {
             Some(_) => Self::Tiles(engine.profile.timed("bf16 tiles", || {
-                Packed::columns(rhs, k, n, product.threads == Threads::All)
+                bf16::columns(rhs, k, n, product.threads == Threads::All)
             })),
             None => Self::Rows(transposed(rhs.data.f32(), rhs.cs, (n, k))),
         })

@@ -40,7 +40,7 @@ impl<'a> Product<'a, Mat<'a>> {
                 gemm::multiply(self.with(Mat::rows(rows, n)), dst);
             }
             (_, _, DataMut::F32(dst)) => gemm::multiply(self, dst),
-            (_, _, DataMut::Bf16(_)) => panic!("product: a result in bf16 of operands in f32"),
+            (_, _, _) => panic!("product: a result in bf16 of operands in f32"),
         }
     }
 }

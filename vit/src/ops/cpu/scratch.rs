@@ -9,6 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytemuck::{Pod, Zeroable};
 
+use super::unwritten::unwritten;
+
 /// Requests after which a vector that nobody has taken is freed: several steps of the deepest models.
 const AGE: u64 = 4096;
 
@@ -44,7 +46,15 @@ thread_local! {
 pub struct Lines {
     lines: Vec<Line>,
     length: usize,
-    local: bool,
+    from: From,
+}
+
+/// Where lines came from.
+#[derive(Clone, Copy, PartialEq)]
+enum From {
+    Pool,
+    Thread,
+    Allocator,
 }
 
 impl Lines {
@@ -64,7 +74,20 @@ impl Lines {
         Self {
             lines: found.map_or_else(|| bytemuck::zeroed_vec(length), |(_, lines)| lines),
             length,
-            local: false,
+            from: From::Pool,
+        }
+    }
+
+    /// So many of the allocator's, not yet written.
+    ///
+    /// # Safety
+    /// Each line is written before it is read.
+    pub unsafe fn own(length: usize) -> Self {
+        Self {
+            // SAFETY: the caller's.
+            lines: unsafe { unwritten(length) },
+            length,
+            from: From::Allocator,
         }
     }
 
@@ -77,7 +100,7 @@ impl Lines {
         Self {
             lines,
             length,
-            local: true,
+            from: From::Thread,
         }
     }
 }
@@ -99,15 +122,19 @@ impl DerefMut for Lines {
 impl Drop for Lines {
     fn drop(&mut self) {
         let lines = std::mem::take(&mut self.lines);
-        if self.local {
-            if lines.len() <= LOCAL_LINES {
-                LOCAL.with_borrow_mut(|local| local.push(lines));
+        match self.from {
+            From::Thread => {
+                if lines.len() <= LOCAL_LINES {
+                    LOCAL.with_borrow_mut(|local| local.push(lines));
+                }
             }
-            return;
+            From::Pool => {
+                let mut pool = pool();
+                let now = pool.requests;
+                pool.free.entry(lines.len()).or_default().push((now, lines));
+            }
+            From::Allocator => {}
         }
-        let mut pool = pool();
-        let now = pool.requests;
-        pool.free.entry(lines.len()).or_default().push((now, lines));
     }
 }
 

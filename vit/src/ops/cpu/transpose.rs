@@ -65,7 +65,8 @@ impl Square {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
     unsafe fn turn_avx512(&self, from: &[f32], to: &mut [f32]) {
-        use super::bf16::avx512::{fetch, mask, store_lanes, transpose};
+        use super::bf16::avx512::{mask, store_lanes, transpose};
+        use super::math::fetch;
         use std::arch::x86_64::*;
         let mut lines = [_mm512_setzero_si512(); SIDE];
         for (r, line) in lines.iter_mut().enumerate().take(self.rows) {

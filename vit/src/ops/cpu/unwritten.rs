@@ -1,5 +1,7 @@
 //! New vectors without the zeros, which one thread would write: 2 to 4 % of a training step.
 
+use super::scratch::Line;
+
 /// A type in which every bit pattern is a number.
 pub trait Number: Clone {
     /// NaN.
@@ -13,6 +15,11 @@ impl Number for f32 {
 /// bf16.
 impl Number for u16 {
     const UNWRITTEN: Self = 0x7fc0;
+}
+
+/// Pairs of bf16.
+impl Number for Line {
+    const UNWRITTEN: Self = Line([0x7fc0_7fc0; 16]);
 }
 
 /// `length` numbers that have not been written. In debug builds they are NaN, so that tests see it if one is left out.

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::super::matrix::Start;
-use super::pack::{Packed, Tile};
+use super::super::tiles::{Tile, Tiles};
 use super::Destination;
 
 /// Whether the processor has AMX for bf16 and the kernel lets this process use it (asked for once).
@@ -94,8 +94,8 @@ const STEPS: usize = 16;
 /// # Safety
 /// [`is_there`]; and as [`Destination::put`].
 pub(super) unsafe fn multiply(
-    lhs: &Packed,
-    rhs: &Packed,
+    lhs: &Tiles,
+    rhs: &Tiles,
     left: Range<usize>,
     right: Range<usize>,
     to: Destination,

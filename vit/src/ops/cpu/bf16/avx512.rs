@@ -3,8 +3,10 @@ use std::arch::x86_64::*;
 use std::hint::black_box;
 use std::ops::Range;
 
+use super::super::math::fetch;
 use super::super::matrix::Start;
-use super::pack::{Packed, Part, Rounded, Tile, DEPTH};
+use super::super::tiles::{Tile, Tiles, DEPTH};
+use super::pack::{Part, Rounded};
 use super::{Destination, Target};
 
 /// Rows computed at once, with two panels of columns: 16 registers of sums for 10 loads.
@@ -17,8 +19,8 @@ const ROWS: usize = 8;
 /// The machine has AVX-512F, AVX-512BW and AVX-512-BF16; and as [`Destination::put`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn multiply(
-    lhs: &Packed,
-    rhs: &Packed,
+    lhs: &Tiles,
+    rhs: &Tiles,
     left: Range<usize>,
     right: Range<usize>,
     to: Destination,
@@ -73,7 +75,7 @@ unsafe fn half_panel<const FIRST: usize>(
             unsafe {
                 match to.data {
                     Target::F32(out) => store_sums(to, out, sums, row, column),
-                    Target::Bf16(out) => store_rounded(to, out, sums, row, column),
+                    _ => store_rounded(to, sums, row, column),
                 }
             }
         }
@@ -155,9 +157,9 @@ unsafe fn store_sums(to: &Destination, out: *mut f32, sums: __m512, row: usize, 
 /// The machine has AVX-512BW and AVX-512-BF16; and as above.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn store_rounded(to: &Destination, out: *mut u16, sums: __m512, row: usize, column: usize) {
+unsafe fn store_rounded(to: &Destination, sums: __m512, row: usize, column: usize) {
     let mask = mask(to.columns.saturating_sub(column));
-    let out = out.wrapping_add(row * to.stride + column);
+    let out = to.half(row, column);
     // SAFETY: as above.
     unsafe {
         let start = match to.start {
@@ -257,13 +259,6 @@ pub(super) unsafe fn put(to: &Destination, sums: &[[f32; 32]; 32], row: usize, c
 /// Tiles along k by which rows are fetched before they are cut.
 const AHEAD: usize = 4;
 
-/// Asks for a line of memory that will be wanted soon; no address is wrong.
-#[inline(always)]
-pub fn fetch<T>(x: *const T) {
-    // SAFETY: it reads nothing.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
-}
-
 /// [`Part::along_k_plain`] in registers, but that denormal numbers become 0 where they are rounded.
 ///
 /// # Safety
@@ -320,6 +315,36 @@ pub(super) unsafe fn across_k<T: Rounded>(
     }
     // SAFETY: the machine's features are this function's.
     unsafe { store(lines, transposed, tile) };
+}
+
+/// [`super::pack::turn_plain`] in registers.
+///
+/// # Safety
+/// The machine has AVX-512F and AVX-512BW.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) unsafe fn turn(from: [&Tile; 2], right: bool, to: [&mut Tile; 2]) {
+    let zero = _mm512_setzero_si512();
+    let mut lines = [[zero; 16]; 2];
+    // Pairs come in groups of four: 0 8 16 24 from the lower halves of 128 bits, 4 12 20 28 from the upper ones.
+    let low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    let high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    let [first, second] = &mut lines;
+    for (p, (first, second)) in first.iter_mut().zip(second).enumerate() {
+        let line = |row: usize| {
+            let line = &from[row / 16][row % 16];
+            // SAFETY: a line is 64 bytes.
+            unsafe { _mm512_loadu_si512(line.0.as_ptr().cast()) }
+        };
+        let (even, odd) = (line(2 * p), line(2 * p + 1));
+        let lower = _mm512_unpacklo_epi16(even, odd);
+        let upper = _mm512_unpackhi_epi16(even, odd);
+        *first = _mm512_permutex2var_epi64(lower, low, upper);
+        *second = _mm512_permutex2var_epi64(lower, high, upper);
+    }
+    for (lines, tile) in lines.into_iter().zip(to) {
+        // SAFETY: the machine's features are this function's.
+        unsafe { store(lines, !right, tile) };
+    }
 }
 
 /// # Safety

@@ -2,7 +2,7 @@
 use std::ops::Range;
 
 use super::super::math::simd_fn;
-use super::pack::{Packed, Tile};
+use super::super::tiles::{Tile, Tiles};
 use super::Destination;
 
 /// One task: all tiles of these panels.
@@ -10,8 +10,8 @@ use super::Destination;
 /// # Safety
 /// As [`Destination::put`].
 pub(super) unsafe fn multiply(
-    lhs: &Packed,
-    rhs: &Packed,
+    lhs: &Tiles,
+    rhs: &Tiles,
     left: Range<usize>,
     right: Range<usize>,
     to: Destination,

@@ -1,6 +1,6 @@
 //! Matrix products with bf16 operands and f32 sums, on the units that CPUs have for them.
 //!
-//! Both operands are rounded and cut into tiles first ([`pack`]); a [`Unit`] then multiplies tiles: AMX (Intel since
+//! Both operands are rounded and cut into tiles first ([`pack`]), or are so already; a [`Unit`] then multiplies tiles: AMX (Intel since
 //! Sapphire Rapids), AVX-512-BF16 (AMD since Zen 4, Intel since Cooper Lake) or plain Rust, slow, for tests. All three read
 //! the same tiles. The order of summation over k depends on the sizes and the unit alone, never on the threads.
 #[cfg(target_arch = "x86_64")]
@@ -18,9 +18,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::matrix::{DataMut, Product, Start, Threads};
+use super::rounding::round_all;
 use super::scratch::Buffer;
+use super::tiles::{round_into, Tiles, DEPTH, PANEL};
 use crate::ops::profile::Profile;
-pub use pack::{round, round_all, widen, Packed};
+pub use pack::columns;
 pub use unit::Unit;
 use unit::{avx512_is_there, Kernel};
 
@@ -29,13 +31,15 @@ use unit::{avx512_is_there, Kernel};
 enum Target {
     F32(*mut f32),
     Bf16(*mut u16),
+    /// So many tiles in a panel.
+    Tiles(*mut u16, usize),
 }
 
 impl Target {
     fn f32(self) -> *mut f32 {
         match self {
             Self::F32(data) => data,
-            Self::Bf16(_) => unreachable!("`multiply` gives bf16 to AVX-512-BF16 alone"),
+            _ => unreachable!("`multiply` gives bf16 to AVX-512-BF16 alone"),
         }
     }
 }
@@ -57,6 +61,18 @@ unsafe impl Send for Destination<'_> {}
 unsafe impl Sync for Destination<'_> {}
 
 impl Destination<'_> {
+    /// Where a number is that is written as bf16; any address if it is not one of the destination's.
+    fn half(&self, row: usize, column: usize) -> *mut u16 {
+        match self.data {
+            Target::F32(_) => std::ptr::null_mut(),
+            Target::Bf16(data) => data.wrapping_add(row * self.stride + column),
+            Target::Tiles(data, steps) => {
+                let line = (row / PANEL * steps + column / DEPTH) * PANEL + row % PANEL;
+                data.wrapping_add(line * DEPTH + column % DEPTH)
+            }
+        }
+    }
+
     /// Takes a computed square of `side` x `side` sums, the first of which is that of `row` and `column`; what sticks out
     /// is left away.
     ///
@@ -90,34 +106,43 @@ const RIGHT: usize = 8;
 
 /// The product into `dst`, with both operands rounded to bf16 (nearest, ties to even) and sums in f32, which are rounded once if
 /// `dst` is bf16. One stride of the left operand is 1; the right one is in tiles already.
-pub fn multiply(unit: Unit, product: Product<&Packed>, dst: DataMut, profile: &Profile) {
+pub fn multiply(unit: Unit, product: Product<&Tiles>, dst: DataMut, profile: &Profile) {
     let (m, _, n) = product.shape;
     if m == 0 || n == 0 {
         return;
     }
     product.assert_fits(dst.len());
-    match dst {
-        DataMut::F32(dst) => tasks(unit, product, Target::F32(dst.as_mut_ptr()), profile),
-        DataMut::Bf16(dst) => {
-            assert!(
-                product.stride == n && !matches!(product.start, Start::Sum),
-                "bf16: a result with gaps, or added to"
-            );
-            match unit.0 {
-                Kernel::Avx512 => tasks(unit, product, Target::Bf16(dst.as_mut_ptr()), profile),
-                // AMX adds up parts of k in the destination, which must not round them.
-                _ => {
-                    let mut sums = Buffer::new(m * n);
-                    tasks(unit, product, Target::F32(sums.as_mut_ptr()), profile);
-                    round_all(&sums, &mut dst[..m * n]);
-                }
+    let tasks = |to| tasks(unit, product, to, profile);
+    if let DataMut::F32(dst) = dst {
+        return tasks(Target::F32(dst.as_mut_ptr()));
+    }
+    assert!(
+        product.stride == n && !matches!(product.start, Start::Sum),
+        "bf16: a result with gaps, or added to"
+    );
+    // AMX adds up parts of k in the destination, which must not round them.
+    let sums = (unit.0 != Kernel::Avx512).then(|| {
+        let mut sums = Buffer::new(m * n);
+        tasks(Target::F32(sums.as_mut_ptr()));
+        sums
+    });
+    match (dst, sums) {
+        (DataMut::F32(_), _) => {}
+        (DataMut::Bf16(dst), None) => tasks(Target::Bf16(dst.as_mut_ptr())),
+        (DataMut::Bf16(dst), Some(sums)) => round_all(&sums, &mut dst[..m * n]),
+        (DataMut::Tiles(dst), sums) => {
+            assert!((dst.outer(), dst.depth()) == (m, n), "bf16: another result");
+            let steps = dst.steps();
+            match sums {
+                None => tasks(Target::Tiles(dst.tiles_mut().as_mut_ptr().cast(), steps)),
+                Some(sums) => round_into(&sums, dst),
             }
         }
     }
 }
 
 /// The same into a destination that is large enough, of at least one row and column.
-fn tasks(unit: Unit, product: Product<&Packed>, data: Target, profile: &Profile) {
+fn tasks(unit: Unit, product: Product<&Tiles>, data: Target, profile: &Profile) {
     let Product {
         shape: (m, k, n),
         lhs,
@@ -127,7 +152,7 @@ fn tasks(unit: Unit, product: Product<&Packed>, data: Target, profile: &Profile)
         threads,
     } = product;
     let parallel = threads == Threads::All;
-    let lhs = &profile.timed("bf16 tiles", || Packed::rows(lhs, m, k, parallel));
+    let lhs = &*profile.timed("bf16 tiles", || pack::rows(lhs, m, k, parallel));
     assert!(
         lhs.outer() == m && rhs.outer() == n && rhs.depth() == k,
         "bf16: tiles of another size"

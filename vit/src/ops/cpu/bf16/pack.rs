@@ -1,182 +1,169 @@
-//! Operands as tiles of bf16.
-//!
-//! A product sums over k, and the units multiply pairs of neighbours in k, so a pair is one 32-bit word: the even k in its low
-//! half. A tile holds 16 rows of the left operand (or 16 columns of the right one) by 32 k in 16 lines of 64 bytes:
-//!
-//! ```text
-//! left:   line r, word p = lhs[r][2p], lhs[r][2p + 1]       right:  line p, word c = rhs[2p][c], rhs[2p + 1][c]
-//! ```
-//!
-//! Tiles of one panel (16 rows or columns) follow one another along k. What sticks out of the matrix is 0.
+//! Operands cut into tiles.
+use std::ops::Deref;
+
 use rayon::prelude::*;
 
-use super::super::math::simd_fn;
 use super::super::matrix::{last, Data, Mat};
-use super::super::scratch::{Line, Lines};
+use super::super::rounding::round;
+use super::super::scratch::Lines;
+use super::super::tiles::{halves, Tile, Tiles, DEPTH, PANEL};
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Load;
 
-/// 16 x 32 numbers.
-pub(super) type Tile = [Line; 16];
-
-/// Numbers along k in a tile.
-pub(super) const DEPTH: usize = 32;
-/// Rows or columns in a panel.
-pub(super) const PANEL: usize = 16;
 /// Panels in a group.
 const GROUP: usize = 4;
 
-/// An operand, rounded and cut into tiles.
-pub struct Packed {
-    lines: Lines,
-    outer: usize,
-    depth: usize,
+/// An operand in tiles: somebody's, or cut for this product.
+pub enum Cut<'a> {
+    Borrowed(&'a Tiles),
+    Own(Tiles),
 }
 
-impl Packed {
-    /// The left operand (m x k).
-    pub fn rows(mat: Mat, m: usize, k: usize, parallel: bool) -> Self {
-        Self::new(mat.data, (m, mat.rs), (k, mat.cs), false, parallel)
-    }
+impl Deref for Cut<'_> {
+    type Target = Tiles;
 
-    /// The right operand (k x n).
-    pub fn columns(mat: Mat, k: usize, n: usize, parallel: bool) -> Self {
-        Self::new(mat.data, (n, mat.cs), (k, mat.rs), true, parallel)
-    }
-
-    fn new(
-        data: Data,
-        outer: (usize, usize),
-        inner: (usize, usize),
-        right: bool,
-        parallel: bool,
-    ) -> Self {
-        match data {
-            Data::F32(data) => Self::of(data, outer, inner, right, parallel),
-            Data::Bf16(data) => Self::of(data, outer, inner, right, parallel),
+    fn deref(&self) -> &Tiles {
+        match self {
+            Self::Borrowed(tiles) => tiles,
+            Self::Own(tiles) => tiles,
         }
     }
+}
 
-    /// Of element (o, i) at `data[o * outer_stride + i * inner_stride]`, i along k.
-    fn of<T: Rounded>(
-        data: &[T],
-        (outer, outer_stride): (usize, usize),
-        (depth, inner_stride): (usize, usize),
-        right: bool,
-        parallel: bool,
-    ) -> Self {
-        let (panels, steps) = (outer.div_ceil(PANEL), depth.div_ceil(DEPTH));
-        let fits =
-            || last(outer, outer_stride, depth, inner_stride).is_some_and(|i| i < data.len());
-        assert!(
-            outer == 0 || depth == 0 || fits(),
-            "bf16: operand too small"
-        );
-        let rows_run = inner_stride == 1 || depth <= 1;
-        assert!(
-            rows_run || outer_stride == 1 || outer <= 1,
-            "bf16: no stride is 1"
-        );
-        // An even number of panels, since AMX works on pairs. A last one beyond the matrix is left as it is: nobody keeps
-        // its products.
-        let length = panels.next_multiple_of(2) * steps * 16;
-        let mut lines = match parallel {
-            true => Lines::new(length),
-            false => Lines::local(length),
-        };
-        // Of rows across k some panels are cut together: 16 numbers of each row at a time would be a look-up of a page for 64
-        // bytes.
-        let together = if rows_run { 1 } else { GROUP };
-        let group = |(group, lines): (usize, &mut [Line])| {
-            let (tiles, _) = lines.as_chunks_mut::<16>();
-            for step in 0..steps {
-                let k = step * DEPTH;
-                for (panel, tiles) in tiles.chunks_exact_mut(steps).enumerate() {
-                    let first = (group * together + panel) * PANEL;
-                    if first >= outer {
-                        break;
-                    }
-                    let part = Part {
-                        data: &data[first * outer_stride + k * inner_stride..],
-                        many: (outer - first).min(PANEL),
-                        deep: (depth - k).min(DEPTH),
-                    };
-                    match rows_run {
-                        true => part.along_k(outer_stride, right, &mut tiles[step]),
-                        false => part.across_k(inner_stride, !right, &mut tiles[step]),
-                    }
+/// The left operand (m x k).
+pub fn rows(mat: Mat<'_>, m: usize, k: usize, parallel: bool) -> Cut<'_> {
+    let (outer, inner) = ((m, mat.rs), (k, mat.cs));
+    Cut::Own(match mat.data {
+        Data::F32(data) => cut(data, outer, inner, false, parallel),
+        Data::Bf16(data) => cut(data, outer, inner, false, parallel),
+        Data::Tiles(tiles) => {
+            if mat.cs == 1 && mat.rs == k && (tiles.outer(), tiles.depth()) == (m, k) {
+                return Cut::Borrowed(tiles);
+            }
+            assert_eq!(
+                (tiles.depth(), tiles.outer()),
+                (m, k),
+                "bf16: tiles of another size"
+            );
+            across(tiles, false)
+        }
+    })
+}
+
+/// The right operand (k x n).
+pub fn columns(mat: Mat, k: usize, n: usize, parallel: bool) -> Tiles {
+    let (outer, inner) = ((n, mat.cs), (k, mat.rs));
+    match mat.data {
+        Data::F32(data) => cut(data, outer, inner, true, parallel),
+        Data::Bf16(data) => cut(data, outer, inner, true, parallel),
+        Data::Tiles(tiles) => {
+            let as_it_is = mat.cs == 1 && (tiles.outer(), tiles.depth()) == (k, n);
+            assert!(as_it_is, "bf16: tiles of another size");
+            across(tiles, true)
+        }
+    }
+}
+
+/// Rows in tiles as an operand whose k runs across them: the right one, or the transpose on the left.
+fn across(from: &Tiles, right: bool) -> Tiles {
+    let mut to = Tiles::new(from.depth(), from.outer(), Lines::new);
+    let steps = to.steps();
+    // Two panels have their numbers from the same tiles.
+    to.tiles_mut()
+        .par_chunks_mut((2 * steps).max(1))
+        .enumerate()
+        .for_each(|(column, panels)| {
+            let (low, high) = panels.split_at_mut(steps);
+            for (step, to) in low.iter_mut().zip(high).enumerate() {
+                let tiles = [2 * step, 2 * step + 1].map(|panel| &from.panel(panel)[column]);
+                turn(tiles, right, [to.0, to.1]);
+            }
+        });
+    to
+}
+
+/// Two tiles of 16 rows each become two tiles of 16 columns each; lines are pairs of rows, or columns if not `right`.
+pub(super) fn turn(from: [&Tile; 2], right: bool, to: [&mut Tile; 2]) {
+    #[cfg(target_arch = "x86_64")]
+    if super::avx512_is_there() {
+        // SAFETY: just looked.
+        return unsafe { super::avx512::turn(from, right, to) };
+    }
+    turn_plain(from, right, to);
+}
+
+pub(super) fn turn_plain(from: [&Tile; 2], right: bool, to: [&mut Tile; 2]) {
+    let rows = from.map(|tile| tile.each_ref().map(halves));
+    let rows = rows.as_flattened();
+    for (i, tile) in to.into_iter().enumerate() {
+        for (p, line) in tile.iter_mut().enumerate() {
+            let word = |c: usize| {
+                let half = |row: &[u16; DEPTH]| u32::from(row[16 * i + c]);
+                half(rows[2 * p]) | half(rows[2 * p + 1]) << 16
+            };
+            line.0 = std::array::from_fn(word);
+        }
+        if !right {
+            transpose(tile);
+        }
+    }
+}
+
+/// Of element (o, i) at `data[o * outer_stride + i * inner_stride]`, i along k.
+fn cut<T: Rounded>(
+    data: &[T],
+    (outer, outer_stride): (usize, usize),
+    (depth, inner_stride): (usize, usize),
+    right: bool,
+    parallel: bool,
+) -> Tiles {
+    let steps = depth.div_ceil(DEPTH);
+    let fits = || last(outer, outer_stride, depth, inner_stride).is_some_and(|i| i < data.len());
+    assert!(
+        outer == 0 || depth == 0 || fits(),
+        "bf16: operand too small"
+    );
+    let rows_run = inner_stride == 1 || depth <= 1;
+    assert!(
+        rows_run || outer_stride == 1 || outer <= 1,
+        "bf16: no stride is 1"
+    );
+    // A last panel beyond the matrix is left as it is: nobody keeps its products.
+    let mut to = Tiles::new(outer, depth, |length| match parallel {
+        true => Lines::new(length),
+        false => Lines::local(length),
+    });
+    // Of rows across k some panels are cut together: 16 numbers of each row at a time would be a look-up of a page for 64
+    // bytes.
+    let together = if rows_run { 1 } else { GROUP };
+    let group = |(group, tiles): (usize, &mut [Tile])| {
+        for step in 0..steps {
+            let k = step * DEPTH;
+            for (panel, tiles) in tiles.chunks_exact_mut(steps).enumerate() {
+                let first = (group * together + panel) * PANEL;
+                if first >= outer {
+                    break;
+                }
+                let part = Part {
+                    data: &data[first * outer_stride + k * inner_stride..],
+                    many: (outer - first).min(PANEL),
+                    deep: (depth - k).min(DEPTH),
+                };
+                match rows_run {
+                    true => part.along_k(outer_stride, right, &mut tiles[step]),
+                    false => part.across_k(inner_stride, !right, &mut tiles[step]),
                 }
             }
-        };
-        if steps > 0 {
-            let size = together * steps * 16;
-            match parallel {
-                true => lines.par_chunks_mut(size).enumerate().for_each(group),
-                false => lines.chunks_mut(size).enumerate().for_each(group),
-            }
         }
-        Self {
-            lines,
-            outer,
-            depth,
+    };
+    if steps > 0 {
+        let (tiles, size) = (to.tiles_mut(), together * steps);
+        match parallel {
+            true => tiles.par_chunks_mut(size).enumerate().for_each(group),
+            false => tiles.chunks_mut(size).enumerate().for_each(group),
         }
     }
-
-    /// Rows of a left operand, columns of a right one.
-    pub fn outer(&self) -> usize {
-        self.outer
-    }
-
-    /// Numbers along k.
-    pub fn depth(&self) -> usize {
-        self.depth
-    }
-
-    /// Panels that hold any of them.
-    pub fn panels(&self) -> usize {
-        self.outer.div_ceil(PANEL)
-    }
-
-    /// Tiles of a panel.
-    pub fn steps(&self) -> usize {
-        self.depth.div_ceil(DEPTH)
-    }
-
-    /// The tiles of a panel; there is one more panel than [`Packed::panels`] says where that is odd.
-    pub fn panel(&self, panel: usize) -> &[Tile] {
-        let size = self.steps() * 16;
-        self.lines[panel * size..(panel + 1) * size].as_chunks().0
-    }
-}
-
-/// A number as bf16, to the nearest, ties to even; a NaN stays one.
-#[inline(always)]
-pub fn round(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    let quiet = (bits >> 16) | 0x40;
-    (if x.is_nan() { quiet } else { rounded }) as u16
-}
-
-/// Back to f32, exactly.
-#[inline(always)]
-pub fn widen(x: u16) -> f32 {
-    f32::from_bits(u32::from(x) << 16)
-}
-
-simd_fn! {
-    fn round_chunk<'a>(x: &'a [f32], y: &'a mut [u16]) -> () {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = round(x);
-        }
-    }
-}
-
-/// Rounds numbers, on all threads.
-pub fn round_all(x: &[f32], y: &mut [u16]) {
-    const CHUNK: usize = 32 * 1024;
-    let pairs = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
-    pairs.for_each(|(y, x)| round_chunk(x, y));
+    to
 }
 
 /// What tiles are cut from.

@@ -1,10 +1,13 @@
 use super::super::matrix::{Data, Mat};
+use super::super::rounding::{round, widen};
+use super::super::scratch::Line;
+use super::super::tiles::{halves, Tile};
 use super::*;
 
 /// The product of two matrices in memory.
 fn into(unit: Unit, product: Product<Mat>, dst: &mut [f32]) {
     let (_, k, n) = product.shape;
-    let rhs = Packed::columns(product.rhs, k, n, product.threads == Threads::All);
+    let rhs = columns(product.rhs, k, n, product.threads == Threads::All);
     multiply(
         unit,
         product.with(&rhs),
@@ -36,7 +39,7 @@ impl Random {
 }
 
 fn rounded(x: f32) -> f64 {
-    f64::from(f32::from_bits(u32::from(pack::round(x)) << 16))
+    f64::from(f32::from_bits(u32::from(round(x)) << 16))
 }
 
 /// A product in f64 of the rounded operands, and of the absolute values of the unrounded ones (what errors are measured by).
@@ -275,7 +278,7 @@ fn infinities_and_nans_propagate() {
 
 #[test]
 fn rounds_to_nearest_even() {
-    let r = |x: f32| f32::from_bits(u32::from(pack::round(x)) << 16);
+    let r = |x: f32| f32::from_bits(u32::from(round(x)) << 16);
     assert_eq!(r(1.0), 1.0);
     assert_eq!(r(1.0 + 1.0 / 256.0), 1.0); // a tie: to the even one
     assert_eq!(r(1.0 + 3.0 / 256.0), 1.0 + 4.0 / 256.0);
@@ -304,9 +307,9 @@ fn rounds_to_nearest_even() {
 /// Tiles by registers and by plain code are the same, whatever sticks out, and so are all tiles of a matrix and its transpose.
 #[test]
 fn tiles_are_the_same_however_they_are_made() {
-    use pack::{Part, Tile};
+    use pack::Part;
     let mut random = Random(4);
-    let line = super::super::scratch::Line([7; 16]);
+    let line = Line([7; 16]);
     for (many, deep, stride) in [
         (16, 32, 32),
         (16, 32, 77),
@@ -344,7 +347,7 @@ fn tiles_are_the_same_however_they_are_made() {
             halves.across_k_plain(stride, transposed, &mut fast);
             assert_eq!(fast, plain, "across k, of bf16, plain: {many} x {deep}");
             let word = |k: usize, i: usize| match k < deep && i < many {
-                true => u32::from(pack::round(data[3 + k * stride + i])),
+                true => u32::from(round(data[3 + k * stride + i])),
                 false => 0,
             };
             let (line, of) = if transposed { (2, 5) } else { (5, 2) };
@@ -361,55 +364,116 @@ fn operand(data: Data, rows: usize, columns: usize, transposed: bool) -> Mat {
     }
 }
 
-/// Operands that are bf16 already give the same bits, and a result in bf16 is the f32 one, rounded.
+fn tiles(x: &[f32], rows: usize, width: usize) -> Tiles {
+    // SAFETY: written whole right below.
+    let mut tiles = unsafe { Tiles::rows(rows, width, false) };
+    round_into(x, &mut tiles);
+    tiles
+}
+
+/// The numbers of a matrix in tiles; what sticks out must be 0.
+fn numbers(tiles: &Tiles) -> Vec<u16> {
+    let (rows, width, steps) = (tiles.outer(), tiles.depth(), tiles.steps());
+    let mut numbers = vec![0; rows * width];
+    for (i, tile) in tiles.tiles().iter().enumerate() {
+        for (r, line) in tile.iter().enumerate() {
+            for (c, &x) in halves(line).iter().enumerate() {
+                let (row, column) = (i / steps * PANEL + r, i % steps * DEPTH + c);
+                match row < rows && column < width {
+                    true => numbers[row * width + column] = x,
+                    false => assert_eq!(x, 0, "at {row}, {column} of {rows} x {width}"),
+                }
+            }
+        }
+    }
+    numbers
+}
+
+/// Operands that are bf16 already, by rows or in tiles, give the same bits; a result in bf16 is the f32 one, rounded.
 #[test]
 fn operands_and_results_may_be_bf16() {
     let mut random = Random(5);
+    let halves = |x: &[f32]| x.iter().map(|&x| round(x)).collect::<Vec<u16>>();
     for unit in Unit::available() {
         for (m, k, n) in [
             (1, 1, 1),
             (2, 3, 5),
+            (5, 1, 5),
+            (1, 40, 1),
             (17, 33, 15),
             (16, 32, 16),
             (40, 520, 33),
+            (40, 40, 40),
             (131, 547, 97),
             (300, 40, 290),
         ] {
-            for offset in [0, 1, 3] {
-                let a = random.numbers(m * k + offset);
-                let b = random.numbers(k * n + offset);
-                let bias = random.numbers(n);
-                let halves = |x: &[f32]| x.iter().map(|&x| round(x)).collect::<Vec<u16>>();
-                let (a16, b16) = (halves(&a), halves(&b));
-                for transposed in [false, true] {
-                    let f32s = (
-                        operand(Data::F32(&a[offset..]), m, k, transposed),
-                        operand(Data::F32(&b[offset..]), k, n, transposed),
-                    );
-                    let bf16s = (
-                        operand(Data::Bf16(&a16[offset..]), m, k, transposed),
-                        operand(Data::Bf16(&b16[offset..]), k, n, transposed),
-                    );
-                    for threads in [Threads::One, Threads::All] {
-                        let product = |(lhs, rhs)| Product {
+            let (a, b) = (random.numbers(m * k), random.numbers(k * n));
+            let bias = random.numbers(n);
+            let (a16, b16) = (halves(&a), halves(&b));
+            for transposed in [false, true] {
+                let (left, right) = match transposed {
+                    false => (tiles(&a, m, k), tiles(&b, k, n)),
+                    true => (tiles(&a, k, m), tiles(&b, k, n)),
+                };
+                let f32s = (Data::F32(&a), Data::F32(&b));
+                let all = [
+                    (f32s, (Data::Bf16(&a16), Data::Bf16(&b16)), transposed),
+                    (f32s, (Data::Tiles(&left), Data::F32(&b)), transposed),
+                    // Tiles are no right operand along k.
+                    (f32s, (Data::F32(&a), Data::Tiles(&right)), false),
+                ];
+                for threads in [Threads::One, Threads::All] {
+                    for (i, (f32s, operands, turned)) in all.into_iter().enumerate() {
+                        let product = |(a, b)| Product {
                             start: Start::Row(&bias),
                             threads,
-                            ..Product::new((m, k, n), lhs, rhs)
+                            ..Product::new(
+                                (m, k, n),
+                                operand(a, m, k, transposed),
+                                operand(b, k, n, turned),
+                            )
                         };
                         let (mut want, mut got) = (vec![0f32; m * n], vec![0f32; m * n]);
                         into(unit, product(f32s), &mut want);
-                        into(unit, product(bf16s), &mut got);
-                        assert_eq!(want, got, "{unit:?} {m}x{k}x{n}");
-                        let mut rounded = vec![0u16; m * n + offset];
-                        let tiles = Packed::columns(bf16s.1, k, n, threads == Threads::All);
-                        let product = product(bf16s).with(&tiles);
+                        into(unit, product(operands), &mut got);
+                        assert_eq!(want, got, "{unit:?} {m}x{k}x{n}, operands {i}");
+                        let product = product(operands);
+                        let rhs = columns(product.rhs, k, n, threads == Threads::All);
+                        let product = product.with(&rhs);
+                        let mut rounded = vec![0u16; m * n + 3];
                         let dst = DataMut::Bf16(&mut rounded);
                         multiply(unit, product, dst, &Profile::default());
                         assert_eq!(rounded[..m * n], halves(&want), "{unit:?} {m}x{k}x{n}");
-                        assert_eq!(rounded[m * n..], vec![0; offset], "wrote beyond the end");
+                        assert_eq!(rounded[m * n..], [0; 3], "wrote beyond the end");
+                        // SAFETY: written whole by the product.
+                        let mut rounded = unsafe { Tiles::rows(m, n, false) };
+                        let dst = DataMut::Tiles(&mut rounded);
+                        multiply(unit, product, dst, &Profile::default());
+                        assert_eq!(numbers(&rounded), halves(&want), "{unit:?} {m}x{k}x{n}");
                     }
                 }
             }
         }
+    }
+}
+
+/// The same by registers and by plain code.
+#[test]
+fn tiles_are_turned() {
+    let mut random = Random(6);
+    let mut tile =
+        || -> Tile { std::array::from_fn(|_| Line(std::array::from_fn(|_| random.bits() as u32))) };
+    let from = [tile(), tile()];
+    for right in [false, true] {
+        let (mut fast, mut plain) = ([tile(), tile()], [tile(), tile()]);
+        let [a, b] = &mut fast;
+        pack::turn([&from[0], &from[1]], right, [a, b]);
+        let [a, b] = &mut plain;
+        pack::turn_plain([&from[0], &from[1]], right, [a, b]);
+        assert_eq!(fast, plain);
+        let of = |row: usize, column: usize| halves(&from[row / 16][row % 16])[column];
+        let word = u32::from(of(20, 21)) | u32::from(of(21, 21)) << 16;
+        let (line, at) = if right { (10, 5) } else { (5, 10) };
+        assert_eq!(plain[1][line].0[at], word);
     }
 }
