@@ -50,7 +50,14 @@ fn check(
     shapes: &[Vec<usize>],
     op: impl Fn(&[Tensor], &Compute, bool) -> Result<Tensor>,
 ) {
-    let var = |(i, shape): (usize, &Vec<usize>)| Var::from_tensor(&numbers(shape, i)).unwrap();
+    let var = |(i, shape): (usize, &Vec<usize>)| {
+        // Wide weights are smaller, as in a model: with large scores softmax makes much of little.
+        let scale = match shape[..] {
+            [_, inputs] => (8.0 / inputs as f64).sqrt().min(1.0),
+            _ => 1.0,
+        };
+        Var::from_tensor(&(numbers(shape, i) * scale).unwrap()).unwrap()
+    };
     let vars: Vec<Var> = shapes.iter().enumerate().map(var).collect();
     let inputs: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let run = |precision, fused| {
@@ -149,25 +156,40 @@ fn attention() {
 /// With factors of a drop path on both branches.
 #[test]
 fn block() {
-    let (batch, tokens, heads, d, hidden) = (2, 11, 2, 48, 80);
-    let shapes = block_shapes(batch, tokens, d, hidden);
-    let paths = [Some(vec![1.25, 1.0]), Some(vec![0.5, 2.0])];
-    check("block", &shapes, |x, compute, fused| match fused {
-        true => fused_block(x, heads, &paths, compute),
-        false => plain_block(x, heads, &paths, compute),
-    });
+    let factors = |batch: usize, salt: usize| {
+        let factor = |i: usize| ((i * 7 + salt) % 5) as f32 / 2.0;
+        Some((0..batch).map(factor).collect::<Vec<f32>>())
+    };
+    for (batch, tokens, heads, d, hidden) in SIZES {
+        let shapes = block_shapes(batch, tokens, d, hidden);
+        for paths in [
+            [None, None],
+            [factors(batch, 1), factors(batch, 3)],
+            [factors(batch, 2), None],
+        ] {
+            check("block", &shapes, |x, compute, fused| match fused {
+                true => fused_block(x, heads, &paths, compute),
+                false => plain_block(x, heads, &paths, compute),
+            });
+        }
+    }
 }
+
+/// Images, tokens, heads, width and hidden width: more than 128 rows in all but the first, and than a tile's numbers; odd ones.
+const SIZES: [(usize, usize, usize, usize, usize); 3] =
+    [(2, 11, 2, 48, 80), (9, 29, 4, 96, 385), (7, 19, 3, 33, 129)];
 
 /// With rotary positions.
 #[test]
 fn turned_block() {
-    let (batch, tokens, heads, d, hidden) = (2, 11, 2, 48, 80);
-    let shapes = block_shapes(batch, tokens, d, hidden);
-    let turns = forms::rotation(batch, tokens, 12, &Device::Cpu);
-    check("turned block", &shapes, |x, compute, fused| match fused {
-        true => forms::fused_turned(x, heads, &[None, None], Some(&turns), compute),
-        false => forms::plain_turned(x, heads, &[None, None], Some(&turns), compute),
-    });
+    for (batch, tokens, heads, d, hidden) in [SIZES[0], SIZES[1]] {
+        let shapes = block_shapes(batch, tokens, d, hidden);
+        let turns = forms::rotation(batch, tokens, d / heads / 2, &Device::Cpu);
+        check("turned block", &shapes, |x, compute, fused| match fused {
+            true => forms::fused_turned(x, heads, &[None, None], Some(&turns), compute),
+            false => forms::plain_turned(x, heads, &[None, None], Some(&turns), compute),
+        });
+    }
 }
 
 /// Held weights change no bit, over several passes and on threads of a pool; one that changes in place counts at once.

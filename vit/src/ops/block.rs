@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::bundle::{bundle, Gradients};
 use super::cpu::activations::{Activations, Factors, Numbers};
 use super::cpu::engine::Engine;
-use super::cpu::matrix::DataMut;
+use super::cpu::matrix::{Data, DataMut};
 use super::cpu::prepared::Held;
 use super::cpu::rounding::round_all;
 use super::cpu::scratch::Buffer;
@@ -135,8 +135,8 @@ pub struct BlockOptions {
 /// `(B, T, D) -> (B, T, D)`: `x1 = x + s1 * proj(attention(qkv(norm1(x))))`, `y = x1 + s2 * fc2(gelu(fc1(norm2(x1))))` with
 /// one factor for each image in `s1` and `s2` (drop path), or none; between qkv and attention the rotation, if there is one.
 ///
-/// Equal to its parts, [`super::layer_norm`], [`super::linear`], [`super::rotate`], [`super::attention`], [`super::gelu`], but for the rounding of
-/// the residual sums. f32 on the CPU alone.
+/// Equal to its parts, [`super::layer_norm`], [`super::linear`], [`super::rotate`], [`super::attention`], [`super::gelu`], but for the
+/// rounding of the residual sums, and of the hidden layer where products are bf16. f32 on the CPU alone.
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -396,7 +396,6 @@ impl BlockOp {
         let mut grads: BlockWeights<Option<Tensor>> = BlockWeights::default();
         // SAFETY: each of them is written whole, by the norm or GELU right behind it.
         let room = |width| unsafe { self.room(rows, width, true) };
-        let mut dn = Buffer::new(x.len());
 
         // The MLP: the gradient of its hidden layer is that behind GELU times GELU's derivative.
         let d_hidden = {
@@ -417,44 +416,35 @@ impl BlockOp {
             linear::weight_gradient(d_hidden.data(), n.data(), wide, width, engine)
         })?;
         grads.fc1.bias = gradient(&live.fc1.bias, || d_hidden.bias(wide, engine))?;
+        let mut dn = Buffer::new(x.len());
         weights.fc1.input_gradient(d_hidden.data(), &mut dn, engine);
         drop(d_hidden);
         let (dw, db) = layer_norm::backward(&x1, &w.norm2.weight, self.eps, &dn, dx, profile);
         grads.norm2.weight = gradient(&live.norm2.weight, || dw)?;
         grads.norm2.bias = gradient(&live.norm2.bias, || db)?;
-        drop(x1);
+        drop((x1, dn));
 
         // Attention; dx is the gradient of x1 now.
-        {
+        let d_heads = {
             // The heads' outputs are kept times the factor: of dx itself.
             let d = Gradient::new(dx, width, Factors::NONE, engine);
             let dw = || linear::weight_gradient(d.data(), heads.data(), width, width, engine);
             grads.proj.weight = gradient(&live.proj.weight, dw)?;
             let d = match self.factors(0, tokens) {
                 Factors { images: None, .. } => d,
-                factors => Gradient::new(dx, width, factors, engine),
+                factors => {
+                    drop(d);
+                    Gradient::new(dx, width, factors, engine)
+                }
             };
             grads.proj.bias = gradient(&live.proj.bias, || d.bias(width, engine))?;
-            weights.proj.input_gradient(d.data(), &mut dn, engine);
-        }
-        drop(heads);
-        let size = (tokens, width);
-        let mut turned;
-        let d_qkv = match (self.rounds(), &self.rotation) {
-            (true, None) => {
-                // SAFETY: written whole right below.
-                let mut d = unsafe { Tiles::rows(rows, 3 * width, true) };
-                let sums =
-                    attention::backward_rounded(qkv.data(), &dn, size, self.heads, &mut d, engine);
-                Gradient::Bf16 { rounded: d, sums }
-            }
-            _ => {
-                turned = Buffer::new(3 * x.len());
-                attention::backward(qkv.data(), &dn, size, self.heads, &mut turned, engine);
-                self.rotate(&mut turned, width, Way::Back)?;
-                Gradient::new(&turned, 3 * width, Factors::NONE, engine)
-            }
+            let mut d_heads = Buffer::new(x.len());
+            weights.proj.input_gradient(d.data(), &mut d_heads, engine);
+            d_heads
         };
+        drop(heads);
+        let d_qkv = self.attention_gradient(qkv.data(), &d_heads, (tokens, width))?;
+        drop(d_heads);
         drop(qkv);
         grads.qkv.weight = gradient(&live.qkv.weight, || {
             let mut n = room(width);
@@ -462,11 +452,37 @@ impl BlockOp {
             linear::weight_gradient(d_qkv.data(), n.data(), 3 * width, width, engine)
         })?;
         grads.qkv.bias = gradient(&live.qkv.bias, || d_qkv.bias(3 * width, engine))?;
+        let mut dn = Buffer::new(x.len());
         weights.qkv.input_gradient(d_qkv.data(), &mut dn, engine);
         let (dw, db) = layer_norm::backward(x, &w.norm1.weight, self.eps, &dn, dx, profile);
         grads.norm1.weight = gradient(&live.norm1.weight, || dw)?;
         grads.norm1.bias = gradient(&live.norm1.bias, || db)?;
         Ok(grads)
+    }
+}
+
+impl BlockOp {
+    /// Of qkv before the rotation, from that of the heads' outputs; `size` is tokens and width.
+    fn attention_gradient(
+        &self,
+        qkv: Data,
+        g: &[f32],
+        size: (usize, usize),
+    ) -> Result<Gradient<'static>> {
+        let (width, engine) = (size.1, self.engine());
+        if self.rounds() && self.rotation.is_none() {
+            // SAFETY: attention writes all of it.
+            let mut rounded = unsafe { Tiles::rows(g.len() / width, 3 * width, true) };
+            let sums = attention::backward_rounded(qkv, g, size, self.heads, &mut rounded, engine);
+            return Ok(Gradient::Bf16 { rounded, sums });
+        }
+        let mut d = Buffer::new(3 * g.len());
+        attention::backward(qkv, g, size, self.heads, &mut d, engine);
+        self.rotate(&mut d, width, Way::Back)?;
+        Ok(match self.rounds() {
+            true => Gradient::rounded(&d, 3 * width, Factors::NONE, engine),
+            false => Gradient::Own(Numbers::Pooled(d)),
+        })
     }
 }
 

@@ -34,8 +34,8 @@ impl Default for Compute {
 }
 
 /// The type of the operands of matrix products: those of a model's blocks, its patch embedding and LocalMIM's decoders.
-/// Everything else is f32 either way: weights and their gradients, the residual stream, LayerNorm, softmax, GELU, a classifier's
-/// head, losses, and the sums inside a product.
+/// Everything else is f32 either way: weights and their gradients, the residual stream, LayerNorm, softmax, a classifier's head,
+/// losses, and the sums inside a product. GELU is computed in f32; on the CPU a block's hidden layer is rounded before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Precision {
     /// As they are.

@@ -139,13 +139,10 @@ pub(super) enum Gradient<'a> {
 impl<'a> Gradient<'a> {
     /// `factor * g`, of so many outputs, with a factor for each row.
     pub fn new(g: &'a [f32], outputs: usize, factors: Factors, engine: Engine) -> Self {
-        let _region = engine.profile.region("gradients rounded");
         if engine.unit.is_some() {
-            // SAFETY: written whole right below.
-            let mut rounded = unsafe { Tiles::rows(g.len() / outputs, outputs, true) };
-            let sums = round_and_sum(g, factors, &mut rounded);
-            return Self::Bf16 { rounded, sums };
+            return Self::rounded(g, outputs, factors, engine);
         }
+        let _region = engine.profile.region("residual");
         if factors.images.is_none() {
             return Self::Borrowed(g);
         }
@@ -156,6 +153,15 @@ impl<'a> Gradient<'a> {
             .enumerate();
         rows.for_each(|(row, (to, from))| scale(from, factors.row(row), to));
         Self::Own(Numbers::Pooled(scaled))
+    }
+
+    /// The same in bf16.
+    pub fn rounded(g: &[f32], outputs: usize, factors: Factors, engine: Engine) -> Self {
+        let _region = engine.profile.region("gradients rounded");
+        // SAFETY: written whole right below.
+        let mut rounded = unsafe { Tiles::rows(g.len() / outputs, outputs, true) };
+        let sums = round_and_sum(g, factors, &mut rounded);
+        Self::Bf16 { rounded, sums }
     }
 
     /// For products.

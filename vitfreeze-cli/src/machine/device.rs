@@ -18,7 +18,7 @@ pub enum Dtype {
     /// 32 bits
     #[default]
     F32,
-    /// 16 bits, where the processor has a unit for them; weights, sums and everything else stay 32 bits
+    /// 16 bits, where the processor has a unit for them; weights, sums and the residual stream stay 32 bits
     Bf16,
 }
 

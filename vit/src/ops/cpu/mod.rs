@@ -6,11 +6,11 @@
 //! | `scratch`, `unwritten`, `storage` | memory: used again, new, a tensor's |
 //! | `rounding`, `tiles` | bf16, and matrices of it in the order of products |
 //! | `matrix` | matrices, and a product's operands |
+//! | `activations`, `sums` | what goes through a block; sums over rows, and their rounding |
 //! | `bf16`, `gemm`, `transpose` | products of tiles of bf16; products in f32; a transpose |
 //! | `engine`, `prepared` | what multiplies; right operands in its order, for one product or for many |
 //! | `product` | the door to all products |
 //! | `limit` | how fast the machine multiplies in registers, to compare products with |
-//! | `activations`, `sums` | what goes through a block; sums over rows |
 pub mod activations;
 pub mod bf16;
 pub mod engine;

@@ -22,6 +22,11 @@ pub fn column_sums(data: &[f32], cols: usize) -> Vec<f32> {
     sum_all(partial, cols)
 }
 
+/// Rounds rows into tiles.
+pub fn round_into(x: &[f32], to: &mut Tiles) {
+    round_and_sum(x, Factors::NONE, to);
+}
+
 /// Rounds `factor * x` into tiles, with a factor for each row; returns the sums over the rows, of what is not rounded.
 pub fn round_and_sum(x: &[f32], factors: Factors, to: &mut Tiles) -> Vec<f32> {
     let cols = to.depth();

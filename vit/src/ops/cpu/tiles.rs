@@ -13,8 +13,6 @@
 //! as such tiles at once, and the next product takes them as they are.
 use rayon::prelude::*;
 
-use super::math::simd_fn;
-use super::rounding::round;
 use super::scratch::{Line, Lines};
 
 /// 16 x 32 numbers.
@@ -122,39 +120,4 @@ pub fn halves(line: &Line) -> &[u16; DEPTH] {
 #[inline(always)]
 pub fn halves_mut(line: &mut Line) -> &mut [u16; DEPTH] {
     bytemuck::cast_mut(&mut line.0)
-}
-
-simd_fn! {
-    /// Rounds rows into tiles.
-    fn put_rows<'a>(x: &'a [f32], width: usize, tiles: &'a mut [Tile]) -> () {
-        let steps = width.div_ceil(DEPTH);
-        for (i, row) in x.chunks_exact(width).enumerate() {
-            let tiles = &mut tiles[i / PANEL * steps..][..steps];
-            let (lines, rest) = row.as_chunks::<DEPTH>();
-            for (x, tile) in lines.iter().zip(&mut *tiles) {
-                round_line(x, halves_mut(&mut tile[i % PANEL]));
-            }
-            if !rest.is_empty() {
-                round_line(rest, halves_mut(&mut tiles[steps - 1][i % PANEL]));
-            }
-        }
-    }
-}
-
-/// A line at a time, of a length that the compiler knows for all but the last.
-#[inline(always)]
-fn round_line(x: &[f32], y: &mut [u16]) {
-    for (y, &x) in y.iter_mut().zip(x) {
-        *y = round(x);
-    }
-}
-
-/// Rounds all rows into tiles, on all threads.
-pub fn round_into(x: &[f32], to: &mut Tiles) {
-    /// Rows in one task.
-    const ROWS: usize = 4 * PANEL;
-    let width = to.depth();
-    to.par_rows_mut(ROWS)
-        .zip(x.par_chunks(ROWS * width))
-        .for_each(|(tiles, x)| put_rows(x, width, tiles));
 }

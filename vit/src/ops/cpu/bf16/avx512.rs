@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::super::math::fetch;
 use super::super::matrix::Start;
-use super::super::tiles::{Tile, Tiles, DEPTH};
+use super::super::tiles::{Tile, Tiles, DEPTH, PANEL};
 use super::pack::{Part, Rounded};
 use super::{Destination, Target};
 
@@ -159,7 +159,14 @@ unsafe fn store_sums(to: &Destination, out: *mut f32, sums: __m512, row: usize, 
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn store_rounded(to: &Destination, sums: __m512, row: usize, column: usize) {
     let mask = mask(to.columns.saturating_sub(column));
-    let out = to.half(row, column);
+    let out = match to.data {
+        Target::F32(_) => unreachable!("that is `store_sums`"),
+        Target::Bf16(data) => data.wrapping_add(row * to.stride + column),
+        Target::Tiles(data, steps) => {
+            let line = (row / PANEL * steps + column / DEPTH) * PANEL + row % PANEL;
+            data.wrapping_add(line * DEPTH + column % DEPTH)
+        }
+    };
     // SAFETY: as above.
     unsafe {
         let start = match to.start {

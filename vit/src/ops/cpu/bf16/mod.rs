@@ -20,14 +20,18 @@ use rayon::prelude::*;
 use super::matrix::{DataMut, Product, Start, Threads};
 use super::rounding::round_all;
 use super::scratch::Buffer;
-use super::tiles::{round_into, Tiles, DEPTH, PANEL};
+use super::sums::round_into;
+use super::tiles::Tiles;
 use crate::ops::profile::Profile;
 pub use pack::columns;
+#[cfg(target_arch = "x86_64")]
+use unit::avx512_is_there;
+use unit::Kernel;
 pub use unit::Unit;
-use unit::{avx512_is_there, Kernel};
 
 /// The first number of what is written.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 enum Target {
     F32(*mut f32),
     Bf16(*mut u16),
@@ -44,7 +48,7 @@ impl Target {
     }
 }
 
-/// The part of a destination that one task writes: element (r, c) of the whole is `data[r * stride + c]`.
+/// The part of a destination that one task writes: element (r, c) of the whole is `data[r * stride + c]`, or that number in tiles.
 #[derive(Clone, Copy)]
 struct Destination<'a> {
     data: Target,
@@ -61,23 +65,12 @@ unsafe impl Send for Destination<'_> {}
 unsafe impl Sync for Destination<'_> {}
 
 impl Destination<'_> {
-    /// Where a number is that is written as bf16; any address if it is not one of the destination's.
-    fn half(&self, row: usize, column: usize) -> *mut u16 {
-        match self.data {
-            Target::F32(_) => std::ptr::null_mut(),
-            Target::Bf16(data) => data.wrapping_add(row * self.stride + column),
-            Target::Tiles(data, steps) => {
-                let line = (row / PANEL * steps + column / DEPTH) * PANEL + row % PANEL;
-                data.wrapping_add(line * DEPTH + column % DEPTH)
-            }
-        }
-    }
-
     /// Takes a computed square of `side` x `side` sums, the first of which is that of `row` and `column`; what sticks out
     /// is left away.
     ///
     /// # Safety
-    /// `data` points to `rows` rows, `stride` apart, of `columns` numbers, and no other thread reads or writes this square.
+    /// `data` points to `rows` rows, `stride` apart, of `columns` numbers, or to that many in tiles, and no other thread reads or
+    /// writes this square.
     unsafe fn put(&self, sums: &[f32], side: usize, row: usize, column: usize) {
         let data = self.data.f32();
         let rows = self.rows.saturating_sub(row).min(side);
@@ -127,7 +120,7 @@ pub fn multiply(unit: Unit, product: Product<&Tiles>, dst: DataMut, profile: &Pr
         sums
     });
     match (dst, sums) {
-        (DataMut::F32(_), _) => {}
+        (DataMut::F32(_), _) => unreachable!("it was taken above"),
         (DataMut::Bf16(dst), None) => tasks(Target::Bf16(dst.as_mut_ptr())),
         (DataMut::Bf16(dst), Some(sums)) => round_all(&sums, &mut dst[..m * n]),
         (DataMut::Tiles(dst), sums) => {

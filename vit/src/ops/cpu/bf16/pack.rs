@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::super::matrix::{last, Data, Mat};
 use super::super::rounding::round;
-use super::super::scratch::Lines;
+use super::super::scratch::{Line, Lines};
 use super::super::tiles::{halves, Tile, Tiles, DEPTH, PANEL};
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Load;
@@ -33,21 +33,17 @@ impl Deref for Cut<'_> {
 /// The left operand (m x k).
 pub fn rows(mat: Mat<'_>, m: usize, k: usize, parallel: bool) -> Cut<'_> {
     let (outer, inner) = ((m, mat.rs), (k, mat.cs));
-    Cut::Own(match mat.data {
-        Data::F32(data) => cut(data, outer, inner, false, parallel),
-        Data::Bf16(data) => cut(data, outer, inner, false, parallel),
-        Data::Tiles(tiles) => {
-            if mat.cs == 1 && mat.rs == k && (tiles.outer(), tiles.depth()) == (m, k) {
-                return Cut::Borrowed(tiles);
-            }
-            assert_eq!(
-                (tiles.depth(), tiles.outer()),
-                (m, k),
-                "bf16: tiles of another size"
-            );
-            across(tiles, false)
-        }
-    })
+    let tiles = match mat.data {
+        Data::F32(data) => return Cut::Own(cut(data, outer, inner, false, parallel)),
+        Data::Bf16(data) => return Cut::Own(cut(data, outer, inner, false, parallel)),
+        Data::Tiles(tiles) => tiles,
+    };
+    if mat.cs == 1 && mat.rs == k && (tiles.outer(), tiles.depth()) == (m, k) {
+        return Cut::Borrowed(tiles);
+    }
+    let turned = mat.rs == 1 && (tiles.depth(), tiles.outer()) == (m, k);
+    assert!(turned, "bf16: tiles of another size");
+    Cut::Own(across(tiles, false, parallel))
 }
 
 /// The right operand (k x n).
@@ -59,27 +55,37 @@ pub fn columns(mat: Mat, k: usize, n: usize, parallel: bool) -> Tiles {
         Data::Tiles(tiles) => {
             let as_it_is = mat.cs == 1 && (tiles.outer(), tiles.depth()) == (k, n);
             assert!(as_it_is, "bf16: tiles of another size");
-            across(tiles, true)
+            across(tiles, true, parallel)
         }
     }
 }
 
 /// Rows in tiles as an operand whose k runs across them: the right one, or the transpose on the left.
-fn across(from: &Tiles, right: bool) -> Tiles {
-    let mut to = Tiles::new(from.depth(), from.outer(), Lines::new);
+fn across(from: &Tiles, right: bool, parallel: bool) -> Tiles {
+    let mut to = Tiles::new(from.depth(), from.outer(), lines(parallel));
     let steps = to.steps();
     // Two panels have their numbers from the same tiles.
-    to.tiles_mut()
-        .par_chunks_mut((2 * steps).max(1))
-        .enumerate()
-        .for_each(|(column, panels)| {
-            let (low, high) = panels.split_at_mut(steps);
-            for (step, to) in low.iter_mut().zip(high).enumerate() {
-                let tiles = [2 * step, 2 * step + 1].map(|panel| &from.panel(panel)[column]);
-                turn(tiles, right, [to.0, to.1]);
-            }
-        });
+    let pair = |(column, panels): (usize, &mut [Tile])| {
+        let (low, high) = panels.split_at_mut(steps);
+        for (step, to) in low.iter_mut().zip(high).enumerate() {
+            let tiles = [2 * step, 2 * step + 1].map(|panel| &from.panel(panel)[column]);
+            turn(tiles, right, [to.0, to.1]);
+        }
+    };
+    let (tiles, size) = (to.tiles_mut(), (2 * steps).max(1));
+    match parallel {
+        true => tiles.par_chunks_mut(size).enumerate().for_each(pair),
+        false => tiles.chunks_mut(size).enumerate().for_each(pair),
+    }
     to
+}
+
+/// The pool's, or inside a parallel loop this thread's own.
+fn lines(parallel: bool) -> fn(usize) -> Lines {
+    match parallel {
+        true => Lines::new,
+        false => Lines::local,
+    }
 }
 
 /// Two tiles of 16 rows each become two tiles of 16 columns each; lines are pairs of rows, or columns if not `right`.
@@ -128,11 +134,10 @@ fn cut<T: Rounded>(
         rows_run || outer_stride == 1 || outer <= 1,
         "bf16: no stride is 1"
     );
-    // A last panel beyond the matrix is left as it is: nobody keeps its products.
-    let mut to = Tiles::new(outer, depth, |length| match parallel {
-        true => Lines::new(length),
-        false => Lines::local(length),
-    });
+    let mut to = Tiles::new(outer, depth, lines(parallel));
+    // A last panel beyond the matrix.
+    let panels = to.panels();
+    to.tiles_mut()[panels * steps..].fill([Line([0; 16]); 16]);
     // Of rows across k some panels are cut together: 16 numbers of each row at a time would be a look-up of a page for 64
     // bytes.
     let together = if rows_run { 1 } else { GROUP };
@@ -167,16 +172,15 @@ fn cut<T: Rounded>(
 }
 
 /// What tiles are cut from.
-#[cfg(target_arch = "x86_64")]
 pub(super) trait Rounded: Copy + Sync + Load {
     fn bits(self) -> u16;
 }
 
-/// What tiles are cut from.
+/// What registers load; elsewhere there is nothing to it.
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) trait Rounded: Copy + Sync {
-    fn bits(self) -> u16;
-}
+pub(super) trait Load {}
+#[cfg(not(target_arch = "x86_64"))]
+impl<T> Load for T {}
 
 impl Rounded for f32 {
     fn bits(self) -> u16 {

@@ -1,7 +1,9 @@
+use super::super::activations::Factors;
 use super::super::matrix::{Data, Mat};
 use super::super::rounding::{round, widen};
 use super::super::scratch::Line;
-use super::super::tiles::{halves, Tile};
+use super::super::sums::{round_and_sum, round_product_and_sum};
+use super::super::tiles::{halves, Tile, DEPTH, PANEL};
 use super::*;
 
 /// The product of two matrices in memory.
@@ -366,7 +368,7 @@ fn operand(data: Data, rows: usize, columns: usize, transposed: bool) -> Mat {
 
 fn tiles(x: &[f32], rows: usize, width: usize) -> Tiles {
     // SAFETY: written whole right below.
-    let mut tiles = unsafe { Tiles::rows(rows, width, false) };
+    let mut tiles = unsafe { Tiles::rows(rows, width, rows.is_multiple_of(2)) };
     round_into(x, &mut tiles);
     tiles
 }
@@ -475,5 +477,53 @@ fn tiles_are_turned() {
         let word = u32::from(of(20, 21)) | u32::from(of(21, 21)) << 16;
         let (line, at) = if right { (10, 5) } else { (5, 10) };
         assert_eq!(plain[1][line].0[at], word);
+    }
+}
+
+/// Tiles of rows, with factors or as a product, and the sums of what was not rounded; more rows than a task has.
+#[test]
+fn rows_are_rounded_and_summed() {
+    let mut random = Random(7);
+    for (rows, width) in [(1, 1), (5, 33), (128, 32), (129, 31), (300, 96), (261, 385)] {
+        let (a, b) = (random.numbers(rows * width), random.numbers(rows * width));
+        let images = random.numbers(rows.div_ceil(3));
+        let factors = Factors {
+            images: Some(&images),
+            tokens: 3,
+        };
+        // `a` in the order of tiles, as GELU's derivative is.
+        let steps = width.div_ceil(DEPTH);
+        let mut ordered = vec![f32::NAN; rows.next_multiple_of(2 * PANEL) * steps * DEPTH];
+        for (i, &x) in a.iter().enumerate() {
+            let (row, column) = (i / width, i % width);
+            let line = (row / PANEL * steps + column / DEPTH) * PANEL + row % PANEL;
+            ordered[line * DEPTH + column % DEPTH] = x;
+        }
+        for pooled in [false, true] {
+            // SAFETY: each is written whole right behind it.
+            let room = || unsafe { Tiles::rows(rows, width, pooled) };
+            let (mut scaled, mut products) = (room(), room());
+            let results = [
+                (round_and_sum(&a, factors, &mut scaled), scaled, true),
+                (
+                    round_product_and_sum(&ordered, &b, &mut products),
+                    products,
+                    false,
+                ),
+            ];
+            for (sums, tiles, times_factor) in results {
+                let want = |i: usize| match times_factor {
+                    true => images[i / width / 3] * a[i],
+                    false => a[i] * b[i],
+                };
+                let rounded: Vec<u16> = (0..rows * width).map(|i| round(want(i))).collect();
+                assert_eq!(numbers(&tiles), rounded, "{rows} x {width}");
+                for (column, &sum) in sums.iter().enumerate() {
+                    let exact = (0..rows).map(|row| f64::from(want(row * width + column)));
+                    let error = f64::from(sum) - exact.sum::<f64>();
+                    assert!(error.abs() < 1e-4, "{rows} x {width}: column {column}");
+                }
+            }
+        }
     }
 }
