@@ -41,10 +41,10 @@ def told(differences):
         return "-"
     mean = statistics.mean(values)
     if len(values) - 1 not in T:
-        return f"{mean:+.2f} ({len(values)} seed)"
+        return f"{mean:+.1f} ({len(values)} seed)"
     half = T[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
-    mark = " *" if abs(mean) > half > 0 else ""
-    return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f}){mark}"
+    told = f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+    return f"**{told}**" if abs(mean) > half > 0 else told
 
 
 def seconds(runs, key):
@@ -65,14 +65,14 @@ def main():
         cells = []
         for evaluation in EVALUATIONS:
             values = points(runs, full(variant), evaluation).values()
-            cells.append(f"{statistics.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else "-")
+            cells.append(f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})" if values else "-")
         print(f"| {variant} | {seconds(runs, full(variant)):.1f} | " + " | ".join(cells) + " |")
 
-    print("\nVariant minus what it is compared with, points; * the interval leaves zero out:\n")
+    print("\nVariant minus what it is compared with, points; bold where the interval leaves zero out:\n")
     print("| variant | beside | time | " + " | ".join(EVALUATIONS) + " |\n|---|---|---:|" + "---|" * len(EVALUATIONS))
     for variant in variants:
         against = "none-short" if variant.endswith("-short") else "none"
-        others = [full(against), (variant, "train-less"), (variant, "stop-early")]
+        others = [full(against), (variant, "train less"), (variant, "stop early")]
         for other in others:
             if variant == against or other not in runs:
                 continue
@@ -94,7 +94,7 @@ def main():
                 cells.append(told(minus(long_cost, short_cost)))
             print(f"| {variant} | " + " | ".join(cells) + " |")
 
-    print("\nThe thesis' schedule minus the others, points:\n")
+    print("\nThe thesis' schedule minus the others, each beside no freezing, points:\n")
     print("| run | schedule | " + " | ".join(EVALUATIONS[:2]) + " |\n|---|---|---|---|")
     for length in ["long", "short"]:
         for other in ["cubic-scaled", "cubic-unscaled"]:

@@ -87,6 +87,9 @@ impl Pace {
             }
             rounds.push(round);
         }
+        // The runs of a study are processes of their own, which want the memory.
+        drop((freeze, opt, batches, vars));
+        device::release_memory(&machine.device);
         // Each number's part of its round, so that a drift from one round to the next is in none of them.
         let whole = |round: &Vec<f64>| round.iter().sum::<f64>();
         let usual = median(rounds.iter().map(whole)).unwrap_or(f64::NAN);
