@@ -27,7 +27,7 @@ def read(path):
 def points(runs, key, evaluation):
     """seed -> top-1."""
     column = f"{evaluation}_top1"
-    return {seed: float(row[column]) for seed, row in runs.get(key, {}).items() if row[column]}
+    return {seed: float(row[column]) for seed, row in runs.get(key, {}).items() if row.get(column)}
 
 
 def minus(a, b):
