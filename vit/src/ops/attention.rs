@@ -13,7 +13,7 @@ use super::cpu::matrix::{Data, DataMut, Mat, Product, Threads};
 use super::cpu::rounding::round;
 use super::cpu::storage::{cpu_f32, slice};
 use super::cpu::sums::add_rows;
-use super::cpu::tiles::{Tiles, DEPTH, PANEL};
+use super::cpu::tiles::{place, Tiles, DEPTH};
 use super::cpu::unwritten::unwritten;
 use super::{Compute, Form};
 
@@ -150,7 +150,7 @@ pub(super) fn forward(
                 .for_each_init(memory, |((p, piece), rounded), i| {
                     let (image, first, factor) = head(p, piece, i);
                     round_scaled(piece, factor, rounded);
-                    // SAFETY: as above.
+                    // SAFETY: no other task has this image and head.
                     unsafe { columns.put(image * tokens, first, rounded, dim) };
                 });
         }
@@ -206,7 +206,7 @@ struct TileColumns<'a> {
     lifetime: PhantomData<&'a mut Tiles>,
 }
 
-// SAFETY: as above.
+// SAFETY: it holds the only reference to its numbers, and tasks write different ones, as `put` demands.
 unsafe impl Sync for TileColumns<'_> {}
 
 impl<'a> TileColumns<'a> {
@@ -232,10 +232,9 @@ impl<'a> TileColumns<'a> {
             let count = (DEPTH - column % DEPTH).min(first + dim - column);
             for (row, values) in (row..).zip(piece.chunks_exact(dim)) {
                 let values = &values[column - first..][..count];
-                let line = (row / PANEL * self.steps + column / DEPTH) * PANEL + row % PANEL;
                 // SAFETY: inside the matrix, as asserted, and inside the line; the caller's for the rest.
                 unsafe {
-                    let to = self.halves.add(line * DEPTH + column % DEPTH);
+                    let to = self.halves.add(place(row, column, self.steps));
                     match count {
                         // Of a length that the compiler knows.
                         DEPTH => std::ptr::copy_nonoverlapping(values.as_ptr(), to, DEPTH),

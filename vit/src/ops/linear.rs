@@ -6,9 +6,9 @@ use rayon::prelude::*;
 
 use super::cpu::activations::{Factors, Numbers};
 use super::cpu::engine::Engine;
+use super::cpu::held::Held;
 use super::cpu::math::simd_fn;
 use super::cpu::matrix::{Data, DataMut, Mat, Product, Start};
-use super::cpu::prepared::Held;
 use super::cpu::scratch::Buffer;
 use super::cpu::storage::{cpu_f32, slice};
 use super::cpu::sums::{column_sums, round_and_sum};

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::matrix::{Mat, Product, Start, Threads};
 
 /// Rows in one task; fixed, so that the bits do not depend on the number of threads.
-pub const ROWS: usize = 128;
+const ROWS: usize = 128;
 
 /// The product into `dst`. The order of summation over k depends on the sizes alone, never on the number of threads.
 pub fn multiply(product: Product<Mat>, dst: &mut [f32]) {

@@ -1,9 +1,12 @@
-//! The one matrix product that the fused ops use: in f32 by the `gemm` crate, in bf16 by our own kernels.
+//! The one matrix product that the fused ops use: in bf16 by our own kernels, in f32 by one of our own where there is AVX-512 and the
+//! left operand lies by rows, else by the `gemm` crate.
 use super::bf16;
 use super::engine::Engine;
 use super::gemm;
-use super::matrix::{DataMut, Mat, Product};
-use super::prepared::{Held, Prepared};
+use super::held::Held;
+use super::matrix::{DataMut, Mat, Product, Threads};
+#[cfg(target_arch = "x86_64")]
+use super::panels;
 
 impl<'a> Product<'a, Mat<'a>> {
     /// Computes it into `dst`, rows `stride` apart.
@@ -21,33 +24,44 @@ impl<'a> Product<'a, Mat<'a>> {
             k == 0 || (self.lhs.holds(m, k) && self.rhs.holds(k, n)),
             "product: an operand is too small"
         );
-        let (made, kept);
-        let prepared = match held {
-            Some(held) => {
-                kept = held.prepared(&self, engine);
-                kept.as_deref()
-            }
-            None => {
-                made = Prepared::new(&self, engine);
-                made.as_ref()
+        let Some(unit) = engine.unit else {
+            match dst {
+                DataMut::F32(dst) => return self.f32(dst),
+                _ => panic!("product: a result in bf16 of operands in f32"),
             }
         };
-        match (prepared, engine.unit, dst) {
-            (Some(Prepared::Tiles(tiles)), Some(unit), dst) => {
-                bf16::multiply(unit, self.with(tiles), dst, engine.profile);
+        let cut = || {
+            let parallel = self.threads == Threads::All;
+            let profile = engine.profile;
+            profile.timed("bf16 tiles", || bf16::columns(self.rhs, k, n, parallel))
+        };
+        let (made, kept);
+        let tiles = match held {
+            Some(held) => {
+                kept = held.tiles(unit, &self, cut);
+                &*kept
             }
-            (Some(Prepared::Rows(rows)), _, DataMut::F32(dst)) => {
-                gemm::multiply(self.with(Mat::rows(rows, n)), dst);
+            None => {
+                made = cut();
+                &made
             }
-            (_, _, DataMut::F32(dst)) => gemm::multiply(self, dst),
-            (_, _, _) => panic!("product: a result in bf16 of operands in f32"),
+        };
+        bf16::multiply(unit, self.with(tiles), dst, engine.profile);
+    }
+
+    /// In f32.
+    fn f32(self, dst: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if panels::takes(&self) {
+            return panels::multiply(self, dst);
         }
+        gemm::multiply(self, dst);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::matrix::{Start, Threads};
+    use super::super::matrix::Start;
     use super::*;
     use crate::ops::profile::Profile;
 
@@ -80,12 +94,11 @@ mod tests {
                 let a: Vec<f32> = (0..m * k + offset).map(value).collect();
                 let b: Vec<f32> = (0..k * n + offset).map(|i| value(i + 5)).collect();
                 let (a, b) = (&a[offset..], &b[offset..]);
-                for transposed in [false, true] {
-                    let (lhs, rhs) = if transposed {
-                        (Mat::rows(a, m).t(), Mat::rows(b, k).t())
-                    } else {
-                        (Mat::rows(a, k), Mat::rows(b, n))
-                    };
+                let (left, right) = (
+                    [Mat::rows(a, k), Mat::rows(a, m).t()],
+                    [Mat::rows(b, n), Mat::rows(b, k).t()],
+                );
+                for (lhs, rhs) in left.into_iter().flat_map(|lhs| right.map(|rhs| (lhs, rhs))) {
                     let at = |x: Mat, r: usize, c: usize| x.data.f32()[r * x.rs + c * x.cs];
                     for threads in [Threads::One, Threads::All] {
                         let stride = n + offset;

@@ -110,6 +110,13 @@ impl Tiles {
     }
 }
 
+/// Where a left operand's number stands among all those of its tiles, of which a panel has so many.
+#[inline(always)]
+pub fn place(row: usize, column: usize, steps: usize) -> usize {
+    let line = (row / PANEL * steps + column / DEPTH) * PANEL + row % PANEL;
+    line * DEPTH + column % DEPTH
+}
+
 /// The numbers of a line.
 #[inline(always)]
 pub fn halves(line: &Line) -> &[u16; DEPTH] {

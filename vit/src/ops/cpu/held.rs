@@ -1,48 +1,13 @@
-//! Right operands in the order that products want them, made for one product or held for many.
+//! Weights in the tiles of bf16 that products want, held for many of them.
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
-use super::bf16::{self, Unit};
+use super::bf16::Unit;
 use super::engine::Engine;
-use super::gemm::ROWS;
 use super::math::simd_fn;
-use super::matrix::{Mat, Product, Threads};
-use super::scratch::Buffer;
+use super::matrix::{Mat, Product};
 use super::tiles::Tiles;
-use super::transpose::transposed;
-
-/// A right operand in the order that a product wants it.
-pub enum Prepared {
-    /// For bf16.
-    Tiles(Tiles),
-    /// By rows, for f32.
-    Rows(Buffer),
-}
-
-impl Prepared {
-    /// That of a product; `None` if it takes its operand as it is.
-    pub fn new(product: &Product<Mat>, engine: Engine) -> Option<Self> {
-        if !Self::pays(product, engine) {
-            return None;
-        }
-        let ((_, k, n), rhs) = (product.shape, product.rhs);
-        Some(match engine.unit {
-            Some(_) => Self::Tiles(engine.profile.timed("bf16 tiles", || {
-                bf16::columns(rhs, k, n, product.threads == Threads::All)
-            })),
-            None => Self::Rows(transposed(rhs.data.f32(), rhs.cs, (n, k))),
-        })
-    }
-
-    /// Depends on sizes alone.
-    fn pays(product: &Product<Mat>, engine: Engine) -> bool {
-        let ((m, k, _), rhs) = (product.shape, product.rhs);
-        // What runs along k, gemm brings into its order slowly: 17 % of `x W^T` for ViT-B.
-        let along_k = rhs.rs == 1 && rhs.cs > 1 && k > 1;
-        engine.unit.is_some() || (product.threads == Threads::All && m >= ROWS && along_k)
-    }
-}
 
 /// What products need of one weight: made by the first of them, taken by the others for as long as the weight stays as it is.
 ///
@@ -56,12 +21,12 @@ struct Made {
     /// Of the weight that these were made of.
     fingerprint: u64,
     /// By what decides the form.
-    forms: Vec<(Key, Arc<Prepared>)>,
+    forms: Vec<(Key, Arc<Tiles>)>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
 struct Key {
-    unit: Option<Unit>,
+    unit: Unit,
     k: usize,
     n: usize,
     rs: usize,
@@ -70,7 +35,7 @@ struct Key {
 impl Held {
     /// Forgets what was made of a weight that has changed since; to be called before the first product of a pass.
     pub fn look(&self, product: &Product<Mat>, engine: Engine) {
-        if !Prepared::pays(product, engine) {
+        if engine.unit.is_none() {
             return;
         }
         let _region = engine.profile.region("held weights");
@@ -84,13 +49,10 @@ impl Held {
         }
     }
 
-    /// The product's right operand, which is the weight or its transpose; `None` if it is taken as it is.
-    pub fn prepared(&self, product: &Product<Mat>, engine: Engine) -> Option<Arc<Prepared>> {
-        if !Prepared::pays(product, engine) {
-            return None;
-        }
+    /// The product's right operand, which is the weight or its transpose; those of `cut` if there are none.
+    pub fn tiles(&self, unit: Unit, product: &Product<Mat>, cut: impl Fn() -> Tiles) -> Arc<Tiles> {
         let key = Key {
-            unit: engine.unit,
+            unit,
             k: product.shape.1,
             n: product.shape.2,
             rs: product.rhs.rs,
@@ -102,17 +64,17 @@ impl Held {
         let fingerprint = {
             let made = self.lock();
             if let Some(form) = found(&made) {
-                return Some(form);
+                return form;
             }
             made.fingerprint
         };
         // Not under the lock: this thread may be of a pool, and take up another pass of the model while it waits for others.
-        let form = Arc::new(Prepared::new(product, engine)?);
+        let form = Arc::new(cut());
         let mut made = self.lock();
         if made.fingerprint == fingerprint && found(&made).is_none() {
             made.forms.push((key, form.clone()));
         }
-        Some(form)
+        form
     }
 
     fn lock(&self) -> MutexGuard<'_, Made> {
