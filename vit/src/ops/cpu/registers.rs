@@ -2,6 +2,7 @@
 use std::arch::x86_64::*;
 
 /// The first `columns` of 16 lanes.
+#[inline]
 pub fn mask(columns: usize) -> u16 {
     ((1u32 << columns.min(16)) - 1) as u16
 }
@@ -27,6 +28,7 @@ pub unsafe fn store_lanes(out: *mut f32, mask: u16, x: __m512) {
 ///
 /// # Safety
 /// The machine has AVX-512F.
+#[inline]
 #[target_feature(enable = "avx512f")]
 pub unsafe fn transpose(lines: [__m512i; 16]) -> [__m512i; 16] {
     let mut a = lines;
