@@ -340,19 +340,21 @@ impl BlockOp {
                 false => Activations::F32(Numbers::new(3 * x.len(), pooled)),
             }
         };
-        match (&self.rotation, qkv.data_mut()) {
+        match (qkv.data_mut(), &self.rotation) {
+            (DataMut::F32(qkv), _) => {
+                let to = DataMut::F32(&mut *qkv);
+                weights.qkv.forward(n.data(), &w.qkv.bias, to, engine);
+                self.rotate(qkv, width, Way::There)?;
+            }
             // Turned before they are rounded.
-            (Some(_), DataMut::Bf16(rounded)) => {
+            (DataMut::Bf16(rounded), Some(_)) => {
                 let mut qkv = Buffer::new(3 * x.len());
                 let to = DataMut::F32(&mut qkv);
                 weights.qkv.forward(n.data(), &w.qkv.bias, to, engine);
                 self.rotate(&mut qkv, width, Way::There)?;
                 round_all(&qkv, rounded);
             }
-            (_, to) => weights.qkv.forward(n.data(), &w.qkv.bias, to, engine),
-        }
-        if let DataMut::F32(qkv) = qkv.data_mut() {
-            self.rotate(qkv, width, Way::There)?;
+            (to, _) => weights.qkv.forward(n.data(), &w.qkv.bias, to, engine),
         }
         let mut heads = room(width, pooled);
         let (size, factors) = ((tokens, width), self.factors(0, tokens));
@@ -459,9 +461,7 @@ impl BlockOp {
         grads.norm1.bias = gradient(&live.norm1.bias, || db)?;
         Ok(grads)
     }
-}
 
-impl BlockOp {
     /// Of qkv before the rotation, from that of the heads' outputs; `size` is tokens and width.
     fn attention_gradient(
         &self,

@@ -46,9 +46,9 @@ pub enum Precision {
     Bf16,
 }
 
-/// Which blocks hold what products need of their weights (tiles of bf16, a transpose in f32) from one pass to the next. It
-/// costs the memory of these weights, in bf16 up to as much again as the weights have. A weight that has changed is noticed.
-/// It is about blocks that run as [`super::block`] (GELU, no LayerScale).
+/// Which blocks hold the tiles of bf16 that products need of their weights from one pass to the next. It costs up to as much
+/// memory again as these weights have. A weight that has changed is noticed. It is about blocks that run as [`super::block`] (GELU,
+/// no LayerScale); in f32 there is nothing to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Hold {
     /// None: each pass makes what it needs.

@@ -45,7 +45,7 @@ pub(super) fn forward(x: &[f32], y: &mut [f32], profile: &Profile) {
     let _region = profile.region("gelu forward");
     y.par_chunks_mut(CHUNK)
         .zip(x.par_chunks(CHUNK))
-        .for_each(|(y, x)| values(x, y));
+        .for_each(|(y, x)| values(x, 1.0, y));
 }
 
 /// `y = factor * gelu(x)` with a factor for each row; x and y of one type.
@@ -59,7 +59,7 @@ pub(super) fn rows(x: Data, width: usize, factors: Factors, y: DataMut, profile:
             .with_min_len(ROWS)
             .zip(x.par_chunks(width))
             .enumerate()
-            .for_each(|(row, (y, x))| scaled_values(x, factors.row(row), y)),
+            .for_each(|(row, (y, x))| values(x, factors.row(row), y)),
         (Data::Tiles(x), DataMut::Tiles(y)) => {
             let (steps, rows) = (x.steps(), x.outer());
             y.par_rows_mut(PANEL)
@@ -143,15 +143,7 @@ fn phi_of(x: f32) -> f32 {
 }
 
 simd_fn! {
-    fn values<'a>(x: &'a [f32], y: &'a mut [f32]) -> () {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = x * phi_of(x);
-        }
-    }
-}
-
-simd_fn! {
-    fn scaled_values<'a>(x: &'a [f32], factor: f32, y: &'a mut [f32]) -> () {
+    fn values<'a>(x: &'a [f32], factor: f32, y: &'a mut [f32]) -> () {
         for (y, &x) in y.iter_mut().zip(x) {
             *y = factor * (x * phi_of(x));
         }

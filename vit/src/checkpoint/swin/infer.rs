@@ -73,10 +73,9 @@ pub(in super::super) fn infer(
         .position(|&side| side > 0 && side < window_size);
     let told = small.map(|stage| (sides[stage] << stage).saturating_mul(patch_size));
     let told = told.or_else(|| Some(decoded_grid(shapes)?.saturating_mul(cfg.mask_unit())));
-    let fits = |image: &(usize, usize)| {
-        let cfg = cfg.with_image(*image);
-        (0..STAGES).all(|stage| offsets(&cfg, stage) == tables[stage])
-    };
+    // The first stage whose windows have another bias table than the file.
+    let unlike = |cfg: &VitConfig| (0..STAGES).find(|&i| offsets(cfg, i) != tables[i]);
+    let fits = |image: &(usize, usize)| unlike(&cfg.with_image(*image)).is_none();
     let image = match (hints.image.or(hints.fallback_image.filter(fits)), told) {
         (Some(image), _) => image,
         (None, Some(side)) => (side, side),
@@ -90,7 +89,7 @@ pub(in super::super) fn infer(
     };
     let cfg = cfg.with_image(image);
     cfg.validate().map_err(|e| e.to_string())?;
-    if let Some(stage) = (0..STAGES).find(|&stage| offsets(&cfg, stage) != tables[stage]) {
+    if let Some(stage) = unlike(&cfg) {
         let (rows, columns) = cfg.stage_grid(stage);
         let full = (2 * window_size - 1).pow(2);
         if family == Family::HfSwin && tables[stage] == full && rows.min(columns) < window_size {
