@@ -195,7 +195,7 @@ fn turned_block() {
 /// Held weights change no bit, over several passes and on threads of a pool; one that changes in place counts at once.
 #[test]
 fn held_weights() {
-    // More than 128 rows, where f32 has something to hold; squares; columns.
+    // Many rows; squares; columns.
     for (batch, d, hidden) in [(12, 48, 80), (2, 48, 48), (2, 2, 1)] {
         for precision in [F32, Bf16] {
             let shapes = block_shapes(batch, 11, d, hidden);

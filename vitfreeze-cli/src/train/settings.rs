@@ -198,7 +198,7 @@ impl Training {
         ])
     }
 
-    /// How models compute: blocks hold what products need of their weights where a step has several batches, frozen ones always.
+    /// How models compute: blocks hold what products of bf16 need of their weights where a step has several batches, frozen ones always.
     pub fn compute(&self, device: &Device) -> Result<Compute> {
         Ok(Compute {
             hold: match self.accum {

@@ -50,7 +50,12 @@ impl Held {
     }
 
     /// The product's right operand, which is the weight or its transpose; those of `cut` if there are none.
-    pub fn tiles(&self, unit: Unit, product: &Product<Mat>, cut: impl Fn() -> Tiles) -> Arc<Tiles> {
+    pub fn tiles(
+        &self,
+        unit: Unit,
+        product: &Product<Mat>,
+        cut: impl FnOnce() -> Tiles,
+    ) -> Arc<Tiles> {
         let key = Key {
             unit,
             k: product.shape.1,

@@ -1,8 +1,8 @@
-//! Products in f32 on AVX-512 whose left operand lies by rows.
+//! Products in f32 on AVX-512 whose left operand lies by rows: those of linear layers, but for weights' gradients.
 //!
-//! That one is read where it lies, number by number, each of which meets 64 columns of the right one. Those are brought into panels
-//! by the task that needs them, and stay in its core's second cache: the right operand goes through memory once, whichever way it
-//! runs, and nothing of it is written back.
+//! The left operand is read where it lies, and each of its numbers is multiplied with 64 columns of the right one. Those are brought
+//! into panels by the task that needs them, and stay in its core's second cache: the right operand is read once for each part of the
+//! rows, whichever way it runs, and nothing of it is written to memory.
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -20,58 +20,73 @@ const LANES: usize = 16;
 const ROWS: usize = 6;
 /// Columns of a panel.
 const PANEL: usize = 4 * LANES;
-/// Panels of a task, and how much of k is summed up at once: 512 KiB of the second cache.
-const PANELS: usize = 2;
+/// Columns of a task at most, and how much of k is summed up at once: at most 512 KiB of the second cache.
+const COLUMNS: usize = 2 * PANEL;
 const DEPTH: usize = 1024;
 /// Tasks for each thread, where there are rows and columns enough.
 const TASKS: usize = 3;
 /// Rows of a task at least: fewer are not worth the panels.
 const LEAST: usize = 48;
+/// Multiplications that are not worth waking other threads for.
+const SMALL: usize = 48 * 48 * 256;
 
-/// Whether [`multiply`] takes the product.
+/// Whether [`multiply`] takes the product. gemm is faster where there is one row or column or k is short, and in the small products
+/// inside a parallel loop.
 pub fn takes(product: &Product<Mat>) -> bool {
-    let (_, k, _) = product.shape;
+    let (m, k, n) = product.shape;
     let right = product.rhs;
-    let ordered = product.lhs.cs == 1 && (right.rs == 1 || right.cs == 1);
-    k > 0 && ordered && std::arch::is_x86_feature_detected!("avx512f")
+    product.threads == Threads::All
+        && m > 1
+        && n > 1
+        && k >= LANES
+        && product.lhs.cs == 1
+        && (right.rs == 1 || right.cs == 1)
+        && std::arch::is_x86_feature_detected!("avx512f")
 }
 
 /// The product, which [`takes`] has found fit, into `dst`. The order of summation over k depends on k alone.
 pub fn multiply(product: Product<Mat>, dst: &mut [f32]) {
     let (m, k, n) = product.shape;
-    if m == 0 || n == 0 {
-        return;
-    }
     product.assert_fits(dst.len());
     assert!(
         takes(&product) && product.lhs.holds(m, k) && product.rhs.holds(k, n),
         "product: an operand is too small"
     );
-    let to = Destination {
-        data: dst.as_mut_ptr(),
-        lifetime: PhantomData,
+    let to = Destination::new(dst);
+    let alone = m.saturating_mul(k).saturating_mul(n) < SMALL;
+    let columns = n.div_ceil(COLUMNS);
+    let rows = match alone {
+        true => 1,
+        false => row_parts(m, columns, rayon::current_num_threads()),
     };
-    let columns = n.div_ceil(PANELS * PANEL);
-    let rows = match product.threads {
-        Threads::One => 1,
-        Threads::All => (TASKS * rayon::current_num_threads())
-            .div_ceil(columns)
-            .min(m.div_ceil(LEAST)),
-    };
+    let (width, blocks) = (
+        n.div_ceil(columns).next_multiple_of(LANES),
+        m.div_ceil(ROWS),
+    );
     let task = |i: usize| {
-        // Whole blocks of rows.
-        let (row, blocks) = (i / columns, m.div_ceil(ROWS));
-        let at = |row: usize| (row * blocks / rows * ROWS).min(m);
-        let first = i % columns * PANELS * PANEL;
-        let part = (at(row)..at(row + 1), first..(first + PANELS * PANEL).min(n));
+        // Whole blocks of rows, whole registers of columns.
+        let row = |part: usize| (part * blocks / rows * ROWS).min(m);
+        let column = |part: usize| (part * width).min(n);
+        let (r, c) = (i / columns, i % columns);
+        let part = (row(r)..row(r + 1), column(c)..column(c + 1));
         // SAFETY: the machine has AVX-512F, as `takes` says; the destination holds the product, as asserted, and this part of it
         // belongs to this task alone.
         unsafe { self::task(&product, part, &to) };
     };
-    match product.threads {
-        Threads::One => (0..columns).for_each(task),
-        Threads::All => (0..rows * columns).into_par_iter().for_each(task),
+    match alone {
+        true => (0..columns).for_each(task),
+        false => (0..rows * columns).into_par_iter().for_each(task),
     }
+}
+
+/// Into how many parts the rows are cut: so that there are tasks enough, and as many for each thread, unless they are many anyway.
+fn row_parts(m: usize, columns: usize, threads: usize) -> usize {
+    let wish = TASKS * threads;
+    let mut parts = wish.div_ceil(columns);
+    while !(parts * columns).is_multiple_of(threads) && parts * columns < 2 * wish {
+        parts += 1;
+    }
+    parts.min((m / LEAST).max(1))
 }
 
 /// What a product is written to.
@@ -82,6 +97,15 @@ struct Destination<'a> {
 
 // SAFETY: it holds the only reference to its numbers, and each task writes a part of its own.
 unsafe impl Sync for Destination<'_> {}
+
+impl<'a> Destination<'a> {
+    fn new(dst: &'a mut [f32]) -> Self {
+        Self {
+            data: dst.as_mut_ptr(),
+            lifetime: PhantomData,
+        }
+    }
+}
 
 /// These rows and columns of the product.
 ///
@@ -98,7 +122,7 @@ unsafe fn task(
     let (left, right) = (product.lhs.data.f32(), product.rhs);
     // Equal parts of k, in whole squares.
     let depth = k.div_ceil(k.div_ceil(DEPTH)).next_multiple_of(LANES);
-    let mut panels = Lines::local(PANELS * depth.min(k) * PANEL / LANES);
+    let mut panels = Lines::local(depth.min(k) * COLUMNS / LANES);
     for first in (0..k).step_by(depth) {
         let along = first..(first + depth).min(k);
         let size = along.len() * PANEL / LANES;
@@ -108,7 +132,7 @@ unsafe fn task(
             unsafe { fill(right, along.clone(), columns, panel) };
         }
         for row in rows.clone().step_by(ROWS) {
-            // Where rows end, the last one stands for those that lack.
+            // Where rows end, the last one stands for those that are missing.
             let line = |r: usize| (row + r).min(rows.end - 1) * product.lhs.rs + first;
             let lines: [&[f32]; ROWS] =
                 std::array::from_fn(|r| &left[line(r)..line(r) + along.len()]);
@@ -124,7 +148,7 @@ unsafe fn task(
                     stride: product.stride,
                     rows: (rows.end - row).min(ROWS),
                     columns: width,
-                    next: ROWS * product.lhs.rs,
+                    next: ROWS.wrapping_mul(product.lhs.rs),
                 };
                 // SAFETY: the caller's; a panel has `width` columns in whole registers, for each of the lines' numbers.
                 unsafe {
@@ -152,7 +176,7 @@ unsafe fn fill(right: Mat, along: Range<usize>, columns: Range<usize>, panel: &m
         for (k, lines) in along.zip(panel.chunks_exact_mut(vectors)) {
             let row = &data[k * right.rs + columns.start..][..columns.len()];
             for (line, part) in lines.iter_mut().zip(row.chunks(LANES)) {
-                fetch(part.as_ptr().wrapping_add(AHEAD * right.rs));
+                fetch(part.as_ptr().wrapping_add(AHEAD.wrapping_mul(right.rs)));
                 // SAFETY: the mask leaves away what is beyond the part; a line is 64 bytes.
                 unsafe {
                     let x = _mm512_maskz_loadu_ps(mask(part.len()), part.as_ptr());
@@ -224,7 +248,7 @@ impl Block<'_> {
             let part: [__m512; V] =
                 std::array::from_fn(|v| unsafe { _mm512_loadu_ps(part[v].0.as_ptr().cast()) });
             for (sums, line) in sums.iter_mut().zip(&lines) {
-                fetch(line.as_ptr().wrapping_add(self.next + k));
+                fetch(line.as_ptr().wrapping_add(self.next).wrapping_add(k));
                 let x = _mm512_set1_ps(line[k]);
                 for (sum, &part) in sums.iter_mut().zip(&part) {
                     *sum = _mm512_fmadd_ps(x, part, *sum);
@@ -266,16 +290,16 @@ mod tests {
             return;
         }
         let sizes = [
-            (1, 1, 1),
-            (5, 15, 15),
+            (2, 16, 2),
+            (5, 17, 15),
             (6, 16, 16),
-            (7, 17, 17),
+            (7, 31, 17),
             (12, 33, 63),
             (13, 64, 64),
             (50, 31, 65),
-            (50, 64, 50),
             (97, 48, 129),
             (130, 20, 257),
+            (100, 256, 192),
             (3, DEPTH, 40),
             (3, DEPTH + 1, 70),
             (8, 2 * DEPTH + 17, 20),
@@ -301,32 +325,74 @@ mod tests {
                         all + part.fold(0f32, |sum, i| at(lhs, r, i).mul_add(at(rhs, i, c), sum))
                     })
                 };
-                for threads in [Threads::One, Threads::All] {
-                    let product = Product {
-                        stride: n + gap,
-                        threads,
-                        ..Product::new((m, k, n), lhs, rhs)
-                    };
-                    let mut dst = vec![f32::NAN; (m - 1) * (n + gap) + n];
-                    for start in [Start::Zero, Start::Sum, Start::Row(&row)] {
-                        let before = dst.clone();
-                        multiply(Product { start, ..product }, &mut dst);
-                        for (i, &got) in dst.iter().enumerate() {
-                            let (r, c) = (i / (n + gap), i % (n + gap));
-                            if c >= n {
-                                assert!(got.is_nan(), "wrote beyond the row");
-                                continue;
-                            }
-                            let start = match start {
-                                Start::Zero => 0.0,
-                                Start::Sum => before[i],
-                                Start::Row(row) => row[c],
-                            };
-                            assert_eq!(got, plain(start, r, c), "{m}x{k}x{n} at {r},{c}");
+                let product = Product {
+                    stride: n + gap,
+                    ..Product::new((m, k, n), lhs, rhs)
+                };
+                let mut dst = vec![f32::NAN; (m - 1) * (n + gap) + n];
+                for start in [Start::Zero, Start::Sum, Start::Row(&row)] {
+                    let before = dst.clone();
+                    multiply(Product { start, ..product }, &mut dst);
+                    for (i, &got) in dst.iter().enumerate() {
+                        let (r, c) = (i / (n + gap), i % (n + gap));
+                        if c >= n {
+                            assert!(got.is_nan(), "wrote beyond the row");
+                            continue;
                         }
+                        let start = match start {
+                            Start::Zero => 0.0,
+                            Start::Sum => before[i],
+                            Start::Row(row) => row[c],
+                        };
+                        let want = plain(start, r, c);
+                        assert_eq!(got.to_bits(), want.to_bits(), "{m}x{k}x{n} at {r},{c}");
                     }
                 }
             }
+        }
+    }
+
+    /// In its row or its column, as often as it is multiplied, and nowhere else.
+    #[test]
+    fn what_is_no_number_stays_where_it_belongs() {
+        if !std::arch::is_x86_feature_detected!("avx512f") {
+            return;
+        }
+        let (m, k, n) = (8, 20, 70);
+        for (row, column) in [(7, 69), (0, 0), (5, 64)] {
+            let (mut left, mut right) = (vec![1.0; m * k], vec![1.0; k * n]);
+            left[row * k + 19] = f32::NAN;
+            right[3 * n + column] = f32::INFINITY;
+            let mut dst = vec![0.0; m * n];
+            let (lhs, rhs) = (Mat::rows(&left, k), Mat::rows(&right, n));
+            multiply(Product::new((m, k, n), lhs, rhs), &mut dst);
+            for (i, &x) in dst.iter().enumerate() {
+                match (i / n == row, i % n == column) {
+                    (true, _) => assert!(x.is_nan(), "{i}"),
+                    (false, true) => assert_eq!(x, f32::INFINITY, "{i}"),
+                    (false, false) => assert_eq!(x, k as f32, "{i}"),
+                }
+            }
+        }
+    }
+
+    /// Each thread has as many tasks, or there are so many that one more does not count.
+    #[test]
+    fn rows_are_cut_for_the_threads() {
+        for (m, columns, threads, parts) in [
+            (800, 6, 2, 1),
+            (800, 9, 2, 2),
+            (800, 24, 2, 1),
+            (3136, 2, 2, 3),
+            (800, 6, 16, 8),
+            (10, 2, 8, 1),
+            (800, 7, 4, 4),
+        ] {
+            assert_eq!(
+                row_parts(m, columns, threads),
+                parts,
+                "{m} {columns} {threads}"
+            );
         }
     }
 
@@ -352,11 +418,13 @@ mod tests {
         for threads in [2, 3, 7] {
             assert_eq!(product(threads), one, "{threads} threads");
         }
-        for (r, c) in [(0, 0), (5, 299), (129, 17), (77, 128)] {
+        // Two neighbours of a row of which each has another place in its block and panel.
+        for (r, c) in [(0, 0), (5, 298), (128, 17), (77, 128)] {
             let (lhs, rhs) = (Mat::rows(&left[r * k..], k), Mat::rows(&right[c..], n));
-            let mut alone = [0f32];
-            multiply(Product::new((1, k, 1), lhs, rhs), &mut alone);
-            assert_eq!(alone[0], one[r * n + c], "{r},{c}");
+            let mut alone = [0f32; 4];
+            multiply(Product::new((2, k, 2), lhs, rhs), &mut alone);
+            let at = r * n + c;
+            assert_eq!(alone, [one[at], one[at + 1], one[at + n], one[at + n + 1]]);
         }
     }
 }

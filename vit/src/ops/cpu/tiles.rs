@@ -110,7 +110,7 @@ impl Tiles {
     }
 }
 
-/// Where a left operand's number stands among all those of its tiles, of which a panel has so many.
+/// Where a left operand's number stands among all those of its tiles; `steps`: tiles of a panel.
 #[inline(always)]
 pub fn place(row: usize, column: usize, steps: usize) -> usize {
     let line = (row / PANEL * steps + column / DEPTH) * PANEL + row % PANEL;

@@ -6,7 +6,7 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
-pub(super) mod avx512;
+mod avx512;
 mod emulated;
 mod pack;
 #[cfg(test)]
