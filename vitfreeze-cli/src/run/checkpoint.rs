@@ -92,14 +92,11 @@ impl<S: Settings> Header<S> {
 impl<C> Header<C> {
     /// How the model that the run has now differs from the saved one, as "key: was -> is"; nothing where either is unknown.
     pub fn changed_model(&self, now: Option<Value>) -> Result<Vec<String>> {
-        let Some(now) = now else {
+        let (Some(old), Some(now)) = (&self.model, now) else {
             return Ok(Vec::new());
         };
         // As it is once it was written and read: the last bit of a number may be another.
         let now: Value = serde_json::from_str(&now.to_string())?;
-        let Some(old) = &self.model else {
-            return Ok(Vec::new());
-        };
         Ok(changes(&flat(old), &flat(&now)))
     }
 }
