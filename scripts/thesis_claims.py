@@ -84,10 +84,14 @@ def seconds(runs, key):
     return statistics.mean(float(row["seconds_measured"]) for row in rows) if rows else math.nan
 
 
+def unfrozen(variant):
+    """The run without freezing of the same length."""
+    return "none-short" if variant.endswith("-short") else "none"
+
+
 def freezing(runs, variant, evaluation):
     """What freezing changes, by seed."""
-    against = "none-short" if variant.endswith("-short") else "none"
-    return minus(points(runs, (variant, ""), evaluation), points(runs, (against, ""), evaluation))
+    return minus(points(runs, (variant, ""), evaluation), points(runs, (unfrozen(variant), ""), evaluation))
 
 
 def heading(told, *columns):
@@ -116,7 +120,7 @@ def main():
     )
     tally = {}
     for variant in variants:
-        against = "none-short" if variant.endswith("-short") else "none"
+        against = unfrozen(variant)
         for key in [full(against), (variant, "train less"), (variant, "stop early")]:
             if variant == against or key not in runs:
                 continue

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::math::fetch;
 use super::matrix::{Mat, Product, Start, Threads};
-use super::registers::{mask, store_lanes, transpose};
+use super::registers::{mask, store_from, transpose};
 use super::scratch::{Line, Lines};
 
 /// Numbers in a register.
@@ -107,6 +107,11 @@ impl<'a> Destination<'a> {
     }
 }
 
+/// How much of k is summed up at once: equal parts, in whole squares.
+fn part_of(k: usize) -> usize {
+    k.div_ceil(k.div_ceil(DEPTH)).next_multiple_of(LANES)
+}
+
 /// These rows and columns of the product.
 ///
 /// # Safety
@@ -120,8 +125,7 @@ unsafe fn task(
 ) {
     let (_, k, _) = product.shape;
     let (left, right) = (product.lhs.data.f32(), product.rhs);
-    // Equal parts of k, in whole squares.
-    let depth = k.div_ceil(k.div_ceil(DEPTH)).next_multiple_of(LANES);
+    let depth = part_of(k);
     let mut panels = Lines::local(depth.min(k) * COLUMNS / LANES);
     for first in (0..k).step_by(depth) {
         let along = first..(first + depth).min(k);
@@ -139,15 +143,14 @@ unsafe fn task(
             for (panel, column) in panels.chunks(size).zip(columns.clone().step_by(PANEL)) {
                 let width = (columns.end - column).min(PANEL);
                 let block = Block {
-                    start: match product.start {
-                        Start::Row(row) if first == 0 => Start::Row(&row[column..column + width]),
-                        Start::Zero if first == 0 => Start::Zero,
+                    start: match first {
+                        0 => product.start,
                         _ => Start::Sum,
                     },
                     out: to.data.wrapping_add(row * product.stride + column),
                     stride: product.stride,
                     rows: (rows.end - row).min(ROWS),
-                    columns: width,
+                    columns: column..column + width,
                     next: ROWS.wrapping_mul(product.lhs.rs),
                 };
                 // SAFETY: the caller's; a panel has `width` columns in whole registers, for each of the lines' numbers.
@@ -220,7 +223,7 @@ struct Block<'a> {
     out: *mut f32,
     stride: usize,
     rows: usize,
-    columns: usize,
+    columns: Range<usize>,
     start: Start<'a>,
     /// How far behind the lines those of the next rows are, which are fetched meanwhile.
     next: usize,
@@ -231,7 +234,7 @@ impl Block<'_> {
     ///
     /// # Safety
     /// The machine has AVX-512F; the block's numbers may be written, and nothing else uses them; it has at most `ROWS` rows and `V`
-    /// registers of columns, and a row to start from as many numbers as columns.
+    /// registers of columns, and a row to start from has its columns.
     #[target_feature(enable = "avx512f")]
     unsafe fn multiply<const V: usize>(&self, lines: [&[f32]; ROWS], panel: &[Line]) {
         let depth = lines[0].len();
@@ -257,18 +260,10 @@ impl Block<'_> {
         }
         for (r, sums) in sums.iter().enumerate().take(self.rows) {
             for (v, &sum) in sums.iter().enumerate() {
-                let mask = mask(self.columns.saturating_sub(v * LANES));
+                let column = self.columns.start + v * LANES;
+                let mask = mask(self.columns.end.saturating_sub(column));
                 // SAFETY: the mask leaves away what is beyond the block's columns; the caller's for the rest.
-                unsafe {
-                    let start = match self.start {
-                        Start::Zero => _mm512_setzero_ps(),
-                        Start::Sum => _mm512_maskz_loadu_ps(mask, out(r, v)),
-                        Start::Row(row) => {
-                            _mm512_maskz_loadu_ps(mask, row.as_ptr().wrapping_add(v * LANES))
-                        }
-                    };
-                    store_lanes(out(r, v), mask, _mm512_add_ps(start, sum));
-                }
+                unsafe { store_from(out(r, v), mask, self.start, column, sum) };
             }
         }
     }
@@ -318,7 +313,7 @@ mod tests {
                 let row: Vec<f32> = (0..n).map(|c| c as f32).collect();
                 let at = |x: Mat, r: usize, c: usize| x.data.f32()[r * x.rs + c * x.cs];
                 // Each part of k by fused multiplications from zero, then added to what there is.
-                let depth = k.div_ceil(k.div_ceil(DEPTH)).next_multiple_of(LANES);
+                let depth = part_of(k);
                 let plain = |start: f32, r, c| {
                     (0..k).step_by(depth).fold(start, |all, first| {
                         let part = first..(first + depth).min(k);

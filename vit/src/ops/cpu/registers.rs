@@ -1,5 +1,7 @@
-//! What kernels for AVX-512 share: parts of a register, and 16 of them turned.
+//! What kernels for AVX-512 share: parts of a register, sums that are stored, and 16 registers turned.
 use std::arch::x86_64::*;
+
+use super::matrix::Start;
 
 /// The first `columns` of 16 lanes.
 #[inline]
@@ -14,13 +16,32 @@ pub fn mask(columns: usize) -> u16 {
 /// The machine has AVX-512F; `out` may be written at the lanes of the mask, and nothing else uses them.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub unsafe fn store_lanes(out: *mut f32, mask: u16, x: __m512) {
+unsafe fn store_lanes(out: *mut f32, mask: u16, x: __m512) {
     // SAFETY: the caller's.
     unsafe {
         match mask {
             u16::MAX => _mm512_storeu_ps(out, x),
             _ => _mm512_mask_storeu_ps(out, mask, x),
         }
+    }
+}
+
+/// What a product starts from, plus these sums, to its place: the lanes that the mask has, the first of which is that of `column`.
+///
+/// # Safety
+/// The machine has AVX-512F; `out` may be read and written at the lanes of the mask, and nothing else uses them; a row to start from
+/// has these columns.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub unsafe fn store_from(out: *mut f32, mask: u16, start: Start, column: usize, sums: __m512) {
+    // SAFETY: the caller's.
+    unsafe {
+        let start = match start {
+            Start::Zero => _mm512_setzero_ps(),
+            Start::Sum => _mm512_maskz_loadu_ps(mask, out),
+            Start::Row(row) => _mm512_maskz_loadu_ps(mask, row.as_ptr().wrapping_add(column)),
+        };
+        store_lanes(out, mask, _mm512_add_ps(start, sums));
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::super::math::fetch;
 use super::super::matrix::Start;
-use super::super::registers::{mask, store_lanes, transpose};
+use super::super::registers::{mask, store_from, transpose};
 use super::super::tiles::{place, Tile, Tiles, DEPTH};
 use super::pack::{Part, Rounded};
 use super::{Destination, Target};
@@ -120,14 +120,7 @@ unsafe fn store_sums(to: &Destination, out: *mut f32, sums: __m512, row: usize, 
     let mask = mask(to.columns.saturating_sub(column));
     let out = out.wrapping_add(row * to.stride + column);
     // SAFETY: the mask leaves away what is beyond the destination's columns; a row to start from is as wide.
-    unsafe {
-        let start = match to.start {
-            Start::Zero => _mm512_setzero_ps(),
-            Start::Sum => _mm512_maskz_loadu_ps(mask, out),
-            Start::Row(row) => _mm512_maskz_loadu_ps(mask, row.as_ptr().wrapping_add(column)),
-        };
-        store_lanes(out, mask, _mm512_add_ps(start, sums));
-    }
+    unsafe { store_from(out, mask, to.start, column, sums) };
 }
 
 /// The same, rounded; nothing is added to what the destination holds.
